@@ -1,0 +1,13 @@
+"""Errors a user can act on. The command line prints them as one line and exits with code 2."""
+
+
+class OdisError(Exception):
+    """Something the user gave is wrong: the message says what, where, and what is allowed."""
+
+
+class ConfigError(OdisError):
+    """An unknown, ill-typed or contradictory setting; the message begins with its dotted name."""
+
+
+class DataError(OdisError):
+    """An image, annotation or index that cannot be used; the message names the file."""

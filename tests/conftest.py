@@ -1,0 +1,31 @@
+"""Real images for tests; a test that asks for them is skipped where they are missing."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+DATA = Path(os.environ.get("ODIS_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def _unzip(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    archive = DATA / f"{name}.zip"
+    if not archive.is_file():
+        pytest.skip(f"{archive.name} is not here (set ODIS_TEST_DATA to the folder that holds it)")
+    folder = tmp_path_factory.mktemp("data")
+    with zipfile.ZipFile(archive) as z:
+        z.extractall(folder)
+    return folder / name
+
+
+@pytest.fixture(scope="session")
+def tiny_imagenet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 classes of Tiny-ImageNet in its published layout."""
+    return _unzip("tiny-imagenet-100", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def coco_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """51 images of COCO 2017 in its published layout."""
+    return _unzip("coco-mini", tmp_path_factory)
