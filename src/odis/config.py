@@ -11,21 +11,15 @@ from typing import Any, Literal
 
 
 @dataclass
-class DataConfig:
-    """Where images and objects come from.
+class LoaderConfig:
+    """How images are read; none of it changes what is computed.
 
     Args:
-        train: An object index (`.parquet`) or a folder of images.
-        val: A held-out object index with labels for the periodic k-NN, or nothing.
-        strict: Stop at the first file or object that cannot be used, instead of naming, counting and skipping it.
         workers: Data loading processes on each rank; 0 loads in the training process.
         prefetch: Batches each worker prepares ahead.
         cache: Keep decoded images in each worker's memory (for data that fits several times over).
     """
 
-    train: str = ""
-    val: str | None = None
-    strict: bool = False
     workers: int = 4
     prefetch: int = 2
     cache: bool = False
@@ -247,7 +241,7 @@ class TrainConfig:
         log_every: Steps between lines of `metrics.jsonl`.
         checkpoint_every: Steps between checkpoints; 0 writes one at the end only.
         keep: Checkpoints kept.
-        knn_every: Steps between k-NN evaluations on `data.val`; 0 for none before the end.
+        knn_every: Steps between k-NN evaluations on `val`; 0 for none before the end.
         tensorboard: Write TensorBoard events too.
         nonfinite_limit: Non-finite losses in a row after which training stops.
     """
@@ -271,9 +265,17 @@ class TrainConfig:
 
 @dataclass
 class PretrainConfig:
-    """Everything that defines a pretraining run."""
+    """Everything that defines a pretraining run.
 
-    data: DataConfig = field(default_factory=DataConfig)
+    Args:
+        data: An object index (`.parquet`) or a folder of images to train on.
+        val: A held-out object index with labels for the periodic k-NN, or nothing.
+        strict: Stop at the first file or object that cannot be used, instead of naming, counting and skipping it.
+    """
+
+    data: str = ""
+    val: str | None = None
+    strict: bool = False
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
@@ -282,6 +284,7 @@ class PretrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
 
 
 def as_dict(config: PretrainConfig) -> dict[str, Any]:

@@ -34,10 +34,10 @@ def check(config: PretrainConfig, world_size: int = 1) -> None:
 
 
 def _check_data(config: PretrainConfig) -> None:
-    data, objects = config.data, config.objects
-    _require(bool(data.train), "data.train", "is empty; give an object index (.parquet) or a folder of images with --data")
-    _require(data.workers >= 0, "data.workers", f"is {data.workers}, must be 0 or more")
-    _require(data.prefetch >= 1, "data.prefetch", f"is {data.prefetch}, must be 1 or more")
+    loader, objects = config.loader, config.objects
+    _require(bool(config.data), "data", "is empty; give an object index (.parquet) or a folder of images with --data")
+    _require(loader.workers >= 0, "loader.workers", f"is {loader.workers}, must be 0 or more")
+    _require(loader.prefetch >= 1, "loader.prefetch", f"is {loader.prefetch}, must be 1 or more")
     _require(objects.per_image >= 1, "objects.per_image", f"is {objects.per_image}, must be 1 or more")
     _require(objects.min_size >= 0, "objects.min_size", f"is {objects.min_size}, must be 0 or more pixels")
     _range(objects.min_visible, 0, 1, "objects.min_visible")
@@ -98,6 +98,11 @@ def _check_model(config: PretrainConfig) -> None:
         "model.object_readout",
         "is mean-pool, which averages the patches of the object mask, but views.object_masks is false",
     )
+    _require(
+        not (model.object_readout == "mean-pool" and model.object_tokens == "read-only"),
+        "model.object_readout",
+        "is mean-pool, which reads objects from patches and has no use for object tokens; set model.object_tokens single",
+    )
     for name in ("prototypes", "hidden", "bottleneck", "layers"):
         _require(getattr(head, name) >= 1, f"head.{name}", f"is {getattr(head, name)}, must be 1 or more")
 
@@ -136,12 +141,7 @@ def _check_train(config: PretrainConfig, world_size: int) -> None:
         f"is {train.batch_size}, must be a multiple of {parts} (ranks x train.accumulate)",
     )
     _require(
-        train.knn_every == 0 or config.data.val is not None,
+        train.knn_every == 0 or config.val is not None,
         "train.knn_every",
-        f"is {train.knn_every}, but data.val names no held-out index",
-    )
-    _require(
-        train.precision != "fp16" or train.device != "cpu",
-        "train.precision",
-        "fp16 needs a GPU (its gradients are scaled there); use bf16 or fp32 on the CPU",
+        f"is {train.knn_every}, but val names no held-out index",
     )

@@ -1,0 +1,343 @@
+"""The one loop: data, teacher, student, losses, update, EMA; checkpoints that a later call resumes from, bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from odis import __version__
+from odis.config import PretrainConfig, as_dict
+from odis.config_check import check
+from odis.data.loader import make_loader
+from odis.errors import ConfigError, OdisError
+from odis.model.pair import Network, build_pair, update_teacher
+from odis.model.saved import save_model
+from odis.model.vit import ObjectViT
+from odis.objects.index import ObjectIndex
+from odis.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from odis.train.distributed import Ranks, ranks, world_size
+from odis.train.metrics import Meters, collapse_meters
+from odis.train.optim import apply_settings, build_optimizer, clip_gradients, step_if_finite
+from odis.train.report import Clock, Report, peak_memory
+from odis.train.run_folder import describe_device, prepare
+from odis.train.schedules import Schedules
+from odis.train.step import Centres, Losses, Question, StudentOutput, StudentPass, TeacherOutput, compute_losses, teacher_pass
+from odis.types import Batch
+
+Evaluate = Callable[[ObjectViT, PretrainConfig], dict[str, float]]
+"""Called with the teacher's backbone; returns named scores."""
+
+
+@dataclass
+class Run:
+    """What a run carries from step to step."""
+
+    config: PretrainConfig
+    ranks: Ranks
+    question: Question
+    student: Network
+    teacher: Network
+    student_pass: torch.nn.Module  # StudentPass, in DDP when there are several ranks
+    centres: Centres
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
+    schedules: Schedules
+    step: int = 0  # steps taken
+    provenance: str = ""
+    recipe: str = ""
+    nonfinite: int = 0  # non-finite steps in a row
+    pending: tuple[Tensor, int, list[str]] | None = None  # the last step's finite flag, still on the device; its number and images
+    meters: Meters = field(default_factory=Meters)
+
+
+def pretrain(config: PretrainConfig, out: Path, *, recipe: str = "", evaluate: Evaluate | None = None) -> Path:
+    """Train in `out` until the run is complete, resuming from its newest checkpoint if it has one.
+
+    Returns:
+        `out`, which holds `model.safetensors` (the teacher's backbone), `config.yaml`, `metrics.jsonl` and `checkpoints/`.
+
+    Raises:
+        ConfigError: for settings that cannot train, or differ from those of the run in `out`.
+        DataError: for an index, image (with `strict`) or checkpoint that cannot be used.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
+    """
+    check(config, world_size())
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    with ranks(config.train.device) as here:
+        run, index = _start(config, out, here, recipe)
+        report = Report(
+            out, here, total_steps=run.schedules.total_steps, start_step=run.step,
+            prototypes=config.head.prototypes, tensorboard=config.train.tensorboard,
+        )  # fmt: skip
+        try:
+            _train(run, index, out, report, evaluate)
+        finally:
+            report.close()
+    return out
+
+
+def _start(config: PretrainConfig, out: Path, here: Ranks, recipe: str) -> tuple[Run, ObjectIndex]:
+    index = ObjectIndex.open(config.data, strict=config.strict)
+    if len(index) == 0:
+        raise ConfigError(f"data: {config.data} holds no images")
+    schedules = Schedules(config, len(index))
+    torch.manual_seed(config.train.seed)
+    student, teacher = build_pair(config)
+    question = Question.of(config)
+    if not question.patches:
+        student.backbone.mask_token.requires_grad_(False)  # nothing is hidden, so it would never get a gradient
+    student.to(here.device)
+    teacher.to(here.device)
+    centres = Centres(config.head.prototypes, config.loss.centre_momentum).to(here.device)
+    if config.train.compile:
+        student.backbone.compile_blocks()
+        teacher.backbone.compile_blocks()
+    student_pass: torch.nn.Module = StudentPass(student, question)
+    if here.distributed:
+        student_pass = DistributedDataParallel(student_pass, broadcast_buffers=False, gradient_as_bucket_view=True)
+    run = Run(
+        config, here, question, student, teacher, student_pass, centres,
+        optimizer=build_optimizer(student, config.optim),
+        scaler=torch.amp.GradScaler(here.device.type, enabled=config.train.precision == "fp16"),
+        schedules=schedules, provenance=index.provenance, recipe=recipe,
+    )  # fmt: skip
+    if here.is_first:
+        prepare(out, config, _resolved(run, index))
+    here.barrier()
+    saved = checkpoints(out / "checkpoints")
+    if saved:
+        _restore(run, load_checkpoint(saved[-1]))
+    return run, index
+
+
+def _resolved(run: Run, index: ObjectIndex) -> dict[str, Any]:
+    """What the settings come to on this data and machine, for `config.yaml`."""
+    per_rank = run.config.train.batch_size // run.ranks.world_size // run.config.train.accumulate
+    return {
+        "images": len(index),
+        "provenance": index.provenance,
+        "total_steps": run.schedules.total_steps,
+        "steps_per_epoch": round(run.schedules.steps_per_epoch, 3),
+        "lr": run.schedules.lr,
+        "micro_batch_per_rank": per_rank,
+        "ranks": run.ranks.world_size,
+        "backbone_parameters": sum(p.numel() for p in run.student.backbone.parameters()),
+        "device": describe_device(run.ranks.device),
+        "recipe": run.recipe,
+    }
+
+
+def _train(run: Run, index: ObjectIndex, out: Path, report: Report, evaluate: Evaluate | None) -> None:
+    train, total = run.config.train, run.schedules.total_steps
+    if run.step >= total:
+        report.say(f"{out}: the run is complete ({total} steps)")
+        return
+    resumed = f", resumed after step {run.step}" if run.step else ""
+    report.say(
+        f"{len(index)} images ({index.provenance}), {total} steps of {train.batch_size} ({run.schedules.steps_per_epoch:.1f} an epoch), "
+        f"lr {run.schedules.lr:.3g}, {train.precision} on {describe_device(run.ranks.device)}{resumed}"
+    )
+    loader = make_loader(
+        index, run.config, patch_size=run.student.backbone.patch_size, start_step=run.step, steps=total,
+        rank=run.ranks.rank, world_size=run.ranks.world_size,
+    )  # fmt: skip
+    batches, clock = iter(loader), Clock()
+    with _stop_signals() as stop:
+        while run.step < total:
+            micro_batches = _next(batches, train.accumulate, clock, report)
+            logs = (run.step + 1) % train.log_every == 0 or run.step + 1 == total
+            before = run.pending
+            train_step(run, [b.to(run.ranks.device) for b in micro_batches], meters=logs)
+            clock.stepped()
+            # Asking for the step before this one never waits for the device to finish this one.
+            _check_finite(run, before, report, out)
+            report.advance(run.step)
+            if logs:
+                settings = run.schedules.at(run.step - 1)
+                values = run.meters.means() | {"lr": settings.lr, "momentum_teacher": settings.momentum_teacher}
+                values |= {"teacher_temp": settings.teacher_temp, "weight_decay": settings.weight_decay}
+                values |= clock.read(train.batch_size, total - run.step)
+                report.log(run.step, values | {"memory_gib": peak_memory(run.ranks.device), "skipped": report.skipped})
+            stopping = stop.is_set(run.ranks, at_interval=logs)
+            if run.step == total or stopping or (train.checkpoint_every and run.step % train.checkpoint_every == 0):
+                _check_finite(run, run.pending, report, out)
+                run.pending = None
+                _save(run, out)
+            if stopping:
+                report.say(f"stopped after step {run.step}; the same command resumes")
+                raise KeyboardInterrupt
+            if evaluate is not None and train.knn_every and (run.step % train.knn_every == 0 or run.step == total):
+                if run.ranks.is_first:
+                    report.log(run.step, evaluate(run.teacher.backbone, run.config))
+                run.ranks.barrier()
+                clock.restart()
+    report.say(f"done: {out / 'model.safetensors'}" + (f"; {report.skipped} files or objects skipped" if report.skipped else ""))
+
+
+def train_step(run: Run, micro_batches: list[Batch], *, meters: bool = False) -> None:
+    """One update of student, teacher and centres from one batch (in `train.accumulate` parts)."""
+    settings = run.schedules.at(run.step)
+    # Drop path draws from torch's global generator: a function of (seed, step, rank) continues across a resume by itself.
+    seed = np.random.SeedSequence([run.config.train.seed, run.step, run.ranks.rank]).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(seed))
+    apply_settings(run.optimizer, settings)
+    for i, batch in enumerate(micro_batches):
+        last = i == len(micro_batches) - 1
+        with _gradient_sync(run.student_pass, last):
+            losses, teacher, student = _forward(run, batch, settings.teacher_temp)
+            run.scaler.scale(losses.total / len(micro_batches)).backward()
+        run.centres.update(teacher)
+        run.meters.add_losses(losses)
+        if meters and last:
+            run.meters.add(collapse_meters(teacher, student))
+    if settings.last_layer_frozen:
+        for head in {run.student.head, run.student.patch_head or run.student.head}:
+            head.freeze_prototypes()
+    run.scaler.unscale_(run.optimizer) if run.scaler.is_enabled() else None
+    norm = clip_gradients(run.student, run.config.optim.clip_grad)
+    if run.scaler.is_enabled():
+        # In fp16 an overflowing gradient is how the scale is found: only the loss itself tells of trouble.
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+        finite = torch.isfinite(losses.total.detach())
+    else:
+        finite = step_if_finite(run.optimizer, norm)
+    run.optimizer.zero_grad(set_to_none=True)
+    update_teacher(run.student, run.teacher, settings.momentum_teacher)
+    run.meters.add({"grad_norm": norm})
+    run.step += 1
+    run.pending = (finite, run.step, [path for batch in micro_batches for path in batch.paths])
+
+
+def _forward(run: Run, batch: Batch, temp: float) -> tuple[Losses, TeacherOutput, StudentOutput]:
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[run.config.train.precision]
+    with torch.autocast(run.ranks.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        teacher = teacher_pass(run.teacher, batch, run.centres, temp, run.config, run.question)
+        student = run.student_pass(batch)
+    return compute_losses(student, teacher, batch, run.config), teacher, student
+
+
+def _gradient_sync(module: torch.nn.Module, sync: bool) -> contextlib.AbstractContextManager[None]:
+    if isinstance(module, DistributedDataParallel) and not sync:
+        return module.no_sync()
+    return contextlib.nullcontext()
+
+
+def _next(batches: Iterator[Batch], count: int, clock: Clock, report: Report) -> list[Batch]:
+    before = time.perf_counter()
+    micro_batches = [next(batches) for _ in range(count)]
+    clock.waited(time.perf_counter() - before)
+    for batch in micro_batches:
+        report.skip(batch.skipped)
+    return micro_batches
+
+
+def _check_finite(run: Run, pending: tuple[Tensor, int, list[str]] | None, report: Report, out: Path) -> None:
+    """Count non-finite steps in a row and name their images; stop after `train.nonfinite_limit`."""
+    if pending is None:
+        return
+    finite, step, paths = pending
+    if bool(finite):
+        run.nonfinite = 0
+        return
+    run.nonfinite += 1
+    shown = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
+    report.warn(f"step {step}: loss or gradient is not finite; the step was not taken; images: {shown}")
+    if run.nonfinite >= run.config.train.nonfinite_limit:
+        saved = checkpoints(out / "checkpoints")
+        last = f"the last good state is {saved[-1]}" if saved else "no checkpoint was written yet"
+        raise OdisError(f"{run.nonfinite} steps in a row were not finite; {last}; try a lower optim.base_lr or train.precision fp32")
+
+
+def _save(run: Run, out: Path) -> None:
+    if run.ranks.is_first:
+        state = {
+            "step": run.step,
+            "student": run.student.state_dict(),
+            "teacher": run.teacher.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "centres": run.centres.state_dict(),
+            "scaler": run.scaler.state_dict(),
+            "nonfinite": run.nonfinite,
+            "config": as_dict(run.config),
+            "odis_version": __version__,
+        }
+        save_checkpoint(out / "checkpoints", run.step, state, run.config.train.keep)
+        save_model(out / "model.safetensors", run.teacher.backbone, model_card(run))
+    run.ranks.barrier()
+
+
+def model_card(run: Run) -> dict[str, Any]:
+    """What `model.safetensors` says of itself: enough to rebuild the backbone and ask it as it was trained."""
+    views = run.config.views
+    return {
+        "model": asdict(run.config.model) | {"weights": None},
+        "image_size": views.global_size,
+        "patch_size": run.student.backbone.patch_size,
+        "mean": list(views.mean),
+        "std": list(views.std),
+        "mask_coverage": views.mask_coverage,
+        "mask_margin": views.mask_margin,
+        "provenance": run.provenance,
+        "step": run.step,
+        "recipe": run.recipe,
+        "odis_version": __version__,
+    }
+
+
+def _restore(run: Run, state: dict[str, Any]) -> None:
+    run.student.load_state_dict(state["student"])
+    run.teacher.load_state_dict(state["teacher"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.centres.load_state_dict(state["centres"])
+    run.scaler.load_state_dict(state["scaler"])
+    run.step, run.nonfinite = state["step"], state["nonfinite"]
+
+
+class _Stop:
+    def __init__(self) -> None:
+        self.asked = False
+
+    def is_set(self, ranks: Ranks, at_interval: bool) -> bool:
+        """Whether to stop now. Ranks must agree on the step, so several of them compare notes, at log intervals only."""
+        if not ranks.distributed:
+            return self.asked
+        if not at_interval:
+            return False
+        flag = torch.tensor(float(self.asked), device=ranks.device)
+        dist.all_reduce(flag)
+        return bool(flag > 0)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """Turn Ctrl-C and SIGTERM into a request to stop after the step; a second Ctrl-C interrupts at once."""
+    stop = _Stop()
+
+    def ask(signum: int, frame: Any) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    try:
+        previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)

@@ -1,0 +1,108 @@
+"""What a run reports: sums kept on the device and read once an interval, and the meters that make collapse visible."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from odis.train.step import Losses, StudentOutput, TeacherOutput
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Shannon entropy in nats over the last dimension."""
+    return -(probabilities * probabilities.clamp_min(1e-12).log()).sum(-1)
+
+
+@torch.no_grad()
+def collapse_meters(teacher: TeacherOutput, student: StudentOutput) -> dict[str, Tensor]:
+    """Three numbers that tell a healthy run from a collapsed one.
+
+    Returns:
+        `teacher_entropy`, mean entropy of a teacher distribution: near log K the teacher says nothing (collapse to uniform).
+        `mean_entropy`, entropy of the mean teacher distribution: near 0 it always says the same (collapse to one prototype).
+        `feature_spread`, sqrt(1 - |mean of unit features|^2): 1 when features point everywhere, 0 when they are all one.
+    """
+    if len(teacher.objects) == 0 or len(student.features) == 0:
+        return {}
+    mean_direction = F.normalize(student.features.float(), dim=-1).mean(0)
+    return {
+        "teacher_entropy": entropy(teacher.objects).mean(),
+        "mean_entropy": entropy(teacher.objects.mean(0)),
+        "feature_spread": (1 - mean_direction.square().sum()).clamp_min(0).sqrt(),
+    }
+
+
+def collapse_warning(values: dict[str, float], prototypes: int) -> str | None:
+    """One line if the meters say collapse, else None.
+
+    The bounds are far outside what healthy runs show: a mean distribution that uses under 2 effective prototypes, or a teacher within
+    0.5 % of uniform entropy.
+    """
+    if "mean_entropy" not in values:
+        return None
+    top = math.log(prototypes)
+    if values["mean_entropy"] < math.log(2):
+        return f"collapse to one prototype: entropy of the mean teacher distribution is {values['mean_entropy']:.3f} of {top:.2f} nats"
+    if values["teacher_entropy"] > 0.995 * top and values["feature_spread"] < 0.1:
+        return (
+            f"collapse to uniform: teacher entropy is {values['teacher_entropy']:.2f} of {top:.2f} nats "
+            f"and features spread {values['feature_spread']:.3f}"
+        )
+    return None
+
+
+class Meters:
+    """Running sums on the device; nothing is read until `means`."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def add_losses(self, losses: Losses) -> None:
+        terms = {"loss": losses.total, "loss_object": losses.objects, "loss_patch": losses.patches, "loss_image": losses.image}
+        self.add({name: value for name, value in terms.items() if value is not None})
+
+    def means(self) -> dict[str, float]:
+        """Means since the last call (one transfer from the device), and start again."""
+        if not self._sums:
+            return {}
+        names = list(self._sums)
+        values = torch.stack([self._sums[n] / self._counts[n] for n in names]).tolist()
+        self._sums, self._counts = {}, {}
+        return dict(zip(names, values))
+
+
+class JsonLines:
+    """An append-only file of one JSON object a line; a resumed run first drops what it will write again."""
+
+    def __init__(self, path: Path, from_step: int) -> None:
+        self.path = path
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= from_step]
+            beside = path.with_suffix(".tmp")
+            beside.write_text("".join(line + "\n" for line in kept))
+            os.replace(beside, path)
+
+    def write(self, record: dict[str, Any]) -> None:
+        with self.path.open("a") as f:
+            f.write(json.dumps(record) + "\n")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # a line cut short by a kill

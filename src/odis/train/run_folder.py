@@ -1,0 +1,109 @@
+"""A run's folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `model.safetensors`; and whether a command may resume it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from odis import __version__
+from odis.config import PretrainConfig, as_dict
+from odis.errors import ConfigError, DataError
+
+# Settings that may change between the parts of a run: they say how it is run and written down, not what is computed.
+_FREE = {
+    "loader.workers",
+    "loader.prefetch",
+    "loader.cache",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.knn_every",
+    "train.tensorboard",
+    "train.nonfinite_limit",
+}
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("torch", "torchvision", "timm", "numpy", "pyarrow")
+    return {"odis": __version__, "python": platform.python_version(), **{n: version(n) for n in names}}
+
+
+def _git_state() -> str | None:
+    """Commit of the source tree odis runs from, `+changes` if edited; None outside a git checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if dirty.strip() else "")
+
+
+def prepare(out: Path, config: PretrainConfig, resolved: dict[str, Any]) -> None:
+    """Start or re-enter the run in `out`.
+
+    Raises:
+        ConfigError: if `out` holds a run with other settings; the message shows the differences.
+        DataError: if `out` is something else.
+    """
+    path = out / "config.yaml"
+    new = as_dict(config)
+    if path.exists():
+        old = read_config(out)["config"]
+        before, now = _flat(old), _flat(new)
+        changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k not in _FREE]
+        if changed:
+            shown = "; ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in changed)
+            raise ConfigError(f"{out}: holds a run with other settings ({shown}); give another --out, or the old settings to resume it")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out}: exists and is not a run (no config.yaml); give an empty or new folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    record = {"config": new, "resolved": resolved, "versions": _versions(), "git": _git_state()}
+    beside = path.with_suffix(".tmp")
+    beside.write_text(yaml.safe_dump(record, sort_keys=False))
+    os.replace(beside, path)
+
+
+def read_config(out: Path) -> dict[str, Any]:
+    """`config.yaml` of a run.
+
+    Raises:
+        DataError: if it is missing or not one.
+    """
+    path = out / "config.yaml"
+    try:
+        record = yaml.safe_load(path.read_text())
+    except FileNotFoundError as e:
+        raise DataError(f"{out}: not a run folder: it has no config.yaml") from e
+    except (OSError, yaml.YAMLError) as e:
+        raise DataError(f"{path}: cannot be read: {e}") from e
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise DataError(f"{path}: not the config of a run")
+    return record
+
+
+def describe_device(device: torch.device) -> str:
+    """What the arithmetic runs on, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
