@@ -1,1 +1,150 @@
-def main() -> None: ...
+"""The command line: `odis pretrain | index | inspect | evaluate | demo`. Each command declares its options and calls one function.
+
+Heavy imports happen inside the commands, so that `odis --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from odis import __version__
+from odis.errors import OdisError
+
+_COMMANDS = {
+    "pretrain": "train a Vision Transformer by object-level self-distillation; the same command again resumes",
+    "index": "read annotations into an object index (Parquet)",
+    "inspect": "draw images with their objects, and the views and masks training takes from them",
+    "evaluate": "measure frozen features: odis evaluate knn",
+    "demo": "make scenes, pretrain on them, evaluate before and after, draw what was learned",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `odis`; exits with 0, with 2 and one line for what the user can mend, with 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return
+    if arguments[0] in ("-V", "--version", "version"):
+        print(f"odis {__version__}")
+        return
+    command, rest = arguments[0], arguments[1:]
+    try:
+        run = {"pretrain": _pretrain, "index": _index, "inspect": _inspect, "evaluate": _evaluate, "demo": _demo}.get(command)
+        if run is None:
+            raise OdisError(f"no such command; the commands are {', '.join(_COMMANDS)}")
+        run(rest)
+    except OdisError as e:
+        print(f"odis {command}: {' '.join(str(e).split())}", file=sys.stderr)
+        raise SystemExit(2) from e
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _usage() -> str:
+    width = max(map(len, _COMMANDS))
+    lines = [f"  {name.ljust(width)}  {what}" for name, what in _COMMANDS.items()]
+    head = ["usage: odis COMMAND [options]", "", "Pretrain Vision Transformers by object-level self-distillation.", "", "commands:"]
+    return "\n".join([*head, *lines, "", "`odis COMMAND --help` lists the options of a command."])
+
+
+def _pretrain(arguments: list[str]) -> None:
+    from odis.options import add_config, new_parser, parse, require, to_config
+
+    parser = new_parser("pretrain", _COMMANDS["pretrain"])
+    parser.add_argument("--out", type=str, help="folder of the run: config, metrics, checkpoints, model")
+    add_config(parser)
+    options = parse(parser, arguments)
+    require(options, "data", "out")
+    config = to_config(options)
+    recipe = Path(str(options.recipe[-1])).stem if options.recipe else ""
+
+    from odis.evaluate.knn import periodic_knn
+    from odis.train.loop import pretrain
+
+    pretrain(config, Path(options.out), recipe=recipe, evaluate=periodic_knn(config) if config.val else None)
+
+
+def _index(arguments: list[str]) -> None:
+    from odis.objects.build import build_index
+    from odis.objects.sources import SOURCES
+    from odis.options import new_parser, parse, require
+
+    parser = new_parser("index", "Read SOURCE annotations of the data set in ROOT into an object index.")
+    parser.add_argument("source", choices=sorted(SOURCES), help="annotation format")
+    parser.add_argument("root", type=str, help="folder of the data set in its published layout (scenes: where to put the pictures)")
+    parser.add_argument("--out", type=str, help="Parquet file to write")
+    parser.add_argument("--split", type=str | None, default=None, help="part of the data set: train, val, train2017, ...")
+    parser.add_argument("--strict", action="store_true", help="stop at the first file or object that cannot be used")
+    parser.add_argument("--count", type=int, default=1000, help="scenes only: how many to make")
+    parser.add_argument("--size", type=int, default=96, help="scenes only: side of a scene in pixels")
+    parser.add_argument("--seed", type=int, default=0, help="scenes only: seed")
+    options = parse(parser, arguments)
+    require(options, "out")
+
+    from rich.console import Console
+
+    from odis.objects.index import ObjectIndex, statistics
+
+    console = Console(stderr=True)
+    if options.source == "scenes":
+        from odis.objects.sources.scenes import write_scenes
+
+        split = options.split or "train"
+        write_scenes(options.root, options.out, count=options.count, split=split, seed=options.seed, size=options.size)
+    else:
+        summary = build_index(
+            options.source, options.root, options.out, split=options.split, strict=options.strict,
+            report=lambda s: console.print(f"skipped {s.what}: {s.why}", highlight=False, soft_wrap=True),
+        )  # fmt: skip
+        console.print(str(summary), highlight=False, soft_wrap=True)
+    Console().print(statistics(ObjectIndex.open(options.out)))
+
+
+def _inspect(arguments: list[str]) -> None:
+    from odis.options import add_config, new_parser, parse, require, to_config
+
+    parser = new_parser("inspect", "Draw images of an index or folder with their objects, views, object masks and prediction masks.")
+    parser.add_argument("index", type=str, help="object index (.parquet) or folder of images")
+    parser.add_argument("--out", type=str, help="picture to write (.png)")
+    parser.add_argument("--images", type=int, default=4, help="images to draw")
+    parser.add_argument("--seed", type=int, default=0, help="which images and views")
+    add_config(parser)
+    options = parse(parser, arguments)
+    require(options, "out")
+    options.data = options.index
+
+    from odis.config_check import check
+    from odis.inspect import inspect_picture
+    from odis.objects.index import ObjectIndex
+
+    config = to_config(options)
+    check(config)
+    inspect_picture(ObjectIndex.open(options.index, strict=config.strict), options.out, config, images=options.images, seed=options.seed)
+    print(options.out)
+
+
+def _evaluate(arguments: list[str]) -> None:
+    if arguments[:1] != ["knn"]:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print("usage: odis evaluate knn [options]\n\n`odis evaluate knn --help` lists the options.")
+            return
+        raise OdisError(f"{arguments[0]}: no such evaluation; there is knn")
+    from odis.evaluate.command import run_knn
+
+    run_knn(arguments[1:])
+
+
+def _demo(arguments: list[str]) -> None:
+    from odis.options import new_parser, parse
+
+    parser = new_parser("demo", _COMMANDS["demo"])
+    parser.add_argument("--out", type=str, default="odis-demo", help="folder for scenes, run, results.json and demo.png")
+    parser.add_argument("--seed", type=int, default=0, help="seed of scenes and training")
+    options: Any = parse(parser, arguments)
+
+    from odis.demo import run_demo
+
+    run_demo(Path(options.out), seed=options.seed)
