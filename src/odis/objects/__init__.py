@@ -1,0 +1,1 @@
+"""Annotations and folders of images in, the object index out."""

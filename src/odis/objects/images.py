@@ -1,0 +1,200 @@
+"""Image files: which ones a folder holds, how large they are, and their pixels as 8-bit RGB."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from odis.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".jp2"})
+
+SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
+
+_ORIENTATION_TAG = 0x0112
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+
+
+@dataclass(slots=True)
+class Listing:
+    """The files of a folder, sorted by name. Paths are relative to the folder, with `/` between their parts."""
+
+    images: list[str] = field(default_factory=list)
+    parquet: list[str] = field(default_factory=list)
+    others: int = 0  # files that are neither; hidden files are not counted
+
+    def classes(self) -> list[str]:
+        """Class names, if the folder has one folder a class; else an empty list.
+
+        A class is the first part of an image's path. An image beside the class folders, a single class folder, or a folder
+        named like a split (`train`, `val`) means that folders are not classes.
+        """
+        names = {image.split("/", 1)[0] for image in self.images if "/" in image}
+        flat = any("/" not in image for image in self.images)
+        if flat or len(names) < 2 or any(name.lower() in SPLIT_FOLDERS for name in names):
+            return []
+        return sorted(names)
+
+
+def list_files(folder: str | Path) -> Listing:
+    """Every image and Parquet file under `folder`, at any depth, through links; hidden files and folders are left out.
+
+    Raises:
+        DataError: A folder cannot be read, or an image's name is not UTF-8.
+    """
+    listing = Listing()
+    for relative in _walk(str(folder)):
+        suffix = os.path.splitext(relative)[1].lower()
+        if suffix in IMAGE_SUFFIXES:
+            if not _is_utf8(relative):
+                raise DataError(f"{os.path.join(folder, relative)!r}: its name is not UTF-8; rename it")
+            listing.images.append(relative)
+        elif suffix == ".parquet":
+            listing.parquet.append(relative)
+        else:
+            listing.others += 1
+    listing.images.sort()
+    listing.parquet.sort()
+    return listing
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # the system hands undecodable bytes over as lone surrogates
+        return False
+    return True
+
+
+def _walk(root: str) -> Iterator[str]:
+    seen: set[tuple[int, int]] = set()  # links may lead back up: every folder is read once
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        folder = os.path.join(root, prefix)
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        pending.append(f"{prefix}{entry.name}/")
+                    else:
+                        yield prefix + entry.name
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be read ({error.strerror or error})") from error
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """`(width, height)` in pixels as a viewer shows the image (EXIF orientation applied), from the header alone.
+
+    Raises:
+        DataError: The file is missing, empty or not an image.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+
+
+def header_sizes(path: str | Path) -> list[tuple[int, int]]:
+    """The sizes an annotation may mean, from the header alone: as a viewer shows the image, then as it is stored.
+
+    Raises:
+        DataError: The file is missing, empty or not an image.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        return [(height, width), (width, height)] if _orientation(image) in _SIDEWAYS else [(width, height)]
+
+
+def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -> Image.Image:
+    """The whole image as 8-bit RGB, turned as a viewer shows it.
+
+    Alpha is dropped, grey repeated, 16-bit scaled to 8-bit.
+
+    Args:
+        path: The image file.
+        expected_size: `(width, height)` that its boxes and masks were made for. An image whose stored (unturned) size alone
+            matches is left unturned, since then its annotations ignored the orientation too.
+
+    Raises:
+        DataError: Naming the file: missing, empty, truncated, not an image, of another size than expected.
+    """
+    with _opened(path) as image:
+        orientation = _orientation(image)
+        try:
+            image.load()
+            turn = _TRANSPOSE.get(orientation)
+            size = (image.height, image.width) if orientation in _SIDEWAYS else image.size
+            if expected_size is not None and size != tuple(expected_size):
+                if image.size != tuple(expected_size):
+                    expected = f"{expected_size[0]} x {expected_size[1]}"
+                    raise DataError(f"{path}: is {size[0]} x {size[1]} pixels, but its objects are for {expected}")
+                turn = None
+            rgb = _rgb(image, path)
+            return rgb if turn is None else rgb.transpose(turn)
+        except DataError:
+            raise
+        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ... on bad bytes
+            raise DataError(f"{path}: cannot be decoded ({_reason(error)})") from error
+
+
+def _opened(path: str | Path) -> Image.Image:
+    try:
+        if os.path.getsize(path) == 0:
+            raise DataError(f"{path}: is empty (0 bytes)")
+        return Image.open(path)
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except Exception as error:  # a broken header makes Pillow's parsers raise almost anything
+        raise DataError(f"{path}: is not an image that can be read ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "unknown format"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 (upright) if there is none, or none that makes sense."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # Pillow would decode the whole image to look for a trailing chunk
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # EXIF is an aside: a broken one does not make the image unusable
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _rgb(image: Image.Image, path: str | Path) -> Image.Image:
+    if image.mode == "F":
+        raise DataError(f"{path}: has floating-point pixels; 8-bit and 16-bit integers can be used")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.size and (values.min() < 0 or values.max() > 65535):
+            raise DataError(f"{path}: has 32-bit pixels; 8-bit and 16-bit integers can be used")
+        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    return image.copy() if image.mode == "RGB" else image.convert("RGB")

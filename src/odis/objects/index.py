@@ -1,0 +1,240 @@
+"""The object index: one table between annotations and training, one row an image.
+
+Columns: `image` (path relative to `root`), `width`, `height`, `boxes`, and `masks`, `labels`, `scores` (each null where no
+object has any). Schema metadata: `root`, `provenance`, `classes` (JSON list of names), `odis_version`; and `root_relative`, the
+way from the index to its images, which finds them again when both were moved together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from odis import __version__
+from odis.errors import DataError
+from odis.objects.check import Statistics, check_index, problems, statistics
+from odis.objects.images import image_size, list_files
+from odis.objects.table import SCHEMA, Block, load_batches, read_schema, to_batch
+from odis.types import ImageObjects, Object
+
+__all__ = ["ObjectIndex", "Statistics", "check_index", "statistics", "write_index"]
+
+WHOLE_IMAGE = "whole-image"
+
+_ROW_GROUP = 4096
+
+
+class ObjectIndex:
+    """Images and their objects, read row by row. Picklable: a data loading process opens the files itself.
+
+    Args:
+        path: The Parquet file, the folder of Parquet files, or the folder of images.
+        files: Its Parquet files; none for a folder of images.
+        images: The images of a folder; None for Parquet files.
+        labels: Class of each image of a folder, if it has one folder a class.
+        root: Folder that image paths begin at.
+        provenance: Where the objects came from.
+        classes: Class names; a label is a position in it.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        root: Path,
+        provenance: str,
+        classes: list[str],
+        files: list[str] | None = None,
+        images: pa.Array | None = None,
+        labels: pa.Array | None = None,
+    ) -> None:
+        self.path, self.root, self.provenance, self.classes = path, root, provenance, classes
+        self._files, self._images, self._labels = files or [], images, labels
+        self._batches: list[pa.RecordBatch] | None = None
+        self._ends: list[int] = []
+        self._blocks: dict[int, Block] = {}
+
+    @staticmethod
+    def open(path: str | Path, strict: bool = False, root: str | Path | None = None) -> ObjectIndex:
+        """Open a Parquet index, a folder of Parquet files that make one, or a folder of images.
+
+        In a folder of images every image is its own object, labelled if there is one folder a class; its sizes are read from the
+        headers when a row is asked for.
+
+        Args:
+            path: The file or folder.
+            strict: Look at every row now, and refuse the index if `check_index` finds anything.
+            root: Folder that image paths begin at, instead of the one written in the index.
+
+        Raises:
+            DataError: Neither an object index nor a folder with images; or, with `strict`, the first image or object that
+                cannot be used.
+        """
+        index = _open_folder(Path(path)) if os.path.isdir(path) else _open_files(str(path), [str(path)])
+        if root is not None:
+            index.root = Path(root).absolute()
+        if not index.root.is_dir():
+            raise DataError(f"{path}: its images should be in {index.root}, which is no folder; say where they are (root)")
+        if strict:
+            for problem in problems(index, decode=False):
+                raise DataError(f"{problem.what}: {problem.why}")
+        return index
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether this is a plain folder of images, whose headers are read as rows are asked for."""
+        return self._images is not None
+
+    def __len__(self) -> int:
+        if self._images is not None:
+            return len(self._images)
+        self._load()
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, i: int) -> ImageObjects:
+        """Row `i`.
+
+        Raises:
+            IndexError: There is no such row.
+            DataError: In a folder of images: the image has no header that can be read.
+        """
+        i = self._position(i)
+        if self._images is not None:
+            name = self._images[i].as_py()
+            width, height = image_size(os.path.join(self.root, name))
+            label = None if self._labels is None else self._labels[i].as_py()
+            return ImageObjects(name, width, height, (Object((0.0, 0.0, float(width), float(height)), label=label),))
+        block, k = self._block(i)
+        return block.row(k)
+
+    def __iter__(self) -> Iterator[ImageObjects]:
+        return (self[i] for i in range(len(self)))
+
+    def image_path(self, i: int) -> str:
+        """Path of the image of row `i`, below the index's root. An absolute path or a URI stays as it is."""
+        i = self._position(i)
+        if self._images is not None:
+            name = self._images[i].as_py()
+        else:
+            block, k = self._block(i)
+            name = block.image(k)
+        return name if "://" in name else os.path.join(self.root, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_batches": None, "_ends": [], "_blocks": {}}
+
+    def _position(self, i: int) -> int:
+        n = len(self)
+        if not -n <= i < n:
+            raise IndexError(f"row {i} of an index of {n} images")
+        return i % n
+
+    def _load(self) -> list[pa.RecordBatch]:
+        if self._batches is None:
+            self._batches = load_batches(self._files)
+            total = 0
+            for batch in self._batches:
+                total += len(batch)
+                self._ends.append(total)
+        return self._batches
+
+    def _block(self, i: int) -> tuple[Block, int]:
+        b = bisect_right(self._ends, i)
+        block = self._blocks.get(b)
+        if block is None:
+            block = self._blocks[b] = Block(self._load()[b], self.path)
+        return block, i - (self._ends[b - 1] if b else 0)
+
+
+def write_index(path: str | Path, rows: Iterable[ImageObjects], *, root: str | Path, provenance: str, classes: list[str]) -> None:
+    """Write an object index, row by row as they come; nothing is left at `path` unless all were written.
+
+    Args:
+        path: The Parquet file; its folder is made.
+        rows: Images and objects; written as they are (`clean.py` checks them).
+        root: Folder that image paths begin at.
+        provenance: `annotated`, `detected:NAME`, `discovered:NAME` or `whole-image`.
+        classes: Class names; a label is a position in it.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    path = Path(path).absolute()
+    root = Path(root).absolute()
+    metadata = {
+        "root": str(root),
+        "root_relative": os.path.relpath(root, path.parent),
+        "provenance": provenance,
+        "classes": json.dumps(classes, ensure_ascii=False),
+        "odis_version": __version__,
+    }
+    schema = SCHEMA.with_metadata(metadata)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = pq.ParquetWriter(partial, schema, compression="zstd")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+    try:
+        with writer:
+            source = iter(rows)
+            while chunk := list(islice(source, _ROW_GROUP)):
+                writer.write_batch(to_batch(chunk, schema))
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _open_folder(path: Path) -> ObjectIndex:
+    listing = list_files(path)
+    if listing.parquet and listing.images:
+        raise DataError(
+            f"{path}: holds images and Parquet files; name the index ({path / listing.parquet[0]}), or move it out of the folder"
+        )
+    if listing.parquet:
+        return _open_files(str(path), [os.path.join(path, name) for name in listing.parquet])
+    if not listing.images:
+        raise DataError(f"{path}: no image and no object index (.parquet) in this folder or below")
+    classes = listing.classes()
+    position = {name: k for k, name in enumerate(classes)}
+    labels = pa.array([position[name.split("/", 1)[0]] for name in listing.images], pa.int32()) if classes else None
+    images = pa.array(listing.images, pa.string())
+    return ObjectIndex(str(path), root=path.absolute(), provenance=WHOLE_IMAGE, classes=classes, images=images, labels=labels)
+
+
+def _open_files(path: str, files: list[str]) -> ObjectIndex:
+    if not os.path.exists(path):
+        raise DataError(f"{path}: no such file or folder; an object index (.parquet) or a folder of images can be opened")
+    first: dict[str, str] = {}
+    for file in files:
+        metadata = {key.decode(): value.decode() for key, value in (read_schema(file).metadata or {}).items() if key != b"ARROW:schema"}
+        for key in ("root", "provenance", "classes"):
+            if key not in metadata:
+                raise DataError(f"{file}: is not an object index: its schema metadata has no {key}")
+            if first and metadata[key] != first[key]:
+                raise DataError(f"{file}: its {key} differs from that of {files[0]}; an index has one")
+        first = first or metadata
+    try:
+        classes = json.loads(first["classes"])
+    except ValueError:
+        classes = None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise DataError(f"{files[0]}: its classes are not a JSON list of names")
+    return ObjectIndex(path, root=_find_root(files[0], first), provenance=first["provenance"], classes=classes, files=files)
+
+
+def _find_root(file: str, metadata: dict[str, str]) -> Path:
+    """The folder written in the index, or the one at the same place relative to the index, if only that exists."""
+    folder = Path(file).absolute().parent
+    written = folder / metadata["root"]
+    moved = folder / metadata.get("root_relative", metadata["root"])
+    return Path(os.path.normpath(moved)) if moved.is_dir() and not written.is_dir() else written

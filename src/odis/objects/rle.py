@@ -1,0 +1,63 @@
+"""Object masks as COCO compressed run-length counts over the whole image."""
+
+from __future__ import annotations
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from odis.errors import DataError
+
+
+def encode(mask: np.ndarray) -> bytes:
+    """COCO compressed RLE counts of a mask: bool or uint8 (height, width), non-zero inside."""
+    return coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8))["counts"]
+
+
+def decode(counts: bytes, width: int, height: int) -> np.ndarray:
+    """uint8 (height, width), 1 inside the object.
+
+    Raises:
+        DataError: The counts are no mask of that size (they would make the C decoder write out of bounds).
+    """
+    check(counts, width, height)
+    return coco_mask.decode({"size": [height, width], "counts": counts})
+
+
+def area(counts: bytes) -> int:
+    """How many pixels the mask holds.
+
+    Raises:
+        DataError: The bytes are not COCO compressed RLE counts.
+    """
+    return int(_runs(counts)[1::2].sum())
+
+
+def check(counts: bytes, width: int, height: int) -> None:
+    """Refuse counts that are no mask of `width` x `height` pixels.
+
+    Raises:
+        DataError: Saying what is wrong with them.
+    """
+    pixels = int(_runs(counts).sum())
+    if pixels != width * height:
+        raise DataError(f"mask has {pixels} pixels, but the image has {width} x {height} = {width * height}")
+
+
+def _runs(counts: bytes) -> np.ndarray:
+    """int64 run lengths, background first (pycocotools `rleFrString`: 5 bits a byte, low bits first, runs as differences)."""
+    code = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
+    if code.size == 0 or code.min() < 0 or code.max() > 63 or code[-1] & 0x20:
+        raise DataError("mask is not COCO compressed RLE counts")
+    ends = np.flatnonzero((code & 0x20) == 0)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    length = ends - starts + 1
+    if length.max() > 7:  # 35 bits: more than any image has pixels
+        raise DataError("mask is not COCO compressed RLE counts")
+    digit = np.arange(code.size) - np.repeat(starts, length)
+    values = np.add.reduceat((code & 0x1F) << (5 * digit), starts)
+    values -= np.where(code[ends] & 0x10, np.int64(1) << (5 * length), 0)
+    values[1::2] = np.cumsum(values[1::2])  # from the fourth on, each run is written as the difference to the run two before
+    values[2::2] = np.cumsum(values[2::2])
+    if values.min() < 0:
+        raise DataError("mask is not COCO compressed RLE counts (negative run)")
+    return values

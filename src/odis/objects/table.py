@@ -1,0 +1,206 @@
+"""The object index as Arrow data: its schema, and rows read straight from the buffers.
+
+Parquet cannot be read row by row, so a large index is copied once to an uncompressed Arrow file in the user's cache folder, and
+that is memory-mapped: opening costs no memory that grows with the rows, and all workers and ranks share the same pages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from odis.errors import DataError
+from odis.types import ImageObjects, Object
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("boxes", pa.list_(pa.list_(pa.float32(), 4)), nullable=False),
+        pa.field("masks", pa.list_(pa.binary())),
+        pa.field("labels", pa.list_(pa.int32())),
+        pa.field("scores", pa.list_(pa.float32())),
+    ]
+)
+
+MAP_ABOVE = 16 * 2**20  # bytes of Parquet from which an index is memory-mapped instead of held in memory
+
+_BATCH_ROWS = 8192
+
+
+def to_batch(rows: list[ImageObjects], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
+    """One Arrow batch of `rows`. A column of masks, labels or scores is null in rows where no object has any."""
+
+    def optional(name: str) -> list[list | None]:
+        lists = ([getattr(o, name) for o in row.objects] for row in rows)
+        return [values if any(v is not None for v in values) else None for values in lists]
+
+    columns: list[list] = [
+        [row.image for row in rows],
+        [row.width for row in rows],
+        [row.height for row in rows],
+        [[o.box for o in row.objects] for row in rows],
+        optional("mask"),
+        optional("label"),
+        optional("score"),
+    ]
+    return pa.record_batch([pa.array(c, type=f.type) for c, f in zip(columns, SCHEMA)], schema=schema)
+
+
+class Block:
+    """A batch of rows, read through views of its buffers: no Python object exists for a row until it is asked for."""
+
+    def __init__(self, batch: pa.RecordBatch, path: str) -> None:
+        """Raises `DataError` if a value that must be there is null, or an object has a mask or label but no box."""
+        self._image, self._path = batch.column("image"), path
+        self._width, self._height = (batch.column(name).to_numpy(zero_copy_only=False) for name in ("width", "height"))
+        boxes = batch.column("boxes")
+        self._box_at = boxes.offsets.to_numpy()
+        inner = boxes.values
+        flat = inner.values.slice(4 * inner.offset, 4 * len(inner))
+        if any(a.null_count for a in (self._image, batch.column("width"), batch.column("height"), boxes, inner, flat)):
+            raise DataError(f"{path}: image, width, height and boxes must not be null")
+        self._boxes = flat.to_numpy().reshape(-1, 4)
+        self._masks, self._mask_at = self._optional(batch, "masks")
+        self._labels, self._label_at = self._optional(batch, "labels")
+        self._scores, self._score_at = self._optional(batch, "scores")
+
+    def _optional(self, batch: pa.RecordBatch, name: str) -> tuple[pa.Array | None, np.ndarray]:
+        column = batch.column(name)
+        if column.null_count == len(column):
+            return None, self._box_at
+        offsets = column.offsets.to_numpy()
+        wrong = column.is_valid().to_numpy(zero_copy_only=False) & (np.diff(offsets) != np.diff(self._box_at))
+        if wrong.any():
+            image = self._image[int(wrong.argmax())]
+            raise DataError(f"{self._path}: image {image} has not as many {name} as boxes")
+        return column.values, offsets
+
+    def row(self, i: int) -> ImageObjects:
+        start, stop = self._box_at[i], self._box_at[i + 1]
+        boxes = self._boxes[start:stop].tolist()
+        n = len(boxes)
+        objects = tuple(
+            Object(tuple(box), mask, label, score)
+            for box, mask, label, score in zip(
+                boxes,
+                _slice(self._masks, self._mask_at, i, n),
+                _slice(self._labels, self._label_at, i, n),
+                _slice(self._scores, self._score_at, i, n),
+            )
+        )
+        return ImageObjects(self._image[i].as_py(), int(self._width[i]), int(self._height[i]), objects)
+
+    def image(self, i: int) -> str:
+        return self._image[i].as_py()
+
+
+def _slice(values: pa.Array | None, offsets: np.ndarray, i: int, n: int) -> list:
+    if values is None or n == 0 or offsets[i + 1] == offsets[i]:
+        return [None] * n
+    return values.slice(offsets[i], n).to_pylist()
+
+
+def read_schema(path: str | Path) -> pa.Schema:
+    """The schema of a Parquet file.
+
+    Raises:
+        DataError: It is missing, not Parquet, or lacks columns of an object index.
+    """
+    try:
+        schema = pq.read_schema(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: is not a Parquet file that can be read ({str(error).splitlines()[0]})") from error
+    missing = [name for name in SCHEMA.names if name not in schema.names]
+    if missing:
+        raise DataError(f"{path}: is not an object index: it has no column {', '.join(missing)}")
+    return schema
+
+
+def read_batches(files: list[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of Parquet files in order, in the index's types.
+
+    Raises:
+        DataError: A file cannot be read, or a column has a type that does not fit.
+    """
+    for path in files:
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(_BATCH_ROWS, columns=SCHEMA.names):
+                    yield _conform(batch, path)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def _conform(batch: pa.RecordBatch, path: str) -> pa.RecordBatch:
+    """The batch in the schema's types; other writers have wider lists and numbers for the same thing."""
+    columns = []
+    for field in SCHEMA:
+        column = batch.column(field.name)
+        try:
+            columns.append(column if column.type.equals(field.type) else column.cast(field.type))
+        except (pa.ArrowException, NotImplementedError) as error:
+            raise DataError(f"{path}: column {field.name} is {column.type}, must be {field.type}") from error
+    return pa.record_batch(columns, schema=SCHEMA)
+
+
+def load_batches(files: list[str]) -> list[pa.RecordBatch]:
+    """All rows of Parquet files: held in memory if they are small, else memory-mapped from a copy in the cache folder."""
+    if sum(os.path.getsize(f) for f in files) < MAP_ABOVE:
+        return [batch for batch in read_batches(files) if len(batch)]
+    try:
+        mapped = _mapped_copy(files)
+    except OSError:  # no folder can be written: memory is what is left
+        return [batch for batch in read_batches(files) if len(batch)]
+    reader = pa.ipc.open_file(pa.memory_map(str(mapped)))
+    return [batch for i in range(reader.num_record_batches) if len(batch := reader.get_batch(i))]
+
+
+def _mapped_copy(files: list[str]) -> Path:
+    """The Arrow copy of `files`, made if there is none of their present state; copies of an earlier state are removed."""
+    folder = _cache_folder()
+    name = hashlib.sha256("\n".join(os.path.abspath(f) for f in files).encode()).hexdigest()[:16]
+    states = [(s.st_size, s.st_mtime_ns) for s in map(os.stat, files)]
+    target = folder / f"{name}-{hashlib.sha256(repr(states).encode()).hexdigest()[:16]}.arrow"
+    if not target.exists():
+        earlier = list(folder.glob(f"{name}-*.arrow"))
+        _write_whole(target, read_batches(files))
+        for copy in earlier:
+            copy.unlink(missing_ok=True)
+    return target
+
+
+def _write_whole(target: Path, batches: Iterable[pa.RecordBatch]) -> None:
+    handle, partial = tempfile.mkstemp(dir=target.parent, suffix=".partial")
+    os.close(handle)
+    try:
+        with pa.OSFile(partial, "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        os.replace(partial, target)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+def _cache_folder() -> Path:
+    candidates = [Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"), Path(tempfile.gettempdir())]
+    for base in candidates:
+        folder = base / "odis" / "index"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    raise OSError("no cache folder can be written")
