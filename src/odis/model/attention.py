@@ -1,0 +1,102 @@
+"""Attention of object tokens: each sees itself and its own object's patches, in every layer.
+
+A mask has one row for each object token, all other rows are open. So attention is split by query and nothing N x N is built:
+context queries (`[CLS]`, registers, patches) attend without a mask, which keeps the flash kernels, and the few object queries
+attend with one. Both kinds of object token (`kind`) are served:
+
+- `single`: the first token, `[CLS]`, is the object token; the tokens are `[OBJ], registers, patches`, and all of them see it.
+- `read-only`: Q object tokens stand last, `[CLS], registers, patches, [OBJ] * Q`, and no other token sees them.
+
+Letters: B views, Q object tokens, P patches, T all tokens, C context keys, D width, h heads, d head width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Attention
+from torch import Tensor
+
+ObjectTokens = Literal["single", "read-only"]
+
+
+def object_keys(object_masks: Tensor, *, class_token: bool, registers: int, kind: ObjectTokens) -> Tensor:
+    """The keys each object query sees: its own, its object's patches, and nothing else.
+
+    An all-true mask is the whole image as one object: it opens the registers too, so that its `[OBJ]` is exactly `[CLS]`.
+    The key of `[CLS]` is never open to a read-only object token, which has its own in its place.
+
+    Args:
+        object_masks: bool (B, Q, P).
+        class_token: Whether the tokens begin with `[CLS]`.
+        registers: Register tokens after it.
+        kind: Which token is the object's.
+
+    Returns:
+        bool (B, Q, T), with a true entry in every row.
+    """
+    views, queries, _ = object_masks.shape
+    whole = object_masks.all(dim=-1, keepdim=True).expand(-1, -1, registers)
+    own = torch.eye(queries, dtype=torch.bool, device=object_masks.device).expand(views, -1, -1)
+    if kind == "single":
+        return torch.cat([own, whole, object_masks], dim=-1)
+    closed = object_masks.new_zeros(views, queries, int(class_token))
+    return torch.cat([closed, whole, object_masks, own], dim=-1)
+
+
+def dense_mask(keys: Tensor, kind: ObjectTokens) -> Tensor:
+    """The same visibility as an explicit mask over all queries, for blocks whose attention cannot be split.
+
+    Args:
+        keys: bool (B, Q, T) from `object_keys`.
+        kind: Which token is the object's.
+
+    Returns:
+        bool (B, T, T), queries x keys.
+    """
+    views, queries, tokens = keys.shape
+    if kind == "single":
+        return torch.cat([keys, keys.new_ones(views, tokens - queries, tokens)], dim=1)
+    context = keys.new_ones(views, tokens - queries, tokens)
+    context[:, :, tokens - queries :] = False
+    return torch.cat([context, keys], dim=1)
+
+
+def object_attention(attn: Attention, x: Tensor, keys: Tensor | None, kind: ObjectTokens) -> Tensor:
+    """Self-attention with the parameters of a timm `Attention`, object queries masked, context queries not.
+
+    Args:
+        attn: timm's module; its qkv, norms, gate, projection and dropouts are used as they are.
+        x: (B, T, D) tokens.
+        keys: bool (B, Q, T) from `object_keys`, or None for plain attention.
+        kind: Which token is the object's.
+
+    Returns:
+        (B, T, D).
+    """
+    if keys is None:
+        return attn(x)
+    views, tokens, _ = x.shape
+    queries = keys.shape[1]
+    qkv = attn.qkv(x).reshape(views, tokens, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.unbind(0)  # (B, h, T, d)
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    dropout = attn.attn_drop.p if attn.training else 0.0
+    masked = keys.unsqueeze(1)  # (B, 1, Q, T)
+    if kind == "single":
+        objects = F.scaled_dot_product_attention(q[:, :, :queries], k, v, attn_mask=masked, dropout_p=dropout)
+        context = F.scaled_dot_product_attention(q[:, :, queries:], k, v, dropout_p=dropout)
+        parts = [objects, context]
+    else:
+        last = tokens - queries
+        context = F.scaled_dot_product_attention(q[:, :, :last], k[:, :, :last], v[:, :, :last], dropout_p=dropout)
+        objects = F.scaled_dot_product_attention(q[:, :, last:], k, v, attn_mask=masked, dropout_p=dropout)
+        parts = [context, objects]
+    out = torch.cat([part.transpose(1, 2) for part in parts], dim=1).flatten(2)  # (B, T, h * d)
+    if (norm := getattr(attn, "norm", None)) is not None:
+        out = norm(out)
+    if (gate := getattr(attn, "gate", None)) is not None:
+        out = out * gate(x).sigmoid()
+    return attn.proj_drop(attn.proj(out))

@@ -1,0 +1,219 @@
+"""A timm ViT plus object tokens and a mask token.
+
+`ObjectViT` adopts the modules of a timm `VisionTransformer`; what it adds is `mask_token` (hidden patches) and, for `read-only`
+object tokens, `object_token`. With an all-true object mask and timm's weights every output equals timm's.
+
+Letters: B views, Q object tokens, P patches, T all tokens, D width.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+from timm.layers import trunc_normal_
+from timm.models.vision_transformer import Attention, Block, ResPostBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from odis.config import ModelConfig
+from odis.errors import ConfigError
+from odis.model.attention import ObjectTokens, dense_mask, object_attention, object_keys
+from odis.model.weights import load_timm_weights
+from odis.types import Tokens
+
+
+class ObjectViT(VisionTransformer):
+    """A timm `VisionTransformer` that reads objects (DESIGN, section 3; ODIS, arXiv 2506.05409).
+
+    State-dict keys are those of the timm model without a classifier, plus `mask_token` and `object_token` (`read-only` only).
+    Blocks of the common kind (`Block`, `ResPostBlock` with `Attention`) attend with split queries; any other kind is given an
+    explicit T x T mask, which is as correct but slower.
+
+    Args:
+        vit: The timm model whose modules and parameters are adopted (shared, not copied).
+        object_tokens: `single`: `[CLS]` stands for the object. `read-only`: object tokens beside the others.
+    """
+
+    def __init__(self, vit: VisionTransformer, object_tokens: ObjectTokens) -> None:
+        self.__dict__.update(vit.__dict__)
+        for registry in ("_parameters", "_buffers", "_modules"):  # own registries, so that `vit` keeps its classifier
+            self.__dict__[registry] = dict(vit.__dict__[registry])
+        self.head = nn.Identity()
+        self._modules["attn_pool"] = None
+        self.object_tokens = object_tokens
+        self.split_queries = all(type(b) in (Block, ResPostBlock) and type(b.attn) is Attention for b in self.blocks)
+        self.attention_branch: Callable[..., Tensor] = _attention_branch
+        self.mlp_branch: Callable[..., Tensor] = _mlp_branch
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
+        trunc_normal_(self.mask_token, std=0.02)
+        if object_tokens == "read-only":
+            self.object_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
+            self.start_object_token()
+
+    @torch.no_grad()
+    def start_object_token(self) -> None:
+        """Set the read-only object token to what `[CLS]` is at the first block, so that both read the same at the start.
+
+        It includes the position embedding of `[CLS]`, if there is one. Without a class token it is drawn at random.
+        """
+        if self.cls_token is None:
+            trunc_normal_(self.object_token, std=0.02)
+            return
+        self.object_token.copy_(self.cls_token)
+        if self.pos_embed is not None and not self.no_embed_class:
+            self.object_token.add_(self.pos_embed[:, :1])
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that are not decayed."""
+        return super().no_weight_decay() | {"mask_token", "object_token"}
+
+    def compile_blocks(self) -> None:
+        """Compile the two branches of the blocks, once for all blocks (drop path stays outside: its rate differs in each)."""
+        self.attention_branch = torch.compile(_attention_branch)
+        self.mlp_branch = torch.compile(_mlp_branch)
+
+    def forward(  # type: ignore[override]
+        self, images: Tensor, object_masks: Tensor | None = None, prediction_masks: Tensor | None = None
+    ) -> Tokens:
+        """All tokens of B views after the final norm.
+
+        Without object masks this is timm's forward pass: the whole image, read by `[CLS]`.
+
+        Args:
+            images: (B, 3, H, W), sides multiples of the patch size; positions are interpolated to their grid.
+            object_masks: bool (B, Q, P), the patches of each object; Q is 1 for `single`. An empty mask sees no patch.
+            prediction_masks: bool (B, P), patches replaced by the mask token.
+
+        Raises:
+            ValueError: masks of another shape than the views'.
+        """
+        x = self.patch_embed(images)  # (B, rows, columns, D)
+        views, rows, columns, _ = x.shape
+        if prediction_masks is not None:
+            _require_shape("prediction_masks", prediction_masks, (views, rows * columns))
+            x = torch.where(prediction_masks.view(views, rows, columns, 1), self.mask_token.to(x.dtype), x)
+        x = self._pos_embed(x)
+        keys, queries = None, 0
+        if object_masks is not None:
+            queries = object_masks.shape[1]
+            keys = self._object_keys(object_masks, views, rows * columns)
+            if self.object_tokens == "read-only":
+                x = torch.cat([x, self.object_token.to(x.dtype).expand(views, queries, -1)], dim=1)
+        x = self._blocks(self.norm_pre(x), keys)
+        x = self.fc_norm(self.norm(x))  # timm has one of the two, the other is an identity
+        return self._tokens(x, queries, (rows, columns))
+
+    def _object_keys(self, object_masks: Tensor, views: int, patches: int) -> Tensor:
+        _require_shape("object_masks", object_masks, (views, object_masks.shape[1], patches))
+        if self.object_tokens == "single" and (object_masks.shape[1] != 1 or not self.has_class_token):
+            raise ValueError(f"single object tokens: one object a view, read by [CLS]; got {object_masks.shape[1]} objects")
+        registers = self.num_prefix_tokens - int(self.has_class_token)
+        return object_keys(object_masks, class_token=self.has_class_token, registers=registers, kind=self.object_tokens)
+
+    def _blocks(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        masks = keys
+        if keys is not None and not self.split_queries:
+            # Additive, since some of timm's unfused attentions add their mask as it is.
+            visible = dense_mask(keys, self.object_tokens).unsqueeze(1)
+            masks = torch.zeros_like(visible, dtype=x.dtype).masked_fill_(~visible, float("-inf"))
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(self._block, block, x, masks, use_reentrant=False)
+            else:
+                x = self._block(block, x, masks)
+        return x
+
+    def _block(self, block: Any, x: Tensor, masks: Tensor | None) -> Tensor:
+        if not self.split_queries:
+            return block(x) if masks is None else block(x, attn_mask=masks)
+        x = x + block.drop_path1(self.attention_branch(block, x, masks, self.object_tokens))
+        return x + block.drop_path2(self.mlp_branch(block, x))
+
+    def _tokens(self, x: Tensor, queries: int, grid: tuple[int, int]) -> Tokens:
+        prefix, end = self.num_prefix_tokens, self.num_prefix_tokens + grid[0] * grid[1]
+        image = x[:, 0] if self.has_class_token else None
+        patches = x[:, prefix:end]
+        if queries == 0:
+            return Tokens(None, image, patches, grid)
+        if self.object_tokens == "single":
+            return Tokens(x[:, :1], None, patches, grid)
+        return Tokens(x[:, end:], image, patches, grid)
+
+
+def _attention_branch(block: Any, x: Tensor, keys: Tensor | None, kind: ObjectTokens) -> Tensor:
+    attn: Any = block.attn
+    if isinstance(block, ResPostBlock):
+        return block.norm1(object_attention(attn, x, keys, kind))
+    return block.ls1(object_attention(attn, block.norm1(x), keys, kind))
+
+
+def _mlp_branch(block: Any, x: Tensor) -> Tensor:
+    if isinstance(block, ResPostBlock):
+        return block.norm2(block.mlp(x))
+    return block.ls2(block.mlp(block.norm2(x)))
+
+
+def _require_shape(name: str, masks: Tensor, shape: tuple[int, ...]) -> None:
+    if masks.shape != shape or masks.dtype != torch.bool:
+        raise ValueError(f"{name}: is {masks.dtype} {tuple(masks.shape)}, must be torch.bool {shape}")
+
+
+def build_vit(config: ModelConfig, image_size: int, drop_path: float | None = None) -> ObjectViT:
+    """The backbone a config names, with its weights if it names some.
+
+    Args:
+        config: Name, weights, kind of object tokens and overrides.
+        image_size: Side in pixels whose patch grid the position embedding is made for; other sizes interpolate.
+        drop_path: Stochastic depth in place of the config's.
+
+    Raises:
+        ConfigError: an unknown name, another architecture, a size or an override that does not fit, unusable weights.
+    """
+    vit = _create(config, image_size, config.drop_path if drop_path is None else drop_path)
+    patch = vit.patch_embed.patch_size
+    if image_size % patch[0] or image_size % patch[1]:
+        raise ConfigError(f"model.patch_size: is {patch[0]} ({config.name}), must divide the image size {image_size}")
+    token_readout = config.object_readout == "token"
+    if token_readout and config.object_tokens == "single" and not vit.has_class_token:
+        raise ConfigError(f"model.name: {config.name} has no class token to stand for the object; set model.object_tokens read-only")
+    model = ObjectViT(vit, config.object_tokens if token_readout else "single")
+    if config.weights not in (None, "timm"):
+        load_timm_weights(model, config.weights)
+    model.set_grad_checkpointing(config.grad_checkpointing)
+    return model
+
+
+def _create(config: ModelConfig, image_size: int, drop_path: float) -> VisionTransformer:
+    name = config.name
+    if ":" not in name and not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(module="vision_transformer"), n=4)
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models('*vit*') lists them"
+        raise ConfigError(f"model.name: timm has no model {name}; {hint}")
+    overrides = {k: v for k in ("patch_size", "embed_dim", "depth", "num_heads") if (v := getattr(config, k)) is not None}
+    pretrained = config.weights == "timm"
+    try:
+        vit = timm.create_model(
+            name,
+            pretrained=pretrained,
+            img_size=image_size,
+            dynamic_img_size=True,
+            num_classes=0,
+            drop_path_rate=drop_path,
+            **overrides,
+        )
+    except TypeError as error:  # another architecture does not know these arguments
+        raise ConfigError(f"model.name: {name} is not a timm VisionTransformer ({error})") from error
+    except Exception as error:  # timm and its hub client raise whatever they like
+        what = "model.weights: timm's weights for" if pretrained else "model.name:"
+        raise ConfigError(f"{what} {name} with {overrides or 'its own sizes'}: {_first_line(error)}") from error
+    if type(vit) is not VisionTransformer:
+        raise ConfigError(f"model.name: {name} is a {type(vit).__name__}, must be a plain timm VisionTransformer (vit_*, deit3_*)")
+    return vit
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
