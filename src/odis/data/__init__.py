@@ -1,0 +1,1 @@
+"""From rows of the object index to batches: crops, masks, views, loading."""
