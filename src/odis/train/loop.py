@@ -60,6 +60,10 @@ class Run:
     pending: tuple[Tensor, int, list[str]] | None = None  # the last step's finite flag, still on the device; its number and images
     meters: Meters = field(default_factory=Meters)
 
+    @property
+    def patch_size(self) -> int:
+        return self.student.backbone.patch_embed.patch_size[0]
+
 
 def pretrain(config: PretrainConfig, out: Path, *, recipe: str = "", evaluate: Evaluate | None = None) -> Path:
     """Train in `out` until the run is complete, resuming from its newest checkpoint if it has one.
@@ -150,7 +154,7 @@ def _train(run: Run, index: ObjectIndex, out: Path, report: Report, evaluate: Ev
         f"lr {run.schedules.lr:.3g}, {train.precision} on {describe_device(run.ranks.device)}{resumed}"
     )
     loader = make_loader(
-        index, run.config, patch_size=run.student.backbone.patch_size, start_step=run.step, steps=total,
+        index, run.config, patch_size=run.patch_size, start_step=run.step, steps=total,
         rank=run.ranks.rank, world_size=run.ranks.world_size,
     )  # fmt: skip
     batches, clock = iter(loader), Clock()
@@ -203,8 +207,9 @@ def train_step(run: Run, micro_batches: list[Batch], *, meters: bool = False) ->
         if meters and last:
             run.meters.add(collapse_meters(teacher, student))
     if settings.last_layer_frozen:
-        for head in {run.student.head, run.student.patch_head or run.student.head}:
-            head.freeze_prototypes()
+        for head in {run.student.head, run.student.patch_head}:
+            for parameter in head.last_layer.parameters():
+                parameter.grad = None
     run.scaler.unscale_(run.optimizer) if run.scaler.is_enabled() else None
     norm = clip_gradients(run.student, run.config.optim.clip_grad)
     if run.scaler.is_enabled():
@@ -285,7 +290,7 @@ def model_card(run: Run) -> dict[str, Any]:
     return {
         "model": asdict(run.config.model) | {"weights": None},
         "image_size": views.global_size,
-        "patch_size": run.student.backbone.patch_size,
+        "patch_size": run.patch_size,
         "mean": list(views.mean),
         "std": list(views.std),
         "mask_coverage": views.mask_coverage,

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from odis.ranks import sum_over_ranks, world_size
 from odis.train.step import Losses, StudentOutput, TeacherOutput
 
 
@@ -28,9 +29,8 @@ def collapse_meters(teacher: TeacherOutput, student: StudentOutput) -> dict[str,
         `teacher_entropy`, mean entropy of a teacher distribution: near log K the teacher says nothing (collapse to uniform).
         `mean_entropy`, entropy of the mean teacher distribution: near 0 it always says the same (collapse to one prototype).
         `feature_spread`, sqrt(1 - |mean of unit features|^2): 1 when features point everywhere, 0 when they are all one.
+        All are NaN for a batch that shows no object.
     """
-    if len(teacher.objects) == 0 or len(student.features) == 0:
-        return {}
     mean_direction = F.normalize(student.features.float(), dim=-1).mean(0)
     return {
         "teacher_entropy": entropy(teacher.objects).mean(),
@@ -45,7 +45,7 @@ def collapse_warning(values: dict[str, float], prototypes: int) -> str | None:
     The bounds are far outside what healthy runs show: a mean distribution that uses under 2 effective prototypes, or a teacher within
     0.5 % of uniform entropy.
     """
-    if "mean_entropy" not in values:
+    if not math.isfinite(values.get("mean_entropy", math.nan)):
         return None
     top = math.log(prototypes)
     if values["mean_entropy"] < math.log(2):
@@ -76,11 +76,11 @@ class Meters:
         self.add({name: value for name, value in terms.items() if value is not None})
 
     def means(self) -> dict[str, float]:
-        """Means since the last call (one transfer from the device), and start again."""
+        """Means since the last call over all ranks (one transfer from the device), and start again."""
         if not self._sums:
             return {}
         names = list(self._sums)
-        values = torch.stack([self._sums[n] / self._counts[n] for n in names]).tolist()
+        values = (sum_over_ranks(torch.stack([self._sums[n] / self._counts[n] for n in names])) / world_size()).tolist()
         self._sums, self._counts = {}, {}
         return dict(zip(names, values))
 
@@ -97,8 +97,9 @@ class JsonLines:
             os.replace(beside, path)
 
     def write(self, record: dict[str, Any]) -> None:
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         with self.path.open("a") as f:
-            f.write(json.dumps(record) + "\n")
+            f.write(json.dumps(finite) + "\n")  # JSON has no NaN
 
 
 def _step_of(line: str) -> float:

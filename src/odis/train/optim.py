@@ -15,7 +15,8 @@ def build_optimizer(student: nn.Module, optim: OptimConfig) -> torch.optim.AdamW
     Vectors and scalars (norms, biases, layer scale) and the tokens and position embedding are not directions in weight space
     that decay should shrink; matrices and convolutions are. Groups carry `decayed` for the schedule.
     """
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in student.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -35,7 +35,8 @@ class StudentOutput:
 
     objects: Tensor  # (R, K)
     patches: Tensor  # (H, K)
-    image: Tensor | None  # ((G + L) * B, K)
+    global_image: Tensor | None  # (G * B, K)
+    local_image: Tensor | None  # (L * B, K)
     features: Tensor  # (R, D) backbone features of the object rows, for the collapse meters
 
 
@@ -109,9 +110,9 @@ def teacher_pass(
 ) -> TeacherOutput:
     """The teacher sees the global views, nothing hidden, and answers for every visible object and every hidden patch."""
     objects, patches, image = read_tokens(teacher, batch.global_views, batch.global_masks, None, question)
-    object_logits = teacher.object_logits(objects.flatten(0, 1)[batch.teacher_rows])
-    patch_logits = teacher.patch_logits(patches.flatten(0, 1)[batch.hidden if question.patches else batch.hidden[:0]])
-    image_logits = None if image is None else teacher.object_logits(image)
+    object_logits = teacher.head(objects.flatten(0, 1)[batch.teacher_rows])
+    patch_logits = teacher.patch_head(patches.flatten(0, 1)[batch.hidden if question.patches else batch.hidden[:0]])
+    image_logits = None if image is None else teacher.head(image)
 
     def probabilities(logits: Tensor, centre: Centre) -> Tensor:
         if config.loss.centring == "sinkhorn":
@@ -131,31 +132,33 @@ def teacher_pass(
 def student_pass(student: Network, batch: Batch, question: Question) -> StudentOutput:
     """The student sees the global views with patches hidden, and the local views."""
     hide = batch.prediction_masks if question.patches else None
-    objects, patches, image = read_tokens(student, batch.global_views, batch.global_masks, hide, question)
-    rows, images = [objects.flatten(0, 1)[batch.student_global_rows]], [image]
+    objects, patches, global_image = read_tokens(student, batch.global_views, batch.global_masks, hide, question)
+    features, local_image = objects.flatten(0, 1)[batch.student_global_rows], None
     if len(batch.local_views):
-        local_objects, _, local_image = read_tokens(student, batch.local_views, batch.local_masks, None, question)
-        rows.append(local_objects.flatten(0, 1)[batch.student_local_rows])
-        images.append(local_image)
-    features = torch.cat(rows)
+        objects, _, local_image = read_tokens(student, batch.local_views, batch.local_masks, None, question)
+        features = torch.cat([features, objects.flatten(0, 1)[batch.student_local_rows]])
     return StudentOutput(
-        objects=student.object_logits(features),
-        patches=student.patch_logits(patches.flatten(0, 1)[batch.hidden if question.patches else batch.hidden[:0]]),
-        image=student.object_logits(torch.cat(images)) if question.image else None,  # type: ignore[arg-type]
+        objects=student.head(features),
+        patches=student.patch_head(patches.flatten(0, 1)[batch.hidden if question.patches else batch.hidden[:0]]),
+        global_image=None if global_image is None else student.head(global_image),
+        local_image=None if local_image is None else student.head(local_image),
         features=features.detach(),
     )
 
 
 def compute_losses(student: StudentOutput, teacher: TeacherOutput, batch: Batch, config: PretrainConfig) -> Losses:
     """`L = w_obj L_obj + w_patch L_patch + w_img L_img`."""
-    loss = config.loss
-    targets = object_targets(teacher.objects, batch)
-    objects = object_loss(targets, student.objects, loss.student_temp, batch.pairs)
-    patches = patch_loss(teacher.patches, student.patches, loss.student_temp, batch.hidden_weight, views=len(batch.global_views))
+    loss, temp = config.loss, config.loss.student_temp
+    views, images, tokens = batch.global_visible.shape  # G, B, Q
+    others, every = object_targets(teacher.objects, batch.teacher_rows, (views, images, tokens))
+    targets = torch.cat([others[batch.student_global_rows], every[batch.student_local_rows % (images * tokens)]])
+    objects = object_loss(targets, student.objects, temp, batch.pairs)
+    hidden_weight = batch.hidden_weight[: len(student.patches)]  # none if the patch term is off
+    patches = patch_loss(teacher.patches, student.patches, hidden_weight, views * images, temp)
     total = loss.object_weight * objects + loss.patch_weight * patches
     image = None
-    if student.image is not None and teacher.image is not None:
-        image = image_loss(teacher.image, student.image, loss.student_temp, images=batch.size)
+    if teacher.image is not None and student.global_image is not None:
+        image = image_loss(teacher.image, student.global_image, student.local_image, views, temp)
         total = total + loss.image_weight * image
     return Losses(total, objects, patches, image)
 

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from odis.errors import DataError
+from odis.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+
+STATE = {"step": 3, "student": {"w": torch.arange(4.0)}, "teacher": {}, "optimizer": {}}
+
+
+def test_round_trip_and_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (5, 10, 15, 20):
+        save_checkpoint(tmp_path, step, STATE | {"step": step}, keep=2)
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000015.pt", "step-00000020.pt"]
+    loaded = load_checkpoint(checkpoints(tmp_path)[-1])
+    assert loaded["step"] == 20
+    assert torch.equal(loaded["student"]["w"], STATE["student"]["w"])
+
+
+class Unsaveable:
+    def __reduce__(self) -> None:
+        raise RuntimeError("disk full")
+
+
+def test_a_failed_save_leaves_the_previous_one_and_nothing_half_written(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, STATE, keep=1)
+    with pytest.raises(RuntimeError):
+        save_checkpoint(tmp_path, 2, STATE | {"student": Unsaveable()}, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001.pt"]
+
+
+def test_a_leftover_of_a_kill_is_not_a_checkpoint(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, STATE, keep=1)
+    (tmp_path / "step-00000002.tmp").write_bytes(b"half")
+    assert len(checkpoints(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("cut", [0, 10, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_named(tmp_path: Path, cut: float) -> None:
+    path = save_checkpoint(tmp_path, 1, STATE, keep=1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(cut if cut >= 1 else cut * len(whole))])
+    with pytest.raises(DataError, match=r"step-00000001\.pt: not a whole checkpoint"):
+        load_checkpoint(path)
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return (print, ("code ran",))
+
+
+def test_loading_executes_no_code(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "step-00000001.pt"
+    torch.save(STATE | {"extra": Evil()}, path)
+    with pytest.raises(DataError):
+        load_checkpoint(path)
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "step-00000001.pt"
+    torch.save({"weights": torch.zeros(2)}, path)
+    with pytest.raises(DataError, match="not an odis checkpoint"):
+        load_checkpoint(path)
