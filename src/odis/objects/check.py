@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -74,6 +74,14 @@ class Statistics:
     def per_image(self) -> float:
         """Mean objects in an image."""
         return self.objects / max(1, self.images - self.unreadable)
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+
+        table = Table(show_header=False)
+        for name, value in self.table():
+            table.add_row(name, value)
+        return table
 
     def table(self) -> list[tuple[str, str]]:
         """Name and value of each figure, as text."""
