@@ -1,0 +1,217 @@
+"""Masks on the patch grid against per-pixel loops, supersampling and iBOT's own mask generator."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from odis.data.masks import mask_window, object_mask, patch_coverage_of_box, patch_coverage_of_mask, prediction_mask
+from odis.types import Crop
+
+FINE = 48  # a patch is looked at in FINE x FINE points
+
+
+def supersampled(inside, crop: Crop, grid: tuple[int, int]) -> np.ndarray:
+    """Share of points of each patch for which `inside(x, y)` holds, x and y in pixels of the image."""
+    rows, columns = grid
+    x = crop.x0 + (np.arange(columns * FINE) + 0.5) * crop.width / (columns * FINE)
+    y = crop.y0 + (np.arange(rows * FINE) + 0.5) * crop.height / (rows * FINE)
+    points = inside(*np.meshgrid(x, y)).astype(float)
+    if crop.flip:
+        points = points[:, ::-1]
+    return points.reshape(rows, FINE, columns, FINE).mean((1, 3))
+
+
+def pixel_loop(mask: np.ndarray, crop: Crop, grid: tuple[int, int]) -> np.ndarray:
+    """Area of each pixel of the mask in each patch, summed one after the other."""
+    rows, columns = grid
+    height, width = crop.height / rows, crop.width / columns
+    shares = np.zeros(grid)
+    for r in range(rows):
+        for c in range(columns):
+            top = crop.y0 + r * height
+            left = crop.x0 + (columns - 1 - c if crop.flip else c) * width
+            for y in range(crop.y0, crop.y1):
+                for x in range(crop.x0, crop.x1):
+                    if mask[y, x]:
+                        down = max(0.0, min(y + 1, top + height) - max(y, top))
+                        across = max(0.0, min(x + 1, left + width) - max(x, left))
+                        shares[r, c] += down * across / (height * width)
+    return shares
+
+
+grids = st.tuples(st.integers(1, 6), st.integers(1, 6))
+
+
+@st.composite
+def crops(draw, width=30, height=24):
+    x0, y0 = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
+    x1, y1 = draw(st.integers(x0 + 1, width)), draw(st.integers(y0 + 1, height))
+    return Crop(x0, y0, x1, y1, draw(st.booleans()))
+
+
+@st.composite
+def boxes(draw):
+    x, y = st.floats(-5, 35), st.floats(-5, 29)
+    x0, x1 = sorted((draw(x), draw(x)))
+    y0, y1 = sorted((draw(y), draw(y)))
+    return np.array([x0, y0, x1, y1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(boxes(), crops(), grids)
+def test_box_coverage_equals_supersampling_and_keeps_area(box, crop, grid):
+    shares = patch_coverage_of_box(box, crop, grid)
+    points = supersampled(lambda x, y: (x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3]), crop, grid)
+    assert shares == pytest.approx(points, abs=2.1 / FINE)  # a point more or less on each side
+    across = max(0.0, min(box[2], crop.x1) - max(box[0], crop.x0))
+    down = max(0.0, min(box[3], crop.y1) - max(box[1], crop.y0))
+    assert shares.sum() * crop.width * crop.height / (grid[0] * grid[1]) == pytest.approx(across * down, abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), crops(), grids, st.floats(0, 1))
+def test_mask_coverage_equals_the_pixel_loop(data, crop, grid, share):
+    mask = (np.random.default_rng(data.draw(st.integers(0, 10**6))).random((24, 30)) < share).astype(np.uint8)
+    expected = pixel_loop(mask, crop, grid)
+    assert patch_coverage_of_mask(mask, crop, grid) == pytest.approx(expected, abs=1e-9)
+    window, corner = mask_window(mask)
+    assert patch_coverage_of_mask(window, crop, grid, corner) == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(st.integers(0, 29), st.integers(0, 23)), st.tuples(st.integers(1, 30), st.integers(1, 24)), crops(), grids)
+def test_a_box_of_whole_pixels_covers_what_its_mask_covers(corner, size, crop, grid):
+    x0, y0 = corner
+    x1, y1 = min(30, x0 + size[0]), min(24, y0 + size[1])
+    mask = np.zeros((24, 30), dtype=bool)
+    mask[y0:y1, x0:x1] = True
+    of_box = patch_coverage_of_box(np.array([x0, y0, x1, y1]), crop, grid)
+    assert patch_coverage_of_mask(mask, crop, grid) == pytest.approx(of_box, abs=1e-9)
+    assert (object_mask(patch_coverage_of_mask(mask, crop, grid), 0.5) == object_mask(of_box, 0.5)).all()
+
+
+def test_boxes_are_covered_together_as_alone():
+    many = np.array([[0, 0, 9, 9], [2.5, 3, 20, 21], [25, 20, 30, 24.0], [40, 40, 50, 50]])
+    together = patch_coverage_of_box(many, Crop(1, 2, 28, 22, True), (3, 5))
+    assert together.shape == (4, 3, 5)
+    for box, shares in zip(many, together):
+        assert (patch_coverage_of_box(box, Crop(1, 2, 28, 22, True), (3, 5)) == shares).all()
+    assert (object_mask(together, 0.5, 1) == [object_mask(shares, 0.5, 1) for shares in together]).all()
+
+
+def test_the_window_of_a_mask():
+    mask = np.zeros((9, 12), dtype=np.uint8)
+    assert mask_window(mask)[0].size == 0
+    assert patch_coverage_of_mask(*mask_window(mask)[:1], Crop(0, 0, 12, 9), (2, 2)).sum() == 0
+    mask[2, 5] = mask[6, 3] = 1
+    window, corner = mask_window(mask)
+    assert corner == (3, 2)
+    assert window.shape == (5, 3)
+    assert window[0, 2] == window[4, 0] == 1
+    assert window.sum() == 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(boxes(), crops(), grids, st.sampled_from([0.1, 0.5, 1.0]), st.integers(0, 3))
+def test_object_masks_keep_enough_or_the_most_and_never_vanish(box, crop, grid, threshold, margin):
+    shares = patch_coverage_of_box(box, crop, grid)
+    mask = object_mask(shares, threshold)
+    assert mask.any() == (shares > 0).any()
+    if shares.max() >= threshold:
+        assert mask[shares >= threshold].all()
+        assert not mask[shares < threshold * (1 - 1e-6)].any()
+    elif shares.max() > 0:
+        assert mask[shares == shares.max()].all()
+        assert not mask[shares < shares.max() * (1 - 1e-6)].any()
+    wide = object_mask(shares, threshold, margin)
+    for r in range(grid[0]):
+        for c in range(grid[1]):
+            near = mask[max(0, r - margin) : r + margin + 1, max(0, c - margin) : c + margin + 1]
+            assert wide[r, c] == near.any()
+
+
+def test_object_masks_by_hand():
+    shares = np.array([[0.0, 0.5, 0.49], [0.2, 1.0, 0.0]])
+    assert object_mask(shares, 0.5).tolist() == [[False, True, False], [False, True, False]]
+    assert object_mask(shares / 4, 0.5).tolist() == [[False, False, False], [False, True, False]]
+    tied = np.array([[0.0, 0.2, 0.2 * (1 + 1e-15), 0.1]])
+    assert object_mask(tied, 0.5).tolist() == [[False, True, True, False]]
+    assert object_mask(tied, 0.5, 1).tolist() == [[True, True, True, True]]
+    assert not object_mask(np.zeros((2, 3)), 0.5, 2).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(crops(), grids, st.floats(0.01, 1))
+def test_the_whole_image_fills_every_view(crop, grid, threshold):
+    assert object_mask(patch_coverage_of_box(np.array([0, 0, 30, 24]), crop, grid), threshold).all()
+    assert object_mask(patch_coverage_of_mask(np.ones((24, 30)), crop, grid), threshold).all()
+
+
+def ibot_mask(grid: tuple[int, int], share: float) -> np.ndarray:
+    """iBOT's block masks, loop by loop (its `ImageFolderMask`)."""
+    rows, columns = grid
+    high, mask, count = share * rows * columns, np.zeros(grid, dtype=bool), 0
+    while count < high:
+        room, delta = high - count, 0
+        for _ in range(10):
+            area = random.uniform((min(grid) // 3) ** 2, room)
+            aspect = math.exp(random.uniform(math.log(0.3), math.log(1 / 0.3)))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if w < columns and h < rows:
+                top, left = random.randint(0, rows - h), random.randint(0, columns - w)
+                new = h * w - mask[top : top + h, left : left + w].sum()
+                if 0 < new <= room:
+                    mask[top : top + h, left : left + w] = True
+                    delta = new
+                    break
+        if delta == 0:
+            break
+        count += delta
+    return mask
+
+
+@pytest.mark.parametrize(("grid", "share"), [((14, 14), 0.3), ((14, 14), 0.5), ((12, 16), 0.1)])
+def test_prediction_masks_are_distributed_as_ibots(grid, share):
+    random.seed(0)
+    rng = np.random.default_rng(0)
+    theirs = np.array([ibot_mask(grid, share) for _ in range(500)])
+    ours = np.array([prediction_mask(rng, grid, 1.0, share, 0.0) for _ in range(500)])
+    hidden = [m.sum((1, 2)) for m in (ours, theirs)]
+    assert hidden[0].mean() == pytest.approx(hidden[1].mean(), rel=0.015)
+    assert hidden[0].std() == pytest.approx(hidden[1].std(), abs=1.0)
+    # Where patches are hidden, and how blocky: neighbours of hidden patches that are hidden too.
+    assert ours.mean(0) == pytest.approx(theirs.mean(0), abs=0.12)
+    together = [(m[:, 1:] & m[:, :-1]).sum() / m[:, 1:].sum() for m in (ours, theirs)]
+    assert together[0] == pytest.approx(together[1], abs=0.02)
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (6, 6), (3, 3), (4, 9), (1, 9), (7, 2), (2, 2), (1, 1)])
+def test_hidden_patches_approach_their_share_and_never_exceed_it(grid):
+    short = []
+    for seed in range(300):
+        share = 0.3 + 0.2 * (2 * np.random.default_rng(seed).random(2)[1] - 1)
+        wanted = int(share * grid[0] * grid[1])
+        mask = prediction_mask(np.random.default_rng(seed), grid, 1.0, 0.3, 0.2)
+        short.append(wanted - mask.sum())
+        assert mask.shape == grid
+        assert mask.any() == (wanted > 0) or grid == (3, 3)
+    assert min(short) >= 0
+    assert np.mean(short) <= 1.1 if grid == (14, 14) else np.mean(short) <= 0.2
+
+
+def test_prediction_masks_follow_their_probability_and_ratio():
+    rng = np.random.default_rng(0)
+    assert not any(prediction_mask(rng, (6, 6), 0.0, 0.3, 0.2).any() for _ in range(50))
+    assert not any(prediction_mask(rng, (6, 6), 1.0, 0.0, 0.0).any() for _ in range(50))
+    assert all(prediction_mask(rng, (6, 6), 1.0, 1.0, 0.0).sum() >= 30 for _ in range(50))
+    hidden = np.array([prediction_mask(rng, (14, 14), 0.5, 0.3, 0.2).mean() for _ in range(1500)])
+    assert (hidden > 0).mean() == pytest.approx(0.5, abs=0.05)
+    assert hidden[hidden > 0].mean() == pytest.approx(0.295, abs=0.015)
+    assert hidden[hidden > 0].min() < 0.12
+    assert hidden.max() > 0.48
+    again = [prediction_mask(np.random.default_rng(5), (14, 14), 1.0, 0.3, 0.2) for _ in range(2)]
+    assert (again[0] == again[1]).all()
