@@ -55,7 +55,7 @@ class Centre(nn.Module):
     def update(self, logits: Tensor) -> None:
         """Move the centre towards the mean of the teacher logits (R, K) of all ranks; without rows on any it stays."""
         logits = logits.float()
-        sums = sum_over_ranks(torch.cat([logits.sum(dim=0), logits.new_tensor([logits.shape[0]])]))
+        sums = sum_over_ranks(torch.cat([logits.sum(dim=0), logits.new_full((1,), logits.shape[0])]))
         rows = sums[-1]
         mean = sums[:-1] / rows.clamp(min=1)
         self.centre.lerp_(mean[None], (1 - self.momentum) * (rows > 0))
@@ -66,7 +66,7 @@ def sinkhorn_knopp(logits: Tensor, temp: float, iterations: int) -> Tensor:
     """Teacher probabilities that use every prototype equally over the rows of all ranks (SwAV, section 3; DINOv2, section 4).
 
         q = exp(logits / temp)
-        repeat: q[:, k] /= sum_r q[r, k] for every k;  q[r, :] /= sum_k q[r, k] for every r
+        repeat: q[:, k] *= R / K / sum_r q[r, k] for every k;  q[r, :] /= sum_k q[r, k] for every r
 
     The scales of rows and columns are kept as two vectors beside one exponential, taken relative to each row's maximum, so that
     no row underflows.
@@ -86,12 +86,13 @@ def sinkhorn_knopp(logits: Tensor, temp: float, iterations: int) -> Tensor:
             top = max_over_ranks(row_max.amax())
         else:
             row_max = logits.new_empty(0)
-            top = max_over_ranks(logits.new_tensor(float("-inf")))
+            top = max_over_ranks(logits.new_full((), float("-inf")))
+        each = sum_over_ranks(logits.new_full((), logits.shape[0])) / logits.shape[1]  # what a prototype gets; keeps the scales level
         q = torch.exp(logits - row_max[:, None])
         row_scale = torch.exp(row_max - top)
         column_scale = logits.new_ones(logits.shape[1])
         for _ in range(iterations):
-            column_scale = 1 / sum_over_ranks(torch.mv(q.T, row_scale)).clamp(min=1e-30)
+            column_scale = each / sum_over_ranks(torch.mv(q.T, row_scale)).clamp(min=1e-30)
             row_scale = 1 / torch.mv(q, column_scale)
         return q * row_scale[:, None] * column_scale
 

@@ -87,7 +87,7 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(R, D) rows to (R, D); one row alone becomes zeros, no rows stay none."""
         x = x.float()
-        rows = sum_over_ranks(x.new_tensor([x.shape[0]])).clamp(min=1)
+        rows = sum_over_ranks(x.new_full((), x.shape[0])).clamp(min=1)
         x = x - sum_over_ranks(x.sum(dim=0)) / rows
         variance = sum_over_ranks(x.square().sum(dim=0)) / rows
         x = x * (variance + self.eps).rsqrt()

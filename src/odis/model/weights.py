@@ -68,9 +68,9 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _check(path: str | Path, state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     if missing := [k for k in expected if k not in state]:
-        raise ConfigError(f"model.weights: {path} lacks {missing[0]} (and {len(missing) - 1} more of the model's keys)")
+        raise ConfigError(f"model.weights: {path} lacks {missing[0]} ({len(missing)} of the model's keys are missing)")
     if unexpected := [k for k in state if k not in expected]:
-        raise ConfigError(f"model.weights: {path} has {unexpected[0]} (and {len(unexpected) - 1} more), which the model has not")
+        raise ConfigError(f"model.weights: {path} has {unexpected[0]}, which the model has not ({len(unexpected)} such keys)")
     for name, value in state.items():
         if value.shape != expected[name].shape:
             raise ConfigError(
