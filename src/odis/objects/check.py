@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from odis.errors import DataError
-from odis.objects.clean import SkippedObject, object_problem, verified_size
+from odis.objects.clean import SkippedObject, object_problem, reason, verified_size
 from odis.objects.images import load_image
 from odis.types import Skipped
 
@@ -35,7 +35,7 @@ def problems(index: ObjectIndex, *, decode: bool) -> Iterator[Skipped]:
             if decode:
                 load_image(path, (row.width, row.height))
         except DataError as error:
-            yield Skipped(path, str(error).removeprefix(f"{path}: "))
+            yield Skipped(path, reason(error, path))
             continue
         for k, item in enumerate(row.objects):
             problem = object_problem(item, row.width, row.height, len(index.classes))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.images import header_sizes
-from odis.types import ImageObjects, Object, Skipped
+from odis.types import Object, Skipped
 
 Skip = Callable[[Skipped], None]
 
@@ -67,37 +66,45 @@ def object_problem(item: Object, width: int, height: int, classes: int) -> str |
     return None
 
 
-def clean_row(
-    root: str | Path, image: str, objects: Sequence[Object], skip: Skip, *, classes: int, size: tuple[int, int] | None = None
-) -> ImageObjects | None:
-    """One row of the index: the image with those of its objects that can be used, as they were annotated.
-
-    An image that is left with no object is kept. Everything left out is passed to `skip`, an object as "PATH, object N".
+def usable_size(
+    path: str | Path, skip: Skip, *, annotated: tuple[int, int] | None = None, objects: Iterable[str] = ()
+) -> tuple[int, int] | None:
+    """`(width, height)` of an image, or None if it cannot be used; then it and its objects are passed to `skip`.
 
     Args:
-        root: Folder that `image` is relative to.
-        image: Relative path of the image.
-        objects: Its objects.
-        skip: Called with everything left out.
-        classes: How many classes there are; labels must be below.
-        size: `(width, height)` the annotation states, if it does.
-
-    Returns:
-        The row, or None if the image cannot be used.
+        path: The image.
+        skip: Called with what is left out.
+        annotated: `(width, height)` the annotation states, if it does.
+        objects: What its objects are called.
     """
-    path = os.path.join(root, image)
     try:
-        width, height = verified_size(path, size)
+        return verified_size(path, annotated)
     except DataError as error:
-        skip(Skipped(path, str(error).removeprefix(f"{path}: ")))
-        for k in range(len(objects)):
-            skip(SkippedObject(f"{path}, object {k}", "its image cannot be used"))
+        skip(Skipped(str(path), reason(error, path)))
+        for name in objects:
+            skip(SkippedObject(name, "its image cannot be used"))
         return None
+
+
+def usable_objects(objects: Iterable[tuple[str, Object]], size: tuple[int, int], classes: int, skip: Skip) -> tuple[Object, ...]:
+    """Those of an image's objects that can be used, as they were annotated; the others are passed to `skip`.
+
+    Args:
+        objects: Each object, behind what it is called.
+        size: `(width, height)` of the image.
+        classes: How many classes there are; labels must be below.
+        skip: Called with what is left out.
+    """
     kept = []
-    for k, item in enumerate(objects):
-        problem = object_problem(item, width, height, classes)
+    for name, item in objects:
+        problem = object_problem(item, *size, classes)
         if problem is None:
             kept.append(item)
         else:
-            skip(SkippedObject(f"{path}, object {k}", problem))
-    return ImageObjects(image, width, height, tuple(kept))
+            skip(SkippedObject(name, problem))
+    return tuple(kept)
+
+
+def reason(error: DataError, path: str | Path) -> str:
+    """What an error says about the file it names."""
+    return str(error).removeprefix(f"{path}: ")

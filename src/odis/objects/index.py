@@ -187,7 +187,11 @@ def write_index(path: str | Path, rows: Iterable[ImageObjects], *, root: str | P
         with writer:
             source = iter(rows)
             while chunk := list(islice(source, _ROW_GROUP)):
-                writer.write_batch(to_batch(chunk, schema))
+                batch = to_batch(chunk, schema)
+                try:
+                    writer.write_batch(batch)
+                except (OSError, pa.ArrowException) as error:
+                    raise DataError(f"{path}: cannot be written ({error})") from error
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -30,6 +30,8 @@ _SPLITS = ("train", "val")
 
 _OVERLAP = 0.1  # the most of a box that another box may cover
 
+_LUMA = np.array([0.299, 0.587, 0.114])
+
 _SHARPEN = np.clip(np.rint((np.arange(256) - 95) * (255 / 90)), 0, 255).astype(np.uint8)
 """Enlarged digits are blurred; this gives strokes an edge, and every digit an alpha that reaches 255."""
 
@@ -270,22 +272,18 @@ def _paste(rng: np.random.Generator, canvas: Image.Image, glyph: _Glyph, place: 
 
 def _ink(rng: np.random.Generator, behind: Image.Image) -> tuple[int, int, int]:
     """A colour clearly lighter or darker than the mean of `behind`, of any hue."""
-    r, g, b = behind.reduce(behind.size).getpixel((0, 0))
-    contrast, *hue = rng.uniform((60, -90, -90, -90), (100, 90, 90, 90)).tolist()
-    luma = _luma(r, g, b) + (contrast if rng.random() < 0.5 else -contrast) - _luma(*hue)
-    red, green, blue = (min(255, max(0, round(luma + h))) for h in hue)
+    mean = np.asarray(behind.reduce(behind.size), dtype=np.float64).ravel()
+    contrast = rng.uniform(60, 100) * (1 if rng.random() < 0.5 else -1)
+    hue = rng.uniform(-90, 90, 3)
+    red, green, blue = np.clip(np.rint((mean - hue) @ _LUMA + contrast + hue), 0, 255).astype(int).tolist()
     return red, green, blue
-
-
-def _luma(r: float, g: float, b: float) -> float:
-    return 0.299 * r + 0.587 * g + 0.114 * b
 
 
 def _background(rng: np.random.Generator, size: int) -> Image.Image:
     """Smooth colours, coarse texture, blobs, strokes and arcs ("RGB")."""
     cells = int(rng.integers(2, 5))
     hue = rng.uniform(-60, 60, (cells, cells, 3))
-    hue -= _luma(*np.moveaxis(hue, 2, 0))[..., None]
+    hue -= (hue @ _LUMA)[..., None]
     ground = rng.uniform(95, 160) + rng.uniform(-20, 20, (cells, cells, 1)) + hue
     canvas = _enlarge(np.clip(ground, 0, 255).astype(np.uint8), size)
     texture = _enlarge(rng.integers(0, 256, (size // int(rng.integers(3, 8)),) * 2, dtype=np.uint8), size)

@@ -1,0 +1,149 @@
+"""COCO as it is published: `SPLIT/*.jpg` and `annotations/instances_SPLIT.json`.
+
+Segmentations may be polygons, uncompressed or compressed run lengths; each becomes compressed run lengths over the whole image.
+Category numbers, which have gaps, become labels 0..n-1 in their order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+from odis.errors import DataError
+from odis.objects.clean import Crowd, Skip, SkippedObject, usable_objects, usable_size
+from odis.objects.sources import Source
+from odis.types import Box, ImageObjects, Object, Skipped
+
+_PREFIX = "instances_"
+
+_FIELDS: dict[str, dict[str, Any]] = {
+    "images": {"id": int | str, "file_name": str, "width": int, "height": int},
+    "annotations": {"id": int | str, "image_id": int | str, "category_id": int},
+    "categories": {"id": int, "name": str},
+}
+
+
+def read(root: Path, split: str | None, skip: Skip) -> Source:
+    """Every image of a split with its objects; an image without annotations has none. Crowds go to `skip` as `Crowd`.
+
+    Args:
+        root: Folder that holds `annotations/` and the image folders.
+        split: As in the name of the annotation file: `train2017`, `val2017`.
+        skip: Called with every image and object that cannot be used, and every crowd.
+
+    Raises:
+        DataError: The split is missing or not named, or its annotation file is not COCO's.
+    """
+    there = sorted(p.stem.removeprefix(_PREFIX) for p in (root / "annotations").glob(f"{_PREFIX}*.json"))
+    if split is None or split not in there:
+        wanted = f"no split {split!r}" if split else "a split must be named"
+        found = ", ".join(there) or f"none (no annotations/{_PREFIX}SPLIT.json)"
+        raise DataError(f"{root}: {wanted}; there are {found}")
+    path = root / "annotations" / f"{_PREFIX}{split}.json"
+    if not (root / split).is_dir():
+        raise DataError(f"{root / split}: no such folder; the images of {path.name} should be there")
+    content = _load(path)
+    categories = {entry["id"]: entry["name"] for entry in sorted(content["categories"], key=lambda entry: entry["id"])}
+    labels = {number: k for k, number in enumerate(categories)}
+
+    def rows() -> Iterator[ImageObjects]:
+        by_image: dict[int | str, list[dict]] = {image["id"]: [] for image in content["images"]}
+        for annotation in content["annotations"]:
+            if annotation["image_id"] in by_image:
+                by_image[annotation["image_id"]].append(annotation)
+            else:
+                skip(SkippedObject(f"{path}, annotation {annotation['id']}", f"its image {annotation['image_id']} is not listed"))
+        for image in content["images"]:
+            annotations = by_image.pop(image["id"], None)
+            if annotations is None:
+                skip(Skipped(f"{path}, image {image['id']}", f"{image['file_name']}: this image number was listed before"))
+            else:
+                yield from _rows(root, split, image, annotations, labels, skip)
+
+    return Source(rows(), root, "annotated", list(categories.values()))
+
+
+def _load(path: Path) -> dict[str, list[dict]]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    for name, keys in _FIELDS.items():
+        entries = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise DataError(f"{path}: has no list of {name}; a COCO instances file has images, annotations and categories")
+        for k, entry in enumerate(entries):
+            wrong = [key for key, kinds in keys.items() if not isinstance(entry, dict) or not isinstance(entry.get(key), kinds)]
+            if wrong:
+                raise DataError(f"{path}: entry {k} of {name} has no {wrong[0]}, or not one of the right type")
+    if len({entry["id"] for entry in content["categories"]}) < len(content["categories"]):
+        raise DataError(f"{path}: lists a category twice")
+    return content
+
+
+def _rows(root: Path, split: str, image: dict, annotations: list[dict], labels: dict[int, int], skip: Skip) -> Iterator[ImageObjects]:
+    path = root / split / image["file_name"]
+    named = [(f"{path}, annotation {a['id']}", a) for a in annotations]
+    for name, annotation in named:
+        if annotation.get("iscrowd"):
+            skip(Crowd(name, "is a crowd"))
+    named = [(name, a) for name, a in named if not a.get("iscrowd")]
+    size = usable_size(path, skip, annotated=(image["width"], image["height"]), objects=[name for name, _ in named])
+    if size is None:
+        return
+    objects = []
+    for name, annotation in named:
+        try:
+            objects.append((name, _object(annotation, *size, labels)))
+        except DataError as error:
+            skip(SkippedObject(name, str(error)))
+    yield ImageObjects(f"{split}/{image['file_name']}", *size, usable_objects(objects, size, len(labels), skip))
+
+
+def _object(annotation: dict, width: int, height: int, labels: dict[int, int]) -> Object:
+    if annotation["category_id"] not in labels:
+        raise DataError(f"category {annotation['category_id']} is not listed")
+    return Object(_box(annotation.get("bbox")), _mask(annotation.get("segmentation"), width, height), labels[annotation["category_id"]])
+
+
+def _box(bbox: Any) -> Box:
+    if not _numbers(bbox) or len(bbox) != 4:
+        raise DataError(f"bbox is {_short(bbox)}, must be four numbers (x, y, width, height)")
+    x, y, width, height = map(float, bbox)
+    return x, y, x + width, y + height
+
+
+def _mask(segmentation: Any, width: int, height: int) -> bytes | None:
+    """Compressed counts of any of COCO's segmentations, checked before the C library sees them: it checks nothing."""
+    if not segmentation:
+        return None
+    if isinstance(segmentation, list):
+        reach = max(width, height)  # a point further out than this is no point of the image, and would cost its distance in memory
+        for polygon in segmentation:
+            if not _numbers(polygon) or len(polygon) < 6 or len(polygon) % 2 or not all(-reach <= v <= 2 * reach for v in polygon):
+                raise DataError(f"polygon is {_short(polygon)}, must be three or more points x, y in or near the image")
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))["counts"]
+    if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
+        raise DataError(f"segmentation is {_short(segmentation)}, must be polygons or run lengths with size and counts")
+    counts, size = segmentation["counts"], segmentation["size"]
+    if size != [height, width]:
+        raise DataError(f"mask is for an image of size {_short(size)} (height, width), but the image has {[height, width]}")
+    if isinstance(counts, str):
+        return counts.encode()
+    if not _numbers(counts) or any(not isinstance(c, int) or c < 0 for c in counts) or sum(counts) != width * height:
+        raise DataError(f"run lengths do not make up the image of {width} x {height} pixels")
+    return coco_mask.frPyObjects(segmentation, height, width)["counts"]
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,102 @@
+"""Tiny-ImageNet as it is published: one box an image, in inclusive pixel coordinates.
+
+`train/WNID/images/*.JPEG` with `train/WNID/WNID_boxes.txt` (name, x0, y0, x1, y1), `val/images` with `val/val_annotations.txt`
+(name, wnid, x0, y0, x1, y1), `test/images` without annotations; `wnids.txt` (classes, in label order) and `words.txt` (their names).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from odis.errors import DataError
+from odis.objects.clean import Skip, SkippedObject, usable_objects, usable_size
+from odis.objects.images import list_files
+from odis.objects.sources import Source
+from odis.types import ImageObjects, Object
+
+_SPLITS = ("train", "val", "test")
+
+
+def read(root: Path, split: str | None, skip: Skip) -> Source:
+    """Every image of a split with its box and class. An image without annotation has no object.
+
+    Args:
+        root: The data set's folder.
+        split: `train` (if none is given), `val` or `test`.
+        skip: Called with every image and box that cannot be used, and every annotation whose image is missing.
+
+    Raises:
+        DataError: `wnids.txt` or the split is missing, or what is there has another layout.
+    """
+    split = split or "train"
+    there = [name for name in _SPLITS if (root / name).is_dir()]
+    if split not in there:
+        raise DataError(f"{root}: no split {split!r}; there are {', '.join(there) or 'none of train, val, test'}")
+    wnids = [line.strip() for line in _lines(root / "wnids.txt") if line.strip()]
+    labels = {wnid: k for k, wnid in enumerate(wnids)}
+
+    def rows() -> Iterator[ImageObjects]:
+        if split == "train":
+            for wnid in sorted(entry.name for entry in (root / "train").iterdir() if entry.is_dir()):
+                boxes = _boxes(root / "train" / wnid / f"{wnid}_boxes.txt", skip, labels, wnid)
+                yield from _rows(root, f"train/{wnid}/images", boxes, skip, len(wnids))
+        else:
+            boxes = _boxes(root / "val" / "val_annotations.txt", skip, labels, None) if split == "val" else {}
+            yield from _rows(root, f"{split}/images", boxes, skip, len(wnids))
+
+    return Source(rows(), root, "annotated", _names(root / "words.txt", wnids))
+
+
+def _rows(root: Path, folder: str, boxes: dict[str, list[Object]], skip: Skip, classes: int) -> Iterator[ImageObjects]:
+    if not (root / folder).is_dir():
+        raise DataError(f"{root / folder}: no such folder; Tiny-ImageNet keeps its images there")
+    images = list_files(root / folder).images
+    for name in sorted({*images, *boxes}):
+        path = root / folder / name
+        named = [(f"{path}, box {k}", item) for k, item in enumerate(boxes.get(name, ()), start=1)]
+        size = usable_size(path, skip, objects=[text for text, _ in named])
+        if size is not None:
+            yield ImageObjects(f"{folder}/{name}", *size, usable_objects(named, size, classes, skip))
+
+
+def _boxes(path: Path, skip: Skip, labels: dict[str, int], wnid: str | None) -> dict[str, list[Object]]:
+    """Objects by image name; `wnid` is the class of all of them, or None where each line names its own."""
+    found: dict[str, list[Object]] = {}
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        name, *rest = line.rstrip("\n").split("\t")
+        label = labels.get(wnid or (rest[0] if rest else ""))
+        try:
+            x0, y0, x1, y1 = map(float, rest[0 if wnid else 1 :])
+        except ValueError:
+            skip(SkippedObject(f"{path}, line {number}", f"is not a name{'' if wnid else ', a class'} and four numbers, separated by tabs"))
+            continue
+        if label is None:
+            skip(SkippedObject(f"{path}, line {number}", f"has class {wnid or rest[0]}, which wnids.txt does not list"))
+            continue
+        found.setdefault(name, []).append(Object((x0, y0, x1 + 1, y1 + 1), label=label))
+    return found
+
+
+def _names(path: Path, wnids: list[str]) -> list[str]:
+    """The first word for each class; where classes share it, with the wnid behind."""
+    words: dict[str, str] = {}
+    if path.is_file():
+        for line in _lines(path):
+            wnid, _, text = line.strip().partition("\t")
+            words[wnid] = text.split(",")[0]
+    names = [words.get(wnid, wnid) for wnid in wnids]
+    count = Counter(names)
+    return [name if count[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids)]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; Tiny-ImageNet has it") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
