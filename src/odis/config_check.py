@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
+
 from odis.config import PretrainConfig
 from odis.errors import ConfigError
 
@@ -26,11 +29,20 @@ def check(config: PretrainConfig, world_size: int = 1) -> None:
     Raises:
         ConfigError: naming the first offending setting by its dotted name, and what is allowed.
     """
+    _check_finite(config)
     _check_data(config)
     _check_views(config)
     _check_model(config)
     _check_optimisation(config)
     _check_train(config, world_size)
+
+
+def _check_finite(config: PretrainConfig) -> None:
+    for section, settings in asdict(config).items():
+        for name, value in settings.items() if isinstance(settings, dict) else ():
+            numbers = value if isinstance(value, tuple) else (value,)
+            finite = all(math.isfinite(n) for n in numbers if isinstance(n, float))
+            _require(finite, f"{section}.{name}", f"is {value}, must be finite")
 
 
 def _check_data(config: PretrainConfig) -> None:
