@@ -6,6 +6,7 @@ A view of `rows * columns` patches is a crop, resized; so patch (r, c) is the cr
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -19,18 +20,33 @@ def patch_coverage_of_box(box: np.ndarray, crop: Crop, grid: tuple[int, int]) ->
     """Share of each patch that a box covers, by area, exactly.
 
     Args:
-        box: (..., 4), pixels of the image.
+        box: (4,), pixels of the image.
         crop: The view's crop.
         grid: Rows and columns of patches.
 
     Returns:
-        float64 (..., rows, columns), from 0 to 1.
+        float64 (rows, columns), from 0 to 1.
     """
-    box = np.asarray(box, dtype=np.float64)
-    across = _interval_shares(box[..., 0, None], box[..., 2, None], crop.x0, crop.width, grid[1])
-    down = _interval_shares(box[..., 1, None], box[..., 3, None], crop.y0, crop.height, grid[0])
-    if crop.flip:
-        across = across[..., ::-1]
+    corners = np.array([[crop.x0, crop.y0, crop.x1, crop.y1]])
+    return patch_coverage_of_boxes(np.asarray(box)[None], corners, np.array([crop.flip]), grid)[0, 0]
+
+
+def patch_coverage_of_boxes(boxes: np.ndarray, crops: np.ndarray, flips: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """`patch_coverage_of_box` of n boxes in V views at once.
+
+    Args:
+        boxes: (n, 4), pixels of the image.
+        crops: (V, 4), x0, y0, x1, y1 of the views' crops.
+        flips: bool (V,), which views are mirrored.
+        grid: Rows and columns of patches.
+
+    Returns:
+        float64 (V, n, rows, columns), from 0 to 1.
+    """
+    boxes, crops = np.asarray(boxes, dtype=np.float64)[None, :, :, None], crops[:, :, None, None]
+    across = _interval_shares(boxes[:, :, 0], boxes[:, :, 2], crops[:, 0], crops[:, 2] - crops[:, 0], grid[1])
+    down = _interval_shares(boxes[:, :, 1], boxes[:, :, 3], crops[:, 1], crops[:, 3] - crops[:, 1], grid[0])
+    across = np.where(flips[:, None, None], across[..., ::-1], across)
     return down[..., :, None] * across[..., None, :]
 
 
@@ -72,10 +88,10 @@ def mask_window(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     return (mask[y : rows[-1] + 1, x : columns[-1] + 1] != 0).astype(np.float64), (x, y)
 
 
-def _interval_shares(low: np.ndarray, high: np.ndarray, start: int, length: int, parts: int) -> np.ndarray:
-    """Share of each of `parts` equal parts of start..start + length that lies in low..high; low and high (..., 1) -> (..., parts)."""
+def _interval_shares(low: np.ndarray, high: np.ndarray, start: Any, length: Any, parts: int) -> np.ndarray:
+    """Share of each of `parts` equal parts of start..start + length that lies in low..high; all broadcast, (..., 1) -> (..., parts)."""
     edges = start + np.arange(parts + 1) * (length / parts)
-    overlap = np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1])
+    overlap = np.minimum(high, edges[..., 1:]) - np.maximum(low, edges[..., :-1])
     # minimum and maximum instead of np.clip, which costs more than both at this size
     return np.minimum(np.maximum(overlap * (parts / length), 0.0), 1.0)
 
