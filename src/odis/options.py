@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from argparse import ArgumentError
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from odis.config import PretrainConfig
@@ -52,7 +54,9 @@ def _sections() -> dict[str, type]:
 
 def add_config(parser: ArgumentParser) -> None:
     """Declare `--recipe`, `--data`, `--val`, `--strict` and every `--section.key` of the config."""
-    parser.add_argument("--recipe", action=ActionConfigFile, help=f"settings to start from: a YAML file or one of {', '.join(recipe_names())}")
+    parser.add_argument(
+        "--recipe", action=ActionConfigFile, help=f"settings to start from: a YAML file or one of {', '.join(recipe_names())}"
+    )
     parser.add_argument("--data", type=str, default="", help="object index (.parquet) or folder of images to train on")
     parser.add_argument("--val", type=str | None, default=None, help="held-out object index with labels, for the k-NN during training")
     parser.add_argument("--strict", action="store_true", help="stop at the first file or object that cannot be used")
@@ -67,19 +71,40 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Any:
         ConfigError: for an unknown option or key (with the closest known one), or a value of the wrong type.
     """
     try:
-        return parser.parse_args(_with_recipe_path(arguments))
+        return parser.parse_args(_recipes_first(arguments))
     except ArgumentError as e:
         raise ConfigError(_worded(parser, arguments, " ".join(str(e).split()))) from e
 
 
-def _with_recipe_path(arguments: list[str]) -> list[str]:
-    resolved = list(arguments)
-    for i, argument in enumerate(arguments):
-        if argument == "--recipe" and i + 1 < len(arguments):
-            resolved[i + 1] = str(recipe_path(arguments[i + 1]))
-        elif argument.startswith("--recipe="):
-            resolved[i] = f"--recipe={recipe_path(argument.removeprefix('--recipe='))}"
-    return resolved
+def _recipes_first(arguments: list[str]) -> list[str]:
+    """Recipes resolved to files and moved to the front, so that the command line overrides them in any order."""
+    recipes, rest = [], []
+    words = iter(arguments)
+    for word in words:
+        if word.startswith("--recipe="):
+            recipes.append(word.removeprefix("--recipe="))
+        elif word == "--recipe" and (name := next(words, None)) is not None:
+            recipes.append(name)
+        else:
+            rest.append(word)
+    return [f"--recipe={_checked(recipe_path(name))}" for name in recipes] + rest
+
+
+def _checked(path: Path) -> Path:
+    """A recipe file whose outline is right; keys and values of its sections are the parser's to check."""
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise ConfigError(f"--recipe: {path} cannot be read as YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(recipe, dict):
+        raise ConfigError(f"--recipe: {path} holds no settings; write for example `train: {{epochs: 100}}`")
+    known = [f.name for f in dataclasses.fields(PretrainConfig)]
+    for name, value in recipe.items():
+        if name not in known:
+            raise ConfigError(f"{name}: no such section{did_you_mean(str(name), known)} (in {path}); a recipe has {', '.join(known)}")
+        if name in _sections() and not isinstance(value, dict):
+            raise ConfigError(f"{name}: is {value!r} (in {path}), must hold settings, for example `train: {{epochs: 100}}`")
+    return path
 
 
 def _worded(parser: ArgumentParser, arguments: list[str], message: str) -> str:
@@ -91,8 +116,14 @@ def _worded(parser: ArgumentParser, arguments: list[str], message: str) -> str:
     if "does not accept option" in message:  # a key of a recipe file: Group 'views' does not accept option 'global_sizze'
         group, key = message.split("'")[1], message.split("'")[-2]
         keys = [option.removeprefix("--") for option in known if option.startswith(f"--{group}.")]
-        return f"{group}.{key}: no such setting{did_you_mean(f'{group}.{key}', keys)}; {group} has {', '.join(k.split('.')[1] for k in keys)}"
-    for ugly, plain in (("<class '", ""), ("'>", ""), ("typing.Literal", "one of "), ('Parser key "', ""), ('":', ":")):
+        return (
+            f"{group}.{key}: no such setting{did_you_mean(f'{group}.{key}', keys)}; {group} has {', '.join(k.split('.')[1] for k in keys)}"
+        )
+    message = re.sub(r"Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)", r"must be one of [\1]; got \2", message)
+    for ugly, plain in (
+        ("<class '", ""), ("'>", ""), ("Expected a ", "must be "), ("typing.Literal", "one of "), (". Got value: ", "; got "),
+        ("NoneType", "null"), ('Parser key "', ""), ('":', ":"),
+    ):  # fmt: skip
         message = message.replace(ugly, plain)
     return message
 
