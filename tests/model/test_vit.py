@@ -1,8 +1,11 @@
 """The ViT with object tokens against timm's own forward pass."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
+import torch._dynamo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.models.vision_transformer import (
@@ -178,6 +181,37 @@ def test_masks_of_another_shape_are_refused():
         model(images, torch.ones(2, 2, 16, dtype=torch.bool))
 
 
+@pytest.mark.parametrize("kind", ["single", "read-only"])
+@pytest.mark.parametrize("name", ["registers", "parallel things"])
+def test_autocast_gives_nearly_the_same(kind, name):
+    model = ObjectViT(a_timm_vit(name), kind)
+    images, masks, hidden = torch.randn(2, 3, 32, 32), random_masks(2, 1, 16), random_masks(2, 16)
+    expected = model(images, masks, hidden)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(images, masks, hidden)
+    for a, b in ((out.objects, expected.objects), (out.patches, expected.patches)):
+        assert torch.nn.functional.cosine_similarity(a.float(), b, dim=-1).min() > 0.99
+    (out.objects.sum() + out.patches.sum()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["single", "read-only"])
+def test_compiled_blocks_equal_eager_ones_and_are_compiled_once_for_all(kind, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # needs no C++ compiler
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = ObjectViT(a_timm_vit("registers", drop_path_rate=0.3), kind).train()
+    images, masks = torch.randn(2, 3, 32, 32), random_masks(2, 1, 16)
+    torch.manual_seed(0)
+    eager = model(images, masks)
+    model.compile_blocks()
+    torch.manual_seed(0)
+    compiled = model(images, masks)
+    close(compiled.objects, eager.objects)
+    close(compiled.patches, eager.patches)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
 def test_the_adopted_model_stays_what_it_was():
     vit = a_timm_vit("plain")
     keys, images = set(vit.state_dict()), torch.randn(1, 3, 32, 32)
@@ -209,6 +243,8 @@ def test_build_vit_follows_the_config():
         ({"name": "resnet18"}, 224, r"model.name: resnet18 is not a timm VisionTransformer"),
         ({"name": "deit_tiny_distilled_patch16_224"}, 224, r"model.name: .*VisionTransformerDistilled"),
         ({**TINY, "num_heads": 5}, 32, r"model.name: .*num_heads.*divisible"),
+        ({"name": "vit_tiny_r_s16_p8_224", "depth": 1}, 64, r"model.name: .*HybridEmbed"),
+        ({"name": "vit_base_patch16_gap_224", "weights": "timm", "depth": 1}, 32, r"model.weights: timm's weights .*No pretrained weights"),
         (TINY, 36, r"model.patch_size: is 8 .* must divide the image size 36"),
         ({"name": "vit_medium_patch16_gap_240", "depth": 1}, 32, r"model.name: .*no class token.*read-only"),
     ],

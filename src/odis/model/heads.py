@@ -9,7 +9,6 @@ import itertools
 
 import torch
 import torch.nn.functional as F
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from odis.config import HeadConfig
@@ -35,7 +34,7 @@ class ProjectionHead(nn.Module):
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             hidden = i < config.layers - 1
             linear = nn.Linear(fan_in, fan_out, bias=not batch)  # a batch norm would subtract the bias again
-            trunc_normal_(linear.weight, std=0.02)
+            nn.init.trunc_normal_(linear.weight, std=0.02)
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
             layers.append(linear)
@@ -58,7 +57,7 @@ class Prototypes(nn.Module):
     def __init__(self, dim: int, prototypes: int, *, learn_length: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(prototypes, dim))
-        trunc_normal_(self.weight, std=0.02)
+        nn.init.trunc_normal_(self.weight, std=0.02)
         self.length = nn.Parameter(torch.ones(prototypes, 1)) if learn_length else None
 
     def forward(self, x: Tensor) -> Tensor:

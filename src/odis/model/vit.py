@@ -14,7 +14,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import trunc_normal_
+from timm.layers import PatchEmbed, trunc_normal_
 from timm.models.vision_transformer import Attention, Block, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from odis.config import ModelConfig
 from odis.errors import ConfigError
 from odis.model.attention import ObjectTokens, dense_mask, object_attention, object_keys
-from odis.model.weights import load_timm_weights
+from odis.model.weights import load_timm_weights, one_line
 from odis.types import Tokens
 
 
@@ -206,14 +206,14 @@ def _create(config: ModelConfig, image_size: int, drop_path: float) -> VisionTra
             **overrides,
         )
     except TypeError as error:  # another architecture does not know these arguments
-        raise ConfigError(f"model.name: {name} is not a timm VisionTransformer ({error})") from error
+        raise ConfigError(f"model.name: {name} is not a timm VisionTransformer ({one_line(error)})") from error
     except Exception as error:  # timm and its hub client raise whatever they like
         what = "model.weights: timm's weights for" if pretrained else "model.name:"
-        raise ConfigError(f"{what} {name} with {overrides or 'its own sizes'}: {_first_line(error)}") from error
+        raise ConfigError(f"{what} {name} with {overrides or 'its own sizes'}: {one_line(error)}") from error
     if type(vit) is not VisionTransformer:
         raise ConfigError(f"model.name: {name} is a {type(vit).__name__}, must be a plain timm VisionTransformer (vit_*, deit3_*)")
+    if type(vit.patch_embed) is not PatchEmbed:
+        raise ConfigError(
+            f"model.name: {name} embeds patches with {type(vit.patch_embed).__name__}; only ViTs on plain patches are supported"
+        )
     return vit
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

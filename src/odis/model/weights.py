@@ -37,7 +37,7 @@ def load_timm_weights(model: ObjectViT, path: str | Path) -> None:
     try:
         state = checkpoint_filter_fn(state, model)
     except (KeyError, RuntimeError, AttributeError, ValueError) as error:
-        raise ConfigError(f"model.weights: {path} does not fit {type(model).__name__}: {error}") from error
+        raise ConfigError(f"model.weights: {path} does not fit the model: {one_line(error)}") from error
     state = {k: v for k, v in state.items() if not k.startswith(DROPPED)}
     expected = model.state_dict()
     for name in OWN:
@@ -57,7 +57,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise anything
-        raise ConfigError(f"model.weights: {path} cannot be read as tensors: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"model.weights: {path} cannot be read as tensors: {one_line(error)}") from error
     for wrapper in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
@@ -76,3 +76,9 @@ def _check(path: str | Path, state: dict[str, Tensor], expected: dict[str, Tenso
             raise ConfigError(
                 f"model.weights: {path} has {name} of shape {tuple(value.shape)}, the model's is {tuple(expected[name].shape)}"
             )
+
+
+def one_line(error: Exception) -> str:
+    """An error's message on one line of at most 200 characters, for a message of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
