@@ -83,22 +83,21 @@ def _is_utf8(name: str) -> bool:
 
 
 def _walk(root: str) -> Iterator[str]:
-    seen: set[tuple[int, int]] = set()  # links may lead back up: every folder is read once
-    pending = [""]
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while pending:
-        prefix = pending.pop()
+        prefix, above = pending.pop()
         folder = os.path.join(root, prefix)
         try:
             status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in seen:
+            here = (status.st_dev, status.st_ino)
+            if here in above:  # a link that leads back up
                 continue
-            seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
                     if entry.is_dir():
-                        pending.append(f"{prefix}{entry.name}/")
+                        pending.append((f"{prefix}{entry.name}/", above | {here}))
                     else:
                         yield prefix + entry.name
         except OSError as error:
