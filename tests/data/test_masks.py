@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from odis.data.masks import mask_window, object_mask, patch_coverage_of_box, patch_coverage_of_mask, prediction_mask
+from odis.data.masks import (
+    mask_window,
+    object_mask,
+    patch_coverage_of_box,
+    patch_coverage_of_boxes,
+    patch_coverage_of_mask,
+    prediction_mask,
+)
 from odis.types import Crop
 
 FINE = 48  # a patch is looked at in FINE x FINE points
@@ -96,11 +103,15 @@ def test_a_box_of_whole_pixels_covers_what_its_mask_covers(corner, size, crop, g
 
 def test_boxes_are_covered_together_as_alone():
     many = np.array([[0, 0, 9, 9], [2.5, 3, 20, 21], [25, 20, 30, 24.0], [40, 40, 50, 50]])
-    together = patch_coverage_of_box(many, Crop(1, 2, 28, 22, True), (3, 5))
-    assert together.shape == (4, 3, 5)
-    for box, shares in zip(many, together):
-        assert (patch_coverage_of_box(box, Crop(1, 2, 28, 22, True), (3, 5)) == shares).all()
-    assert (object_mask(together, 0.5, 1) == [object_mask(shares, 0.5, 1) for shares in together]).all()
+    views = [Crop(1, 2, 28, 22, True), Crop(0, 0, 30, 24, False), Crop(7, 7, 8, 8, True)]
+    corners = np.array([[c.x0, c.y0, c.x1, c.y1] for c in views])
+    together = patch_coverage_of_boxes(many, corners, np.array([c.flip for c in views]), (3, 5))
+    assert together.shape == (3, 4, 3, 5)
+    for v, crop in enumerate(views):
+        for n, box in enumerate(many):
+            alone = patch_coverage_of_box(box, crop, (3, 5))
+            assert (alone == together[v, n]).all()
+            assert (object_mask(alone, 0.5, 1) == object_mask(together, 0.5, 1)[v, n]).all()
 
 
 def test_the_window_of_a_mask():

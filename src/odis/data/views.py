@@ -199,8 +199,8 @@ def _object_masks(
     share = coverage(corners[:, None], boxes)
     n = len(boxes)
     visible = np.zeros((len(crops), objects.per_image), dtype=bool)
-    visible[:, :n] = (share > 0) & (share >= objects.min_visible) & shown.any((2, 3))
+    visible[:, :n] = (share >= objects.min_visible) & shown.any((2, 3))  # no overlap, no patch
     masks = np.ones((len(crops), objects.per_image, side * side), dtype=bool)
     if views.object_masks:
-        masks[:, :n] = shown.reshape(len(crops), n, -1) | ~visible[:, :n, None]
+        masks[:, :n] = shown.reshape(len(crops), n, side * side) | ~visible[:, :n, None]
     return torch.from_numpy(masks), torch.from_numpy(visible)
