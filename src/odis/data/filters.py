@@ -21,9 +21,10 @@ def adjust_hue(image: Tensor, shift: float) -> Tensor:
     r, g, b = image.unbind(0)
     value = torch.maximum(torch.maximum(r, g), b)
     chroma = value - torch.minimum(torch.minimum(r, g), b)
-    # Hue in sixths of the circle, from the channel that is largest; where all are equal any hue will do, since chroma is 0.
-    green = (g == value).logical_and_(r != value)
-    blue = (b == value).logical_and_(r != value).logical_and_(g != value)
+    # Hue in sixths of the circle, from the largest channel. Where two are largest, both give the same hue; where all three are,
+    # any hue will do, since chroma is 0.
+    green = g == value
+    blue = (b == value).logical_and_(g != value)
     difference = torch.where(green, b - r, torch.where(blue, r - g, g - b))
     hue = difference.div_(chroma.clamp(min=1e-12)).add_(green, alpha=2.0).add_(blue, alpha=4.0)
     # A channel falls short of the value by chroma * a trapezoid of the distance between its hue and its complement's.
