@@ -300,6 +300,6 @@ def test_timms_weights_load_from_a_file_and_say_so_when_they_cannot_be_fetched(t
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(
-        OdisError, match=r"^timm:vit_tiny_patch16_224: .*cannot be reached; without a network.* timm:vit_tiny_patch16_224@FILE"
+        OdisError, match=r"^timm:vit_tiny_patch16_224: .*cannot be reached.*; without a network.* timm:vit_tiny_patch16_224@FILE"
     ):
         load("timm:vit_tiny_patch16_224", device="cpu")
