@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from odis.config import ModelConfig, ObjectsConfig, PretrainConfig, ViewsConfig
+from odis.data.loader import ViewDataset
 from odis.errors import ConfigError, DataError
 from odis.inspect import _SLOTS, _example, _figure, _outline, _slots_of, inspect_picture
 from odis.objects import rle
@@ -84,6 +85,17 @@ def test_a_row_shows_the_sample_that_training_would_take(index: ObjectIndex) -> 
         for ax, hidden in zip(views, example.hidden):
             cells = [(p.get_y() / 8, p.get_x() / 8) for p in ax.patches if p.get_hatch()]
             assert cells == [tuple(c) for c in hidden.view(4, 4).nonzero().tolist()]
+
+
+def test_the_sample_is_the_one_training_takes_in_its_first_epoch(index: ObjectIndex) -> None:
+    settings = config()
+    settings.train.seed = 5
+    for row in range(2):
+        sample, example = ViewDataset(index, settings, 8)[0, row], _example(index, row, settings, 8, seed=5)
+        for a, b in zip(sample.global_views + sample.local_views, example.global_views + example.local_views, strict=True):
+            assert a.crop == b.crop
+            assert torch.equal(a.pixels, b.pixels)
+        assert torch.equal(sample.prediction_masks, example.hidden)
 
 
 def test_masks_are_outlined_where_patches_change_sides() -> None:

@@ -71,6 +71,8 @@ class KnnSettings:
             raise OdisError("k-NN needs at least one model, one mode and one k")
         if min(self.k) < 1:
             raise OdisError(f"k {min(self.k)} must be 1 or more")
+        if not self.temperature > 0:
+            raise OdisError(f"temperature {self.temperature:g} must be above 0")
         for name, value in (("max-train", self.max_train), ("max-test", self.max_test), ("batch-size", self.batch_size)):
             if value is not None and value < 1:
                 raise OdisError(f"{name} {value} must be 1 or more")
@@ -261,7 +263,9 @@ def periodic_knn(config: PretrainConfig) -> Callable[[ObjectViT, PretrainConfig]
     if not k or not test.labelled(1):
         raise DataError(f"{config.val}: too few labelled objects for the k-NN during training, since {config.data} has none")
     whole = test.index.provenance == WHOLE_IMAGE
-    settings = KnnSettings(modes=["whole-image"] if whole else ["masked-attention", "crop"], k=[k], workers=config.loader.workers)
+    settings = KnnSettings(
+        modes=["whole-image"] if whole else ["masked-attention", "crop"], k=[k], workers=config.loader.workers, strict=config.strict
+    )
 
     def evaluate(model: ObjectViT, config: PretrainConfig) -> dict[str, float]:
         encoder = Encoder.of(model, config, precision=config.train.precision)
