@@ -1,0 +1,281 @@
+"""Cost of one whole training step: ODIS, own iBOT, and iBOT from lightly's parts, on the same images.
+
+    python benchmarks/step.py [--batch 8] [--rounds 7] [--precision bf16] [--json FILE]
+
+A step is teacher pass, student pass, losses, backward pass, gradient clipping, AdamW, and the teacher's update, for ViT-S/16 with 2 views
+of 224 and 10 of 96 pixels and 8192 prototypes. Data loading is left out. Rounds interleave the three, so that whatever else the machine
+does meets all of them; ratios are taken within a round. Memory is measured in a process of its own for each.
+
+`odis` and `ibot` are the recipes odis-vits16 and ibot-vits16 in the real training code. `lightly` is wired as its documented iBOT example
+(examples/pytorch/ibot.py: MaskedVisionTransformerTIMM, DINOProjectionHead, DINOLoss, IBOTPatchLoss, update_momentum, AdamW as torch
+makes it), without the example's layer scale, which the other two networks have not; it does not clip gradients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import json
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from odis.config import PretrainConfig
+from odis.data.loader import collate
+from odis.data.views import make_sample
+from odis.model.pair import build_pair
+from odis.options import load_recipe
+from odis.train.distributed import Ranks, resolve_device
+from odis.train.loop import Run, train_step
+from odis.train.optim import build_optimizer
+from odis.train.report import peak_memory
+from odis.train.schedules import Schedules
+from odis.train.step import Centres, Question, StudentPass
+from odis.types import Batch, ImageObjects, Object, Sample
+
+try:
+    from lightly.loss import DINOLoss, IBOTPatchLoss
+    from lightly.models.modules import DINOProjectionHead, MaskedVisionTransformerTIMM
+    from lightly.models.utils import update_drop_path_rate, update_momentum
+except ImportError:
+    sys.exit("benchmarks/step.py compares with lightly: pip install 'odis[test]'")
+
+Step = Callable[[Batch], None]
+VARIANTS = {"odis": "odis-vits16", "ibot": "ibot-vits16", "lightly": "ibot-vits16"}
+IMAGES = 1_281_167  # ImageNet-1k: where in its schedules a run is
+WIDTH, HEIGHT = 500, 375
+TINY: dict[str, Any] = {
+    "model__name": "vit_tiny_patch16_224", "model__embed_dim": 32, "model__depth": 2, "model__num_heads": 2, "model__patch_size": 8,
+    "views__global_size": 64, "views__local_size": 32, "head__prototypes": 64, "head__hidden": 64, "head__bottleneck": 32,
+}  # fmt: skip
+
+
+def configure(variant: str, args: argparse.Namespace) -> PretrainConfig:
+    """The variant's recipe past its first epoch: no frozen layer, which would spare work."""
+    changes = TINY if args.tiny else {}
+    return load_recipe(
+        VARIANTS[variant], train__batch_size=args.batch, train__precision=args.precision, train__device=args.device,
+        optim__freeze_last_layer_epochs=0, **changes,
+    )  # fmt: skip
+
+
+def random_batches(config: PretrainConfig, count: int, device: torch.device) -> list[Batch]:
+    """Batches of noise with one large box an image, which every view shows, so that all variants have the same rows to do."""
+    rng = np.random.default_rng(0)
+    patch = config.model.patch_size or 16
+    row = ImageObjects("noise", WIDTH, HEIGHT, (Object((50.0, 40.0, 450.0, 335.0)),))
+    batches = []
+    for _ in range(count):
+        samples = []
+        for i in range(config.train.batch_size):
+            image = torch.from_numpy(rng.integers(0, 256, (3, HEIGHT, WIDTH), dtype=np.uint8))
+            views = make_sample(rng, image, row, config.objects, config.views, config.prediction, patch)
+            samples.append(Sample(*views, index=i, path="noise"))
+        batch = collate(samples).to(device)
+        g, n = config.views.global_views, config.views.local_views
+        assert float(batch.pairs) == config.train.batch_size * g * (g - 1 + n), "a view misses its object"
+        batches.append(batch)
+    return batches
+
+
+def own_step(config: PretrainConfig, device: torch.device) -> Step:
+    """One step of odis's own training code."""
+    torch.manual_seed(0)
+    student, teacher = build_pair(config)
+    question = Question.of(config)
+    student.to(device)
+    teacher.to(device)
+    run = Run(
+        config, Ranks(0, 1, device), question, student, teacher, StudentPass(student, question),
+        Centres(config.head.prototypes, config.loss.centre_momentum).to(device),
+        optimizer=build_optimizer(student, config.optim),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
+        schedules=Schedules(config, IMAGES),
+    )  # fmt: skip
+    run.step = run.schedules.total_steps // 2
+
+    def step(batch: Batch) -> None:
+        train_step(run, [batch])
+
+    return step
+
+
+class LightlyIBOT(nn.Module):
+    """The model of lightly's iBOT example, with the sizes of `config`."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        super().__init__()
+        model, head = config.model, config.head
+        sizes = {k: v for k in ("patch_size", "embed_dim", "depth", "num_heads") if (v := getattr(model, k)) is not None}
+        vit = timm.create_model(model.name, img_size=config.views.global_size, pos_embed="learn", dynamic_img_size=True, **sizes)
+        self.teacher_backbone = MaskedVisionTransformerTIMM(vit=vit, antialias=False, pos_embed_initialization="skip")
+        self.student_backbone = copy.deepcopy(self.teacher_backbone)
+        update_drop_path_rate(self.student_backbone.vit, drop_path_rate=model.drop_path, mode="uniform")
+        widths = {"input_dim": vit.embed_dim, "hidden_dim": head.hidden, "bottleneck_dim": head.bottleneck, "output_dim": head.prototypes}
+        self.student_head = DINOProjectionHead(**widths, norm_last_layer=head.norm_last_layer)
+        self.teacher_head = DINOProjectionHead(**widths)
+        for module in (self.teacher_backbone, self.teacher_head):
+            module.requires_grad_(False).eval()
+
+
+def lightly_step(config: PretrainConfig, device: torch.device) -> Step:
+    """One step of iBOT made from lightly's parts, wired as in its example."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # lightly's head uses a deprecated weight norm
+    torch.manual_seed(0)
+    model = LightlyIBOT(config).to(device)
+    loss, settings = config.loss, Schedules(config, IMAGES).at(10**5)
+    dino = DINOLoss(output_dim=config.head.prototypes, teacher_temp=loss.teacher_temp).to(device)
+    ibot = IBOTPatchLoss(output_dim=config.head.prototypes, teacher_temp=loss.teacher_temp).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr)
+    views = config.views.global_views
+
+    def losses(batch: Batch) -> Tensor:
+        side = round(batch.prediction_masks.shape[1] ** 0.5)
+        block_mask = batch.prediction_masks.unflatten(1, (side, side))
+        mask = torch.cat([block_mask.new_zeros(len(block_mask), 1), batch.prediction_masks], dim=1)
+        with torch.no_grad():
+            teacher_features = model.teacher_backbone.encode(batch.global_views)
+            teacher_cls = model.teacher_head(teacher_features[:, 0])
+            teacher_patches = model.teacher_head(teacher_features[mask])
+        features = model.student_backbone.encode(batch.global_views, mask=mask)
+        student_cls = model.student_head(features[:, 0])
+        student_patches = model.student_head(features[mask])
+        local_cls = model.student_head(model.student_backbone.encode(batch.local_views)[:, 0])
+        student_views = [*student_cls.chunk(views), *local_cls.chunk(config.views.local_views)]
+        image_loss = dino(teacher_cls.chunk(views), student_views, teacher_temp=settings.teacher_temp)
+        patch_loss = ibot(teacher_patches, student_patches, block_mask, teacher_temp=settings.teacher_temp)
+        return image_loss + patch_loss
+
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.train.precision)
+
+    def step(batch: Batch) -> None:
+        with torch.autocast(device.type, dtype=half) if half else contextlib.nullcontext():
+            total = losses(batch)
+        total.backward()
+        for group in optimizer.param_groups:
+            group["weight_decay"] = settings.weight_decay
+        optimizer.step()
+        optimizer.zero_grad()
+        update_momentum(model.student_backbone, model.teacher_backbone, m=settings.momentum_teacher)
+        update_momentum(model.student_head, model.teacher_head, m=settings.momentum_teacher)
+
+    return step
+
+
+def build(variant: str, args: argparse.Namespace, device: torch.device) -> Step:
+    """The step of a variant."""
+    config = configure(variant, args)
+    return lightly_step(config, device) if variant == "lightly" else own_step(config, device)
+
+
+def seconds(step: Step, batches: list[Batch], device: torch.device) -> float:
+    """Time of a step on each batch."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    for batch in batches:
+        step(batch)
+    wait()
+    return time.perf_counter() - start
+
+
+def peak_mib(variant: str, args: argparse.Namespace, device: torch.device) -> float:
+    """Most memory held in this process while it takes two steps: of the GPU, or resident."""
+    step, batches = build(variant, args, device), random_batches(configure("odis", args), 2, device)
+    seconds(step, batches, device)
+    status = Path("/proc/self/status")
+    if device.type == "cpu" and status.exists():  # `getrusage` would begin with what the parent process held
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10
+    return peak_memory(device) * 2**10
+
+
+def peak_mib_in_own_process(variant: str) -> float:
+    """`peak_mib`, undisturbed by the other variants."""
+    done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--memory-of", variant], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"measuring the memory of {variant} failed:\n{done.stderr}")
+    return float(done.stdout.split()[-1])
+
+
+def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[float]]:
+    """Images a second of each variant in each round."""
+    batches = random_batches(configure("odis", args), args.steps, device)
+    steps = {variant: build(variant, args, device) for variant in VARIANTS}
+    for step in steps.values():
+        seconds(step, batches[:1], device)  # the first step allocates
+    rates: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    for _ in range(args.rounds):
+        for variant, step in steps.items():
+            rates[variant].append(args.batch * args.steps / seconds(step, batches, device))
+    return rates
+
+
+def summarise(rates: dict[str, list[float]], memory: dict[str, float]) -> list[dict[str, Any]]:
+    """One row a variant: rate with its spread, ratios (medians over rounds of the ratio within the round), memory."""
+
+    def ratio(one: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(rates[one], rates[other]))
+
+    return [
+        {
+            "step": variant, "images_per_second": statistics.median(r), "slowest": min(r), "fastest": max(r),
+            "to_own_ibot": ratio(variant, "ibot"), "to_lightly": ratio(variant, "lightly"), "peak_mib": memory[variant],
+        }
+        for variant, r in rates.items()
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=8, help="images a step (default: 8)")
+    parser.add_argument("--rounds", type=int, default=7, help="times each variant is measured (default: 7)")
+    parser.add_argument("--steps", type=int, default=1, help="steps a measurement (default: 1; take more on a GPU)")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--tiny", action="store_true", help="tiny network and views: seconds, to see that it runs")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--memory-of", choices=list(VARIANTS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = resolve_device(args.device)
+    if args.memory_of:
+        print(peak_mib(args.memory_of, args, device))
+        return
+
+    memory = {variant: peak_mib_in_own_process(variant) for variant in VARIANTS}
+    rates = measure(args, device)
+    rows = summarise(rates, memory)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    network = "tiny ViT" if args.tiny else "ViT-S/16, 2 x 224 + 10 x 96, 8192 prototypes"
+    table = Table(title=f"Training step, {network}, batch {args.batch}, {args.precision}, {where}: median of {args.rounds} rounds")
+    for column in ("step", "images/s", "slowest - fastest", "to own iBOT", "to lightly", "peak memory"):
+        table.add_column(column, justify="left" if column == "step" else "right")
+    for r in rows:
+        table.add_row(
+            r["step"], f"{r['images_per_second']:.3f}", f"{r['slowest']:.3f} - {r['fastest']:.3f}",
+            f"{r['to_own_ibot']:.3f}", f"{r['to_lightly']:.3f}", f"{r['peak_mib']:.0f} MiB",
+        )  # fmt: skip
+    Console(width=110).print(table)
+    if args.json:
+        setting = {k: v for k, v in vars(args).items() if k not in ("json", "memory_of")}
+        figures = {**setting, "device": where, "torch": torch.__version__, "variants": rows, "rounds_images_per_second": rates}
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Benchmarks run, print a table, and write the same figures as JSON."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize("script", sorted(BENCHMARKS.glob("*.py")), ids=lambda p: p.name)
+def test_every_benchmark_takes_json(script: Path):
+    assert '"--json"' in script.read_text()
+
+
+def test_step_times_three_variants_on_the_same_work(tmp_path: Path):
+    file = tmp_path / "step.json"
+    arguments = [str(BENCHMARKS / "step.py"), "--tiny", "--batch", "2", "--rounds", "2", "--json", str(file)]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout
+    assert all(column in table for column in ("images/s", "to own iBOT", "to lightly", "peak memory"))
+    figures = json.loads(file.read_text())
+    rates = figures["rounds_images_per_second"]
+    assert list(rates) == ["odis", "ibot", "lightly"]
+    assert all(len(r) == 2 and min(r) > 0 for r in rates.values())
+    for row in figures["variants"]:
+        assert row["step"] in table
+        assert row["slowest"] <= row["images_per_second"] <= row["fastest"]
+        assert row["peak_mib"] > 100
+        paired = [a / b for a, b in zip(rates[row["step"]], rates["ibot"], strict=True)]
+        assert row["to_own_ibot"] == pytest.approx(sum(paired) / 2)  # the median of two
