@@ -21,13 +21,15 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from odis.config import PretrainConfig
 from odis.data.crops import clip_boxes
-from odis.data.views import _choose_objects, make_sample
+from odis.data.loader import ViewDataset
+from odis.data.views import _choose_objects
 from odis.errors import ConfigError, DataError
 from odis.model.vit import build_vit
 from odis.objects import rle
+from odis.objects.clean import object_problem
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
-from odis.types import ImageObjects, Skipped, View
+from odis.types import ImageObjects, Sample, Skipped, View
 
 _SLOTS = ("#ff8c00", "#00a5ff", "#e23cff", "#46d246", "#ffe119", "#ff5a5a", "#40e0d0", "#c8a2ff")  # the target's first
 _OTHER = "#f2f2f2"
@@ -44,9 +46,7 @@ class _Example:
     image: Tensor  # uint8 (3, H, W)
     row: ImageObjects
     slots: np.ndarray  # (n, 4): boxes of the objects asked about, the target first
-    global_views: list[View]
-    local_views: list[View]
-    hidden: Tensor  # bool (G, P)
+    sample: Sample
 
 
 def inspect_picture(index: ObjectIndex, out: str | Path, config: PretrainConfig, *, images: int = 4, seed: int = 0) -> list[Skipped]:
@@ -60,26 +60,25 @@ def inspect_picture(index: ObjectIndex, out: str | Path, config: PretrainConfig,
         seed: Which ones, and which views.
 
     Returns:
-        Images that were drawn by lot but cannot be read.
+        Images and objects that cannot be used, among those that were looked at.
 
     Raises:
         ConfigError: a model that cannot be built, or view sizes that its patches do not tile.
-        DataError: no image can be read, or the picture cannot be written.
+        DataError: no image can be used, or the picture cannot be written.
     """
-    patch = _patch_size(config)
+    dataset = ViewDataset(index, replace(config, train=replace(config.train, seed=seed)), _patch_size(config))
     examples: list[_Example] = []
     skipped: list[Skipped] = []
     for i in np.random.default_rng(seed).permutation(len(index)).tolist():
-        try:
-            examples.append(_example(index, i, config, patch, seed))
-        except DataError as error:
-            path = index.image_path(i)
-            skipped.append(Skipped(path, str(error).removeprefix(f"{path}: ")))
+        sample = dataset[0, i]
+        skipped += [item for item in sample.skipped if item not in skipped]
+        if sample.index == i:  # else row i cannot be used, and another stands in
+            examples.append(_example(dataset, sample))
         if len(examples) == images:
             break
     if not examples:
-        raise DataError(f"{index.path}: no image to draw" + (f"; the first: {skipped[0].what}: {skipped[0].why}" if skipped else ""))
-    _save(_figure(examples, index, config, patch), Path(out))
+        raise DataError(f"{index.path}: holds no images")
+    _save(_figure(examples, index, config, dataset.patch_size), Path(out))
     return skipped
 
 
@@ -92,13 +91,15 @@ def _patch_size(config: PretrainConfig) -> int:
     return patch
 
 
-def _example(index: ObjectIndex, i: int, config: PretrainConfig, patch: int, seed: int) -> _Example:
-    row = index[i]
-    image = pil_to_tensor(load_image(index.image_path(i), (row.width, row.height)))
-    # A sample draws its objects first, so the same seed tells which they are; it is the one training has for epoch 0.
-    slots, _ = _choose_objects(np.random.default_rng([seed, 0, i]), row, row.width, row.height, config.objects)
-    rng = np.random.default_rng([seed, 0, i])
-    return _Example(image, row, slots, *make_sample(rng, image, row, config.objects, config.views, config.prediction, patch))
+def _example(dataset: ViewDataset, sample: Sample) -> _Example:
+    config, row = dataset.config, dataset.index[sample.index]
+    problems = [object_problem(item, row.width, row.height, len(dataset.index.classes)) for item in row.objects]
+    row = replace(row, objects=tuple(item for item, problem in zip(row.objects, problems) if problem is None))
+    image = pil_to_tensor(load_image(sample.path, (row.width, row.height)))
+    # A sample draws its objects before anything else, so its seed tells which they are.
+    rng = np.random.default_rng([config.train.seed, 0, sample.index])
+    slots, _ = _choose_objects(rng, row, row.width, row.height, config.objects)
+    return _Example(image, row, slots, sample)
 
 
 def _figure(examples: list[_Example], index: ObjectIndex, config: PretrainConfig, patch: int) -> Figure:
@@ -113,9 +114,9 @@ def _figure(examples: list[_Example], index: ObjectIndex, config: PretrainConfig
     for axes, example in zip(grid, examples):
         _draw_objects(axes[0], example, index)
         _draw_frames(axes[1], example)
-        for v, view in enumerate(example.global_views):
-            _draw_view(axes[2 + v], view, f"global view g{v + 1}", config, patch, example.hidden[v])
-        for v, view in enumerate(example.local_views[:_LOCALS]):
+        for v, view in enumerate(example.sample.global_views):
+            _draw_view(axes[2 + v], view, f"global view g{v + 1}", config, patch, example.sample.prediction_masks[v])
+        for v, view in enumerate(example.sample.local_views[:_LOCALS]):
             _draw_view(axes[2 + views.global_views + v], view, f"local view l{v + 1} (of {views.local_views})", config, patch, None)
     _draw_caption(figure.add_axes((0.006, 0, 0.988, _CAPTION / height)), config, columns)
     return figure
@@ -151,7 +152,7 @@ def _draw_frames(ax: Axes, example: _Example) -> None:
     """Where the views are cut out of the image."""
     _show_image(ax, example, dim=0.5)
     _draw_box(ax, example.slots[0].tolist(), _SLOTS[0], width=1.6)
-    for kind, style, views in (("g", "-", example.global_views), ("l", "--", example.local_views[:_LOCALS])):
+    for kind, style, views in (("g", "-", example.sample.global_views), ("l", "--", example.sample.local_views[:_LOCALS])):
         for v, view in enumerate(views):
             crop = view.crop
             ax.add_patch(Rectangle((crop.x0, crop.y0), crop.width, crop.height, fill=False, edgecolor="white", ls=style, lw=0.9))
