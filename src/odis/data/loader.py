@@ -1,0 +1,252 @@
+"""Rows of an object index to batches: which rows, in which order, on which rank, and what becomes of those that are unusable.
+
+Everything is a function of (seed, step): a batch does not depend on the number of workers, nor on where a run began.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from odis.config import PretrainConfig
+from odis.data.views import make_sample
+from odis.errors import DataError
+from odis.objects.clean import object_problem
+from odis.objects.images import load_image
+from odis.objects.index import ObjectIndex
+from odis.types import Batch, ImageObjects, Sample, Skipped, View
+
+
+class ViewDataset(Dataset[Sample]):
+    """The views of each image, made anew every epoch from (seed, epoch, row).
+
+    Args:
+        index: Images and their objects.
+        config: What the objects, views and prediction masks are; `strict`, `loader.cache` and `train.seed` are read too.
+        patch_size: Side of a patch in pixels of a view.
+    """
+
+    def __init__(self, index: ObjectIndex, config: PretrainConfig, patch_size: int) -> None:
+        self.index, self.config, self.patch_size = index, config, patch_size
+        self._cache: dict[int, tuple[Tensor, ImageObjects]] = {}
+        # Rows whose objects are known to be usable. The index of a folder holds whole images, which are.
+        self._sound = np.full(len(index), index.is_folder)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """The sample of (epoch, row); of the next row that can be used, if that one cannot, with all passed over in `skipped`.
+
+        Raises:
+            DataError: No row can be used; or, with `strict`, this one or one of its objects cannot.
+        """
+        config, (epoch, first) = self.config, key
+        skipped: list[Skipped] = []
+        for row in ((first + k) % len(self) for k in range(len(self))):
+            path = self.index.image_path(row)
+            rng = np.random.default_rng([config.train.seed, epoch, first])
+            try:
+                image, objects = self._read(row, path, skipped)
+                views = make_sample(rng, image, objects, config.objects, config.views, config.prediction, self.patch_size)
+            except DataError as error:
+                if config.strict:
+                    raise
+                skipped.append(Skipped(path, str(error).removeprefix(f"{path}: ")))
+                continue
+            return Sample(*views, index=row, path=path, skipped=skipped)
+        raise DataError(f"{self.index.path}: none of its {len(self)} images can be used; {skipped[0].what}: {skipped[0].why}")
+
+    def _read(self, row: int, path: str, skipped: list[Skipped]) -> tuple[Tensor, ImageObjects]:
+        """uint8 (3, H, W) pixels and the usable objects of a row; unusable objects are added to `skipped`."""
+        if row in self._cache:
+            return self._cache[row]
+        objects = self.index[row]
+        image = load_image(path, (objects.width, objects.height))
+        if not self._sound[row]:  # other programs write indices too, and a broken mask must not stop a run at hour nine
+            sound = self._usable(objects, path, skipped)
+            self._sound[row] = sound is objects
+            objects = sound
+        # Height x width x channel in memory, as it was decoded: torchvision resizes that layout fastest.
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        if self.config.loader.cache:
+            self._cache[row] = pixels, objects
+        return pixels, objects
+
+    def _usable(self, row: ImageObjects, path: str, skipped: list[Skipped]) -> ImageObjects:
+        problems = [object_problem(item, row.width, row.height, len(self.index.classes)) for item in row.objects]
+        found = [Skipped(f"{path}, object {k}", why) for k, why in enumerate(problems) if why is not None]
+        if found and self.config.strict:
+            raise DataError(f"{found[0].what}: {found[0].why}")
+        skipped.extend(found)
+        return replace(row, objects=tuple(item for item, why in zip(row.objects, problems) if why is None)) if found else row
+
+
+def sample_order(n: int, seed: int, start: int, count: int) -> list[tuple[int, int]]:
+    """(epoch, row) of `count` samples of a run, from its sample number `start` on.
+
+    Each epoch is a permutation of the rows of its own. Sample g is of epoch g // n, so that batches cross the borders of
+    epochs and no image is left out, whatever the batch size.
+
+    Args:
+        n: Rows of the index.
+        seed: The run's seed.
+        start: Number of the first sample, counted from the start of the run.
+        count: Samples wanted.
+    """
+    return [(g // n, int(_permutation(n, seed, g // n)[g % n])) for g in range(start, start + count)]
+
+
+@lru_cache(maxsize=2)
+def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    # The spawn key keeps this stream apart from that of sample (seed, epoch, 0): numpy pads seeds with zeros.
+    return np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=(0,))).permutation(n)
+
+
+class BatchPlan(Sampler[list[tuple[int, int]]]):
+    """The (epoch, row) keys of this rank's micro-batches, step after step.
+
+    A step's samples are cut into `accumulate` micro-batches and each of these into `world_size` parts; rank r takes the r-th.
+
+    Args:
+        n: Rows of the index.
+        config: `train.seed`, `train.batch_size` and `train.accumulate` are read.
+        start_step: Steps already taken.
+        steps: Steps of the whole run.
+        rank: This rank.
+        world_size: Ranks.
+    """
+
+    def __init__(self, n: int, config: PretrainConfig, *, start_step: int, steps: int, rank: int = 0, world_size: int = 1) -> None:
+        self.n, self.seed, self.accumulate = n, config.train.seed, config.train.accumulate
+        self.share = config.train.batch_size // (self.accumulate * world_size)
+        self.start_step, self.steps, self.rank, self.world_size = start_step, steps, rank, world_size
+
+    def __len__(self) -> int:
+        return max(0, self.steps - self.start_step) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first = self.start_step * self.accumulate
+        for micro_batch in range(first, first + len(self)):
+            yield sample_order(self.n, self.seed, (micro_batch * self.world_size + self.rank) * self.share, self.share)
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """The batch of these samples: their views view-major, and which object tokens and patches the losses take (`types.Batch`)."""
+    global_views, global_masks, global_visible = _stack([sample.global_views for sample in samples])
+    if samples[0].local_views:
+        local_views, local_masks, local_visible = _stack([sample.local_views for sample in samples])
+    else:
+        local_views, local_masks, local_visible = global_views[:0], global_masks[:0], global_visible[:0]
+    hidden = torch.stack([sample.prediction_masks for sample in samples], dim=1).flatten(0, 1)  # (G * B, P)
+    positions = hidden.flatten().nonzero().squeeze(1)
+    weight = hidden.sum(1).reciprocal()
+    seen = global_visible.sum(0)  # (B, Q): global views that show the object
+    return Batch(
+        global_views=global_views,
+        local_views=local_views,
+        global_masks=global_masks,
+        local_masks=local_masks,
+        global_visible=global_visible,
+        local_visible=local_visible,
+        prediction_masks=hidden,
+        hidden=positions,
+        hidden_weight=weight[positions // hidden.shape[1]],
+        teacher_rows=_rows(global_visible),
+        student_global_rows=_rows(global_visible & (seen > 1)),
+        student_local_rows=_rows(local_visible & (seen > 0)),
+        pairs=(seen * (seen - 1) + local_visible.sum(0) * seen).sum().float(),
+        paths=[sample.path for sample in samples],
+        indices=[sample.index for sample in samples],
+        skipped=[item for sample in samples for item in sample.skipped],
+    )
+
+
+def _stack(views: list[list[View]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels (V * B, 3, S, S), object masks (V * B, Q, P) and visibility (V, B, Q) of V views of B images."""
+    ordered = [image[v] for v in range(len(views[0])) for image in views]
+    visible = torch.stack([view.visible for view in ordered])
+    return (
+        torch.stack([view.pixels for view in ordered]),
+        torch.stack([view.object_masks for view in ordered]),
+        visible.unflatten(0, (-1, len(views))),
+    )
+
+
+def _rows(chosen: Tensor) -> Tensor:
+    """Positions of the true elements in the flattened tensor, int64."""
+    return chosen.flatten().nonzero().squeeze(1)
+
+
+class _Answered(Dataset[Any]):
+    """The dataset with its errors as values: a worker's exception would arrive as a page of traceback, not as the one line it is."""
+
+    def __init__(self, dataset: ViewDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample | DataError:
+        try:
+            return self.dataset[key]
+        except DataError as error:
+            return error
+
+
+def _collate_answers(answers: list[Any]) -> Batch | DataError:
+    errors = [answer for answer in answers if isinstance(answer, DataError)]
+    return errors[0] if errors else collate(answers)
+
+
+class ViewLoader(DataLoader[Any]):
+    """A `DataLoader` of batches that raises `DataError` where the dataset did."""
+
+    def __iter__(self) -> Any:
+        return _raise_errors(super().__iter__())  # workers start now, not at the first batch
+
+
+def _raise_errors(batches: Iterator[Batch | DataError]) -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def make_loader(
+    index: ObjectIndex, config: PretrainConfig, *, patch_size: int, start_step: int, steps: int, rank: int = 0, world_size: int = 1
+) -> DataLoader[Any]:
+    """A loader that yields this rank's micro-batches (`Batch`) of steps `start_step` to `steps - 1`, in order.
+
+    Each has train.batch_size / world_size / train.accumulate images. It leaves torch's global random state alone.
+
+    Args:
+        index: Images and their objects.
+        config: The run's config.
+        patch_size: Side of a patch in pixels of a view.
+        start_step: Steps already taken.
+        steps: Steps of the whole run.
+        rank: This rank.
+        world_size: Ranks.
+    """
+    return ViewLoader(
+        _Answered(ViewDataset(index, config, patch_size)),
+        batch_sampler=BatchPlan(len(index), config, start_step=start_step, steps=steps, rank=rank, world_size=world_size),
+        collate_fn=_collate_answers,
+        num_workers=config.loader.workers,
+        prefetch_factor=config.loader.prefetch if config.loader.workers else None,
+        pin_memory=config.train.device != "cpu" and torch.cuda.is_available(),
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # or else making an iterator would draw from the global one
+    )
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C reaches the whole process group; the training process ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
