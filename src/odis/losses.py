@@ -53,12 +53,13 @@ class Centre(nn.Module):
 
     @torch.no_grad()
     def update(self, logits: Tensor) -> None:
-        """Move the centre towards the mean of the teacher logits (R, K) of all ranks; without rows on any it stays."""
+        """Move the centre towards the mean of the teacher logits (R, K) of all ranks; without rows, or if it is not finite, it stays."""
         logits = logits.float()
         sums = sum_over_ranks(torch.cat([logits.sum(dim=0), logits.new_full((1,), logits.shape[0])]))
         rows = sums[-1]
         mean = sums[:-1] / rows.clamp(min=1)
-        self.centre.lerp_(mean[None], (1 - self.momentum) * (rows > 0))
+        usable = (rows > 0) & mean.isfinite().all()
+        self.centre.copy_(torch.where(usable, self.centre.lerp(mean[None], 1 - self.momentum), self.centre))
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
-from odis.model.attention import dense_mask, object_attention, object_keys
+from odis.model.attention import ObjectTokens, dense_mask, object_attention, object_attention_weights, object_keys
 
 D, PATCHES = 24, 6
 
@@ -134,3 +134,20 @@ def test_attention_dropout_acts_in_training_only():
     assert not torch.equal(object_attention(attn, x, keys, "read-only"), object_attention(attn, x, keys, "read-only"))
     attn.eval()
     assert torch.equal(object_attention(attn, x, keys, "read-only"), object_attention(attn, x, keys, "read-only"))
+
+
+@pytest.mark.parametrize("kind", ["single", "read-only"])
+def test_weights_give_the_outputs(kind: ObjectTokens) -> None:
+    torch.manual_seed(0)
+    attn = Attention(24, num_heads=3, qkv_bias=True).double()
+    queries, patches = (1, 10) if kind == "single" else (3, 10)
+    masks = torch.rand(2, queries, patches) < 0.4
+    x = torch.randn(2, 1 + patches + (queries if kind == "read-only" else 0), 24, dtype=torch.float64)
+    keys = object_keys(masks, class_token=True, registers=0, kind=kind)
+    weights = object_attention_weights(attn, x, keys, kind)  # (B, Q, h, T)
+    assert (weights.transpose(1, 2)[~keys.unsqueeze(1).expand(-1, 3, -1, -1)] == 0).all()
+    torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights.sum(-1)))
+    values = attn.qkv(x)[..., 48:].reshape(2, -1, 3, 8).transpose(1, 2)
+    by_hand = attn.proj((weights.transpose(1, 2) @ values).transpose(1, 2).flatten(2))
+    whole = object_attention(attn, x, keys, kind)
+    torch.testing.assert_close(by_hand, whole[:, :1] if kind == "single" else whole[:, -queries:])

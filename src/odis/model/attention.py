@@ -100,3 +100,23 @@ def object_attention(attn: Attention, x: Tensor, keys: Tensor | None, kind: Obje
     if (gate := getattr(attn, "gate", None)) is not None:
         out = out * gate(x).sigmoid()
     return attn.proj_drop(attn.proj(out))
+
+
+def object_attention_weights(attn: Attention, x: Tensor, keys: Tensor, kind: ObjectTokens) -> Tensor:
+    """The attention weights of the object queries, which `object_attention` never builds: for looking at.
+
+    Args:
+        attn: timm's module.
+        x: (B, T, D) tokens.
+        keys: bool (B, Q, T) from `object_keys`.
+        kind: Which token is the object's.
+
+    Returns:
+        (B, Q, h, T), rows that sum to 1.
+    """
+    views, tokens, _ = x.shape
+    queries = keys.shape[1]
+    q, k, _ = attn.qkv(x).reshape(views, tokens, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+    asking = q[:, :, :queries] if kind == "single" else q[:, :, tokens - queries :]
+    scores = attn.q_norm(asking) @ attn.k_norm(k).transpose(-2, -1) * attn.scale  # (B, h, Q, T)
+    return scores.masked_fill(~keys.unsqueeze(1), float("-inf")).softmax(dim=-1).transpose(1, 2)

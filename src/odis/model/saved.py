@@ -40,7 +40,7 @@ def load_model(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as f:
             card = json.loads((f.metadata() or {})["odis"])
-        backbone = build_vit(ModelConfig(**card["model"]), card["image_size"], drop_path=0.0)
+        backbone = build_vit(ModelConfig(**card["model"] | {"weights": None}), card["image_size"], drop_path=0.0)
         backbone.load_state_dict(load_file(path))
     except FileNotFoundError as e:
         raise DataError(f"{path}: no such file") from e

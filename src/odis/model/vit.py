@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from odis.config import ModelConfig
 from odis.errors import ConfigError
-from odis.model.attention import ObjectTokens, dense_mask, object_attention, object_keys
+from odis.model.attention import ObjectTokens, dense_mask, object_attention, object_attention_weights, object_keys
 from odis.model.weights import load_timm_weights, one_line
 from odis.types import Tokens
 
@@ -91,21 +91,53 @@ class ObjectViT(VisionTransformer):
         Raises:
             ValueError: masks of another shape than the views'.
         """
+        x, keys, grid = self._embed(images, object_masks, prediction_masks)
+        x = self._blocks(x, keys)
+        x = self.fc_norm(self.norm(x))  # timm has one of the two, the other is an identity
+        return self._tokens(x, 0 if keys is None else keys.shape[1], grid)
+
+    @torch.no_grad()
+    def object_attention(self, images: Tensor, object_masks: Tensor, layer: int = -1) -> Tensor:
+        """Where `[OBJ]` looks: its attention to the patches in one block.
+
+        Args:
+            images: (B, 3, H, W).
+            object_masks: bool (B, Q, P).
+            layer: Block, counted from 0, or from the end if negative.
+
+        Returns:
+            (B, Q, heads, P); what is missing to 1 goes to the token itself (and to registers, for an all-true mask).
+
+        Raises:
+            ConfigError: for a model whose attention is not timm's common one.
+        """
+        if not self.split_queries:
+            raise ConfigError("model.name: attention maps need timm's common attention, which this model does not have")
+        x, keys, (rows, columns) = self._embed(images, object_masks, None)
+        assert keys is not None
+        blocks: list[Any] = list(self.blocks)
+        for block in blocks[: layer % len(blocks)]:
+            x = self._block(block, x, keys)
+        block = blocks[layer % len(blocks)]
+        weights = object_attention_weights(block.attn, x if isinstance(block, ResPostBlock) else block.norm1(x), keys, self.object_tokens)
+        return weights[..., self.num_prefix_tokens : self.num_prefix_tokens + rows * columns]
+
+    def _embed(
+        self, images: Tensor, object_masks: Tensor | None, prediction_masks: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+        """Tokens at the first block, the keys object queries see, and the patch grid."""
         x = self.patch_embed(images)  # (B, rows, columns, D)
         views, rows, columns, _ = x.shape
         if prediction_masks is not None:
             _require_shape("prediction_masks", prediction_masks, (views, rows * columns))
             x = torch.where(prediction_masks.view(views, rows, columns, 1), self.mask_token.to(x.dtype), x)
         x = self._pos_embed(x)
-        keys, queries = None, 0
+        keys = None
         if object_masks is not None:
-            queries = object_masks.shape[1]
             keys = self._object_keys(object_masks, views, rows * columns)
             if self.object_tokens == "read-only":
-                x = torch.cat([x, self.object_token.to(x.dtype).expand(views, queries, -1)], dim=1)
-        x = self._blocks(self.norm_pre(x), keys)
-        x = self.fc_norm(self.norm(x))  # timm has one of the two, the other is an identity
-        return self._tokens(x, queries, (rows, columns))
+                x = torch.cat([x, self.object_token.to(x.dtype).expand(views, object_masks.shape[1], -1)], dim=1)
+        return self.norm_pre(x), keys, (rows, columns)
 
     def _object_keys(self, object_masks: Tensor, views: int, patches: int) -> Tensor:
         _require_shape("object_masks", object_masks, (views, object_masks.shape[1], patches))
