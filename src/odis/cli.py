@@ -122,7 +122,9 @@ def _inspect(arguments: list[str]) -> None:
 
     config = to_config(options)
     check(config)
-    inspect_picture(ObjectIndex.open(options.index, strict=config.strict), options.out, config, images=options.images, seed=options.seed)
+    index = ObjectIndex.open(options.index, strict=config.strict)
+    for skipped in inspect_picture(index, options.out, config, images=options.images, seed=options.seed):
+        print(f"skipped {skipped.what}: {skipped.why}", file=sys.stderr)
     print(options.out)
 
 

@@ -124,7 +124,7 @@ class ModelConfig:
             (`.safetensors` or `.pth`), or nothing to train from scratch.
         object_tokens: `single` is the paper's (`[CLS]` becomes `[OBJ]`, patches see it); `read-only` puts object tokens beside
             `[CLS]` that no other token sees.
-        object_readout: `token` reads objects with `[OBJ]`; `mean-pool` averages the object's patches (Henaff et al., 2022).
+        object_readout: `token` reads objects with `[OBJ]`; `mean-pool` averages the object's patches (Hénaff et al., 2021).
         patch_size: Patch side in pixels, if other than the named model's.
         embed_dim: Width, if other than the named model's.
         depth: Blocks, if other than the named model's.

@@ -71,7 +71,7 @@ def _check_views(config: PretrainConfig) -> None:
     _require(views.local_views >= 0, "views.local_views", f"is {views.local_views}, must be 0 or more")
     _require(views.candidates >= 1, "views.candidates", f"is {views.candidates}, must be 1 or more")
     for name in ("global_size", "local_size"):
-        _require(getattr(views, name) >= 1, f"views.{name}", f"is {getattr(views, name)}, must be 1 or more pixels")
+        _require(getattr(views, name) >= 2, f"views.{name}", f"is {getattr(views, name)}, must be 2 or more pixels")
     _interval(views.global_scale, 1, "views.global_scale")
     _interval(views.local_scale, 1, "views.local_scale")
     _interval(views.ratio, 100, "views.ratio")

@@ -22,7 +22,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from odis.config import PretrainConfig
 from odis.data.crops import clip_boxes
 from odis.data.loader import ViewDataset
-from odis.data.views import _choose_objects
+from odis.data.views import choose_objects
 from odis.errors import ConfigError, DataError
 from odis.model.vit import build_vit
 from odis.objects import rle
@@ -98,7 +98,7 @@ def _example(dataset: ViewDataset, sample: Sample) -> _Example:
     image = pil_to_tensor(load_image(sample.path, (row.width, row.height)))
     # A sample draws its objects before anything else, so its seed tells which they are.
     rng = np.random.default_rng([config.train.seed, 0, sample.index])
-    slots, _ = _choose_objects(rng, row, row.width, row.height, config.objects)
+    slots, _ = choose_objects(rng, row, row.width, row.height, config.objects)
     return _Example(image, row, slots, sample)
 
 

@@ -128,7 +128,7 @@ def make_sample(
         DataError: A mask of the row is no mask of that image.
     """
     height, width = image.shape[-2:]
-    boxes, windows = _choose_objects(rng, row, width, height, objects)
+    boxes, windows = choose_objects(rng, row, width, height, objects)
     crops = _draw_crops(rng, width, height, boxes[0], views)
     flips = rng.random(len(crops)) < views.flip
     grid = (views.global_size // patch_size,) * 2
@@ -144,7 +144,7 @@ def make_sample(
     return rendered[0], rendered[1], torch.from_numpy(np.stack(hidden)).flatten(1)
 
 
-def _choose_objects(
+def choose_objects(
     rng: np.random.Generator, row: ImageObjects, width: int, height: int, objects: ObjectsConfig
 ) -> tuple[np.ndarray, list[Window | None]]:
     """Boxes (n, 4) of the target and up to `per_image - 1` other objects, clipped to the image, and the masks of those that have one."""

@@ -52,7 +52,7 @@ class Network(nn.Module):
             prediction_masks: bool (B, P), patches hidden from the backbone, or None.
 
         Returns:
-            Tokens; with `mean-pool`, objects are means over their patches of an unmasked pass (Henaff et al., 2022).
+            Tokens; with `mean-pool`, objects are means over their patches of an unmasked pass (Hénaff et al., 2021, arXiv 2103.10957).
         """
         if self.object_readout == "token":
             return self.backbone(images, object_masks, prediction_masks)

@@ -29,7 +29,8 @@ def collapse_meters(teacher: TeacherOutput, student: StudentOutput) -> dict[str,
         `teacher_entropy`, mean entropy of a teacher distribution: near log K the teacher says nothing (collapse to uniform).
         `mean_entropy`, entropy of the mean teacher distribution: near 0 it always says the same (collapse to one prototype).
         `feature_spread`, sqrt(1 - |mean of unit features|^2): 1 when features point everywhere, 0 when they are all one.
-        All are NaN for a batch that shows no object.
+        All are NaN for a batch that shows no object. Sinkhorn-Knopp holds `mean_entropy` near log K whatever happens: there every
+        collapse shows as a teacher that says nothing.
     """
     mean_direction = F.normalize(student.features.float(), dim=-1).mean(0)
     return {

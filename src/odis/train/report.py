@@ -23,8 +23,13 @@ def peak_memory(device: torch.device) -> float:
     """Largest memory so far in GiB: the GPU's allocations, or this process's resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    try:
+        # Not getrusage: its maximum is inherited from the process that started this one.
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+    except (OSError, IndexError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 class Report:
@@ -87,6 +92,9 @@ class Report:
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
+        if "loss" not in values:
+            self.say(f"step {step}/{self.total_steps}  " + "  ".join(f"{name} {value:.1f}" for name, value in values.items()))
+            return
         text = (
             f"loss {values.get('loss', float('nan')):.3f}  {values.get('images_per_second', 0):.1f} img/s  "
             f"wait {100 * values.get('data_wait', 0):.0f}%  {values.get('memory_gib', 0):.1f} GiB"
