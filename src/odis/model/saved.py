@@ -22,11 +22,16 @@ def save_model(path: Path, backbone: ObjectViT, card: dict[str, Any]) -> None:
         path: `.safetensors` file.
         backbone: The network to keep (of a run: the teacher's).
         card: JSON-able description; `model` holds the `ModelConfig` fields, `image_size` the side it was trained at.
+
+    Raises:
+        DataError: if it cannot be written.
     """
     beside = path.with_suffix(".tmp")
     try:
         save_file({k: v.contiguous() for k, v in backbone.state_dict().items()}, beside, metadata={"odis": json.dumps(card)})
         os.replace(beside, path)
+    except (OSError, SafetensorError) as e:
+        raise DataError(f"{path}: cannot be written ({e})") from e
     finally:
         beside.unlink(missing_ok=True)
 

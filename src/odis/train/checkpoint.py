@@ -20,7 +20,11 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write the state after `step` steps and drop all but the newest `keep` checkpoints."""
+    """Write the state after `step` steps and drop all but the newest `keep` checkpoints.
+
+    Raises:
+        DataError: if it cannot be written; those before it stay.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
     beside = path.with_suffix(".tmp")
@@ -30,6 +34,9 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
             f.flush()
             os.fsync(f.fileno())
         os.replace(beside, path)
+    except (OSError, RuntimeError) as e:  # torch answers a full disk with a RuntimeError whose context is the OSError
+        cause = e.__context__ if isinstance(e.__context__, OSError) else e
+        raise DataError(f"{path}: cannot be written ({getattr(cause, 'strerror', None) or cause}); the one before it is whole") from e
     finally:
         beside.unlink(missing_ok=True)
     for old in checkpoints(folder)[:-keep]:
