@@ -24,7 +24,9 @@ _COMMANDS = {
 def main(argv: list[str] | None = None) -> None:
     """Run `odis`; exits with 0, with 2 and one line for what the user can mend, with 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return
     if arguments[0] in ("-V", "--version", "version"):
@@ -38,6 +40,10 @@ def main(argv: list[str] | None = None) -> None:
         run(rest)
     except OdisError as e:
         print(f"odis {command}: {' '.join(str(e).split())}", file=sys.stderr)
+        raise SystemExit(2) from e
+    except OSError as e:  # a full disk, a folder that may not be written: what the system says is the one line
+        where = f"{e.filename}: " if e.filename else ""
+        print(f"odis {command}: {where}{e.strerror or e}", file=sys.stderr)
         raise SystemExit(2) from e
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -88,7 +94,7 @@ def _index(arguments: list[str]) -> None:
 
     from odis.objects.index import ObjectIndex, statistics
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)  # names of files are shown as they are
     if options.source == "scenes":
         from odis.objects.sources.scenes import write_scenes
 
@@ -100,7 +106,7 @@ def _index(arguments: list[str]) -> None:
             report=lambda s: console.print(f"skipped {s.what}: {s.why}", highlight=False, soft_wrap=True),
         )  # fmt: skip
         console.print(str(summary), highlight=False, soft_wrap=True)
-    Console().print(statistics(ObjectIndex.open(options.out)))
+    Console(markup=False, emoji=False).print(statistics(ObjectIndex.open(options.out)))
 
 
 def _inspect(arguments: list[str]) -> None:

@@ -44,7 +44,7 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
 def new_parser(command: str, description: str) -> ArgumentParser:
     """A parser whose complaints are raised, for `parse` to word."""
-    return ArgumentParser(prog=f"odis {command}", description=description, exit_on_error=False)
+    return ArgumentParser(prog=f"odis {command}", description=description, exit_on_error=False, allow_abbrev=False)
 
 
 def _sections() -> dict[str, type]:

@@ -53,7 +53,7 @@ def run_knn(arguments: list[str]) -> None:
     )  # fmt: skip
     train, test = ObjectIndex.open(options.train), ObjectIndex.open(options.test)
     encoders = [load(source, device=options.device, precision=options.precision) for source in options.model]
-    stderr = Console(stderr=True)
+    stderr = Console(stderr=True, markup=False, emoji=False)  # names of files are shown as they are
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=stderr, transient=True, disable=not sys.stderr.isatty()) as bar:
         tasks = {}
@@ -68,7 +68,7 @@ def run_knn(arguments: list[str]) -> None:
         stderr.print(f"skipped {item['what']}: {item['why']}", highlight=False, soft_wrap=True)
     if len(results["skipped"]) > _SHOWN:
         stderr.print(f"{len(results['skipped']) - _SHOWN} more files or objects were skipped; {options.out} names them")
-    Console().print(knn_table(results))  # before the file: what took long is shown even if that fails
+    Console(markup=False, emoji=False).print(knn_table(results))  # before the file: what took long is shown even if that fails
     write_results(options.out, results)
     print(Path(options.out))
 
