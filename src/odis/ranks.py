@@ -1,4 +1,4 @@
-"""Sums and maxima over the ranks of a distributed run; in one process each is the identity."""
+"""Sums, maxima and lists over the ranks of a distributed run; in one process each is the identity."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ def max_over_ranks(x: Tensor) -> Tensor:
         x = x.clone()
         dist.all_reduce(x, op=dist.ReduceOp.MAX)
     return x
+
+
+def gather_over_ranks(items: list[Any]) -> list[Any]:
+    """The items (any that can be pickled) of all ranks, those of the first rank first."""
+    if world_size() == 1:
+        return items
+    lists: list[Any] = [None] * world_size()
+    dist.all_gather_object(lists, items)
+    return [item for part in lists for item in part]
 
 
 class _SumOverRanks(torch.autograd.Function):

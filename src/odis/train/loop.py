@@ -20,11 +20,12 @@ from odis import __version__
 from odis.config import PretrainConfig, as_dict
 from odis.config_check import check
 from odis.data.loader import make_loader
-from odis.errors import ConfigError, OdisError
+from odis.errors import ConfigError, DataError, OdisError
 from odis.model.pair import Network, build_pair, update_teacher
 from odis.model.saved import save_model
 from odis.model.vit import ObjectViT
 from odis.objects.index import ObjectIndex
+from odis.ranks import sum_over_ranks
 from odis.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from odis.train.distributed import Ranks, ranks, world_size
 from odis.train.metrics import Meters, collapse_meters
@@ -122,7 +123,7 @@ def _start(config: PretrainConfig, out: Path, here: Ranks, recipe: str) -> tuple
     here.barrier()
     saved = checkpoints(out / "checkpoints")
     if saved:
-        _restore(run, load_checkpoint(saved[-1]))
+        _restore(run, saved[-1])
     return run, index
 
 
@@ -160,7 +161,9 @@ def _train(run: Run, index: ObjectIndex, out: Path, report: Report, evaluate: Ev
     batches, clock = iter(loader), Clock()
     with _stop_signals() as stop:
         while run.step < total:
-            micro_batches = _next(batches, train.accumulate, clock, report)
+            micro_batches = _next(batches, train.accumulate, clock)
+            for batch in micro_batches:
+                report.skip(run.step + 1, batch.skipped)
             logs = (run.step + 1) % train.log_every == 0 or run.step + 1 == total
             before = run.pending
             train_step(run, [b.to(run.ranks.device) for b in micro_batches], meters=logs)
@@ -169,6 +172,7 @@ def _train(run: Run, index: ObjectIndex, out: Path, report: Report, evaluate: Ev
             _check_finite(run, before, report, out)
             report.advance(run.step)
             if logs:
+                report.name_skipped()
                 settings = run.schedules.at(run.step - 1)
                 values = run.meters.means() | {"lr": settings.lr, "momentum_teacher": settings.momentum_teacher}
                 values |= {"teacher_temp": settings.teacher_temp, "weight_decay": settings.weight_decay}
@@ -182,12 +186,13 @@ def _train(run: Run, index: ObjectIndex, out: Path, report: Report, evaluate: Ev
             if stopping:
                 report.say(f"stopped after step {run.step}; the same command resumes")
                 raise KeyboardInterrupt
-            if evaluate is not None and train.knn_every and (run.step % train.knn_every == 0 or run.step == total):
+            if evaluate is not None and (run.step == total or (train.knn_every and run.step % train.knn_every == 0)):
                 if run.ranks.is_first:
                     report.log(run.step, evaluate(run.teacher.backbone, run.config))
                 run.ranks.barrier()
                 clock.restart()
-    report.say(f"done: {out / 'model.safetensors'}" + (f"; {report.skipped} files or objects skipped" if report.skipped else ""))
+    skipped = f"; {report.skipped} files or objects skipped, named in skipped.jsonl" if report.skipped else ""
+    report.say(f"done: {out / 'model.safetensors'}{skipped}")
 
 
 def train_step(run: Run, micro_batches: list[Batch], *, meters: bool = False) -> None:
@@ -197,11 +202,13 @@ def train_step(run: Run, micro_batches: list[Batch], *, meters: bool = False) ->
     seed = np.random.SeedSequence([run.config.train.seed, run.step, run.ranks.rank]).generate_state(1, np.uint64)[0]
     torch.manual_seed(int(seed))
     apply_settings(run.optimizer, settings)
+    total = torch.zeros((), device=run.ranks.device)
     for i, batch in enumerate(micro_batches):
         last = i == len(micro_batches) - 1
         with _gradient_sync(run.student_pass, last):
             losses, teacher, student = _forward(run, batch, settings.teacher_temp)
             run.scaler.scale(losses.total / len(micro_batches)).backward()
+        total += losses.total.detach()
         run.centres.update(teacher)
         run.meters.add_losses(losses)
         if meters and last:
@@ -216,7 +223,7 @@ def train_step(run: Run, micro_batches: list[Batch], *, meters: bool = False) ->
         # In fp16 an overflowing gradient is how the scale is found: only the loss itself tells of trouble.
         run.scaler.step(run.optimizer)
         run.scaler.update()
-        finite = torch.isfinite(losses.total.detach())
+        finite = torch.isfinite(sum_over_ranks(total))
     else:
         finite = step_if_finite(run.optimizer, norm)
     run.optimizer.zero_grad(set_to_none=True)
@@ -240,12 +247,10 @@ def _gradient_sync(module: torch.nn.Module, sync: bool) -> contextlib.AbstractCo
     return contextlib.nullcontext()
 
 
-def _next(batches: Iterator[Batch], count: int, clock: Clock, report: Report) -> list[Batch]:
+def _next(batches: Iterator[Batch], count: int, clock: Clock) -> list[Batch]:
     before = time.perf_counter()
     micro_batches = [next(batches) for _ in range(count)]
     clock.waited(time.perf_counter() - before)
-    for batch in micro_batches:
-        report.skip(batch.skipped)
     return micro_batches
 
 
@@ -258,8 +263,7 @@ def _check_finite(run: Run, pending: tuple[Tensor, int, list[str]] | None, repor
         run.nonfinite = 0
         return
     run.nonfinite += 1
-    shown = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
-    report.warn(f"step {step}: loss or gradient is not finite; the step was not taken; images: {shown}")
+    report.nonfinite(step, paths)
     if run.nonfinite >= run.config.train.nonfinite_limit:
         saved = checkpoints(out / "checkpoints")
         last = f"the last good state is {saved[-1]}" if saved else "no checkpoint was written yet"
@@ -279,8 +283,9 @@ def _save(run: Run, out: Path) -> None:
             "config": as_dict(run.config),
             "odis_version": __version__,
         }
-        save_checkpoint(out / "checkpoints", run.step, state, run.config.train.keep)
+        # The model first: if the run ends in between, it is written again on the way to the checkpoint that is missing.
         save_model(out / "model.safetensors", run.teacher.backbone, model_card(run))
+        save_checkpoint(out / "checkpoints", run.step, state, run.config.train.keep)
     run.ranks.barrier()
 
 
@@ -302,13 +307,15 @@ def model_card(run: Run) -> dict[str, Any]:
     }
 
 
-def _restore(run: Run, state: dict[str, Any]) -> None:
-    run.student.load_state_dict(state["student"])
-    run.teacher.load_state_dict(state["teacher"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.centres.load_state_dict(state["centres"])
-    run.scaler.load_state_dict(state["scaler"])
-    run.step, run.nonfinite = state["step"], state["nonfinite"]
+def _restore(run: Run, path: Path) -> None:
+    state = load_checkpoint(path)
+    try:
+        for name in ("student", "teacher", "optimizer", "centres", "scaler"):
+            getattr(run, name).load_state_dict(state[name])
+        run.step, run.nonfinite = state["step"], state["nonfinite"]
+    except (KeyError, RuntimeError, ValueError) as e:
+        written = f"odis {state.get('odis_version')} wrote it, this is {__version__}"
+        raise DataError(f"{path}: does not fit the run's settings ({written}): {str(e).splitlines()[0]}") from e
 
 
 class _Stop:

@@ -97,6 +97,10 @@ class JsonLines:
             beside.write_text("".join(line + "\n" for line in kept))
             os.replace(beside, path)
 
+    def read(self) -> list[dict[str, Any]]:
+        """The records that are there."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+
     def write(self, record: dict[str, Any]) -> None:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         with self.path.open("a") as f:

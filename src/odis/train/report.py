@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from odis.errors import OdisError
+from odis.ranks import gather_over_ranks
 from odis.train.distributed import Ranks
 from odis.train.metrics import JsonLines, collapse_warning
 from odis.types import Skipped
@@ -33,17 +35,20 @@ def peak_memory(device: torch.device) -> float:
 
 
 class Report:
-    """Speaks for the first rank; other ranks only report what they skipped."""
+    """Speaks for the first rank, and for all of them about what they skipped and what was not finite."""
 
     def __init__(self, out: Path, ranks: Ranks, *, total_steps: int, start_step: int, prototypes: int, tensorboard: bool) -> None:
         self.out, self.ranks, self.total_steps, self.prototypes = out, ranks, total_steps, prototypes
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False, emoji=False, highlight=False)  # names of files are shown as they are
+        self._found: list[tuple[int, Skipped]] = []  # skipped on this rank, not yet named; with the step
         self._skipped: set[str] = set()
         self._bar: Progress | None = None
         self._writer: Any = None
         if not ranks.is_first:
             return
         self._lines = JsonLines(out / "metrics.jsonl", from_step=start_step)
+        self._skipped_lines = JsonLines(out / "skipped.jsonl", from_step=start_step)
+        self._skipped |= {record["what"] for record in self._skipped_lines.read()}
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -60,24 +65,39 @@ class Report:
 
     @property
     def skipped(self) -> int:
-        """Files and objects this rank has skipped, each counted once."""
+        """Files and objects skipped in this run, each counted once: known to the first rank, as of the last `name_skipped`."""
         return len(self._skipped)
 
-    def skip(self, skipped: list[Skipped]) -> None:
-        """Name each skipped file or object once, on the console and in `skipped.jsonl`."""
-        new = {s.what: s for s in skipped if s.what not in self._skipped}
-        self._skipped |= new.keys()
-        for s in new.values():
-            self.warn(f"skipped {s.what}: {s.why}")
-            with (self.out / "skipped.jsonl").open("a") as f:
-                f.write(json.dumps({"what": s.what, "why": s.why}) + "\n")
+    def skip(self, step: int, skipped: list[Skipped]) -> None:
+        """These were passed over on the way to step number `step`; several ranks name what they found when `name_skipped` is called."""
+        self._found += [(step, s) for s in skipped]
+        if not self.ranks.distributed:
+            self.name_skipped()
+
+    def name_skipped(self) -> None:
+        """Name what any rank has skipped, each file or object once, on the console and in `skipped.jsonl`. All ranks must call it."""
+        found, self._found = gather_over_ranks(self._found), []
+        if not self.ranks.is_first:
+            return
+        for step, s in found:
+            if s.what not in self._skipped:
+                self._skipped.add(s.what)
+                self.warn(f"skipped {s.what}: {s.why}")
+                self._skipped_lines.write({"step": step, "what": s.what, "why": s.why})
+
+    def nonfinite(self, step: int, images: list[str]) -> None:
+        """Name the images of a step that was not taken: the first on the console, all in `nonfinite.jsonl`."""
+        shown = ", ".join(images[:8]) + (f" and {len(images) - 8} more, named in nonfinite.jsonl" if len(images) > 8 else "")
+        self.warn(f"step {step}: loss or gradient is not finite; the step was not taken; images: {shown}")
+        with (self.out / "nonfinite.jsonl").open("a") as f:
+            f.write(json.dumps({"step": step, "images": images}) + "\n")
 
     def warn(self, message: str) -> None:
-        self.console.print(f"[yellow]warning[/]: {message}", highlight=False, soft_wrap=True)
+        self.console.print(Text.assemble(("warning", "yellow"), f": {message}"), soft_wrap=True)
 
     def say(self, message: str) -> None:
         if self.ranks.is_first:
-            self.console.print(message, highlight=False, soft_wrap=True)
+            self.console.print(message, soft_wrap=True)
 
     def advance(self, step: int) -> None:
         """`step` steps are done."""

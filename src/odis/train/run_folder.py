@@ -17,6 +17,8 @@ from odis.errors import ConfigError, DataError
 
 # Settings that may change between the parts of a run: they say how it is run and written down, not what is computed.
 _FREE = {
+    "val",
+    "strict",
     "loader.workers",
     "loader.prefetch",
     "loader.cache",
@@ -63,18 +65,22 @@ def prepare(out: Path, config: PretrainConfig, resolved: dict[str, Any]) -> None
     """Start or re-enter the run in `out`.
 
     Raises:
-        ConfigError: if `out` holds a run with other settings; the message shows the differences.
+        ConfigError: if `out` holds a run with other settings, or on another number of images; the message shows the differences.
         DataError: if `out` is something else.
     """
     path = out / "config.yaml"
     new = as_dict(config)
     if path.exists():
-        old = read_config(out)["config"]
-        before, now = _flat(old), _flat(new)
+        record = read_config(out)
+        before, now = _flat(record["config"]), _flat(new)
         changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k not in _FREE]
         if changed:
             shown = "; ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in changed)
             raise ConfigError(f"{out}: holds a run with other settings ({shown}); give another --out, or the old settings to resume it")
+        images = (record.get("resolved") or {}).get("images")
+        if images != resolved["images"]:
+            there = f"{config.data} now has {resolved['images']}"
+            raise ConfigError(f"{out}: holds a run on {images} images, but {there}; give another --out, or the old data")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: exists and is not a run (no config.yaml); give an empty or new folder with --out")
     out.mkdir(parents=True, exist_ok=True)
