@@ -132,6 +132,8 @@ def choose_target(rng: np.random.Generator, boxes: np.ndarray, sampling: Literal
         boxes: (n, 4), n >= 1, none empty.
         sampling: `area` or `uniform`.
     """
+    if len(boxes) == 1:
+        return 0  # no draw where there is no choice: an image that is one object draws what an image without objects does
     if sampling == "uniform":
         return int(rng.integers(len(boxes)))
     boxes = np.asarray(boxes, dtype=np.float64)
