@@ -1,0 +1,183 @@
+"""A run's folder: what it holds, which command may enter it again, what is refused and how."""
+
+import os
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from odis import __version__
+from odis.cli import main
+from odis.config import LoaderConfig, PretrainConfig, TrainConfig, ViewsConfig, as_dict
+from odis.errors import ConfigError, DataError
+from odis.options import load_recipe
+from odis.train.run_folder import prepare, read_config
+
+RESOLVED = {"images": 20, "lr": 0.001}
+CONFIG = PretrainConfig(data="train.parquet")
+
+
+def test_folder_says_what_the_run_is_and_where_it_ran(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "run"
+    prepare(out, CONFIG, RESOLVED)
+    assert [p.name for p in out.iterdir()] == ["config.yaml"]
+    record = read_config(out)
+    assert record["config"] == as_dict(CONFIG)
+    assert record["resolved"] == RESOLVED
+    assert record["versions"]["odis"] == __version__
+    assert set(record["versions"]) >= {"python", "torch", "torchvision", "timm", "numpy"}
+    assert record["git"] is None or len(record["git"].removesuffix("+changes")) == 40
+
+
+def test_config_in_the_folder_is_a_recipe(tmp_path: Path) -> None:
+    config = load_recipe("debug", data="x", train__steps=3)
+    prepare(tmp_path, config, RESOLVED)
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(read_config(tmp_path)["config"]))
+    assert load_recipe(str(tmp_path / "again.yaml")) == config
+
+
+def test_same_settings_enter_again_and_the_record_is_renewed(tmp_path: Path) -> None:
+    prepare(tmp_path, CONFIG, RESOLVED)
+    prepare(tmp_path, CONFIG, RESOLVED | {"device": "another"})
+    assert read_config(tmp_path)["resolved"] == RESOLVED | {"device": "another"}
+
+
+def changed(value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, bool) or value is None:
+        return not value
+    if isinstance(value, tuple):
+        return tuple(v + 1 for v in value)
+    return value + 1 if isinstance(value, int | float) else f"{value}x"
+
+
+SETTINGS = [("", f.name) for f in fields(PretrainConfig) if not is_dataclass(getattr(CONFIG, f.name))]
+SETTINGS += [(s.name, f.name) for s in fields(PretrainConfig) if is_dataclass(v := getattr(CONFIG, s.name)) for f in fields(v)]
+
+# What may change between the parts of a run: how it is run and what is written down.
+FREE = {
+    "val", "strict", "loader.workers", "loader.prefetch", "loader.cache", "train.log_every", "train.checkpoint_every", "train.keep",
+    "train.knn_every", "train.tensorboard", "train.nonfinite_limit",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("section", "name"), SETTINGS, ids=lambda s: s or "root")
+def test_only_settings_that_change_no_result_may_change(tmp_path: Path, section: str, name: str) -> None:
+    prepare(tmp_path, CONFIG, RESOLVED)
+    before = (tmp_path / "config.yaml").read_text()
+    if section:
+        part = getattr(CONFIG, section)
+        other = replace(CONFIG, **{section: replace(part, **{name: changed(getattr(part, name))})})
+    else:
+        other = replace(CONFIG, **{name: changed(getattr(CONFIG, name))})
+    dotted = f"{section}.{name}" if section else name
+    if dotted in FREE:
+        prepare(tmp_path, other, RESOLVED)
+        assert read_config(tmp_path)["config"] == as_dict(other)
+        return
+    with pytest.raises(ConfigError) as refusal:
+        prepare(tmp_path, other, RESOLVED)
+    old, new = (as_dict(c)[section][name] if section else as_dict(c)[name] for c in (CONFIG, other))
+    assert f"({dotted}: {old} -> {new})" in str(refusal.value)
+    assert (tmp_path / "config.yaml").read_text() == before
+
+
+def test_every_difference_is_shown(tmp_path: Path) -> None:
+    prepare(tmp_path, CONFIG, RESOLVED)
+    other = replace(CONFIG, views=ViewsConfig(global_scale=(0.1, 1.0)), train=TrainConfig(seed=4), loader=LoaderConfig(workers=9))
+    with pytest.raises(ConfigError, match=r"views\.global_scale: \[0\.25, 1\.0\] -> \[0\.1, 1\.0\]") as refusal:
+        prepare(tmp_path, other, RESOLVED)
+    assert "train.seed: 0 -> 4" in str(refusal.value)
+    assert "workers" not in str(refusal.value)
+    assert str(tmp_path) in str(refusal.value)
+
+
+def test_setting_of_another_version_is_a_difference(tmp_path: Path) -> None:
+    prepare(tmp_path, CONFIG, RESOLVED)
+    record = read_config(tmp_path)
+    del record["config"]["views"]["grey"]
+    record["config"]["views"]["sepia"] = 0.5
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
+    with pytest.raises(ConfigError, match=r"views\.grey: None -> 0\.2; views\.sepia: 0\.5 -> None"):
+        prepare(tmp_path, CONFIG, RESOLVED)
+
+
+def test_data_with_another_number_of_images_is_refused(tmp_path: Path) -> None:
+    prepare(tmp_path, CONFIG, RESOLVED)
+    with pytest.raises(ConfigError, match=r"holds a run on 20 images, but train\.parquet now has 21; give another --out"):
+        prepare(tmp_path, CONFIG, RESOLVED | {"images": 21})
+    assert read_config(tmp_path)["resolved"] == RESOLVED
+
+
+@pytest.mark.parametrize("content", ["photo.jpg", "checkpoints/step-00000001.pt", ".hidden"])
+def test_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, content: str) -> None:
+    (tmp_path / content).parent.mkdir(exist_ok=True)
+    (tmp_path / content).write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="exists and is not a run"):
+        prepare(tmp_path, CONFIG, RESOLVED)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_file_is_refused_and_an_empty_folder_taken(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(DataError, match="exists and is not a run"):
+        prepare(tmp_path / "file", CONFIG, RESOLVED)
+    (tmp_path / "empty").mkdir()
+    prepare(tmp_path / "empty", CONFIG, RESOLVED)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("a: [", "cannot be read"), ("", "not the config of a run"), ("config: 3", "not the config of a run"), ("[1]", "not the config")],
+)
+def test_config_that_is_none_is_named(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(DataError, match=says) as refusal:
+        prepare(tmp_path, CONFIG, RESOLVED)
+    assert str(tmp_path / "config.yaml") in str(refusal.value)
+    assert (tmp_path / "config.yaml").read_text() == text
+
+
+def test_folder_that_is_no_run_has_no_config(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"not a run folder: it has no config\.yaml"):
+        read_config(tmp_path)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(5):
+        Image.fromarray(np.full((24, 24, 3), 40 * i, dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def command(images: Path, out: Path, *more: str) -> list[str]:
+    tiny = ["--views.global_size=16", "--views.local_size=8", "--model.depth=1", "--model.embed_dim=24", "--model.num_heads=2"]
+    fixed = ["--train.steps=2", "--train.batch_size=2", "--train.device=cpu", "--loader.workers=0"]
+    return ["pretrain", "--data", str(images), "--out", str(out), "--recipe", "debug", *tiny, *fixed, *more]
+
+
+def test_refusals_reach_the_command_line(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    def refusal(*arguments: str) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(list(arguments))
+        assert stop.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    out = tmp_path / "run"
+    main(command(images, out))
+    assert "(train.seed: 0 -> 1)" in refusal(*command(images, out, "--train.seed=1"))
+    main(command(images, out, "--loader.prefetch=3", "--strict"))
+    assert "complete" in capsys.readouterr().err
+    os.remove(images / "4.png")
+    assert f"holds a run on 5 images, but {images} now has 4" in refusal(*command(images, out))
+    assert "exists and is not a run" in refusal(*command(images, images))
+    assert "Not a directory" in refusal(*command(images, images / "0.png" / "run"))
