@@ -67,6 +67,10 @@ def _pretrain(arguments: list[str]) -> None:
     config = to_config(options)
     recipe = Path(str(options.recipe[-1])).stem if options.recipe else ""
 
+    from odis.config_check import check
+
+    check(config)  # before the imports that take seconds, and before `val` is read
+
     from odis.evaluate.knn import periodic_knn
     from odis.train.loop import pretrain
 

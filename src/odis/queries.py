@@ -198,7 +198,7 @@ class IndexRows(Dataset[RowQueries]):
             image = load_image(path, (row.width, row.height))
         except DataError as error:
             return RowQueries([], [], [], [Skipped(path, str(error).removeprefix(f"{path}: "))], read=False)
-        problems = [object_problem(item, row.width, row.height, _ANY_LABEL) for item in row.objects]
+        problems = [object_problem(item, row.width, row.height, len(self.index.classes)) for item in row.objects]
         skipped = [Skipped(f"{path}, object {k}", problem) for k, problem in enumerate(problems) if problem is not None]
         numbers = [k for k, problem in enumerate(problems) if problem is None]
         items = [row.objects[k] for k in numbers]
