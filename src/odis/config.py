@@ -176,6 +176,7 @@ class LossConfig:
         object_weight: Weight of the object term.
         patch_weight: Weight of the patch term.
         image_weight: Weight of the image term (all-true object masks). With `single` tokens it costs another pass.
+        koleo_weight: Weight of the KoLeo regulariser, which keeps the objects of a batch apart in the head; for small batches.
         student_temp: Student temperature.
         teacher_temp: Teacher temperature after its warm-up.
         warmup_teacher_temp: Teacher temperature at the start.
@@ -188,6 +189,7 @@ class LossConfig:
     object_weight: float = 1.0
     patch_weight: float = 1.0
     image_weight: float = 0.0
+    koleo_weight: float = 0.0
     student_temp: float = 0.1
     teacher_temp: float = 0.07
     warmup_teacher_temp: float = 0.04

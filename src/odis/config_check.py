@@ -123,6 +123,7 @@ def _check_optimisation(config: PretrainConfig) -> None:
     loss, optim = config.loss, config.optim
     weights = (loss.object_weight, loss.patch_weight, loss.image_weight)
     _require(min(weights) >= 0 and max(weights) > 0, "loss", f"weights are {list(weights)}, must be 0 or more and one above 0")
+    _require(loss.koleo_weight >= 0, "loss.koleo_weight", f"is {loss.koleo_weight}, must be 0 or more")
     for name in ("student_temp", "teacher_temp", "warmup_teacher_temp"):
         _require(getattr(loss, name) > 0, f"loss.{name}", f"is {getattr(loss, name)}, must be above 0")
     _range(loss.centre_momentum, 0, 1, "loss.centre_momentum")

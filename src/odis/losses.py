@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from odis.ranks import max_over_ranks, sum_over_ranks, world_size
+from odis.ranks import gather_rows, max_over_ranks, sum_over_ranks, world_size
 
 
 def cross_entropy(targets: Tensor, logits: Tensor, temp: float) -> Tensor:
@@ -183,3 +183,42 @@ def image_loss(probabilities: Tensor, global_logits: Tensor, local_logits: Tenso
         logits = torch.cat([logits, local_logits])
         count += locals_
     return cross_entropy(targets, logits, temp).sum() / (images * views * count)
+
+
+def koleo_loss(projections: Tensor, views: Tensor) -> Tensor:
+    """KoLeo: the closer an object is to its nearest neighbour in the same view of the batch, the more it costs (Sablayrolles et al.,
+    2019, equation 3; DINOv2, section 4). It keeps the objects of a batch apart, which small batches need against collapse.
+
+        for r in rows:
+            nearest = min over rows j != r of the same view of |x[r] - x[j]|, with x[j] held fixed
+            loss += -log(nearest)
+        loss / rows
+
+    DINOv2 takes the backbone's `[CLS]`; here it is the head's unit vectors, the space in which the prototypes are shared out.
+
+    Args:
+        projections: (R, D) unit vectors of the student's object rows of global views.
+        views: int64 (R,), the global view of each row; views of the same object are never neighbours.
+
+    Returns:
+        This rank's share; its mean over ranks is the mean over all rows. 0 where no view holds two rows.
+    """
+    everyone, their_views = gather_rows(projections), gather_rows(views)
+    rows = torch.arange(len(projections), device=projections.device) + _rows_of_earlier_ranks(projections)
+    with torch.no_grad():
+        cosine = projections @ everyone.T
+        cosine.masked_fill_(views[:, None] != their_views[None], -2.0)
+        if len(projections):
+            cosine[torch.arange(len(projections)), rows] = -2.0
+        best, nearest = cosine.max(dim=1) if everyone.shape[0] else (cosine.new_zeros(0), rows)
+        alone = best < -1.5
+    distance = (projections - everyone[nearest]).norm(dim=1)
+    terms = torch.where(alone, 0.0, -torch.log(distance + 1e-8))
+    counted = sum_over_ranks((~alone).sum().to(terms.dtype)).clamp(min=1) / world_size()
+    return terms.sum() / counted
+
+
+def _rows_of_earlier_ranks(x: Tensor) -> int:
+    rank = torch.distributed.get_rank() if world_size() > 1 else 0
+    counts = gather_rows(torch.tensor([len(x)], device=x.device))
+    return int(counts[:rank].sum())

@@ -37,6 +37,20 @@ def gather_over_ranks(items: list[Any]) -> list[Any]:
     return [item for part in lists for item in part]
 
 
+def gather_rows(x: Tensor) -> Tensor:
+    """Every rank's rows of `x` (R, ...), one rank after the other, without gradient; ranks may hold unequal numbers, or none."""
+    x = x.detach()
+    if world_size() == 1:
+        return x
+    counts = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
+    most = max(int(c) for c in counts)
+    padded = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
+    gathered = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(gathered, padded)
+    return torch.cat([rows[: int(c)] for rows, c in zip(gathered, counts)])
+
+
 class _SumOverRanks(torch.autograd.Function):
     """The forward pass adds up values and the backward pass gradients, since each rank's value enters every rank's result."""
 

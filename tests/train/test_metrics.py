@@ -12,7 +12,7 @@ from odis.train.step import StudentOutput, TeacherOutput
 def outputs(probabilities: torch.Tensor, features: torch.Tensor) -> tuple[TeacherOutput, StudentOutput]:
     none = probabilities[:0]
     teacher = TeacherOutput(probabilities, none, None, probabilities, none, None)
-    return teacher, StudentOutput(probabilities, none, None, None, features)
+    return teacher, StudentOutput(probabilities, none, None, None, features, features)
 
 
 def test_entropy_is_torchs() -> None:

@@ -42,7 +42,7 @@ def knn_table(results: dict[str, Any]) -> Table:
         caption_justify="left",
     )
     for name in ("model", "trained on objects", "size", "mode"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name != "model")
     for k in settings["k"]:
         table.add_column(f"k = {k}", justify="right")
     for model in results["models"]:

@@ -47,8 +47,11 @@ class ProjectionHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (R, K) of tokens (R, D); R may be 0."""
-        x = self.mlp(x)
-        return self.last_layer(F.normalize(x.float(), dim=-1, eps=1e-6))
+        return self.last_layer(self.project(x))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Unit vectors (R, bottleneck) of tokens (R, D): where the prototypes are."""
+        return F.normalize(self.mlp(x).float(), dim=-1, eps=1e-6)
 
 
 class Prototypes(nn.Module):

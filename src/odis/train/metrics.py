@@ -73,7 +73,13 @@ class Meters:
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def add_losses(self, losses: Losses) -> None:
-        terms = {"loss": losses.total, "loss_object": losses.objects, "loss_patch": losses.patches, "loss_image": losses.image}
+        terms = {
+            "loss": losses.total,
+            "loss_object": losses.objects,
+            "loss_patch": losses.patches,
+            "loss_image": losses.image,
+            "loss_koleo": losses.koleo,
+        }
         self.add({name: value for name, value in terms.items() if value is not None})
 
     def means(self) -> dict[str, float]:

@@ -70,5 +70,5 @@ class Schedules:
             weight_decay=cosine(step, total, optim.weight_decay, optim.weight_decay_end),
             momentum_teacher=cosine(step, total, optim.momentum_teacher, 1.0),
             teacher_temp=loss.warmup_teacher_temp + share * (loss.teacher_temp - loss.warmup_teacher_temp),
-            last_layer_frozen=step < self._steps(optim.freeze_last_layer_epochs),
+            last_layer_frozen=step < round(optim.freeze_last_layer_epochs * self.steps_per_epoch),
         )

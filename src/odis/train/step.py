@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from odis.config import PretrainConfig
-from odis.losses import Centre, image_loss, object_loss, object_targets, patch_loss, sinkhorn_knopp
+from odis.losses import Centre, image_loss, koleo_loss, object_loss, object_targets, patch_loss, sinkhorn_knopp
 from odis.model.pair import Network
 from odis.types import Batch
 
@@ -37,6 +37,7 @@ class StudentOutput:
     patches: Tensor  # (H, K)
     global_image: Tensor | None  # (G * B, K)
     local_image: Tensor | None  # (L * B, K)
+    projections: Tensor  # (R, bottleneck) unit vectors of the object rows, before the prototypes
     features: Tensor  # (R, D) backbone features of the object rows, for the collapse meters
 
 
@@ -48,6 +49,7 @@ class Losses:
     objects: Tensor
     patches: Tensor
     image: Tensor | None
+    koleo: Tensor | None
 
 
 class Centres(nn.Module):
@@ -137,17 +139,19 @@ def student_pass(student: Network, batch: Batch, question: Question) -> StudentO
     if len(batch.local_views):
         objects, _, local_image = read_tokens(student, batch.local_views, batch.local_masks, None, question)
         features = torch.cat([features, objects.flatten(0, 1)[batch.student_local_rows]])
+    projections = student.head.project(features)
     return StudentOutput(
-        objects=student.head(features),
+        objects=student.head.last_layer(projections),
         patches=student.patch_head(patches.flatten(0, 1)[batch.hidden if question.patches else batch.hidden[:0]]),
         global_image=None if global_image is None else student.head(global_image),
         local_image=None if local_image is None else student.head(local_image),
+        projections=projections,
         features=features.detach(),
     )
 
 
 def compute_losses(student: StudentOutput, teacher: TeacherOutput, batch: Batch, config: PretrainConfig) -> Losses:
-    """`L = w_obj L_obj + w_patch L_patch + w_img L_img`."""
+    """`L = w_obj L_obj + w_patch L_patch + w_img L_img`, plus the KoLeo regulariser if it is on."""
     loss, temp = config.loss, config.loss.student_temp
     views, images, tokens = batch.global_visible.shape  # G, B, Q
     others, every = object_targets(teacher.objects, batch.teacher_rows, (views, images, tokens))
@@ -160,7 +164,12 @@ def compute_losses(student: StudentOutput, teacher: TeacherOutput, batch: Batch,
     if teacher.image is not None and student.global_image is not None:
         image = image_loss(teacher.image, student.global_image, student.local_image, views, temp)
         total = total + loss.image_weight * image
-    return Losses(total, objects, patches, image)
+    koleo = None
+    if loss.koleo_weight > 0:
+        rows = batch.student_global_rows
+        koleo = koleo_loss(student.projections[: len(rows)], rows // (images * tokens))
+        total = total + loss.koleo_weight * koleo
+    return Losses(total, objects, patches, image, koleo)
 
 
 class StudentPass(nn.Module):

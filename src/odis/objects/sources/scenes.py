@@ -32,6 +32,8 @@ _OVERLAP = 0.1  # the most of a box that another box may cover
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 
+_INK_LUMA, _GROUND_LUMA = 205, 75
+
 _SHARPEN = np.clip(np.rint((np.arange(256) - 95) * (255 / 90)), 0, 255).astype(np.uint8)
 """Enlarged digits are blurred; this gives strokes an edge, and every digit an alpha that reaches 255."""
 
@@ -176,7 +178,7 @@ def compose(
         kept.append(int(labels[k]))
     # Grain over everything: without it a digit's flat colour would set it apart from what is behind.
     grain = rng.standard_normal((size, size, 3), dtype=np.float32)
-    grain *= np.float32(rng.uniform(2, 8))
+    grain *= np.float32(4)
     grain += np.asarray(canvas)
     return Scene(np.clip(grain, 0, 255).astype(np.uint8), masks, kept)
 
@@ -264,18 +266,16 @@ def _paste(rng: np.random.Generator, canvas: Image.Image, glyph: _Glyph, place: 
     """Paint a glyph in a colour legible there; bool (size, size) of its visible part."""
     x, y = place
     h, w = glyph.solid.shape
-    canvas.paste(_ink(rng, canvas.crop((x, y, x + w, y + h))), place, glyph.alpha)
+    canvas.paste(_ink(rng), place, glyph.alpha)
     mask = np.zeros((canvas.height, canvas.width), dtype=bool)
     mask[y : y + h, x : x + w] = glyph.solid
     return mask
 
 
-def _ink(rng: np.random.Generator, behind: Image.Image) -> tuple[int, int, int]:
-    """A colour clearly lighter or darker than the mean of `behind`, of any hue."""
-    mean = np.asarray(behind.reduce(behind.size), dtype=np.float64).ravel()
-    contrast = rng.uniform(60, 100) * (1 if rng.random() < 0.5 else -1)
-    hue = rng.uniform(-90, 90, 3)
-    red, green, blue = np.clip(np.rint((mean - hue) @ _LUMA + contrast + hue), 0, 255).astype(int).tolist()
+def _ink(rng: np.random.Generator) -> tuple[int, int, int]:
+    """A light colour of any hue. Of one luma: were brightness to differ, it would tell objects apart without a look at their shape."""
+    hue = rng.uniform(-70, 70, 3)
+    red, green, blue = np.clip(np.rint(_INK_LUMA - hue @ _LUMA + hue), 0, 255).astype(int).tolist()
     return red, green, blue
 
 
@@ -284,12 +284,12 @@ def _background(rng: np.random.Generator, size: int) -> Image.Image:
     cells = int(rng.integers(2, 5))
     hue = rng.uniform(-60, 60, (cells, cells, 3))
     hue -= (hue @ _LUMA)[..., None]
-    ground = rng.uniform(95, 160) + rng.uniform(-20, 20, (cells, cells, 1)) + hue
+    ground = _GROUND_LUMA + rng.uniform(-8, 8, (cells, cells, 1)) + hue
     canvas = _enlarge(np.clip(ground, 0, 255).astype(np.uint8), size)
     texture = _enlarge(rng.integers(0, 256, (size // int(rng.integers(3, 8)),) * 2, dtype=np.uint8), size)
-    canvas = Image.blend(canvas, texture.convert("RGB"), rng.uniform(0, 0.12))
+    canvas = Image.blend(canvas, texture.convert("RGB"), 0.05)
     for _ in range(2):
-        canvas.paste(_ink(rng, canvas), (0, 0), _clutter(rng, size))
+        canvas.paste(_ink(rng), (0, 0), _clutter(rng, size))
     return canvas
 
 
