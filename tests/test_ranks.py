@@ -10,7 +10,7 @@ import torch.distributed as dist
 from odis.config import HeadConfig
 from odis.losses import Centre, object_loss, patch_loss, sinkhorn_knopp
 from odis.model.heads import ProjectionHead
-from odis.ranks import max_over_ranks, sum_over_ranks, world_size
+from odis.ranks import gather_over_ranks, max_over_ranks, sum_over_ranks, world_size
 
 SPLITS = {"unequal": [0, 3, 10], "one is empty": [0, 0, 10], "no rows": [0, 0, 0]}
 """Borders of the rows of rank 0 and rank 1 among all rows."""
@@ -50,6 +50,7 @@ def check_reductions(rank: int) -> None:
     total = sum_over_ranks(x)
     assert total.tolist() == [3, 9]
     assert max_over_ranks(x).tolist() == [2, 5]
+    assert gather_over_ranks([f"{rank}"] * (1 + rank)) == ["0", "1", "1"]
     ((1 + rank) * total).sum().backward()
     assert x.grad.tolist() == [3, 3]
 
