@@ -116,13 +116,16 @@ class Slow:
         return {name: grad for name, grad in found.items() if grad is not None}
 
 
-def project(head: ProjectionHead, x: Tensor) -> Tensor:
-    """Prototype logits of one token (D,)."""
+def unit(head: ProjectionHead, x: Tensor) -> Tensor:
+    """The unit vector in the bottleneck of one token (D,)."""
     first, second, third = (layer for layer in head.mlp if isinstance(layer, torch.nn.Linear))
     z = third(F.gelu(second(F.gelu(first(x)))))
-    z = z / z.norm()
-    weight = head.last_layer.weight
-    return torch.stack([z @ row / row.norm() for row in weight])
+    return z / z.norm()
+
+
+def project(head: ProjectionHead, x: Tensor) -> Tensor:
+    """Prototype logits of one token (D,)."""
+    return torch.stack([unit(head, x) @ row / row.norm() for row in head.last_layer.weight])
 
 
 def probabilities(logits: dict, centre: Tensor, temp: float, config: PretrainConfig) -> dict:
@@ -148,6 +151,7 @@ def slow_step(samples: list[Sample], student: Slow, teacher: Slow, centres: Cent
     hide = config.loss.patch_weight > 0
     seen: dict = {"objects": {}, "patches": {}, "image": {}}  # teacher logits
     said: dict = {"objects": {}, "patches": {}, "image": {}}  # student logits
+    directions: dict = {}  # of the student's objects in the head
     for b, sample in enumerate(samples):
         for v, view in enumerate([*sample.global_views, *sample.local_views]):
             is_global = v < len(sample.global_views)
@@ -162,6 +166,8 @@ def slow_step(samples: list[Sample], student: Slow, teacher: Slow, centres: Cent
                     for q in range(len(view.visible)):
                         if view.visible[q]:
                             logits["objects"][b, v, q] = project(network.head, objects[q])
+                            if network is student:
+                                directions[b, v, q] = unit(network.head, objects[q])
                     for p in hidden.nonzero()[:, 0].tolist() if hidden is not None else []:
                         logits["patches"][b, v, p] = project(network.patch_head, patches[p])
                     if image is not None:
@@ -178,8 +184,15 @@ def slow_step(samples: list[Sample], student: Slow, teacher: Slow, centres: Cent
         here = [between(p[key], said["patches"][key]) for key in p if key[:2] == (b, v)]
         terms["patches"] = terms["patches"] + (sum(here) / len(here) if here else 0) / len(views)
     means = {term: torch.stack(list(logits.values())).mean(0) if logits else None for term, logits in seen.items()}
+    spread = []
+    matched = {(b, v, q): x for (b, v, q), x in directions.items() if v < 2 and (b, 1 - v, q) in directions}
+    for (b, v, q), x in matched.items():
+        others = [(x - y.detach()).norm() for (i, u, o), y in matched.items() if u == v and (i, o) != (b, q)]
+        spread += [-torch.log(min(others))] if others else []
+    terms["koleo"] = sum(spread) / max(1, len(spread))
     loss = config.loss
     total = loss.object_weight * terms["objects"] + loss.patch_weight * terms["patches"] + loss.image_weight * terms["image"]
+    total = total + loss.koleo_weight * terms["koleo"]
     return terms | {"total": total, "means": means}
 
 
@@ -207,11 +220,12 @@ VARIANTS = {
     "single-own-patch-head-image": (1, {"loss": LossConfig(image_weight=0.5, patch_weight=0.3), "head": replace(HEAD, shared=False)}),
     "crop-only": (1, {"views": replace(VIEWS, object_masks=False), "loss": LossConfig(object_weight=2.0, image_weight=0.5)}),
     "no-patch-term": (1, {"loss": LossConfig(patch_weight=0.0)}),
+    "single-koleo": (1, {"loss": LossConfig(koleo_weight=0.3)}),
     "mean-pool": (2, {"model": replace(TINY, object_readout="mean-pool")}),
     "read-only-centre": (3, {"model": replace(TINY, object_tokens="read-only")}),
-    "read-only-sinkhorn-image": (
+    "read-only-sinkhorn-image-koleo": (
         2,
-        {"model": replace(TINY, object_tokens="read-only"), "loss": LossConfig(centring="sinkhorn", image_weight=0.7)},
+        {"model": replace(TINY, object_tokens="read-only"), "loss": LossConfig(centring="sinkhorn", image_weight=0.7, koleo_weight=0.5)},
     ),
     "read-only-own-patch-head": (2, {"model": replace(TINY, object_tokens="read-only"), "head": replace(HEAD, shared=False)}),
 }
@@ -236,7 +250,8 @@ def test_step_equals_a_loop_over_images_views_and_objects(name: str) -> None:
     assert found.objects > 0.1
     assert (found.patches > 0.1) == (config.loss.patch_weight > 0)
     assert (found.image is not None) == (config.loss.image_weight > 0)
-    for term in ("total", "objects", "patches", *(["image"] if found.image is not None else [])):
+    assert (found.koleo is not None) == (config.loss.koleo_weight > 0)
+    for term in ("total", "objects", "patches", *(name for name in ("image", "koleo") if getattr(found, name) is not None)):
         torch.testing.assert_close(getattr(found, term), expected[term], rtol=2e-5, atol=1e-6, msg=lambda m, t=term: f"{t}: {m}")
     theirs, ours = slow.gradients(), gradients(student)
     assert {k for k, g in ours.items() if g.any()} == {k for k, g in theirs.items() if g.any()}
@@ -250,7 +265,7 @@ def test_step_equals_a_loop_over_images_views_and_objects(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["single", "read-only"])
 def test_batch_that_shows_no_object_trains_patches_alone(kind: str) -> None:
-    config = a_config(model=replace(TINY, object_tokens=kind))
+    config = a_config(model=replace(TINY, object_tokens=kind), loss=LossConfig(koleo_weight=1.0))
     student, teacher = shaken_pair(config)
     losses = forward(config, student, teacher, Centres(24, 0.9), collate(some_samples(1)[-1:] + some_samples(1, seed=1)[-1:]))
     assert losses.objects == 0
