@@ -42,7 +42,7 @@ def run_demo(out: Path, *, seed: int = 0, recipe: str = "demo") -> dict[str, Any
     Returns:
         What `results.json` holds: `untrained` and `trained` top-1 k-NN accuracies in percent by mode, `seconds` of pretraining, settings.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
     out.mkdir(parents=True, exist_ok=True)
     console.print("[bold]1[/] scenes: real handwritten digits in clutter; digits of the test scenes are in no training scene")
     train, test = (_scenes(out / "scenes", split, count, seed) for split, count in (("train", TRAIN_SCENES), ("val", TEST_SCENES)))
@@ -74,7 +74,7 @@ def run_demo(out: Path, *, seed: int = 0, recipe: str = "demo") -> dict[str, Any
     _write(out / "results.json", results)
     draw_demo(out / "demo.png", trained, untrained, train, test, results, context=CONTEXT)
     console.print(_table(results))
-    console.print(f"picture: {out / 'demo.png'}   numbers: {out / 'results.json'}   model: {out / 'run' / 'model.safetensors'}")
+    console.print(f"picture: {out / 'demo.png'}\nnumbers: {out / 'results.json'}\nmodel: {out / 'run' / 'model.safetensors'}", markup=False)
     return results
 
 

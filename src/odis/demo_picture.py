@@ -77,7 +77,7 @@ def _caption(results: dict[str, Any]) -> str:
 
 def _pixels(index: ObjectIndex, row: int) -> np.ndarray:
     item = index[row]
-    return np.asarray(load_image(index.image_path(row), (item.width, item.height)))
+    return np.array(load_image(index.image_path(row), (item.width, item.height)))
 
 
 def _draw_scene(axes: Axes, scene: ImageObjects, picture: np.ndarray, classes: Sequence[str]) -> None:
