@@ -1,11 +1,14 @@
 """Losses, centring and Sinkhorn-Knopp against lightly's, and against the loops of their docstrings."""
 
+import math
+
 import pytest
 import torch
-from lightly.loss import DINOLoss, IBOTPatchLoss
+import torch.nn.functional as F
+from lightly.loss import DINOLoss, IBOTPatchLoss, KoLeoLoss
 from lightly.loss.swav_loss import sinkhorn
 
-from odis.losses import Centre, cross_entropy, image_loss, object_loss, object_targets, patch_loss, sinkhorn_knopp
+from odis.losses import Centre, cross_entropy, image_loss, koleo_loss, object_loss, object_targets, patch_loss, sinkhorn_knopp
 
 
 def close(a, b) -> None:
@@ -199,3 +202,35 @@ def test_a_centre_without_rows_stays():
     assert torch.equal(centre.centre, before)
     assert centre.probabilities(torch.ones(0, 4), 0.1).shape == (0, 4)
     assert list(centre.state_dict()) == ["centre"]
+
+
+def slow_koleo(x: torch.Tensor, views: torch.Tensor) -> float:
+    terms = []
+    for r in range(len(x)):
+        distances = [float((x[r] - x[j]).norm()) for j in range(len(x)) if j != r and views[j] == views[r]]
+        if distances:
+            terms.append(-math.log(min(distances) + 1e-8))
+    return sum(terms) / len(terms) if terms else 0.0
+
+
+@pytest.mark.parametrize("sizes", [(5, 7), (1, 4), (1, 1), (0, 0), (9, 0)])
+def test_koleo_is_its_loop(sizes: tuple[int, int]) -> None:
+    torch.manual_seed(sum(sizes))
+    x = F.normalize(torch.randn(sum(sizes), 6), dim=-1).requires_grad_()
+    views = torch.tensor([0] * sizes[0] + [1] * sizes[1])
+    loss = koleo_loss(x, views)
+    assert float(loss) == pytest.approx(slow_koleo(x.detach(), views), abs=1e-5)
+    loss.backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_koleo_is_lightlys_on_one_view() -> None:
+    x = F.normalize(torch.randn(16, 8), dim=-1)
+    assert float(koleo_loss(x, torch.zeros(16, dtype=torch.long))) == pytest.approx(float(KoLeoLoss()(x)), abs=1e-4)
+
+
+def test_a_koleo_step_moves_the_nearest_apart() -> None:
+    x = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.3]]), dim=-1).requires_grad_()
+    koleo_loss(x, torch.zeros(3, dtype=torch.long)).backward()
+    moved = F.normalize(x.detach() - 0.01 * x.grad, dim=-1)
+    assert (moved[0] - moved[1]).norm() > (x[0] - x[1]).norm()

@@ -52,7 +52,7 @@ def losses(out: Path) -> list[list[float]]:
     [
         {"loss.centring": "centre", "loss.image_weight": 1.0},
         {
-            "loss.centring": "sinkhorn", "loss.image_weight": 0.5, "head.norm": "batch",
+            "loss.centring": "sinkhorn", "loss.image_weight": 0.5, "loss.koleo_weight": 0.5, "head.norm": "batch",
             "model.object_tokens": "read-only", "objects.per_image": 3,
         },
     ],
