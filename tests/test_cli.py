@@ -185,8 +185,15 @@ def test_what_the_system_refuses_is_one_line(pictures: Path, tmp_path: Path, cap
     file.write_text("precious")
     assert "Not a directory" in refused(capsys, "pretrain", "--data", str(pictures), "--out", str(file / "run"), *TINY)
     assert "cannot be written" in refused(capsys, "index", "folder", str(pictures), "--out", str(file / "a.parquet"))
+    assert f"{tmp_path}: cannot be written (Is a directory)" in refused(capsys, "index", "folder", str(pictures), "--out", str(tmp_path))
     assert "cannot be written" in refused(capsys, "inspect", str(pictures), "--out", str(file / "a.png"), *TINY)
     assert file.read_text() == "precious"
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "pictures"}
+
+
+def test_inspect_draws_one_image_at_least(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = str(tmp_path / "a.png")
+    assert "images: is 0, must be 1 or more" in refused(capsys, "inspect", str(pictures), "--out", out, "--images=0", *TINY)
 
 
 def test_a_refused_pretraining_leaves_no_folder(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -63,9 +63,11 @@ def inspect_picture(index: ObjectIndex, out: str | Path, config: PretrainConfig,
         Images and objects that cannot be used, among those that were looked at.
 
     Raises:
-        ConfigError: a model that cannot be built, or view sizes that its patches do not tile.
+        ConfigError: no image is asked for, a model that cannot be built, or view sizes that its patches do not tile.
         DataError: no image can be used, or the picture cannot be written.
     """
+    if images < 1:
+        raise ConfigError(f"images: is {images}, must be 1 or more")
     dataset = ViewDataset(index, replace(config, train=replace(config.train, seed=seed)), _patch_size(config))
     examples: list[_Example] = []
     skipped: list[Skipped] = []

@@ -192,7 +192,10 @@ def write_index(path: str | Path, rows: Iterable[ImageObjects], *, root: str | P
                     writer.write_batch(batch)
                 except (OSError, pa.ArrowException) as error:
                     raise DataError(f"{path}: cannot be written ({error})") from error
-        os.replace(partial, path)
+        try:
+            os.replace(partial, path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
