@@ -145,7 +145,10 @@ def test_module_and_script_are_the_same_command() -> None:
         (["evaluate", "knn", "--model", "x", "--train", "x", "--test", "x"], "odis evaluate: x: no such file or folder"),
         (["evaluate", "knn", "--model", "x", "--train", "x", "--test", "x", "--k", "ten"], "odis evaluate: k 'ten' must be whole numbers"),
         (["demo", "--ou", "x"], "odis demo: --ou: no such option (did you mean --out?)"),
-        (["demo", "--seed", "x"], "odis demo: "),
+        (["demo", "--seed", "x"], "odis demo: seed: must be int; got x"),
+        (["index", "scenes", "s", "--out", "a.parquet", "--seed", "-1"], "odis index: seed: is -1, must be 0 or more"),
+        (["inspect", "x", "--out", "a.png", "--seed=-1"], "odis inspect: seed: is -1, must be 0 or more"),
+        (["evaluate", "knn", "--seed", "1.5"], "odis evaluate: seed: must be int; got 1.5"),
     ],
     ids=lambda a: " ".join(a) if isinstance(a, list) else "",
 )

@@ -68,12 +68,15 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Any:
     """Parse arguments, turning every complaint into one line.
 
     Raises:
-        ConfigError: for an unknown option or key (with the closest known one), or a value of the wrong type.
+        ConfigError: for an unknown option or key (with the closest known one), a value of the wrong type, or a negative `--seed`.
     """
     try:
-        return parser.parse_args(_recipes_first(arguments))
+        options = parser.parse_args(_recipes_first(arguments))
     except ArgumentError as e:
         raise ConfigError(_worded(parser, arguments, " ".join(str(e).split()))) from e
+    if (seed := options.get("seed", 0)) < 0:
+        raise ConfigError(f"seed: is {seed}, must be 0 or more")
+    return options
 
 
 def _recipes_first(arguments: list[str]) -> list[str]:
