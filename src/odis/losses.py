@@ -219,6 +219,8 @@ def koleo_loss(projections: Tensor, views: Tensor) -> Tensor:
 
 
 def _rows_of_earlier_ranks(x: Tensor) -> int:
-    rank = torch.distributed.get_rank() if world_size() > 1 else 0
+    if world_size() == 1:
+        return 0  # and no wait for the device
+    rank = torch.distributed.get_rank()
     counts = gather_rows(torch.tensor([len(x)], device=x.device))
     return int(counts[:rank].sum())

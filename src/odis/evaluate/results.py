@@ -41,10 +41,10 @@ def knn_table(results: dict[str, Any]) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    for name in ("model", "trained on objects", "size", "mode"):
-        table.add_column(name, overflow="fold", no_wrap=name != "model")
+    for name in ("model", "trained on", "size", "mode"):
+        table.add_column(name, overflow="fold")  # on a narrow terminal names wrap; figures never do
     for k in settings["k"]:
-        table.add_column(f"k = {k}", justify="right")
+        table.add_column(f"k = {k}", justify="right", no_wrap=True, min_width=6)
     for model in results["models"]:
         for mode, accuracy in model["accuracy"].items():
             window = settings["context"] if mode == "masked-attention" else None

@@ -32,7 +32,7 @@ _OVERLAP = 0.1  # the most of a box that another box may cover
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 
-_INK_LUMA, _GROUND_LUMA = 205, 75
+_INK_LUMA, _GROUND_LUMA = 180, 75
 
 _SHARPEN = np.clip(np.rint((np.arange(256) - 95) * (255 / 90)), 0, 255).astype(np.uint8)
 """Enlarged digits are blurred; this gives strokes an edge, and every digit an alpha that reaches 255."""
@@ -274,17 +274,20 @@ def _paste(rng: np.random.Generator, canvas: Image.Image, glyph: _Glyph, place: 
 
 def _ink(rng: np.random.Generator) -> tuple[int, int, int]:
     """A light colour of any hue. Of one luma: were brightness to differ, it would tell objects apart without a look at their shape."""
-    hue = rng.uniform(-70, 70, 3)
-    red, green, blue = np.clip(np.rint(_INK_LUMA - hue @ _LUMA + hue), 0, 255).astype(int).tolist()
+    red, green, blue = np.clip(np.rint(_INK_LUMA + _hue(rng)), 0, 255).astype(int).tolist()
     return red, green, blue
+
+
+def _hue(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Random colour differences (..., 3) without luma: strong, so that a network must learn to see past them."""
+    hue = rng.uniform(-140, 140, (*shape, 3))
+    return hue - (hue @ _LUMA)[..., None]
 
 
 def _background(rng: np.random.Generator, size: int) -> Image.Image:
     """Smooth colours, coarse texture, blobs, strokes and arcs ("RGB")."""
-    cells = int(rng.integers(2, 5))
-    hue = rng.uniform(-60, 60, (cells, cells, 3))
-    hue -= (hue @ _LUMA)[..., None]
-    ground = _GROUND_LUMA + rng.uniform(-8, 8, (cells, cells, 1)) + hue
+    cells = int(rng.integers(3, 7))
+    ground = _GROUND_LUMA + rng.uniform(-8, 8, (cells, cells, 1)) + _hue(rng, cells, cells)
     canvas = _enlarge(np.clip(ground, 0, 255).astype(np.uint8), size)
     texture = _enlarge(rng.integers(0, 256, (size // int(rng.integers(3, 8)),) * 2, dtype=np.uint8), size)
     canvas = Image.blend(canvas, texture.convert("RGB"), 0.05)
