@@ -94,6 +94,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("loss.teacher_temp", {"loss.teacher_temp": -0.07}),
     ("loss.warmup_teacher_temp", {"loss.warmup_teacher_temp": 0.0}),
     ("loss.warmup_teacher_temp_epochs", {"loss.warmup_teacher_temp_epochs": -1.0}),
+    ("loss.koleo_weight", {"loss.koleo_weight": -0.5}),
     ("loss.centre_momentum", {"loss.centre_momentum": 1.1}),
     ("loss.sinkhorn_iterations", {"loss.sinkhorn_iterations": 0}),
     ("optim.base_lr", {"optim.base_lr": -1e-4}),
