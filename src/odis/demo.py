@@ -6,7 +6,6 @@ Everything it does is what a user does with their own data: write an index, `pre
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from rich.table import Table
 from odis.config import PretrainConfig
 from odis.demo_picture import draw_demo
 from odis.evaluate.knn import KnnSettings, evaluate_knn
+from odis.evaluate.results import write_results
 from odis.inference import Encoder, load
 from odis.model.pair import build_pair
 from odis.objects.index import ObjectIndex
@@ -71,7 +71,7 @@ def run_demo(out: Path, *, seed: int = 0, recipe: str = "demo") -> dict[str, Any
         "test_scenes": len(test),
         "provenance": test.provenance,
     }
-    _write(out / "results.json", results)
+    write_results(out / "results.json", results)
     draw_demo(out / "demo.png", trained, untrained, train, test, results, context=CONTEXT)
     console.print(_table(results))
     console.print(f"picture: {out / 'demo.png'}\nnumbers: {out / 'results.json'}\nmodel: {out / 'run' / 'model.safetensors'}", markup=False)
@@ -105,12 +105,6 @@ def _pretraining_seconds(out: Path, measured: float) -> float:
     except (OSError, ValueError, KeyError):
         return measured
     return max(measured, earlier)
-
-
-def _write(path: Path, results: dict[str, Any]) -> None:
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(results, indent=2) + "\n")
-    os.replace(beside, path)
 
 
 def _table(results: dict[str, Any]) -> Table:

@@ -97,6 +97,7 @@ def read_tokens(
         object tokens (V, Q, D), patches (V, P, D), and image tokens (V, D) if the question asks for them.
     """
     tokens = network.embed(images, masks if question.masks else None, prediction_masks)
+    # Without masks only `single` is asked, and there `[CLS]` is the object token.
     objects = tokens.objects if tokens.objects is not None else tokens.image[:, None]  # type: ignore[index]
     image = None
     if question.image:
