@@ -62,8 +62,8 @@ class ViewsConfig:
         candidates: Crops drawn a view before the one that covers the target best is taken.
         local_crops: `object-aware` local crops overlap the target; `free` ones fall anywhere.
         object_masks: `[OBJ]` reads its object's patches only; if false the whole view.
-        mask_coverage: Share of a patch an object must cover for the patch to belong to it. An object that reaches it nowhere
-            keeps the patches it covers most.
+        mask_coverage: Share of a patch an object must cover for the patch to belong to it, measured by the patch that it covers most
+            (which is all of a patch, unless the object is small or thin).
         mask_margin: Patches by which the object mask of a box object is widened on every side.
         flip: Probability of mirroring a view.
         jitter: Probability of colour jitter.

@@ -55,7 +55,7 @@ class Encoder:
         image_size: Side in pixels it was trained at, and is asked at unless told otherwise.
         mean: Channel means of pixels in 0..1.
         std: Channel deviations.
-        mask_coverage: Share of a patch an object must cover for the patch to belong to it.
+        mask_coverage: Share of a patch an object must cover for the patch to belong to it, measured by the patch it covers most.
         mask_margin: Patches by which masks of box objects are widened.
         object_readout: `token`, or `mean-pool` for a model whose objects are means of patches.
         precision: Arithmetic of the forward pass: `fp32`, `bf16` or `fp16`.

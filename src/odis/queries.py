@@ -55,7 +55,7 @@ class Asker:
         size: Side in pixels; the network sees images of about size x size.
         context: Side of an object's window over the longer side of its box (`masked-attention` only), or None for the whole image.
         patch: Side of a patch in pixels.
-        coverage: Share of a patch an object must cover, as in training.
+        coverage: Share of a patch an object must cover, measured by the patch it covers most, as in training.
         margin: Patches by which masks of box objects are widened, as in training.
         one_each: Ask one object a query, as `single` object tokens need.
         fill: Colour outside the box (`blackout`), 0..255.

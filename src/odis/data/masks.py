@@ -103,19 +103,21 @@ def _pixel_shares(first: int, end: int, start: int, length: int, parts: int) -> 
 
 
 def object_mask(coverage: np.ndarray, threshold: float, margin: int = 0) -> np.ndarray:
-    """The patches that belong to an object: those it covers enough, or else those it covers most.
+    """The patches that belong to an object: those it covers enough, measured by the patch that it covers most.
 
-    Small objects do not vanish: the result is empty only where the object covers nothing at all.
+    For an object that fills a patch somewhere, enough is `threshold` of a patch. A small or thin one (a stroke, a pole, a far bicycle)
+    covers no patch so well; against a fixed share it would be left with the single patch it covers most, a chance part of it that
+    jumps from view to view. The result is empty only where the object covers nothing at all.
 
     Args:
         coverage: (..., rows, columns), share of each patch that the object covers.
-        threshold: Least share, above 0.
+        threshold: Least share of the largest share, above 0 and at most 1.
         margin: Patches by which the mask is widened on every side, corners included.
 
     Returns:
         bool (..., rows, columns).
     """
-    enough = np.minimum(coverage.max((-2, -1), keepdims=True), threshold)
+    enough = threshold * coverage.max((-2, -1), keepdims=True)
     mask = (coverage >= enough * (1 - _ROUNDING)) & (coverage > 0)
     return _widen(mask, margin) if margin else mask
 
