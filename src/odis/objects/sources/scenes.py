@@ -274,21 +274,26 @@ def _paste(rng: np.random.Generator, canvas: Image.Image, glyph: _Glyph, place: 
 
 def _ink(rng: np.random.Generator) -> tuple[int, int, int]:
     """A light colour of any hue. Of one luma: were brightness to differ, it would tell objects apart without a look at their shape."""
-    red, green, blue = np.clip(np.rint(_INK_LUMA + _hue(rng)), 0, 255).astype(int).tolist()
+    red, green, blue = np.rint(_coloured(rng, np.full(1, _INK_LUMA))).astype(int).tolist()
     return red, green, blue
 
 
-def _hue(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Random colour differences (..., 3) without luma: strong, so that a network must learn to see past them."""
-    hue = rng.uniform(-140, 140, (*shape, 3))
-    return hue - (hue @ _LUMA)[..., None]
+def _coloured(rng: np.random.Generator, luma: np.ndarray) -> np.ndarray:
+    """Random colours (..., 3) of the given luma (..., 1): of strong hues, so that a network must learn to see past them.
+
+    A hue is weakened as far as it must be to stay within 0..255. Cut off there instead, it would change the luma.
+    """
+    hue = rng.uniform(-140, 140, (*luma.shape[:-1], 3))
+    hue -= (hue @ _LUMA)[..., None]
+    room = np.where(hue > 0, 255 - luma, luma) / np.maximum(np.abs(hue), 1e-9)
+    return luma + hue * np.minimum(room.min(axis=-1, keepdims=True), 1)
 
 
 def _background(rng: np.random.Generator, size: int) -> Image.Image:
     """Smooth colours, coarse texture, blobs, strokes and arcs ("RGB")."""
     cells = int(rng.integers(3, 7))
-    ground = _GROUND_LUMA + rng.uniform(-8, 8, (cells, cells, 1)) + _hue(rng, cells, cells)
-    canvas = _enlarge(np.clip(ground, 0, 255).astype(np.uint8), size)
+    ground = _coloured(rng, _GROUND_LUMA + rng.uniform(-8, 8, (cells, cells, 1)))
+    canvas = _enlarge(ground.astype(np.uint8), size)
     texture = _enlarge(rng.integers(0, 256, (size // int(rng.integers(3, 8)),) * 2, dtype=np.uint8), size)
     canvas = Image.blend(canvas, texture.convert("RGB"), 0.05)
     for _ in range(2):
