@@ -117,7 +117,8 @@ def _figure(examples: list[_Example], index: ObjectIndex, config: PretrainConfig
         _draw_objects(axes[0], example, index)
         _draw_frames(axes[1], example)
         for v, view in enumerate(example.sample.global_views):
-            _draw_view(axes[2 + v], view, f"global view g{v + 1}", config, patch, example.sample.prediction_masks[v])
+            hidden = example.sample.prediction_masks[v] if config.loss.patch_weight > 0 else None  # without the patch term none are hidden
+            _draw_view(axes[2 + v], view, f"global view g{v + 1}", config, patch, hidden)
         for v, view in enumerate(example.sample.local_views[:_LOCALS]):
             _draw_view(axes[2 + views.global_views + v], view, f"local view l{v + 1} (of {views.local_views})", config, patch, None)
     _draw_caption(figure.add_axes((0.006, 0, 0.988, _CAPTION / height)), config, columns)
@@ -256,8 +257,12 @@ def _draw_caption(ax: Axes, config: PretrainConfig, columns: int) -> None:
     if config.objects.per_image > 1 and config.objects.use:
         keys.append(Patch(facecolor=_SLOTS[1], alpha=0.6, edgecolor=_SLOTS[1], label="other objects asked about, one colour each"))
     keys.append(Patch(facecolor=_OTHER, edgecolor="black", label="objects not asked about this time"))
-    keys.append(Patch(facecolor=_HIDDEN, edgecolor=_HATCH, hatch="////", label="patches hidden from the student"))
-    ax.legend(handles=keys, loc="upper left", bbox_to_anchor=(0, 1), ncols=len(keys), fontsize=8, frameon=False, borderaxespad=0)
+    if config.loss.patch_weight > 0:
+        keys.append(Patch(facecolor=_HIDDEN, edgecolor=_HATCH, hatch="////", label="patches hidden from the student"))
+    wide = columns >= 6  # the keys fit into one line
+    ax.legend(
+        handles=keys, loc="upper left", bbox_to_anchor=(0, 1), ncols=len(keys) if wide else 2, fontsize=8, frameon=False, borderaxespad=0
+    )
     if config.objects.use and config.views.object_masks:
         masks = (
             f"Tinted patches are the object mask: to describe an object, {reader} reads its patches and no others, and the network learns "
@@ -267,10 +272,11 @@ def _draw_caption(ax: Axes, config: PretrainConfig, columns: int) -> None:
         masks = f"These settings use no object masks: {reader} reads all patches, and the network learns to describe every view alike."
     text = (
         "Each row is one image: its objects, of which one is drawn as the target; where its views are cut (g global, l local); and these "
-        f"views as the network sees them: resized, some mirrored, colours changed, cut into patches (thin lines). {masks} "
-        "Hatched patches are the prediction mask: the student does not see them and has to predict what the teacher sees."
+        f"views as the network sees them: resized, some mirrored, colours changed, cut into patches (thin lines). {masks}"
     )
-    ax.text(0, 0.66, textwrap.fill(text, 42 * columns), fontsize=8, va="top", ha="left", transform=ax.transAxes)
+    if config.loss.patch_weight > 0:
+        text += " Hatched patches are the prediction mask: the student does not see them and has to predict what the teacher sees."
+    ax.text(0, 0.66 if wide else 0.54, textwrap.fill(text, 42 * columns), fontsize=8, va="top", ha="left", transform=ax.transAxes)
 
 
 def _save(figure: Figure, path: Path) -> None:
