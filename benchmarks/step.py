@@ -39,11 +39,10 @@ from odis.data.views import make_sample
 from odis.model.pair import build_pair
 from odis.options import load_recipe
 from odis.train.distributed import Ranks, resolve_device
-from odis.train.loop import Run, train_step
 from odis.train.optim import build_optimizer
 from odis.train.report import peak_memory
 from odis.train.schedules import Schedules
-from odis.train.step import Centres, Question, StudentPass
+from odis.train.step import Centres, Question, Run, StudentPass, train_step
 from odis.types import Batch, ImageObjects, Object, Sample
 
 try:

@@ -22,7 +22,7 @@ from odis.cli import main
 from odis.errors import OdisError
 from odis.objects.index import write_index
 from odis.options import load_recipe
-from odis.train import loop
+from odis.train import loop, step
 from odis.train.checkpoint import checkpoints, load_checkpoint
 from odis.types import ImageObjects, Object
 
@@ -95,7 +95,7 @@ class Poison:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: set[int], value: float = float("nan")) -> None:
         self.states: dict[int, dict[str, torch.Tensor]] = {}
         self.paths: dict[int, list[str]] = {}
-        compute, train_step, current = loop.compute_losses, loop.train_step, [0]
+        compute, train_step, current = step.compute_losses, loop.train_step, [0]
 
         def poisoned(*args: Any) -> Any:
             losses = compute(*args)
@@ -109,7 +109,7 @@ class Poison:
             tensors = run.student.state_dict() | {f"teacher/{k}": v for k, v in run.teacher.state_dict().items()} | moments
             self.states[run.step] = {k: v.clone() for k, v in (tensors | run.centres.state_dict()).items()}
 
-        monkeypatch.setattr(loop, "compute_losses", poisoned)
+        monkeypatch.setattr(step, "compute_losses", poisoned)
         monkeypatch.setattr(loop, "train_step", noted)
 
     def moved(self, step: int) -> bool:
@@ -130,23 +130,23 @@ def test_a_step_whose_loss_is_not_finite_is_not_taken_and_its_images_are_named(
     assert all(t.isfinite().all() for t in poison.states[8].values())
     warned = [line for line in capsys.readouterr().err.splitlines() if "not finite" in line]
     assert [line.split(":")[1].strip() for line in warned] == ["step 3", "step 5", "step 6"]
-    for line, step in zip(warned, (3, 5, 6)):
+    for line, number in zip(warned, (3, 5, 6)):
         assert line.startswith("warning: ")
-        assert all(path in line for path in poison.paths[step])
+        assert all(path in line for path in poison.paths[number])
     assert lines(tmp_path / "nonfinite.jsonl") == [{"step": s, "images": poison.paths[s]} for s in (3, 5, 6)]
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl") if line["loss"] is None] == [3, 5, 6]
 
 
 def test_the_first_micro_batch_counts_in_fp16_too(index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Its scaler leaves the step out in any case; the point is that it is named."""
-    compute, calls = loop.compute_losses, []
+    compute, calls = step.compute_losses, []
 
     def poisoned(*args: Any) -> Any:
         calls.append(1)
         losses = compute(*args)
         return replace(losses, total=losses.total * float("nan")) if len(calls) == 3 else losses  # the first half of step 2
 
-    monkeypatch.setattr(loop, "compute_losses", poisoned)
+    monkeypatch.setattr(step, "compute_losses", poisoned)
     pretrain(index, tmp_path, train__steps=3, train__precision="fp16", train__accumulate=2)
     assert [line["step"] for line in lines(tmp_path / "nonfinite.jsonl")] == [2]
     assert capsys.readouterr().err.count("step 2: loss or gradient is not finite") == 1

@@ -6,13 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from odis.train.metrics import JsonLines, Meters, collapse_meters, collapse_warning, entropy
-from odis.train.step import StudentOutput, TeacherOutput
-
-
-def outputs(probabilities: torch.Tensor, features: torch.Tensor) -> tuple[TeacherOutput, StudentOutput]:
-    none = probabilities[:0]
-    teacher = TeacherOutput(probabilities, none, None, probabilities, none, None)
-    return teacher, StudentOutput(probabilities, none, None, None, features, features)
 
 
 def test_entropy_is_torchs() -> None:
@@ -24,9 +17,9 @@ def test_entropy_is_torchs() -> None:
 def test_meters_tell_health_from_both_collapses() -> None:
     torch.manual_seed(0)
     k = 64
-    healthy = collapse_meters(*outputs(F.one_hot(torch.arange(k), k).float(), torch.randn(k, 16)))
-    one = collapse_meters(*outputs(F.one_hot(torch.zeros(k, dtype=torch.long), k).float(), torch.ones(k, 16)))
-    uniform = collapse_meters(*outputs(torch.full((k, k), 1 / k), torch.ones(k, 16) + 1e-4 * torch.randn(k, 16)))
+    healthy = collapse_meters(F.one_hot(torch.arange(k), k).float(), torch.randn(k, 16))
+    one = collapse_meters(F.one_hot(torch.zeros(k, dtype=torch.long), k).float(), torch.ones(k, 16))
+    uniform = collapse_meters(torch.full((k, k), 1 / k), torch.ones(k, 16) + 1e-4 * torch.randn(k, 16))
     read = [{n: float(v) for n, v in m.items()} for m in (healthy, one, uniform)]
     assert math.isclose(read[0]["mean_entropy"], math.log(k), rel_tol=1e-5)
     assert read[0]["feature_spread"] > 0.9
@@ -34,7 +27,7 @@ def test_meters_tell_health_from_both_collapses() -> None:
     assert "one prototype" in str(collapse_warning(read[1], k))
     assert read[1]["feature_spread"] < 1e-3
     assert "uniform" in str(collapse_warning(read[2], k))
-    nothing = collapse_meters(*outputs(torch.zeros(0, k), torch.zeros(0, 16)))
+    nothing = collapse_meters(torch.zeros(0, k), torch.zeros(0, 16))
     assert all(math.isnan(v) for v in nothing.values())
     assert collapse_warning({n: float(v) for n, v in nothing.items()}, k) is None
     assert collapse_warning({}, k) is None

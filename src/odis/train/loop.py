@@ -1,4 +1,4 @@
-"""The one loop: data, teacher, student, losses, update, EMA; checkpoints that a later call resumes from, bit for bit."""
+"""The one loop: when a step is taken (`step.py`), what is logged, measured and kept; a later call resumes from it, bit for bit."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -21,49 +20,21 @@ from odis.config import PretrainConfig, as_dict
 from odis.config_check import check
 from odis.data.loader import make_loader
 from odis.errors import ConfigError, DataError, OdisError
-from odis.model.pair import Network, build_pair, update_teacher
+from odis.model.pair import build_pair
 from odis.model.saved import save_model
 from odis.model.vit import ObjectViT
 from odis.objects.index import ObjectIndex
-from odis.ranks import sum_over_ranks
 from odis.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from odis.train.distributed import Ranks, ranks, world_size
-from odis.train.metrics import Meters, collapse_meters
-from odis.train.optim import apply_settings, build_optimizer, clip_gradients, step_if_finite
+from odis.train.optim import build_optimizer
 from odis.train.report import Clock, Report, peak_memory
 from odis.train.run_folder import describe_device, prepare
 from odis.train.schedules import Schedules
-from odis.train.step import Centres, Losses, Question, StudentOutput, StudentPass, TeacherOutput, compute_losses, teacher_pass
+from odis.train.step import Centres, Question, Run, StudentPass, train_step
 from odis.types import Batch
 
 Evaluate = Callable[[ObjectViT, PretrainConfig], dict[str, float]]
 """Called with the teacher's backbone; returns named scores."""
-
-
-@dataclass
-class Run:
-    """What a run carries from step to step."""
-
-    config: PretrainConfig
-    ranks: Ranks
-    question: Question
-    student: Network
-    teacher: Network
-    student_pass: torch.nn.Module  # StudentPass, in DDP when there are several ranks
-    centres: Centres
-    optimizer: torch.optim.AdamW
-    scaler: torch.amp.GradScaler
-    schedules: Schedules
-    step: int = 0  # steps taken
-    provenance: str = ""
-    recipe: str = ""
-    nonfinite: int = 0  # non-finite steps in a row
-    pending: tuple[Tensor, int, list[str]] | None = None  # the last step's finite flag, still on the device; its number and images
-    meters: Meters = field(default_factory=Meters)
-
-    @property
-    def patch_size(self) -> int:
-        return self.student.backbone.patch_embed.patch_size[0]
 
 
 def pretrain(config: PretrainConfig, out: Path, *, recipe: str = "", evaluate: Evaluate | None = None) -> Path:
@@ -193,58 +164,6 @@ def _train(run: Run, index: ObjectIndex, out: Path, report: Report, evaluate: Ev
                 clock.restart()
     skipped = f"; {report.skipped} files or objects skipped, named in skipped.jsonl" if report.skipped else ""
     report.say(f"done: {out / 'model.safetensors'}{skipped}")
-
-
-def train_step(run: Run, micro_batches: list[Batch], *, meters: bool = False) -> None:
-    """One update of student, teacher and centres from one batch (in `train.accumulate` parts)."""
-    settings = run.schedules.at(run.step)
-    # Drop path draws from torch's global generator: a function of (seed, step, rank) continues across a resume by itself.
-    seed = np.random.SeedSequence([run.config.train.seed, run.step, run.ranks.rank]).generate_state(1, np.uint64)[0]
-    torch.manual_seed(int(seed))
-    apply_settings(run.optimizer, settings)
-    total = torch.zeros((), device=run.ranks.device)
-    for i, batch in enumerate(micro_batches):
-        last = i == len(micro_batches) - 1
-        with _gradient_sync(run.student_pass, last):
-            losses, teacher, student = _forward(run, batch, settings.teacher_temp)
-            run.scaler.scale(losses.total / len(micro_batches)).backward()
-        total += losses.total.detach()
-        run.centres.update(teacher)
-        run.meters.add_losses(losses)
-        if meters and last:
-            run.meters.add(collapse_meters(teacher, student))
-    if settings.last_layer_frozen:
-        for head in {run.student.head, run.student.patch_head}:
-            for parameter in head.last_layer.parameters():
-                parameter.grad = None
-    run.scaler.unscale_(run.optimizer) if run.scaler.is_enabled() else None
-    norm = clip_gradients(run.student, run.config.optim.clip_grad)
-    if run.scaler.is_enabled():
-        # In fp16 an overflowing gradient is how the scale is found: only the loss itself tells of trouble.
-        run.scaler.step(run.optimizer)
-        run.scaler.update()
-        finite = torch.isfinite(sum_over_ranks(total))
-    else:
-        finite = step_if_finite(run.optimizer, norm)
-    run.optimizer.zero_grad(set_to_none=True)
-    update_teacher(run.student, run.teacher, settings.momentum_teacher)
-    run.meters.add({"grad_norm": norm})
-    run.step += 1
-    run.pending = (finite, run.step, [path for batch in micro_batches for path in batch.paths])
-
-
-def _forward(run: Run, batch: Batch, temp: float) -> tuple[Losses, TeacherOutput, StudentOutput]:
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[run.config.train.precision]
-    with torch.autocast(run.ranks.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        teacher = teacher_pass(run.teacher, batch, run.centres, temp, run.config, run.question)
-        student = run.student_pass(batch)
-    return compute_losses(student, teacher, batch, run.config), teacher, student
-
-
-def _gradient_sync(module: torch.nn.Module, sync: bool) -> contextlib.AbstractContextManager[None]:
-    if isinstance(module, DistributedDataParallel) and not sync:
-        return module.no_sync()
-    return contextlib.nullcontext()
 
 
 def _next(batches: Iterator[Batch], count: int, clock: Clock) -> list[Batch]:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from odis.ranks import sum_over_ranks, world_size
-from odis.train.step import Losses, StudentOutput, TeacherOutput
 
 
 def entropy(probabilities: Tensor) -> Tensor:
@@ -22,8 +21,12 @@ def entropy(probabilities: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def collapse_meters(teacher: TeacherOutput, student: StudentOutput) -> dict[str, Tensor]:
+def collapse_meters(probabilities: Tensor, features: Tensor) -> dict[str, Tensor]:
     """Three numbers that tell a healthy run from a collapsed one.
+
+    Args:
+        probabilities: (T, K) of the teacher, for the visible objects of global views.
+        features: (R, D) of the student's backbone, for the objects it was asked about.
 
     Returns:
         `teacher_entropy`, mean entropy of a teacher distribution: near log K the teacher says nothing (collapse to uniform).
@@ -32,10 +35,10 @@ def collapse_meters(teacher: TeacherOutput, student: StudentOutput) -> dict[str,
         All are NaN for a batch that shows no object. Sinkhorn-Knopp holds `mean_entropy` near log K whatever happens: there every
         collapse shows as a teacher that says nothing.
     """
-    mean_direction = F.normalize(student.features.float(), dim=-1).mean(0)
+    mean_direction = F.normalize(features.float(), dim=-1).mean(0)
     return {
-        "teacher_entropy": entropy(teacher.objects).mean(),
-        "mean_entropy": entropy(teacher.objects.mean(0)),
+        "teacher_entropy": entropy(probabilities).mean(),
+        "mean_entropy": entropy(probabilities.mean(0)),
         "feature_spread": (1 - mean_direction.square().sum()).clamp_min(0).sqrt(),
     }
 
@@ -71,16 +74,6 @@ class Meters:
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
-
-    def add_losses(self, losses: Losses) -> None:
-        terms = {
-            "loss": losses.total,
-            "loss_object": losses.objects,
-            "loss_patch": losses.patches,
-            "loss_image": losses.image,
-            "loss_koleo": losses.koleo,
-        }
-        self.add({name: value for name, value in terms.items() if value is not None})
 
     def means(self) -> dict[str, float]:
         """Means since the last call over all ranks (one transfer from the device), and start again."""
