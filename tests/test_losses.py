@@ -8,11 +8,32 @@ import torch.nn.functional as F
 from lightly.loss import DINOLoss, IBOTPatchLoss, KoLeoLoss
 from lightly.loss.swav_loss import sinkhorn
 
+from odis import losses
 from odis.losses import Centre, cross_entropy, image_loss, koleo_loss, object_loss, object_targets, patch_loss, sinkhorn_knopp
 
 
 def close(a, b) -> None:
     torch.testing.assert_close(a, b, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 40, 1 << 20])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("rows", [0, 1, 9])
+def test_cross_entropy_and_its_gradient_are_the_formula_whatever_the_chunk(monkeypatch, chunk, dtype, tolerance, rows):
+    monkeypatch.setattr(losses, "_CHUNK", chunk)
+    torch.manual_seed(0)
+    targets = 3 * torch.rand(rows, 13)
+    logits = torch.randn(rows, 13).to(dtype).requires_grad_()
+    weight = torch.randn(rows)
+    slow = logits.detach().double().requires_grad_()
+    expected = -(targets.double() * torch.log(torch.exp(slow / 0.1) / torch.exp(slow / 0.1).sum(-1, keepdim=True))).sum(-1)
+    found = cross_entropy(targets, logits, 0.1)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=2e-5, atol=1e-5)
+    (gradient,) = torch.autograd.grad((found * weight).sum(), logits)
+    (right,) = torch.autograd.grad((expected * weight).sum(), slow)
+    assert gradient.dtype == dtype
+    torch.testing.assert_close(gradient.double(), right, rtol=tolerance, atol=1e-4)
 
 
 def all_visible(globals_: int, locals_: int, images: int, objects: int = 1):

@@ -9,10 +9,15 @@ An object row is a position in the flattened (views * B * Q) object tokens; `row
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from odis.ranks import gather_rows, max_over_ranks, sum_over_ranks, world_size
+
+_CHUNK = 1 << 20  # logits worked on at once: what a core's cache holds
 
 
 def cross_entropy(targets: Tensor, logits: Tensor, temp: float) -> Tensor:
@@ -20,15 +25,46 @@ def cross_entropy(targets: Tensor, logits: Tensor, temp: float) -> Tensor:
 
         for r in rows: loss[r] = -sum_k targets[r, k] * log softmax(logits[r] / temp)[k]
 
+    Rows are taken a few at a time and probabilities computed again in the backward pass, so that beside the logits and their gradient
+    nothing of R x K is ever in memory.
+
     Args:
-        targets: (R, K) teacher probabilities, or sums of them.
+        targets: (R, K) teacher probabilities, or sums of them; they get no gradient.
         logits: (R, K) student logits.
         temp: Student temperature.
 
     Returns:
         fp32 (R,).
     """
-    return -(targets.float() * torch.log_softmax(logits.float() / temp, dim=-1)).sum(dim=-1)
+    return _CrossEntropy.apply(targets, logits, temp)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, targets: Tensor, logits: Tensor, temp: float) -> Tensor:
+        ctx.save_for_backward(targets, logits)
+        ctx.temp = temp
+        loss = logits.new_empty(logits.shape[0], dtype=torch.float32)
+        for rows in _chunks(logits):
+            log_p = torch.log_softmax(logits[rows].float() / temp, dim=-1)
+            loss[rows] = -log_p.mul_(targets[rows]).sum(dim=-1)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        targets, logits = ctx.saved_tensors
+        scale = (gradient / ctx.temp)[:, None]
+        out = torch.empty_like(logits)
+        for rows in _chunks(logits):
+            t = targets[rows].float()
+            p = torch.softmax(logits[rows].float() / ctx.temp, dim=-1)
+            out[rows] = p.mul_(t.sum(dim=-1, keepdim=True)).sub_(t).mul_(scale[rows])
+        return None, out, None
+
+
+def _chunks(logits: Tensor) -> Iterator[slice]:
+    step = max(1, _CHUNK // max(1, logits.shape[1])) if logits.device.type == "cpu" else max(1, logits.shape[0])
+    return (slice(start, start + step) for start in range(0, logits.shape[0], step))
 
 
 class Centre(nn.Module):
@@ -49,7 +85,7 @@ class Centre(nn.Module):
     @torch.no_grad()
     def probabilities(self, logits: Tensor, temp: float) -> Tensor:
         """softmax((logits - centre) / temp) of teacher logits (R, K), in fp32."""
-        return torch.softmax((logits.float() - self.centre) / temp, dim=-1)
+        return torch.softmax((logits.float() - self.centre).div_(temp), dim=-1)
 
     @torch.no_grad()
     def update(self, logits: Tensor) -> None:
