@@ -82,7 +82,7 @@ def _pixels(index: ObjectIndex, row: int) -> np.ndarray:
 
 def _draw_scene(axes: Axes, scene: ImageObjects, picture: np.ndarray, classes: Sequence[str]) -> None:
     axes.imshow(picture)
-    axes.set_title("a scene and its objects", fontsize=10)
+    axes.set_title("a scene and its objects", fontsize=10, pad=24)  # above the name of an object at the upper edge
     for i, item in enumerate(scene.objects):
         x0, y0, x1, y1 = item.box
         axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=f"C{i}", linewidth=2.5))
