@@ -85,14 +85,17 @@ def object_attention(attn: Attention, x: Tensor, keys: Tensor | None, kind: Obje
     q, k = attn.q_norm(q), attn.k_norm(k)
     dropout = attn.attn_drop.p if attn.training else 0.0
     masked = keys.unsqueeze(1)  # (B, 1, Q, T)
+    # Split, not sliced twice: the gradient of a split is one concatenation, that of two slices two padded tensors and their sum.
     if kind == "single":
-        objects = F.scaled_dot_product_attention(q[:, :, :queries], k, v, attn_mask=masked, dropout_p=dropout)
-        context = F.scaled_dot_product_attention(q[:, :, queries:], k, v, dropout_p=dropout)
+        asking, others = q.split([queries, tokens - queries], dim=2)
+        objects = F.scaled_dot_product_attention(asking, k, v, attn_mask=masked, dropout_p=dropout)
+        context = F.scaled_dot_product_attention(others, k, v, dropout_p=dropout)
         parts = [objects, context]
     else:
         last = tokens - queries
-        context = F.scaled_dot_product_attention(q[:, :, :last], k[:, :, :last], v[:, :, :last], dropout_p=dropout)
-        objects = F.scaled_dot_product_attention(q[:, :, last:], k, v, attn_mask=masked, dropout_p=dropout)
+        others, asking = q.split([last, queries], dim=2)
+        context = F.scaled_dot_product_attention(others, k[:, :, :last], v[:, :, :last], dropout_p=dropout)
+        objects = F.scaled_dot_product_attention(asking, k, v, attn_mask=masked, dropout_p=dropout)
         parts = [context, objects]
     out = torch.cat([part.transpose(1, 2) for part in parts], dim=1).flatten(2)  # (B, T, h * d)
     if (norm := getattr(attn, "norm", None)) is not None:
