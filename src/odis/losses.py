@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from odis.ranks import gather_rows, max_over_ranks, sum_over_ranks, world_size
 
-_CHUNK = 1 << 20  # logits worked on at once: what a core's cache holds
+_CHUNK = 1 << 20  # logits that a CPU works on at once: a few MiB stay in its cache
 
 
 def cross_entropy(targets: Tensor, logits: Tensor, temp: float) -> Tensor:
@@ -25,8 +25,7 @@ def cross_entropy(targets: Tensor, logits: Tensor, temp: float) -> Tensor:
 
         for r in rows: loss[r] = -sum_k targets[r, k] * log softmax(logits[r] / temp)[k]
 
-    Rows are taken a few at a time and probabilities computed again in the backward pass, so that beside the logits and their gradient
-    nothing of R x K is ever in memory.
+    Probabilities are computed again in the backward pass, so that none are kept for it; on a CPU a few rows at a time.
 
     Args:
         targets: (R, K) teacher probabilities, or sums of them; they get no gradient.

@@ -121,6 +121,15 @@ def test_digits_are_legible_and_all_about_as_bright(index: ObjectIndex) -> None:
     assert contrast.std() < 0.15 * contrast.mean()
 
 
+def test_colours_have_the_luma_they_are_given() -> None:
+    luma = np.random.default_rng(1).uniform(60, 200, (500, 1))
+    colours = scenes._coloured(np.random.default_rng(0), luma)
+    assert colours.min() > -1e-9
+    assert colours.max() < 255 + 1e-9
+    assert np.abs(colours @ np.array([0.299, 0.587, 0.114]) - luma[:, 0]).max() < 1e-9
+    assert np.ptp(colours, axis=1).mean() > 60  # and strong hues
+
+
 def test_size_and_numbers_are_as_asked(tmp_path: Path) -> None:
     write_scenes(tmp_path, tmp_path / "i.parquet", count=8, split="val", seed=0, size=64, digits=(1, 2), digit_size=(12, 16))
     for row in ObjectIndex.open(tmp_path / "i.parquet"):
