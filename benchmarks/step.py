@@ -1,10 +1,11 @@
 """Cost of one whole training step: ODIS, own iBOT, and iBOT from lightly's parts, on the same images.
 
-    python benchmarks/step.py [--batch 8] [--rounds 7] [--precision bf16] [--json FILE]
+    python benchmarks/step.py [--batch 8] [--rounds 7] [--precision bf16] [--only odis ibot] [--json FILE]
 
 A step is teacher pass, student pass, losses, backward pass, gradient clipping, AdamW, and the teacher's update, for ViT-S/16 with 2 views
-of 224 and 10 of 96 pixels and 8192 prototypes. Data loading is left out. Rounds interleave the three, so that whatever else the machine
-does meets all of them; ratios are taken within a round. Memory is measured in a process of its own for each.
+of 224 and 10 of 96 pixels and 8192 prototypes. Data loading is left out. Rounds interleave the three, every other round backwards, so that
+whatever else the machine does meets all of them; ratios are taken within a round, and their median is given with its 95 % bootstrap
+interval over rounds: a shared machine easily varies by 10 % from step to step. Memory is measured in a process of its own for each.
 
 `odis` and `ibot` are the recipes odis-vits16 and ibot-vits16 in the real training code. `lightly` is wired as its documented iBOT example
 (examples/pytorch/ibot.py: MaskedVisionTransformerTIMM, DINOProjectionHead, DINOLoss, IBOTPatchLoss, update_momentum, AdamW as torch
@@ -212,21 +213,27 @@ def peak_mib_in_own_process(variant: str) -> float:
 def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[float]]:
     """Images a second of each variant in each round."""
     batches = random_batches(configure("odis", args), args.steps, device)
-    steps = {variant: build(variant, args, device) for variant in VARIANTS}
+    steps = {variant: build(variant, args, device) for variant in args.only}
     for step in steps.values():
         seconds(step, batches[:1], device)  # the first step allocates
-    rates: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    for _ in range(args.rounds):
-        for variant, step in steps.items():
-            rates[variant].append(args.batch * args.steps / seconds(step, batches, device))
+    rates: dict[str, list[float]] = {variant: [] for variant in args.only}
+    for i in range(args.rounds):
+        for variant in args.only if i % 2 == 0 else args.only[::-1]:
+            rates[variant].append(args.batch * args.steps / seconds(steps[variant], batches, device))
     return rates
 
 
 def summarise(rates: dict[str, list[float]], memory: dict[str, float]) -> list[dict[str, Any]]:
-    """One row a variant: rate with its spread, ratios (medians over rounds of the ratio within the round), memory."""
+    """One row a variant: rate with its spread, ratios (medians over rounds of the ratio within the round, with intervals), memory."""
+    rng = np.random.default_rng(0)
 
-    def ratio(one: str, other: str) -> float:
-        return statistics.median(a / b for a, b in zip(rates[one], rates[other]))
+    def ratio(one: str, other: str) -> list[float] | None:
+        """Median, and the bounds of its 95 % bootstrap interval."""
+        if other not in rates or one == other:
+            return None
+        within = np.array(rates[one]) / np.array(rates[other])
+        medians = np.median(rng.choice(within, (2000, len(within))), axis=1)
+        return [float(np.median(within)), *(float(q) for q in np.quantile(medians, (0.025, 0.975)))]
 
     return [
         {
@@ -237,11 +244,16 @@ def summarise(rates: dict[str, list[float]], memory: dict[str, float]) -> list[d
     ]  # fmt: skip
 
 
+def shown(ratio: list[float] | None) -> str:
+    return "" if ratio is None else f"{ratio[0]:.3f} ({ratio[1]:.3f} - {ratio[2]:.3f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8, help="images a step (default: 8)")
     parser.add_argument("--rounds", type=int, default=7, help="times each variant is measured (default: 7)")
     parser.add_argument("--steps", type=int, default=1, help="steps a measurement (default: 1; take more on a GPU)")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="steps to measure (default: all)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
@@ -256,7 +268,7 @@ def main() -> None:
         print(peak_mib(args.memory_of, args, device))
         return
 
-    memory = {variant: peak_mib_in_own_process(variant) for variant in VARIANTS}
+    memory = {variant: peak_mib_in_own_process(variant) for variant in args.only}
     rates = measure(args, device)
     rows = summarise(rates, memory)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
@@ -267,9 +279,9 @@ def main() -> None:
     for r in rows:
         table.add_row(
             r["step"], f"{r['images_per_second']:.3f}", f"{r['slowest']:.3f} - {r['fastest']:.3f}",
-            f"{r['to_own_ibot']:.3f}", f"{r['to_lightly']:.3f}", f"{r['peak_mib']:.0f} MiB",
+            shown(r["to_own_ibot"]), shown(r["to_lightly"]), f"{r['peak_mib']:.0f} MiB",
         )  # fmt: skip
-    Console(width=110).print(table)
+    Console(width=130).print(table)
     if args.json:
         setting = {k: v for k, v in vars(args).items() if k not in ("json", "memory_of")}
         figures = {**setting, "device": where, "torch": torch.__version__, "variants": rows, "rounds_images_per_second": rates}

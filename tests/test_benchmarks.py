@@ -30,5 +30,21 @@ def test_step_times_three_variants_on_the_same_work(tmp_path: Path):
         assert row["step"] in table
         assert row["slowest"] <= row["images_per_second"] <= row["fastest"]
         assert row["peak_mib"] > 100
-        paired = [a / b for a, b in zip(rates[row["step"]], rates["ibot"], strict=True)]
-        assert row["to_own_ibot"] == pytest.approx(sum(paired) / 2)  # the median of two
+        for name, other in (("to_own_ibot", "ibot"), ("to_lightly", "lightly")):
+            if row["step"] == other:
+                assert row[name] is None
+                continue
+            paired = [a / b for a, b in zip(rates[row["step"]], rates[other], strict=True)]
+            median, low, high = row[name]
+            assert median == pytest.approx(sum(paired) / 2)  # the median of two
+            assert min(paired) <= low <= median <= high <= max(paired)
+            assert f"{median:.3f} ({low:.3f} - {high:.3f})" in table
+
+
+def test_step_times_only_what_is_asked_for(tmp_path: Path):
+    file = tmp_path / "step.json"
+    arguments = ["--tiny", "--batch", "2", "--rounds", "1", "--only", "ibot", "odis", "--json", str(file)]
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "step.py"), *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in json.loads(file.read_text())["variants"]] == ["ibot", "odis"]
+    assert "│ lightly │" not in done.stdout
