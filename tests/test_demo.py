@@ -82,7 +82,9 @@ def test_demo_leaves_scenes_run_numbers_and_picture(done: Done) -> None:
     modes = {"masked-attention", "crop"}
     assert set(results["untrained"]) == set(results["trained"]) == modes
     assert all(0 <= results[when][mode] <= 100 for when in ("untrained", "trained") for mode in modes)
-    assert results["seconds"] > 0
+    logged = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged] == [3]
+    assert results["seconds"] == round(3 * 8 / logged[0]["images_per_second"], 1)
     assert (results["train_scenes"], results["test_scenes"], results["k"]) == (24, 6, 5)
     with Image.open(out / "demo.png") as picture:
         assert min(picture.size) > 400
@@ -109,6 +111,12 @@ def test_second_call_trains_nothing_draws_again_and_says_the_same(done: Done, sm
     assert (done.out / "demo.png").read_bytes() == picture
     with pytest.raises(ConfigError, match=r"train\.seed: 0 -> 1"):
         demo.run_demo(done.out, seed=1, recipe=small)
+
+
+def test_seconds_add_up_over_log_lines_of_unequal_length_and_speed(tmp_path: Path) -> None:
+    lines = [{"step": 10, "images_per_second": 20.0}, {"step": 10, "knn": 50.0}, {"step": 25, "images_per_second": 60.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert demo._pretraining_seconds(tmp_path, 8) == pytest.approx(10 * 8 / 20 + 15 * 8 / 60)
 
 
 def test_untrained_is_what_training_starts_from(done: Done, small: str) -> None:
