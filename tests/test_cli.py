@@ -16,9 +16,10 @@ from PIL import Image
 from odis import __version__
 from odis.cli import main
 from odis.objects.index import ObjectIndex
+from odis.queries import MODES
 from odis.train.run_folder import read_config
 
-COMMANDS = ["pretrain", "index", "inspect", "evaluate", "demo"]
+COMMANDS = ["pretrain", "index", "inspect", "embed", "evaluate", "report", "demo"]
 
 TINY = [
     "--recipe=debug", "--views.global_size=32", "--views.local_size=16", "--model.depth=2", "--model.embed_dim=32", "--model.num_heads=2",
@@ -115,7 +116,7 @@ def test_module_and_script_are_the_same_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["pretain"], "odis pretain: no such command; the commands are pretrain, index, inspect, evaluate, demo"),
+        (["pretain"], "odis pretain: no such command; the commands are pretrain, index, inspect, embed, evaluate, report, demo"),
         (["--verbose"], "odis --verbose: no such command"),
         (["pretrain"], "odis pretrain: --data is required"),
         (["pretrain", "--data", "x"], "odis pretrain: --out is required"),
@@ -140,7 +141,18 @@ def test_module_and_script_are_the_same_command() -> None:
         (["inspect"], "odis inspect: the following arguments are required: index"),
         (["inspect", "x"], "odis inspect: --out is required"),
         (["inspect", "x", "--out", "a.png"], "odis inspect: x: no such file or folder"),
-        (["evaluate", "linear"], "odis evaluate: linear: no such evaluation; there is knn"),
+        (["evaluate", "lineal"], "odis evaluate: lineal: no such evaluation (did you mean linear?); there are knn, linear, transfer, "),
+        (["evaluate", "linear"], "odis evaluate: --model is required"),
+        (["evaluate", "segment", "--model", "x"], "odis evaluate: x: no such run folder or model file"),
+        (["embed"], "odis embed: the following arguments are required: data"),
+        (["embed", "x", "--model", "x"], "odis embed: --out is required"),
+        (["embed", "x", "--model", "x", "--out", "y", "--dtype", "int8"], "odis embed: dtype 'int8' is none of fp16, fp32"),
+        (["embed", "x", "--model", "x", "--out", "y"], "odis embed: x: no such file or folder"),
+        (["index", "perturb", "x", "--out", "y", "--drop", "2"], "odis index: drop: is 2, must be from 0 to 1"),
+        (["index", "perturb", "x", "--out", "y"], "odis index: jitter, scale, drop, false: are all 0, so nothing would change"),
+        (["index", "perturb", "x", "--out", "y", "--false", "0.1"], "odis index: x: no such file or folder"),
+        (["report", "--out", "x.html"], "odis report: "),
+        (["report", "x", "--out", "x.html"], "odis report: x: "),
         (["evaluate", "knn"], "odis evaluate: --model is required"),
         (["evaluate", "knn", "--model", "x", "--train", "x", "--test", "x"], "odis evaluate: x: no such file or folder"),
         (["evaluate", "knn", "--model", "x", "--train", "x", "--test", "x", "--k", "ten"], "odis evaluate: k 'ten' must be whole numbers"),
@@ -243,10 +255,10 @@ def way(capsys: pytest.CaptureFixture, train: Path | str, test: Path | str, out:
     arguments = ["--model", str(out / "run"), "--train", str(train), "--test", str(test), "--workers=0", *more]
     shown = said(capsys, "evaluate", "knn", *arguments, "--out", str(out / "results" / "knn.json"))
     results = json.loads((out / "results" / "knn.json").read_text())
-    for mode, by_k in results["models"][0]["accuracy"].items():
-        for accuracy in by_k.values():
-            assert f"{accuracy:.2f}" in shown
-        assert mode in shown
+    for row in results["rows"]:
+        for score in row["scores"].values():
+            assert f"{score['value']:.2f}" in shown
+        assert row["mode"] in shown
     assert results["train"]["provenance"] in shown
     assert shown.splitlines()[-1] == str(out / "results" / "knn.json")
 
@@ -265,10 +277,28 @@ def test_tiny_imagenet_from_its_layout_to_a_table(tiny_imagenet_dir: Path, tmp_p
     assert re.search(r"objects +│ 60 ", shown)
     results = way(capsys, index, index, tmp_path, "--mode=masked-attention,crop,whole-image", "--k=1,10")
     assert results["test"]["objects"] == 60
-    assert list(results["models"][0]["accuracy"]) == ["masked-attention", "crop", "whole-image"]
+    assert [row["mode"] for row in results["rows"]] == ["masked-attention", "crop", "whole-image"]
     # Asked about itself, every object is its own nearest neighbour: a table that says less is wrong.
-    assert all(by_k["1"] == 100 for by_k in results["models"][0]["accuracy"].values())
-    assert results["models"][0]["provenance"] == results["train"]["provenance"] == "annotated"
+    assert all(row["scores"]["k=1"]["value"] == 100 for row in results["rows"])
+    assert results["rows"][0]["provenance"] == results["train"]["provenance"] == "annotated"
+    for evaluation, score, *more in (
+        ("linear", "top-1", "--train", str(index), "--steps", "30", "--lrs", "0.1"),
+        ("transfer", "index", "--train", str(index), "--costs", "0.1,1"),
+        ("retrieval", "mAP", "--mode", "crop,masked-attention"),
+    ):
+        rows = evaluated(capsys, tmp_path, evaluation, "--test", str(index), *more)
+        assert all(0 < row["scores"][score]["value"] <= 100 for row in rows)
+    assert [row["mode"] for row in rows] == ["crop", "masked-attention"]
+
+
+def evaluated(capsys: pytest.CaptureFixture, folder: Path, evaluation: str, *arguments: str) -> list[dict]:
+    """Rows of an evaluation of the run in `folder`, each of which is in the table."""
+    out = folder / f"{evaluation}.json"
+    shown = said(capsys, "evaluate", evaluation, "--model", str(folder / "run"), "--workers=0", "--out", str(out), *arguments)
+    rows = json.loads(out.read_text())["rows"]
+    assert all(f"{score['value']:.2f}" in shown for row in rows for score in row["scores"].values())
+    assert shown.splitlines()[-1] == str(out)
+    return rows
 
 
 def subset_of_tiny_imagenet(whole: Path, root: Path) -> Path:
@@ -296,12 +326,19 @@ def test_coco_from_its_layout_to_a_table(coco_dir: Path, tmp_path: Path, capsys:
     results = way(capsys, indices["train2017"], indices["val2017"], tmp_path, "--k=5", "--mode=crop", "--max-train=10", "--max-test=6")
     assert results["test"]["images"] == 6
     assert results["test"]["objects"] > 6
+    sides = ["--train", str(indices["train2017"]), "--test", str(indices["val2017"]), "--max-train=8", "--max-test=4"]
+    rows = evaluated(capsys, tmp_path, "knn", *sides, "--k=3", f"--mode={','.join(MODES)}", "--size=64")
+    assert [row["mode"] for row in rows] == list(MODES)
+    (dense,) = evaluated(capsys, tmp_path, "dense-knn", *sides, "--k=5")
+    (segment,) = evaluated(capsys, tmp_path, "segment", *sides, "--steps=20", "--lrs=0.1", "--size=48")
+    assert 0 < dense["scores"]["mIoU"]["value"] < 100
+    assert set(segment["iou"]) <= {"background", *ObjectIndex.open(indices["train2017"]).classes}
 
 
 def test_folder_needs_no_index(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     results = way(capsys, pictures, pictures, tmp_path, "--mode=whole-image", "--k=1")
-    assert results["models"][0]["accuracy"] == {"whole-image": {"1": 100.0}}
-    assert results["models"][0]["provenance"] == "whole-image"
+    assert results["rows"][0]["scores"] == {"k=1": {"value": 100.0, "low": 100.0, "high": 100.0}}
+    assert results["rows"][0]["provenance"] == "whole-image"
 
 
 def test_scenes_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -33,9 +33,10 @@ MAY_IMPORT = {
     "model": BASE,
     "train": LEARNING,
     "queries": DATA,
-    "inference": DATA | {"model", "queries"},
+    "inference": DATA | {"model", "queries", "options"},
     "evaluate": DATA | {"model", "queries", "inference", "options"},
     "inspect": DATA | {"model"},
+    "report": DATA | {"model", "queries", "inference", "train", "options"},
     "demo_picture": DATA | {"model", "queries", "inference", "evaluate"},
     "demo": LEARNING | {"options", "queries", "train", "inference", "evaluate", "inspect", "demo_picture"},
 }

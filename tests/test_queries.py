@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,10 +11,9 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
 from odis.data.views import render
-from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
-from odis.queries import Asker, IndexRows, Query, _grid, _outwards, _window, as_objects, as_pixels
+from odis.queries import Asker, IndexRows, Query, _grid, _outwards, _window
 from odis.types import Crop, ImageObjects, Object
 
 
@@ -151,29 +149,6 @@ def test_grids_keep_area_and_aspect(width: int, height: int, side: int) -> None:
         assert rows == columns == side
 
 
-def test_pictures_and_boxes_that_cannot_be_used_are_named() -> None:
-    image = picture(20, 10)
-    assert torch.equal(as_pixels(Image.fromarray(image.permute(1, 2, 0).numpy()), "image 0"), image)
-    for wrong in (image.float(), image[:1], image[:, :0], image[None]):
-        with pytest.raises(DataError, match=r"image 4: is torch.* must be a PIL image or uint8 \(3, height, width\)"):
-            as_pixels(wrong, "image 4")
-    nan = math.nan
-    for box, why in (
-        ((0, 0, nan, 4), "is not finite"),
-        ((5, 0, 2, 4), "is inverted"),
-        ((5, 2, 5, 4), "is empty"),
-        ((20, 0, 30, 4), "is outside the image of 20 x 10 pixels"),
-    ):
-        with pytest.raises(DataError, match=rf"image 4, object 1: box \({box[0]:g}, .*\) {why}"):
-            as_objects(np.array([(0, 0, 3, 3), box]), image, "image 4")
-    with pytest.raises(DataError, match=r"image 4: its boxes are \(2, 3\), must be \(n, 4\)"):
-        as_objects(torch.zeros(2, 3), image, "image 4")
-    with pytest.raises(DataError, match="image 4, object 0: mask has 4 pixels"):
-        as_objects([Object((0, 0, 3, 3), mask=rle.encode(np.ones((2, 2))))], image, "image 4")
-    assert as_objects(None, image, "") == [Object((0.0, 0.0, 20.0, 10.0))]
-    assert as_objects(np.empty((0, 4)), image, "") == as_objects([], image, "") == []
-
-
 def test_rows_of_an_index_name_what_they_leave_out(tmp_path: Path) -> None:
     Image.fromarray(picture(32, 32).permute(1, 2, 0).numpy()).save(tmp_path / "good.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:300])
@@ -182,9 +157,28 @@ def test_rows_of_an_index_name_what_they_leave_out(tmp_path: Path) -> None:
     write_index(tmp_path / "index.parquet", rows, root=tmp_path, provenance="annotated", classes=["a", "b"])
     items = IndexRows(ObjectIndex.open(tmp_path / "index.parquet"), [2, 0, 1], asker())
     size, good, cut = (items[i] for i in range(len(items)))
-    assert (good.numbers, good.labels, good.read, len(good.queries)) == ([0, 2], [1, -1], True, 1)
+    assert (good.numbers, good.labels, good.read, len(good.queries)) == ([0, 2], [(1,), ()], True, 1)
     assert [(s.what, s.why) for s in good.skipped] == [(f"{tmp_path}/good.png, object 1", "box (9, 9, 4, 4) is inverted")]
     for item, name, why in ((cut, "cut.png", "decoded"), (size, "good.png", "is 32 x 32 pixels")):
         assert (item.queries, item.labels, item.read) == ([], [], False)
         assert item.skipped[0].what == f"{tmp_path}/{name}"
         assert why in item.skipped[0].why
+
+
+def test_an_image_as_one_object_has_the_labels_of_all_its_usable_objects(tmp_path: Path) -> None:
+    Image.fromarray(picture(32, 16).permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    several = (Object((0, 0, 8, 8), label=2), Object((9, 9, 4, 4), label=1), Object((8, 8, 32, 16)), Object((0, 0, 9, 9), label=0))
+    rows = [ImageObjects("a.png", 32, 16, objects) for objects in (several, several[2:3], ())]
+    write_index(tmp_path / "index.parquet", rows, root=tmp_path, provenance="annotated", classes=["a", "b", "c"])
+    items = IndexRows(ObjectIndex.open(tmp_path / "index.parquet"), range(3), asker(), images=True)
+    assert [items[i].labels for i in range(3)] == [[(0, 2)], [()], [()]]
+    for i in range(3):
+        assert (items[i].numbers, items[i].boxes) == ([-1], [(0.0, 0.0, 32.0, 16.0)])
+        assert only(items[i].queries).masks.all()
+
+
+def test_a_network_of_one_shape_sees_squares() -> None:
+    image = picture(128, 32)
+    query = only(asker(square=True)(image, [Object((0, 0, 32, 32))]))
+    np.testing.assert_array_equal(query.pixels, resized(image, 32, 32))
+    np.testing.assert_array_equal(query.masks.reshape(4, 4), np.eye(4, dtype=bool)[:1].repeat(4, 0))

@@ -1,6 +1,6 @@
-"""The command line: `odis pretrain | index | inspect | evaluate | demo`. Each command declares its options and calls one function.
+"""The command line: `odis pretrain | index | inspect | embed | evaluate | report | demo`.
 
-Heavy imports happen inside the commands, so that `odis --help` answers at once.
+Each command declares its options and calls one function. Heavy imports happen inside the commands, so that `odis --help` answers at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ _COMMANDS = {
     "pretrain": "train a Vision Transformer by object-level self-distillation; the same command again resumes",
     "index": "read annotations into an object index (Parquet)",
     "inspect": "draw images with their objects, and the views and masks training takes from them",
-    "evaluate": "measure frozen features: odis evaluate knn",
+    "embed": "write the features of objects or images as Parquet, to read in pyarrow, numpy or DuckDB",
+    "evaluate": "measure frozen features: k-NN, linear probe, transfer, retrieval, segmentation",
+    "report": "one HTML page of runs: curves, evaluations, where [OBJ] looks, nearest objects",
     "demo": "make scenes, pretrain on them, evaluate before and after, draw what was learned",
 }
 
@@ -34,7 +36,11 @@ def main(argv: list[str] | None = None) -> None:
         return
     command, rest = arguments[0], arguments[1:]
     try:
-        run = {"pretrain": _pretrain, "index": _index, "inspect": _inspect, "evaluate": _evaluate, "demo": _demo}.get(command)
+        runs = {
+            "pretrain": _pretrain, "index": _index, "inspect": _inspect, "embed": _embed, "evaluate": _evaluate, "report": _report,
+            "demo": _demo,
+        }  # fmt: skip
+        run = runs.get(command)
         if run is None:
             raise OdisError(f"no such command; the commands are {', '.join(_COMMANDS)}")
         run(rest)
@@ -78,11 +84,15 @@ def _pretrain(arguments: list[str]) -> None:
 
 
 def _index(arguments: list[str]) -> None:
+    if arguments[:1] == ["perturb"]:
+        return _perturb(arguments[1:])
+
     from odis.objects.build import build_index
     from odis.objects.sources import SOURCES
     from odis.options import new_parser, parse, require
 
-    parser = new_parser("index", "Read SOURCE annotations of the data set in ROOT into an object index.")
+    about = "Read SOURCE annotations of the data set in ROOT into an object index. Of an index: odis index perturb INDEX, see its --help."
+    parser = new_parser("index", about)
     parser.add_argument("source", choices=sorted(SOURCES), help="annotation format")
     parser.add_argument("root", type=str, help="folder of the data set in its published layout (scenes: where to put the pictures)")
     parser.add_argument("--out", type=str, help="Parquet file to write")
@@ -113,6 +123,36 @@ def _index(arguments: list[str]) -> None:
     Console(markup=False, emoji=False).print(statistics(ObjectIndex.open(options.out)))
 
 
+def _perturb(arguments: list[str]) -> None:
+    from odis.objects.perturb import Noise, perturb_index
+    from odis.options import new_parser, parse, require
+
+    parser = new_parser("index perturb", "Write an index whose objects carry noise, which its provenance names: a study of noisy boxes.")
+    parser.add_argument("index", type=str, help="object index (.parquet) or folder of images")
+    parser.add_argument("--out", type=str, help="Parquet file to write")
+    parser.add_argument("--jitter", type=float, default=0.0, help="move a box by N(0, jitter x its side) on each axis; its mask goes")
+    parser.add_argument("--scale", type=float, default=0.0, help="multiply each side of a box by exp(N(0, scale)); its mask goes")
+    parser.add_argument("--drop", type=float, default=0.0, help="leave an object out with this probability")
+    parser.add_argument("--false", type=float, default=0.0, help="add so many false boxes for each object, on average")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    options = parse(parser, arguments)
+    require(options, "out")
+
+    from rich.console import Console
+
+    from odis.objects.index import ObjectIndex
+
+    noise = Noise(options.jitter, options.scale, options.drop, options["false"], options.seed)
+    noise.check()
+    console = Console(stderr=True, markup=False, emoji=False)  # names of files are shown as they are
+    done = perturb_index(
+        ObjectIndex.open(options.index), options.out, noise,
+        report=lambda s: console.print(f"skipped {s.what}: {s.why}", highlight=False, soft_wrap=True),
+    )  # fmt: skip
+    console.print(str(done), highlight=False, soft_wrap=True)
+    print(options.out)
+
+
 def _inspect(arguments: list[str]) -> None:
     from odis.options import add_config, new_parser, parse, require, to_config
 
@@ -138,15 +178,22 @@ def _inspect(arguments: list[str]) -> None:
     print(options.out)
 
 
-def _evaluate(arguments: list[str]) -> None:
-    if arguments[:1] != ["knn"]:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print("usage: odis evaluate knn [options]\n\n`odis evaluate knn --help` lists the options.")
-            return
-        raise OdisError(f"{arguments[0]}: no such evaluation; there is knn")
-    from odis.evaluate.command import run_knn
+def _embed(arguments: list[str]) -> None:
+    from odis.inference.command import run_embed
 
-    run_knn(arguments[1:])
+    run_embed(arguments)
+
+
+def _evaluate(arguments: list[str]) -> None:
+    from odis.evaluate.command import run_evaluate
+
+    run_evaluate(arguments)
+
+
+def _report(arguments: list[str]) -> None:
+    from odis.report.command import run_report
+
+    run_report(arguments)
 
 
 def _demo(arguments: list[str]) -> None:

@@ -92,8 +92,8 @@ def _untrained(config: PretrainConfig) -> Encoder:
 
 def _accuracies(encoder: Encoder, train: ObjectIndex, test: ObjectIndex) -> dict[str, float]:
     settings = KnnSettings(modes=("masked-attention", "crop"), k=(K,), context=CONTEXT, max_train=NEIGHBOUR_SCENES, workers=1)
-    accuracy = evaluate_knn(encoder, train, test, settings)["models"][0]["accuracy"]
-    return {mode: round(by_k[str(K)], 1) for mode, by_k in accuracy.items()}
+    rows = evaluate_knn(encoder, train, test, settings)["rows"]
+    return {row["mode"]: round(row["scores"][f"k={K}"]["value"], 1) for row in rows}
 
 
 def _pretraining_seconds(run: Path, batch_size: int) -> float:

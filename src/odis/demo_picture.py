@@ -137,9 +137,7 @@ def _attention(encoder: Encoder, test: ObjectIndex, row: int, context: float) ->
     maps = []
     for item in scene.objects:
         query = asker(image, [item])[0]
-        pixels = torch.from_numpy(query.pixels)
-        normal = (pixels[None].float() / 255 - torch.tensor(encoder.mean)[:, None, None]) / torch.tensor(encoder.std)[:, None, None]
-        weights = encoder.model.object_attention(normal.to(encoder.device), torch.from_numpy(query.masks)[None].to(encoder.device))
-        side = pixels.shape[1] // encoder.patch_size
-        maps.append((pixels.permute(1, 2, 0).numpy(), weights[0, 0].mean(0).reshape(side, -1).cpu().numpy()))
+        weights = encoder.object_attention(query)
+        side = query.pixels.shape[1] // encoder.patch_size
+        maps.append((query.pixels.transpose(1, 2, 0), weights[0].mean(0).reshape(side, -1).numpy()))
     return maps

@@ -19,7 +19,6 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
@@ -30,12 +29,10 @@ from odis.objects import rle
 from odis.objects.clean import object_problem
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
-from odis.types import Crop, Object, Skipped
+from odis.types import Box, Crop, Object, Skipped
 
 Mode = Literal["masked-attention", "crop", "blackout", "mean-pool", "whole-image"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-
-_ANY_LABEL = 1 << 31  # what a label stands for makes no difference here
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +56,7 @@ class Asker:
         margin: Patches by which masks of box objects are widened, as in training.
         one_each: Ask one object a query, as `single` object tokens need.
         fill: Colour outside the box (`blackout`), 0..255.
+        square: Resize every image to size x size, for networks that take no other shape.
     """
 
     mode: Mode
@@ -69,6 +67,7 @@ class Asker:
     margin: int
     one_each: bool
     fill: tuple[int, int, int]
+    square: bool = False
 
     def __call__(self, image: Tensor, objects: Sequence[Object]) -> list[Query]:
         """Queries that answer for the objects in order: one each, or one for all of them.
@@ -84,16 +83,20 @@ class Asker:
         if self.mode == "blackout":
             return [self._query(self._blackout(image, _outwards(o, width, height)), whole) for o in objects]
         if self.mode == "whole-image":
-            return [self._query(image, whole)]
+            return [self.whole(image)]
         if self.context is not None:
             return [self._query(image, _window(o, self.context, width, height), [o]) for o in objects]
         query = self._query(image, whole, objects)
         return [Query(query.pixels, query.masks[i : i + 1]) for i in range(len(objects))] if self.one_each else [query]
 
+    def whole(self, image: Tensor) -> Query:
+        """The whole image as one object."""
+        return self._query(image, Crop(0, 0, image.shape[2], image.shape[1]))
+
     def _query(self, image: Tensor, crop: Crop, objects: Sequence[Object] | None = None, square: bool = False) -> Query:
         """The crop resized, asked about `objects`; about all of it if they are None."""
         side = self.size // self.patch
-        grid = (side, side) if square else _grid(crop, side)
+        grid = (side, side) if square or self.square else _grid(crop, side)
         rows, columns = grid
         size = [rows * self.patch, columns * self.patch]
         box = (crop.y0, crop.x0, crop.height, crop.width)
@@ -137,56 +140,30 @@ def _window(item: Object, context: float, width: int, height: int) -> Crop:
     return Crop(x0, y0, x0 + w, y0 + h)
 
 
-def as_pixels(picture: Image.Image | Tensor, name: str) -> Tensor:
-    """A picture as uint8 (3, height, width).
-
-    Raises:
-        DataError: naming the picture, if it is neither a PIL image nor such a tensor.
-    """
-    if isinstance(picture, Image.Image):
-        return tv.pil_to_tensor(picture.convert("RGB"))
-    if picture.dtype != torch.uint8 or picture.ndim != 3 or len(picture) != 3 or not picture.numel():
-        raise DataError(f"{name}: is {picture.dtype} {tuple(picture.shape)}, must be a PIL image or uint8 (3, height, width)")
-    return picture.cpu()
-
-
-def as_objects(given: Sequence[Object] | np.ndarray | Tensor | None, image: Tensor, name: str) -> list[Object]:
-    """Objects, or the objects that boxes (n, 4) stand for; None is the whole image as one.
-
-    Raises:
-        DataError: naming the first that cannot be used.
-    """
-    height, width = image.shape[1:]
-    if given is None:
-        return [Object((0.0, 0.0, float(width), float(height)))]
-    if isinstance(given, np.ndarray | Tensor):
-        boxes = np.asarray(given, dtype=np.float64)
-        if boxes.size and boxes.shape[1:] != (4,):
-            raise DataError(f"{name}: its boxes are {boxes.shape}, must be (n, 4)")
-        given = [Object((x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes.reshape(-1, 4).tolist()]
-    for k, item in enumerate(given):
-        problem = object_problem(item, width, height, _ANY_LABEL)
-        if problem is not None:
-            raise DataError(f"{name}, object {k}: {problem}")
-    return list(given)
-
-
 @dataclass(slots=True)
 class RowQueries:
     """One row of an index, ready to be asked; or why it cannot be."""
 
     queries: list[Query]
-    numbers: list[int]  # the n objects that can be used: their places in the row
-    labels: list[int]
+    numbers: list[int]  # the n objects that can be used: their places in the row; [-1] if the image is asked as one object
+    labels: list[tuple[int, ...]]  # of each of these: none, one, or for an image all that its objects have
+    boxes: list[Box]
     skipped: list[Skipped]
     read: bool
 
 
 class IndexRows(Dataset[RowQueries]):
-    """Rows of an index, decoded and made into queries: what a loader's workers do."""
+    """Rows of an index, decoded and made into queries: what a loader's workers do.
 
-    def __init__(self, index: ObjectIndex, rows: Sequence[int], asker: Asker) -> None:
-        self.index, self.rows, self.asker = index, rows, asker
+    Args:
+        index: Images and objects.
+        rows: Rows to take, in this order.
+        asker: How.
+        images: Ask about each image as one object, whatever objects it has.
+    """
+
+    def __init__(self, index: ObjectIndex, rows: Sequence[int], asker: Asker, images: bool = False) -> None:
+        self.index, self.rows, self.asker, self.images = index, rows, asker, images
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -197,10 +174,14 @@ class IndexRows(Dataset[RowQueries]):
             row = self.index[self.rows[i]]
             image = load_image(path, (row.width, row.height))
         except DataError as error:
-            return RowQueries([], [], [], [Skipped(path, str(error).removeprefix(f"{path}: "))], read=False)
+            return RowQueries([], [], [], [], [Skipped(path, str(error).removeprefix(f"{path}: "))], read=False)
         problems = [object_problem(item, row.width, row.height, len(self.index.classes)) for item in row.objects]
         skipped = [Skipped(f"{path}, object {k}", problem) for k, problem in enumerate(problems) if problem is not None]
         numbers = [k for k, problem in enumerate(problems) if problem is None]
         items = [row.objects[k] for k in numbers]
-        labels = [-1 if item.label is None else item.label for item in items]
-        return RowQueries(self.asker(tv.pil_to_tensor(image), items) if items else [], numbers, labels, skipped, read=True)
+        labels: list[tuple[int, ...]] = [() if item.label is None else (item.label,) for item in items]
+        if self.images:
+            items, numbers = [Object((0.0, 0.0, float(row.width), float(row.height)))], [-1]
+            labels = [tuple(sorted({label for of_one in labels for label in of_one}))]
+        queries = self.asker(tv.pil_to_tensor(image), items) if items else []
+        return RowQueries(queries, numbers, labels, [item.box for item in items], skipped, read=True)

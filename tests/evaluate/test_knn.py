@@ -13,9 +13,10 @@ from rich.console import Console
 
 from odis.config import LoaderConfig, ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
-from odis.evaluate.command import run_knn
-from odis.evaluate.knn import KnnSettings, Part, evaluate_knn, periodic_knn
-from odis.evaluate.results import knn_table, write_results
+from odis.evaluate.command import run_evaluate
+from odis.evaluate.knn import KnnSettings, evaluate_knn, periodic_knn
+from odis.evaluate.parts import Part
+from odis.evaluate.results import check_writable, results_table, write_results
 from odis.inference import Encoder, embed_index
 from odis.model.saved import save_model
 from odis.model.vit import build_vit
@@ -59,14 +60,17 @@ def indexes(tmp_path_factory: pytest.TempPathFactory) -> tuple[ObjectIndex, Obje
 def test_accuracy_is_the_share_of_objects_whose_neighbours_agree(indexes: tuple[ObjectIndex, ObjectIndex]) -> None:
     train, test = indexes
     results = evaluate_knn(encoder(), train, test, KnnSettings(modes=["crop", "masked-attention"], k=[1, 5], batch_size=5))
-    for mode, accuracy in results["models"][0]["accuracy"].items():
+    assert [row["mode"] for row in results["rows"]] == ["crop", "masked-attention"]
+    for row in results["rows"]:
+        mode, scores = row["mode"], row["scores"]
         a, b = (embed_index(encoder(), index, mode) for index in (train, test))
         cosine = torch.nn.functional.cosine_similarity(b.features[:, None], a.features[None], dim=-1)
         nearest = a.labels[cosine.argmax(1)]
         right = sum(train.classes[n] == test.classes[t] for n, t in zip(nearest.tolist(), b.labels.tolist()))
-        assert accuracy["1"] == pytest.approx(100 * right / 12, abs=1e-3), mode
+        assert scores["k=1"]["value"] == pytest.approx(100 * right / 12, abs=1e-3), mode
+        assert scores["k=1"]["low"] <= scores["k=1"]["value"] <= scores["k=1"]["high"]
     # Colour is all there is to see, and even an untrained network sees it: labels of the two indexes, listed in other orders, are matched.
-    assert results["models"][0]["accuracy"]["crop"]["5"] == 100.0
+    assert results["rows"][0]["scores"]["k=5"] == {"value": 100.0, "low": 100.0, "high": 100.0}
 
 
 def test_results_say_what_was_compared(indexes: tuple[ObjectIndex, ObjectIndex]) -> None:
@@ -78,16 +82,18 @@ def test_results_say_what_was_compared(indexes: tuple[ObjectIndex, ObjectIndex])
     }  # fmt: skip
     assert results["test"]["objects"] == 12
     assert results["settings"] == {
-        "modes": ["whole-image", "masked-attention"], "k": [3], "temperature": 0.07,
+        "modes": ["whole-image", "masked-attention"], "images": False, "k": [3], "temperature": 0.07,
         "size": None, "context": 1.5, "max_train": 5, "max_test": None, "seed": 0,
     }  # fmt: skip
-    one, two = results["models"]
-    assert (one["model"], one["provenance"], one["size"]) == ("one", "annotated", 16)
-    assert one["accuracy"] == two["accuracy"]
+    one, _, two, _ = results["rows"]
+    assert (one["model"], one["provenance"], one["size"], one["mode"]) == ("one", "annotated", 16, "whole-image")
+    assert [row["model"] for row in results["rows"]] == ["one", "one", "two", "two"]
+    assert one["scores"] == two["scores"]
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(knn_table(results))
+    console.print(results_table(results))
     text = console.export_text()
-    for word in ("one", "two", "annotated", "masked-attention, window 1.5 x box", f"{one['accuracy']['whole-image']['3']:.2f}", "k = 3"):
+    best, low = (one["scores"]["k=3"][name] for name in ("value", "low"))
+    for word in ("one", "two", "annotated", "masked-attention", "window 1.5 x box", f"{best:.2f}", f"[{low:.1f}, ", "k=3"):
         assert word in text, word
 
 
@@ -117,7 +123,8 @@ def test_unlabelled_and_unreadable_objects_take_no_part(tmp_path: Path, indexes:
     [
         (KnnSettings(k=[10, 25]), "k 25 must be from 1 to the 24 train objects"),
         (KnnSettings(k=[0]), "k 0 must be 1 or more"),
-        (KnnSettings(k=[]), "at least one model, one mode and one k"),
+        (KnnSettings(k=[]), "k 0 must be 1 or more"),
+        (KnnSettings(modes=[]), "at least one model and one mode"),
         (KnnSettings(modes=["crops"]), "mode 'crops' is none of"),
         (KnnSettings(modes=["crop"], context=2.0), "context 2 goes with mode masked-attention, which is not among crop"),
         (KnnSettings(max_test=0), "max-test 0 must be 1 or more"),
@@ -144,7 +151,7 @@ def test_indexes_that_do_not_fit(tmp_path: Path, indexes: tuple[ObjectIndex, Obj
     gone = write_squares(tmp_path / "gone", ["red"], 1)
     (tmp_path / "gone" / "0.png").unlink()
     for train, test, message in (
-        (unlabelled, indexes[1], "unlabelled/index.parquet: none of its objects has a label"),
+        (unlabelled, indexes[1], "unlabelled/index.parquet: none of its objects has a label; k-NN needs a labelled index"),
         (indexes[0], unlabelled, "none of its objects has a label"),
         (indexes[0], foreign, "foreign/index.parquet: has objects of classes that .*train/index.parquet does not list: cat"),
         (indexes[0], none, "none.parquet: none of its objects has a label"),
@@ -154,7 +161,7 @@ def test_indexes_that_do_not_fit(tmp_path: Path, indexes: tuple[ObjectIndex, Obj
         with pytest.raises(DataError, match=message):
             evaluate_knn(encoder(), train, test, settings)
     twice = write_squares(tmp_path / "twice", ["red", "blue", "red"], 2)
-    assert evaluate_knn(encoder(), twice, twice, settings)["models"][0]["accuracy"]["masked-attention"]["1"] == 100.0
+    assert evaluate_knn(encoder(), twice, twice, settings)["rows"][0]["scores"]["k=1"]["value"] == 100.0
     with pytest.raises(DataError, match="two of its classes are named 'red'"):
         evaluate_knn(encoder(), twice, indexes[1], settings)
 
@@ -188,19 +195,20 @@ def test_the_command_prints_a_table_and_writes_results(
         save_model(run / "model.safetensors", encoder().model, card)
     arguments = ["--train", indexes[0].path, "--test", indexes[1].path, "--mode", "crop, whole-image", "--k", "1,5", "--device", "cpu"]
     arguments += ["--workers", "0", "--out", str(tmp_path / "out" / "results.json")]
-    run_knn(["--model", str(runs[0]), "--model", str(runs[1]), *arguments])
+    run_evaluate(["knn", "--model", str(runs[0]), "--model", str(runs[1]), *arguments])
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [m["model"] for m in results["models"]] == [str(run) for run in runs]
-    assert (results["models"][0]["recipe"], results["models"][0]["step"], results["models"][0]["provenance"]) == ("debug", 3, "whole-image")
-    assert set(results["models"][0]["accuracy"]) == {"crop", "whole-image"}
+    assert [(r["model"], r["mode"]) for r in results["rows"]] == [(str(run), mode) for run in runs for mode in ("crop", "whole-image")]
+    first = results["rows"][0]
+    assert (first["recipe"], first["step"], first["provenance"]) == ("debug", 3, "whole-image")
+    assert set(first["scores"]) == {"k=1", "k=5"}
     shown = capsys.readouterr().out
     assert "whole-image" in shown
     assert "100.00" in shown
     for wrong, message in ((["--k", "ten"], "k 'ten' must be whole numbers"), (["--train", ""], "--train is required")):
         with pytest.raises(OdisError, match=message):
-            run_knn(["--model", str(runs[0]), *arguments, *wrong])
+            run_evaluate(["knn", "--model", str(runs[0]), *arguments, *wrong])
     with pytest.raises(OdisError, match="--modle"):
-        run_knn(["--modle", "x"])
+        run_evaluate(["knn", "--modle", "x"])
 
 
 def test_results_that_cannot_be_written_leave_nothing(tmp_path: Path) -> None:
@@ -210,4 +218,8 @@ def test_results_that_cannot_be_written_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match="folder: cannot be written"):
         write_results(tmp_path / "folder", {})
+    for path in (tmp_path / "file" / "results.json", tmp_path / "folder"):
+        with pytest.raises(DataError, match="cannot be written"):
+            check_writable(path)
+    check_writable(tmp_path / "new" / "deep" / "results.json")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]

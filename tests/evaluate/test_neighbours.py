@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from odis.errors import OdisError
 from odis.evaluate import neighbours
-from odis.evaluate.neighbours import knn_predict
+from odis.evaluate.neighbours import NearestNeighbours, knn_predict
 
 
 def clusters(n: int, classes: int, dim: int, seed: int, spread: float = 1.5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,6 +58,37 @@ def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "_TRAIN_CHUNK", 11)  # fewer than k neighbours in a tile
     tiled = knn_predict(train, labels, test, [2, 30])
     assert all(torch.equal(whole[k], tiled[k]) for k in (2, 30))
+
+
+@pytest.mark.parametrize("train_chunk", [64, 128, 100])
+@pytest.mark.parametrize("levels", [3, 40, 10**6])
+def test_a_long_stream_with_ties_is_the_explicit_sort(monkeypatch: pytest.MonkeyPatch, train_chunk: int, levels: int) -> None:
+    """Blocks without a newcomer are passed over, tiles of an odd size are not cut, and coarse features tie everywhere."""
+    monkeypatch.setattr(neighbours, "_TEST_CHUNK", 5)
+    monkeypatch.setattr(neighbours, "_TRAIN_CHUNK", train_chunk)
+    rng = torch.Generator().manual_seed(levels)
+    train, test = (torch.randint(-levels, levels + 1, (n, 3), generator=rng).float() for n in (1500, 13))
+    found = NearestNeighbours(test, 9)
+    for part in train.split(333):
+        found.add(part.double() if part[0, 0] > 0 else part)
+    similarity, rows = found.read()
+    unit = torch.nn.functional.normalize(train)
+    cosine = torch.cat([torch.nn.functional.normalize(test) @ part.T for part in unit.split(333)], dim=1)
+    for i in range(13):
+        # To the bit the same products are compared, so that equal ones are equal here too.
+        expected = sorted(range(1500), key=lambda j: (-float(cosine[i, j]), j))[:9]
+        np.testing.assert_allclose(similarity[i].numpy(), cosine[i, expected].numpy(), atol=1e-6)
+        if levels == 10**6:
+            assert rows[i].tolist() == expected
+
+
+def test_ties_at_the_border_take_the_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "_TRAIN_CHUNK", 128)
+    far, near = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+    train = torch.cat([near if i in (40, 90, 91, 200, 300, 301) else far for i in range(384)])
+    found = NearestNeighbours(near, 8)
+    found.add(train)
+    assert found.read()[1].tolist() == [[40, 90, 91, 200, 300, 301, 0, 1]]
 
 
 def test_of_equally_near_features_the_lower_row_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,19 @@ from rich.table import Table
 from odis.errors import DataError
 
 
+def check_writable(path: str | Path) -> None:
+    """Refuse a results file that could not be written, before hours are spent on it.
+
+    Raises:
+        DataError: if it is a folder, or its folder is none that may be written to. Missing folders are made when it is written.
+    """
+    path = Path(path)
+    folder = next((p for p in path.absolute().parents if p.exists()), Path("/"))
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        why = "is a folder" if path.is_dir() else f"{folder} is no folder that may be written to"
+        raise DataError(f"{path}: cannot be written ({why})")
+
+
 def write_results(path: str | Path, results: dict[str, Any]) -> None:
     """Write results as JSON, beside `path` and then renamed.
 
@@ -31,24 +44,49 @@ def write_results(path: str | Path, results: dict[str, Any]) -> None:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def knn_table(results: dict[str, Any]) -> Table:
-    """Accuracy of each model and mode, with where the objects came from (results of `evaluate_knn`)."""
-    train, test, settings = results["train"], results["test"], results["settings"]
+_TITLES = {
+    "knn": "k-NN: {test} classified by {train}",
+    "linear": "linear probe: {test}, trained on {train}",
+    "transfer": "transfer by logistic regression, top-1 accuracy",
+    "retrieval": "retrieval: {test}, searched in {gallery}",
+    "landmarks": "retrieval of landmarks: {test}, searched in {gallery}",
+    "dense-knn": "k-NN of patches: {test}, labelled by {train}",
+    "segment": "linear segmentation: {test}, trained on {train}",
+}
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """A row for each model and mode, with where objects and training came from; scores with their 95 % intervals."""
+    sides: dict[str, str] = {side: _side(results[side], results["settings"]) for side in ("train", "test", "gallery") if side in results}
+    sides = {"gallery": "the same", "test": "", "train": ""} | sides
     table = Table(
-        title=f"k-NN: {test['objects']:,} objects ({test['provenance']}) classified by {train['objects']:,} ({train['provenance']}), "
-        f"{train['classes']} classes",
-        caption=f"top-1 accuracy in percent; cosine similarity, temperature {settings['temperature']:g}",
+        title=_TITLES[results["evaluation"]].format(**sides),
+        caption=f"percent, with 95 % bootstrap intervals over {results.get('resampled', 'test images')}"
+        + "".join(f"\nleft out: {item['model']}, {item['mode']}: {item['why']}" for item in results["left_out"]),
         title_justify="left",
         caption_justify="left",
     )
     for name in ("model", "trained on", "size", "mode"):
-        table.add_column(name, overflow="fold")  # on a narrow terminal names wrap; figures never do
-    for k in settings["k"]:
-        table.add_column(f"k = {k}", justify="right", no_wrap=True, min_width=6)
-    for model in results["models"]:
-        for mode, accuracy in model["accuracy"].items():
-            window = settings["context"] if mode == "masked-attention" else None
-            shown = mode if window is None else f"{mode}, window {window:g} x box"
-            scores = [f"{accuracy[str(k)]:.2f}" for k in settings["k"]]
-            table.add_row(model["model"], model["provenance"], str(model["size"]), shown, *scores)
+        # On a narrow terminal names of models wrap; modes and figures never do.
+        table.add_column(name, overflow="fold", no_wrap=name == "mode", min_width=5)
+    names = list(dict.fromkeys(name for row in results["rows"] for name in row["scores"]))
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in results["rows"]:
+        window = results["settings"].get("context") if row["mode"] == "masked-attention" else None
+        shown = row["mode"] if window is None else f"{row['mode']},\nwindow {window:g} x box"
+        table.add_row(row["model"], row["provenance"], str(row["size"]), shown, *(_shown(row["scores"].get(name)) for name in names))
     return table
+
+
+def _side(side: dict[str, Any], settings: dict[str, Any]) -> str:
+    things = "images" if settings.get("images") or "objects" not in side else "objects"
+    count = side.get("objects", side["images"])
+    return f"{count:,} {things} ({side['provenance']}, {side['classes']} classes)"
+
+
+def _shown(score: dict[str, float | None] | None) -> str:
+    if score is None or score["value"] is None:
+        return "-"
+    interval = "" if score["low"] is None else f"\n[{score['low']:.1f}, {score['high']:.1f}]"
+    return f"{score['value']:.2f}{interval}"

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -52,4 +53,24 @@ def load_model(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
         reason = str(e).splitlines()[0][:200]
         raise DataError(f"{path}: not a model that odis wrote, or not whole ({type(e).__name__}: {reason})") from e
+    return backbone.eval(), card
+
+
+def load_teacher(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
+    """The teacher's backbone in a run's checkpoint, on the CPU in eval mode, and its card. No code in the file is executed.
+
+    Raises:
+        DataError: if the file is cut short, or no checkpoint that odis wrote.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # damaged files raise anything
+        raise DataError(f"{path}: not a whole checkpoint ({type(e).__name__})") from e
+    try:
+        card = state["card"]
+        backbone = build_vit(ModelConfig(**card["model"]), card["image_size"], drop_path=0.0)
+        of_backbone = {k.removeprefix("backbone."): v for k, v in state["teacher"].items() if k.startswith("backbone.")}
+        backbone.load_state_dict(of_backbone)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as e:
+        raise DataError(f"{path}: not a checkpoint that odis wrote ({type(e).__name__}: {str(e).splitlines()[0][:200]})") from e
     return backbone.eval(), card

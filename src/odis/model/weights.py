@@ -32,7 +32,7 @@ def load_timm_weights(model: ObjectViT, path: str | Path) -> None:
     Raises:
         ConfigError: a file that cannot be read, or whose keys or shapes are not the model's.
     """
-    state = _read(Path(path))
+    state = read_state(Path(path))
     own = {name: state.pop(name) for name in OWN if name in state and state[name].ndim == 3}  # a 2-d mask token is DINOv2's
     try:
         state = checkpoint_filter_fn(state, model)
@@ -49,7 +49,8 @@ def load_timm_weights(model: ObjectViT, path: str | Path) -> None:
         model.start_object_token()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from a `.safetensors` file, or a `.pth` file of tensors; raises `ConfigError` for anything else."""
     if not path.is_file():
         raise ConfigError(f"model.weights: {path} is not a file; give `timm`, or a .safetensors or .pth state dict")
     try:

@@ -200,6 +200,7 @@ def _save(run: Run, out: Path) -> None:
             "scaler": run.scaler.state_dict(),
             "nonfinite": run.nonfinite,
             "config": as_dict(run.config),
+            "card": model_card(run),
             "odis_version": __version__,
         }
         # The model first: if the run ends in between, it is written again on the way to the checkpoint that is missing.

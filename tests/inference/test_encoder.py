@@ -15,10 +15,11 @@ from torchvision.transforms.v2 import functional as tv
 
 from odis.config import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
-from odis.inference import MODES, Encoder, embed_index, load
+from odis.inference import Encoder, embed_index, load
 from odis.model.saved import save_model
 from odis.model.vit import build_vit
 from odis.objects.index import ObjectIndex, write_index
+from odis.queries import MODES
 from odis.types import ImageObjects, Object
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -70,7 +71,7 @@ def test_masked_attention_is_the_backbone_asked_by_hand(object_tokens: str) -> N
 
 
 def test_read_only_asks_all_objects_in_one_pass_and_single_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    for object_tokens, shapes in (("read-only", (1, 5)), ("single", (5, 1))):
+    for object_tokens, shapes in (("read-only", (1, 5)), ("single", (6, 1))):  # five objects, and the whole image for its patches
         enc, calls = encoder(object_tokens), []
         forward = enc.model.forward
         monkeypatch.setattr(enc.model, "forward", lambda x, m: (calls.append(m.shape[:2]), forward(x, m))[1])  # noqa: B023
@@ -142,8 +143,19 @@ def test_patches_come_only_from_a_plain_pass_over_the_whole_image() -> None:
     image = picture(64, 64)
     given = {mode: encoder().embed([image], [BOXES[3:4]], mode)[0].patches is not None for mode in MODES}
     assert given == {"masked-attention": True, "crop": False, "blackout": False, "mean-pool": True, "whole-image": True}
-    assert encoder("single").embed([image], [BOXES[3:4]])[0].patches is None  # its patches saw the object's token
     assert encoder().embed([image], [BOXES[3:4]], context=1.5)[0].patches is None
+
+
+@pytest.mark.parametrize("object_tokens", ["read-only", "single"])
+def test_patches_and_class_token_are_the_plain_images_whatever_is_asked(object_tokens: str) -> None:
+    enc, image = encoder(object_tokens), picture(128, 32)
+    plain = enc.model(network_input(image, 16, 64))
+    for objects in (BOXES[:3], BOXES[:1], BOXES[:0]):
+        found = enc.embed([image], [objects])[0]
+        assert found.objects.shape == (len(objects), 32)
+        close(found.image, plain.image[0])
+        close(found.patches, plain.patches[0])
+        assert found.grid == (2, 8)
 
 
 def test_a_model_in_training_is_left_as_it_was_and_features_can_be_trained_on() -> None:

@@ -1,0 +1,270 @@
+"""A frozen backbone with all that is needed to ask it about objects.
+
+`queries.py` says what the modes are. Letters: B images of one size, Q objects asked of an image, P patches, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odis.config import PretrainConfig
+from odis.data.views import normalise
+from odis.errors import OdisError
+from odis.inference.pictures import Picture, as_objects, as_pixels, is_one_picture
+from odis.model.pair import pool
+from odis.model.plain import PlainModel
+from odis.model.vit import ObjectViT
+from odis.queries import MODES, Asker, Query
+from odis.types import Features, Tokens
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+T = TypeVar("T")
+
+
+@dataclass
+class Encoder:
+    """A frozen backbone with all that is needed to ask it as it was trained.
+
+    Args:
+        model: The backbone, on the device it is to run on; a `PlainModel` has no object token and answers no masked attention.
+        image_size: Side in pixels it was trained at, and is asked at unless told otherwise.
+        mean: Channel means of pixels in 0..1.
+        std: Channel deviations.
+        mask_coverage: Share of a patch an object must cover for the patch to belong to it, measured by the patch it covers most.
+        mask_margin: Patches by which masks of box objects are widened.
+        object_readout: `token`, or `mean-pool` for a model whose objects are means of patches.
+        precision: Arithmetic of the forward pass: `fp32`, `bf16` or `fp16`.
+        provenance: Where the objects it was trained on came from.
+        source: What it was loaded from.
+        card: What its file says of itself.
+    """
+
+    model: ObjectViT | PlainModel
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    mask_coverage: float = 0.5
+    mask_margin: int = 0
+    object_readout: str = "token"
+    precision: str = "fp32"
+    provenance: str = ""
+    source: str = ""
+    card: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(model: ObjectViT, config: PretrainConfig, *, precision: str = "fp32", provenance: str = "", source: str = "") -> Encoder:
+        """An encoder of a backbone in memory, asked as `config` trains it."""
+        views = config.views
+        return Encoder(
+            model, views.global_size, views.mean, views.std, views.mask_coverage, views.mask_margin,
+            object_readout=config.model.object_readout, precision=precision, provenance=provenance, source=source,
+        )  # fmt: skip
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.model.patch_side if isinstance(self.model, PlainModel) else self.model.patch_embed.patch_size[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def width(self, mode: str) -> int:
+        """D of the objects a mode answers with."""
+        if isinstance(self.model, PlainModel):
+            return self.model.patch_dim if mode == "mean-pool" else self.model.image_dim
+        return self.model.embed_dim
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Modes this model can be asked in."""
+        return tuple(m for m in MODES if m != "masked-attention" or isinstance(self.model, ObjectViT))
+
+    def asker(self, mode: str, size: int | None = None, context: float | None = None) -> Asker:
+        """How images are asked in a mode.
+
+        Raises:
+            OdisError: for a mode that is unknown or the model has not, a size that it does not take, or a context that does not go with
+                the mode.
+        """
+        size = self.image_size if size is None else size
+        known = next((m for m in MODES if m == mode), None)
+        if known is None:
+            raise OdisError(f"mode {mode!r} is none of {', '.join(MODES)}")
+        if size < 1 or size % self.patch_size:
+            raise OdisError(f"size {size} must be a multiple of the patch size {self.patch_size}")
+        if context is not None and (known != "masked-attention" or not 1 <= context < float("inf")):
+            raise OdisError(f"context {context:g} with mode {mode}: must be 1 or more, and goes with masked-attention only")
+        if known not in self.modes:
+            raise OdisError(f"mode {mode}: {self.source or 'this model'} has no object token; its modes are {', '.join(self.modes)}")
+        plain = isinstance(self.model, PlainModel)
+        if isinstance(self.model, PlainModel) and size != self.image_size:
+            self.model.check_size(size, self.device)
+        one_each = known == "masked-attention" and self.object_readout == "token" and getattr(self.model, "object_tokens", "") == "single"
+        red, green, blue = (round(255 * m) for m in self.mean)
+        fill = (red, green, blue)
+        return Asker(known, size, context, self.patch_size, self.mask_coverage, self.mask_margin, one_each, fill, square=plain)
+
+    def embed(
+        self,
+        images: Picture | Sequence[Picture],
+        objects: Any = None,
+        mode: str = "masked-attention",
+        *,
+        boxes: Any = None,
+        masks: Any = None,
+        size: int | None = None,
+        context: float | None = None,
+        batch_size: int = 64,
+    ) -> Any:
+        """Features of the objects of each image.
+
+        Images may be of any size: they are resized, keeping their aspect, to the grid of patches nearest to `size` x `size` pixels in area;
+        nothing is padded or cut off. (A model that is no plain ViT sees them resized to the square.)
+
+        Args:
+            images: One picture or several: paths, PIL images, arrays (height, width, 3) or (height, width), tensors (3, height, width);
+                uint8, or floats from 0 to 1. Paths are turned as their EXIF says; PIL images are taken as they are.
+            objects: For each image its `Object`s, n >= 0. None, with no boxes and masks either, takes each image as one object.
+            mode: One of `MODES`.
+            boxes: In place of objects: for each image (n, 4), x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
+            masks: In place of objects, or beside boxes: for each image bool (n, height, width).
+            size: Side in pixels to ask at, a multiple of the patch size; by default the one it was trained at.
+            context: With `masked-attention`, side of an object's window over the longer side of its box; None asks in the whole image.
+            batch_size: Queries answered at once.
+
+        Returns:
+            list[Features], one for each image (one picture: its Features, in no list), float32 on the CPU: objects (n, D); and, unless the
+            mode shows the network something else than the whole image (`crop`, `blackout`, a context), its `[CLS]` token and patches.
+            These never depend on the objects: read-only tokens are not seen by others, and for `single` ones a pass without mask is made
+            beside the n passes.
+
+        Raises:
+            DataError: for a picture, box or mask that cannot be used; the message names it.
+            OdisError: see `asker`.
+        """
+        if is_one_picture(images):
+            one = [None if given is None else [given] for given in (objects, boxes, masks)]
+            picture: Any = images
+            return self.embed([picture], one[0], mode, boxes=one[1], masks=one[2], size=size, context=context, batch_size=batch_size)[0]
+        asker = self.asker(mode, size, context)
+        pictures: list[Any] = list(images)  # type: ignore[arg-type]
+        if objects is not None and (boxes is not None or masks is not None):
+            raise OdisError("objects were given, and boxes or masks beside them; give one of the two")
+        for name, given in (("objects", objects), ("boxes", boxes), ("masks", masks)):
+            if given is not None and len(given) != len(pictures):
+                raise OdisError(f"{name} of {len(given)} images were given, but {len(pictures)} images")
+        counts: list[int] = []
+
+        def queries() -> Iterator[tuple[int, Query]]:
+            for i, picture in enumerate(pictures):
+                image = as_pixels(picture, f"image {i}")
+                mine = (None if given is None else given[i] for given in (objects, boxes, masks))
+                items = as_objects(*mine, image=image, name=f"image {i}")
+                counts.append(len(items))
+                for query in asker(image, items):
+                    yield i, query
+                if asker.one_each:
+                    yield i, asker.whole(image)
+
+        found: list[list[Features]] = [[] for _ in pictures]
+        # All queries of an image have one size, and those of one size are answered in order.
+        for asked, objects_read, tokens in self.answers(queries(), asker, batch_size):
+            for i, (tag, query) in enumerate(asked):
+                read = objects_read[i, : len(query.masks)]
+                image_token = read[0] if tokens.image is None else tokens.image[i]  # `single`: `[CLS]` stood for the object
+                found[tag].append(Features(read, image_token, tokens.patches[i], tokens.grid))
+        return [self._joined(parts, n, asker) for parts, n in zip(found, counts)]
+
+    def _joined(self, parts: list[Features], count: int, asker: Asker) -> Features:
+        """One image's answers as one, float32 on the CPU. Of `single` tokens the last answer is that of the whole image."""
+        asked = parts[:-1] if asker.one_each else parts
+        objects = torch.cat([part.objects for part in asked]).float().cpu() if asked else torch.empty(0, self.width(asker.mode))
+        if asker.mode == "whole-image":
+            objects = objects.repeat(count, 1)
+        if not parts or asker.context is not None or asker.mode in ("crop", "blackout"):
+            return Features(objects)
+        whole = parts[-1]
+        assert whole.image is not None and whole.patches is not None  # noqa: PT018
+        has_class_token = isinstance(self.model, PlainModel) or self.model.has_class_token
+        return Features(objects, whole.image.float().cpu() if has_class_token else None, whole.patches.float().cpu(), whole.grid)
+
+    def answers(
+        self, queries: Iterable[tuple[T, Query]], asker: Asker, batch_size: int
+    ) -> Iterator[tuple[list[tuple[T, Query]], Tensor, Tokens]]:
+        """Ask queries of one size together. Those of one size stay in order.
+
+        Yields:
+            B queries with their tags; their objects (B, Q, D), on the device, a query with fewer than Q masks having its answers first;
+            and all their tokens.
+        """
+        waiting: dict[tuple[int, ...], list[tuple[T, Query]]] = {}
+        count = 0
+        for tag, query in queries:
+            waiting.setdefault(query.pixels.shape, []).append((tag, query))
+            count += 1
+            # Pictures may come in any number of sizes, but only so many wait.
+            if len(waiting[query.pixels.shape]) == batch_size or count == 4 * batch_size:
+                largest = max(waiting, key=lambda shape: len(waiting[shape]))
+                group = waiting.pop(largest)
+                count -= len(group)
+                yield group, *self._answer([query for _, query in group], asker)
+        for group in waiting.values():
+            yield group, *self._answer([query for _, query in group], asker)
+
+    def _answer(self, queries: list[Query], asker: Asker) -> tuple[Tensor, Tokens]:
+        most = max(len(query.masks) for query in queries)
+        masks = torch.ones(len(queries), most, queries[0].masks.shape[1], dtype=torch.bool)  # (B, Q, P)
+        for i, query in enumerate(queries):
+            masks[i, : len(query.masks)] = torch.from_numpy(query.masks)
+        masks = masks.to(self.device)
+        plain = isinstance(self.model, PlainModel)
+        pooled = asker.mode == "mean-pool" or self.object_readout == "mean-pool"
+        tokens = self.tokens(np.stack([query.pixels for query in queries]), None if plain or pooled or not most else masks)
+        if pooled:
+            return pool(tokens.patches.float(), masks), tokens
+        if plain:  # what it is shown is the object: all of its image
+            assert tokens.image is not None
+            return tokens.image[:, None].expand(-1, most, -1), tokens
+        # Without a mask there is no object token: none of these images has an object.
+        return tokens.patches[:, :0] if tokens.objects is None else tokens.objects, tokens
+
+    @torch.no_grad()  # not inference_mode: a probe may be trained on what comes out
+    def tokens(self, pixels: np.ndarray, masks: Tensor | None = None) -> Tokens:
+        """All tokens of a batch of resized images, on the device, in the precision of the model.
+
+        Args:
+            pixels: uint8 (B, 3, H, W), sides multiples of the patch size.
+            masks: bool (B, Q, P) on the device, or None for plain images.
+        """
+        training, dtype = self.model.training, DTYPES[self.precision]
+        self.model.eval()
+        try:
+            images = normalise(torch.from_numpy(pixels).to(self.device), self.mean, self.std)
+            with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
+                return self.model(images) if masks is None else self.model(images, masks)
+        finally:
+            self.model.train(training)
+
+    def object_attention(self, query: Query, layer: int = -1) -> Tensor:
+        """Where `[OBJ]` looks in one block when it is asked a query: float32 (Q, heads, P), on the CPU; see `ObjectViT.object_attention`.
+
+        Raises:
+            OdisError: for a model without object tokens, or whose attention is not timm's common one.
+        """
+        if not isinstance(self.model, ObjectViT):
+            raise OdisError(f"{self.source or 'this model'} has no object token, so there is no attention of one")
+        images = normalise(torch.from_numpy(query.pixels[None]).to(self.device), self.mean, self.std)
+        masks = torch.from_numpy(query.masks[None]).to(self.device)
+        if self.model.object_tokens == "single":  # one object a pass
+            parts = [self.model.object_attention(images, masks[:, i : i + 1], layer) for i in range(masks.shape[1])]
+            return torch.cat(parts, dim=1)[0].float().cpu()
+        return self.model.object_attention(images, masks, layer)[0].float().cpu()

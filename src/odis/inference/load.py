@@ -1,0 +1,103 @@
+"""Loading what can be asked: a run, its model file, one of its checkpoints, or a timm model by name."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from odis.config import ModelConfig
+from odis.errors import ConfigError, DataError, OdisError
+from odis.inference.encoder import DTYPES, Encoder
+from odis.model.plain import PlainModel, build_plain, takes_object_tokens
+from odis.model.saved import load_model, load_teacher
+from odis.model.vit import ObjectViT, build_vit
+
+
+def load(source: str | Path, *, device: str = "auto", precision: str = "auto") -> Encoder:
+    """The encoder in a run's folder, in a `model.safetensors`, in a checkpoint, or of timm's published weights.
+
+    Any timm model can be loaded. A plain `VisionTransformer` gets read-only object tokens, which start as its `[CLS]`; all others
+    (`PlainModel`) answer every mode but masked attention.
+
+    Args:
+        source: A folder or file that `odis pretrain` wrote (of a checkpoint the teacher is taken); `timm:NAME`, which downloads the weights
+            or reads the local hub cache; or `timm:NAME@FILE`, which reads them from a file.
+        device: `auto` (the GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+        precision: `fp32`, `bf16` or `fp16`; `auto` is bf16 on a GPU that has it, else fp32.
+
+    Raises:
+        OdisError: for anything else, a damaged file, weights that cannot be fetched, or a device that is not here.
+    """
+    if precision != "auto" and precision not in DTYPES:
+        raise OdisError(f"precision {precision!r} is none of auto, {', '.join(DTYPES)}")
+    where = _device(device)
+    if precision == "auto":
+        precision = "bf16" if where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    encoder = _published(str(source)) if str(source).startswith("timm:") else _trained(Path(source))
+    encoder.model.to(where).requires_grad_(False).eval()
+    encoder.precision, encoder.source = precision, str(source)
+    return encoder
+
+
+def _trained(path: Path) -> Encoder:
+    if path.is_dir():
+        file = path / "model.safetensors"
+        if not file.exists():
+            raise DataError(
+                f"{path}: this run has not written its model.safetensors yet"
+                if (path / "config.yaml").exists()
+                else f"{path}: not a run's folder: it has no model.safetensors"
+            )
+        path = file
+    elif not path.exists():
+        raise DataError(f"{path}: no such run folder or model file (a model by name is timm:NAME)")
+    model, card = load_teacher(path) if path.suffix == ".pt" else load_model(path)
+    try:
+        return Encoder(
+            model, card["image_size"], tuple(card["mean"]), tuple(card["std"]), card["mask_coverage"], card["mask_margin"],
+            object_readout=card["model"]["object_readout"], provenance=card["provenance"], card=card,
+        )  # fmt: skip
+    except KeyError as error:
+        raise DataError(f"{path}: not a model that odis wrote: its card lacks {error}") from error
+
+
+def _published(source: str) -> Encoder:
+    name, _, file = source.removeprefix("timm:").partition("@")
+    if not timm.is_model(name):
+        raise ConfigError(f"{source}: timm has no model {name}; timm.list_models('vit_*') lists them")
+    published = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    data: Any = timm.data.resolve_data_config(pretrained_cfg=published.to_dict() if published else {})
+    size = data["input_size"][-1]
+    model: ObjectViT | PlainModel
+    try:
+        if takes_object_tokens(name):
+            model = build_vit(ModelConfig(name=name, weights=file or "timm", object_tokens="read-only"), size, drop_path=0.0)
+        else:
+            model = _plain(name, size, file or "timm")
+    except ConfigError as error:
+        if file:
+            raise
+        raise OdisError(f"{source}: {error}; without a network, give the weights as a file: timm:{name}@FILE.safetensors") from error
+    # A model without [CLS] has nothing that an object token could start from.
+    readout = "mean-pool" if isinstance(model, ObjectViT) and not model.has_class_token else "token"
+    return Encoder(model, size, tuple(data["mean"]), tuple(data["std"]), object_readout=readout, provenance="timm's weights")
+
+
+def _plain(name: str, size: int, weights: str) -> PlainModel:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old architectures use what torch no longer likes
+        return build_plain(name, size, weights)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    except RuntimeError as error:
+        raise OdisError(f"device {name!r} must be auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise OdisError(f"device {name!r}: {torch.cuda.device_count()} GPUs are here; auto takes what there is")
+    return device

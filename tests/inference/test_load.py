@@ -1,0 +1,130 @@
+"""Loading: runs, checkpoints, and any timm model as a baseline; what the baseline answers, against timm asked by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+import odis
+from odis.errors import ConfigError, DataError, OdisError
+from odis.inference import load
+from odis.model.plain import build_plain, takes_object_tokens
+from odis.model.vit import ObjectViT
+from odis.options import load_recipe
+from odis.train.checkpoint import checkpoints
+from odis.train.loop import pretrain
+
+BOXES = np.array([(0, 0, 40, 40), (20, 10, 80, 60)], dtype=np.float32)
+
+
+def picture(width: int, height: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of some architectures, with classifiers, as published files have them."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    for name in ("resnet18", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"):
+        save_file({k: v.contiguous() for k, v in timm.create_model(name).state_dict().items()}, folder / f"{name}.safetensors")
+    return folder
+
+
+def baseline(name: str, weights: Path) -> odis.inference.Encoder:
+    return load(f"timm:{name}@{weights / name}.safetensors", device="cpu")
+
+
+def by_hand(name: str, weights: Path, encoder: odis.inference.Encoder, image: Tensor) -> tuple[Tensor, Tensor]:
+    """The image resized to the square: its pooled vector and its feature map (rows, columns, D)."""
+    model = timm.create_model(name, num_classes=0, checkpoint_path="").eval()
+    state = {k: v for k, v in odis.model.weights.read_state(weights / f"{name}.safetensors").items() if not k.startswith(("fc.", "head."))}
+    model.load_state_dict(state)
+    resized = tv.resize(image, [224, 224], interpolation=tv.InterpolationMode.BICUBIC, antialias=True).float() / 255
+    mean, std = torch.tensor(encoder.mean)[:, None, None], torch.tensor(encoder.std)[:, None, None]
+    with torch.no_grad():
+        features = model.forward_features(((resized - mean) / std)[None])
+        vector = model(((resized - mean) / std)[None])[0]
+    return vector, features[0].permute(1, 2, 0) if name == "resnet18" else features[0]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_any_timm_model_is_a_baseline_in_every_mode_but_masked_attention(name: str, weights: Path) -> None:
+    encoder, image = baseline(name, weights), picture(80, 60)
+    assert encoder.modes == ("crop", "blackout", "mean-pool", "whole-image")
+    vector, grid = by_hand(name, weights, encoder, image)
+    whole = encoder.embed(image, boxes=BOXES, mode="whole-image")
+    torch.testing.assert_close(whole.objects, vector.expand(2, -1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(whole.image, vector, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(whole.patches, grid.flatten(0, 1), atol=1e-4, rtol=1e-4)
+    assert whole.grid == (7, 7)
+    cut = by_hand(name, weights, encoder, image[:, 10:60, 20:80])[0]
+    torch.testing.assert_close(encoder.embed(image, boxes=BOXES, mode="crop").objects[1], cut, atol=1e-4, rtol=1e-4)
+    pooled = encoder.embed(image, boxes=[[0, 0, 80, 60]], mode="mean-pool").objects[0]
+    torch.testing.assert_close(pooled, grid.flatten(0, 1).mean(0), atol=1e-4, rtol=1e-4)
+    with pytest.raises(OdisError, match=rf"mode masked-attention: timm:{name}.* has no object token; its modes are crop, blackout"):
+        encoder.embed(image)
+
+
+def test_a_baseline_is_asked_at_other_sizes_if_it_takes_them(weights: Path) -> None:
+    assert baseline("resnet18", weights).embed(picture(50, 90), mode="whole-image", size=160).grid == (5, 5)
+    with pytest.raises(OdisError, match="size 256: SwinTransformer takes no images of this size"):
+        baseline("swin_tiny_patch4_window7_224", weights).asker("crop", 256)
+
+
+def test_plain_vits_get_object_tokens_and_others_do_not() -> None:
+    names = ("vit_small_patch14_dinov2", "deit3_small_patch16_224", "vit_small_patch16_dinov3", "resnet18", "eva02_tiny_patch14_224")
+    assert [takes_object_tokens(name) for name in names] == [True, True, False, False, False]
+
+
+def test_weights_of_another_model_are_refused(weights: Path) -> None:
+    with pytest.raises(ConfigError, match="does not fit resnet18"):
+        build_plain("resnet18", 224, weights / "vit_tiny_patch16_224.safetensors")
+    with pytest.raises(OdisError, match="is not a file"):
+        load("timm:resnet18@nowhere.safetensors")
+
+
+def test_a_checkpoint_holds_the_teacher_that_the_model_file_holds(tmp_path: Path) -> None:
+    for i in range(4):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        tv.to_pil_image(picture(40, 40, i)).save(tmp_path / "images" / f"{i}.png")
+    tiny = {"model__embed_dim": 24, "model__depth": 1, "model__num_heads": 2, "head__prototypes": 24, "head__hidden": 24}
+    config = load_recipe(
+        "debug", data=str(tmp_path / "images"), train__steps=2, train__batch_size=2, train__device="cpu", views__local_views=0,
+        views__global_size=32, loader__workers=0, **tiny,
+    )  # fmt: skip
+    run = pretrain(config, tmp_path / "run", recipe="debug")
+    (path,) = checkpoints(run / "checkpoints")
+    one, other = load(run, device="cpu"), odis.load(path, device="cpu")
+    assert isinstance(other.model, ObjectViT)
+    assert one.card == other.card
+    assert (other.card["step"], other.provenance, other.source) == (2, "whole-image", str(path))
+    assert torch.equal(one.embed(picture(50, 30)).objects, other.embed(picture(50, 30)).objects)
+    (tmp_path / "cut.pt").write_bytes(path.read_bytes()[:-2000])
+    torch.save({"step": 3}, tmp_path / "other.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for name, message in (
+        ("cut.pt", "not a whole checkpoint"),
+        ("other.pt", "not a checkpoint that odis wrote"),
+        ("list.pt", "not a check"),
+    ):
+        with pytest.raises(DataError, match=message) as error:
+            load(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_precision_is_chosen_for_the_device(weights: Path) -> None:
+    assert baseline("vit_tiny_patch16_224", weights).precision == "fp32"
+    assert load(f"timm:resnet18@{weights / 'resnet18.safetensors'}", device="cpu", precision="bf16").precision == "bf16"
+
+
+def test_the_package_names_what_it_has() -> None:
+    assert odis.Object is odis.types.Object
+    with pytest.raises(AttributeError, match="no attribute 'lode'; it has Object, __version__, load"):
+        odis.lode  # noqa: B018
