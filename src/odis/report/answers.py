@@ -1,0 +1,186 @@
+"""What a network says of the images that are shown: where `[OBJ]` looks, how patches differ, which objects are alike.
+
+Letters: P patches, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from odis.data.views import normalise
+from odis.inference import Encoder, embed_index
+from odis.queries import Asker
+from odis.report.drawing import region_of
+from odis.report.runs import Run
+from odis.report.samples import Sample
+from odis.types import Features, Object
+
+NEAREST = 5
+
+_WINDOW = 200  # pixels of an object's window that is shown, at least
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """The attention of one object's `[OBJ]` to the patches."""
+
+    layers: list[int]  # counted from 0
+    weights: np.ndarray  # float32 (layers, heads, rows, columns)
+    mask: np.ndarray  # bool (rows, columns): the patches it may look at
+    picture: Image.Image  # what it was asked about: the image, or the object's window
+    region: np.ndarray  # bool (height, width): the object in that picture
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """An object of the index and how alike it is."""
+
+    row: int
+    number: int
+    cosine: float
+
+
+def whole_size(encoder: Encoder, run: Run, size: int | None) -> int:
+    """Side in pixels to ask whole images at: the one given, or the one at which objects are about as large as in training.
+
+    Training resizes a global crop, a share of the image, to `global_size`; the whole image is asked at as much more as the crop was a
+    part of it, by the mean share.
+
+    Raises:
+        OdisError: for a size that patches do not tile.
+    """
+    if size is None:
+        scale = run.setting("config.views.global_scale")
+        share = sum(scale) / 2 if isinstance(scale, list) and len(scale) == 2 and all(isinstance(v, int | float) for v in scale) else 1.0
+        size = encoder.patch_size * max(1, round(encoder.image_size / math.sqrt(min(max(share, 0.01), 1)) / encoder.patch_size))
+    return encoder.asker("masked-attention", size).size
+
+
+def depth(encoder: Encoder) -> int:
+    """How many layers the network has."""
+    blocks: Any = encoder.model.blocks
+    return len(blocks)
+
+
+def layers_shown(count: int) -> list[int]:
+    """First, middle and last of so many layers, counted from 0."""
+    return sorted({0, (count - 1) // 2, count - 1})
+
+
+def no_attention(encoder: Encoder) -> str | None:
+    """Why a network has no attention of `[OBJ]` to show, or None if it has."""
+    if encoder.object_readout != "token":
+        return "It reads an object as the mean of its patches, so there is no [OBJ] whose attention could be shown."
+    if not encoder.model.split_queries:
+        return "Its attention is not timm's common one, so the weights of [OBJ] cannot be read."
+    return None
+
+
+@torch.no_grad()
+def looks(encoder: Encoder, image: Image.Image, objects: Sequence[Object], size: int, context: float | None = None) -> list[Looks]:
+    """Where `[OBJ]` looks when it is asked about each object, in the first, middle and last layer.
+
+    Args:
+        encoder: A network that `no_attention` has nothing against.
+        image: The image.
+        objects: Objects of it that can be used.
+        size: Side in pixels to ask at.
+        context: See `Encoder.embed`.
+    """
+    asker = encoder.asker("masked-attention", size, context)
+    layers = layers_shown(depth(encoder))
+    found: list[Looks] = []
+    for query in asker(pil_to_tensor(image), objects):
+        pixels = normalise(torch.from_numpy(query.pixels).to(encoder.device), encoder.mean, encoder.std)[None]
+        masks = torch.from_numpy(query.masks).to(encoder.device)[None]
+        rows, columns = (side // encoder.patch_size for side in query.pixels.shape[1:])
+        attention: Any = encoder.model.object_attention
+        maps = [attention(pixels, masks, layer)[0] for layer in layers]  # each (Q, heads, P)
+        weights = torch.stack(maps, dim=1).float().cpu().numpy()
+        for one, mask in zip(weights, query.masks):  # (layers, heads, P)
+            picture = _asked(asker, image, objects[len(found)])
+            found.append(Looks(layers, one.reshape(*one.shape[:2], rows, columns), mask.reshape(rows, columns), *picture))
+    return found
+
+
+def _asked(asker: Asker, image: Image.Image, item: Object) -> tuple[Image.Image, np.ndarray]:
+    """What an object is asked about in, large enough to be looked at, and the object in it."""
+    region = region_of(item, image.size, image.size)
+    if asker.context is None:
+        return image, region
+    large = replace(asker, size=asker.size * math.ceil(_WINDOW / asker.size))
+    # The object's region goes the same way as the image, so that it lands where the object does.
+    pictures = (pil_to_tensor(image), torch.from_numpy(255 * region.astype(np.uint8)).expand(3, -1, -1))
+    pixels, inside = (large(picture, [item])[0].pixels for picture in pictures)
+    return Image.fromarray(pixels.transpose(1, 2, 0)), inside[0] > 127
+
+
+def patch_features(encoder: Encoder, images: Sequence[Image.Image], size: int) -> list[Features]:
+    """Patch features of whole images, one pass each."""
+    return [encoder.embed([image], mode="whole-image", size=size)[0] for image in images]
+
+
+def patch_colours(features: Sequence[Features]) -> tuple[list[np.ndarray], float]:
+    """The first three principal components of the patches of all images together, as red, green and blue.
+
+    Each component runs from its 2nd to its 98th percentile over all patches.
+
+    Returns:
+        For each image uint8 (rows, columns, 3); and the share of the variance that the three components hold.
+    """
+    patches = [one.patches for one in features if one.patches is not None]
+    flat = torch.cat(patches).double()
+    centred = flat - flat.mean(0)
+    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+    directions = directions[:3]
+    # A component's sign is open: its largest entry is made positive.
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    values = centred @ (directions * largest.sign()).T
+    values = F.pad(values, (0, 3 - values.shape[1]))
+    low, high = (torch.quantile(values, q, dim=0) for q in (0.02, 0.98))
+    unit = ((values - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+    colours = (255 * unit).round().to(torch.uint8)
+    variance = singular.square()
+    share = float(variance[:3].sum() / variance.sum().clamp_min(1e-30))
+    grids = [one.grid for one in features if one.grid is not None]
+    return [part.reshape(*grid, 3).numpy() for part, grid in zip(colours.split([len(p) for p in patches]), grids)], share
+
+
+def nearest(
+    encoder: Encoder, sample: Sample, size: int, context: float | None = None, progress: Callable[[int], None] | None = None
+) -> tuple[dict[tuple[int, int], list[Neighbour]], int]:
+    """The most alike objects of other images, for each object that is shown.
+
+    Args:
+        encoder: The network.
+        sample: What is shown and searched.
+        size: Side in pixels to ask at.
+        context: See `Encoder.embed`.
+        progress: Called after each image with the number of images so far.
+
+    Returns:
+        By row and number of the object asked about, its neighbours, the most alike first; and how many objects were searched.
+    """
+    found = embed_index(encoder, sample.index, rows=sample.searched, size=size, context=context, progress=progress)
+    unit = F.normalize(found.features, dim=-1)
+    places = {place: i for i, place in enumerate(zip(found.rows.tolist(), found.numbers.tolist()))}
+    neighbours = {}
+    for shown in sample.shown:
+        elsewhere: Tensor = found.rows != shown.row
+        for number in shown.numbers:
+            cosine = (unit @ unit[places[shown.row, number]]).masked_fill(~elsewhere, -math.inf)
+            best = cosine.topk(min(NEAREST, int(elsewhere.sum())))
+            neighbours[shown.row, number] = [
+                Neighbour(int(found.rows[i]), int(found.numbers[i]), float(c)) for c, i in zip(best.values, best.indices)
+            ]
+    return neighbours, len(found.features)

@@ -1,0 +1,138 @@
+"""The head of the report: which runs, what they are, how they stand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from odis.report.page import Html, bullets, element, joined, paragraph, scrolled
+from odis.report.runs import Run
+from odis.report.svg import key
+from odis.train.metrics import collapse_warning
+
+_UNKNOWN = "not written down"
+
+
+def summary(runs: Sequence[Run]) -> Html:
+    """What the page shows, in one sentence a run."""
+    if len(runs) == 1:
+        return paragraph(f"{runs[0].label}: {_standing(runs[0])}", class_="summary")
+    return joined([paragraph(f"{len(runs)} runs.", class_="summary"), bullets([f"{run.label}: {_standing(run)}" for run in runs])])
+
+
+def overview(runs: Sequence[Run]) -> Html:
+    """What was trained, on what, by what: a column a run."""
+    rows = [(name, [say(run) for run in runs]) for name, say in _ROWS.items()]
+    heads = [element("th", key(number), " ", run.label, scope="col") for number, run in enumerate(runs)]
+    table = element(
+        "table",
+        element("thead", element("tr", element("td", ""), *heads)) if len(runs) > 1 else None,
+        element(
+            "tbody", *[element("tr", element("th", name, scope="row"), *[element("td", text) for text in said]) for name, said in rows]
+        ),
+        class_="runs",
+    )
+    return scrolled("What the runs are", table)
+
+
+def _standing(run: Run) -> str:
+    total = run.setting("resolved.total_steps")
+    if not run.lines:
+        return f"no metrics yet, of {_count(total)} steps." if total else "no metrics yet."
+    step = max(line["step"] for line in run.lines)
+    losses = [value for value in run.curve("loss")[1] if math.isfinite(value)]
+    said = [f"{_count(step)} of {_count(total)} steps" if total else f"{_count(step)} steps"]
+    if losses:
+        said.append(f"loss from {losses[0]:.3f} to {losses[-1]:.3f}")
+    meters = {name: run.last(name) for name in ("teacher_entropy", "mean_entropy", "feature_spread")}
+    values = {name: value for name, value in meters.items() if value is not None}
+    prototypes = run.setting("config.head.prototypes")
+    if len(values) == len(meters) and isinstance(prototypes, int) and prototypes > 1:
+        said.append(collapse_warning(values, prototypes) or "the meters do not say collapse")
+    if skipped := run.last("skipped"):
+        said.append(f"{_count(skipped)} files or objects skipped")
+    return "; ".join(said) + "."
+
+
+def _count(value: Any) -> str:
+    return f"{value:,.0f}" if isinstance(value, int | float) and math.isfinite(value) else _UNKNOWN
+
+
+def _told(name: str) -> Callable[[Run], str]:
+    def say(run: Run) -> str:
+        value = run.setting(name)
+        return _UNKNOWN if value is None or value == "" else str(value)
+
+    return say
+
+
+def _model(run: Run) -> str:
+    name = run.setting("config.model.name")
+    if not name:
+        return _UNKNOWN
+    said = [str(name)]
+    for key_, text in (("embed_dim", "width {}"), ("depth", "{} blocks"), ("num_heads", "{} heads"), ("patch_size", "patches of {}")):
+        value = run.setting(f"config.model.{key_}")
+        if value is not None:
+            said.append(text.format(value))
+    parameters = run.setting("resolved.backbone_parameters")
+    if isinstance(parameters, int):
+        said.append(f"{parameters / 1e6:.1f} M parameters")
+    weights = run.setting("config.model.weights")
+    return ", ".join([*said, f"started from {weights}" if weights else "started from random weights"])
+
+
+def _readout(run: Run) -> str:
+    if run.setting("config.model.object_readout") == "mean-pool":
+        return "the mean of its patches"
+    masks = "" if trained_on_masks(run) else "; trained without object masks"
+    return f"[OBJ], {run.setting('config.model.object_tokens') or _UNKNOWN}{masks}"
+
+
+def trained_on_masks(run: Run) -> bool:
+    """Whether in training `[OBJ]` read objects rather than whole views."""
+    return run.setting("config.objects.use") is not False and run.setting("config.views.object_masks") is not False
+
+
+def _steps(run: Run) -> str:
+    last = max((line["step"] for line in run.lines), default=None)
+    done = "none logged yet" if last is None else _count(last)
+    return f"{done} of {_count(run.setting('resolved.total_steps'))}, {_told('config.train.batch_size')(run)} images each"
+
+
+def _images(run: Run) -> str:
+    return f"{_count(run.setting('resolved.images'))} in {_told('config.data')(run)}"
+
+
+def _views(run: Run) -> str:
+    return f"{_told('config.views.global_views')(run)} of {_told('config.views.global_size')(run)} px" + (
+        f", {local} of {_told('config.views.local_size')(run)} px" if (local := run.setting("config.views.local_views")) else ""
+    )
+
+
+def _arithmetic(run: Run) -> str:
+    ranks = run.setting("resolved.ranks")
+    many = f", {ranks} ranks" if isinstance(ranks, int) and ranks > 1 else ""
+    return f"{_told('resolved.device')(run)}, {_told('config.train.precision')(run)}{many}"
+
+
+def _commit(run: Run) -> str:
+    commit = run.setting("git")
+    return f", commit {commit[:12]}{' with changes' if '+' in commit else ''}" if isinstance(commit, str) and commit else ""
+
+
+_ROWS: dict[str, Callable[[Run], str]] = {
+    "folder": lambda run: str(run.path),
+    "recipe": lambda run: run.setting("resolved.recipe") or "no recipe",
+    "model": _model,
+    "an object is read by": _readout,
+    "steps": _steps,
+    "images": _images,
+    "objects come from": _told("resolved.provenance"),
+    "views of an image": _views,
+    "seed": _told("config.train.seed"),
+    "device": _arithmetic,
+    "odis": lambda run: _told("versions.odis")(run) + _commit(run),
+    "torch": _told("versions.torch"),
+}

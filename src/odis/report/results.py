@@ -1,0 +1,182 @@
+"""Results files: read, checked, and put together where they can be compared."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from odis.types import Skipped
+
+_SIDES = ("train", "test", "gallery")
+_LARGEST = 1e300  # no score; a number above it may not fit a float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A score in percent with its 95 % interval; None where there is none."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model asked in one way."""
+
+    file: str
+    model: str
+    provenance: str
+    mode: str
+    size: int | None
+    precision: str
+    recipe: str
+    step: int | None
+    scores: dict[str, Score]
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Rows of one evaluation on the same objects in the same way, whichever files they are in."""
+
+    evaluation: str
+    settings: dict[str, Any]
+    sides: dict[str, dict[str, Any]]  # what took part: `train`, `test`, `gallery`, those that there are
+    rows: list[Row] = field(default_factory=list)
+    skipped: int = 0  # files and objects that could not be used
+    left_out: list[str] = field(default_factory=list)  # models that lack a mode, and why
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all scores, in the order they were met."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.scores))
+
+    def best(self, column: str) -> float | None:
+        """The highest value of a column that several rows have."""
+        values = [score.value for row in self.rows if (score := row.scores.get(column)) is not None and score.value is not None]
+        return max(values) if len(values) > 1 else None
+
+
+def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[Comparison], list[Skipped]]:
+    """All results in the `*.json` of some folders and in some files, each file once; and the files that cannot be used.
+
+    Args:
+        folders: Runs; a JSON file that is no results file is passed over.
+        files: Results files; one that is none is named.
+    """
+    given = list(files)
+    named = {path.resolve() for path in given}
+    inside = [path for folder in folders for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
+    found: dict[str, Comparison] = {}
+    skipped: list[Skipped] = []
+    seen: set[Path] = set()
+    for path in inside + given:
+        if path.resolve() in seen:
+            continue
+        seen.add(path.resolve())
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if path.resolve() not in named and not (isinstance(data, dict) and "evaluation" in data):
+                continue
+            comparison = _checked(data, str(path))
+        except OSError as error:
+            skipped.append(Skipped(str(path), f"cannot be read ({error.strerror or error})"))
+        except RecursionError:
+            skipped.append(Skipped(str(path), "is nested too deeply"))
+        except ValueError as error:
+            why = "is not JSON, or not whole" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
+            skipped.append(Skipped(str(path), why))
+        else:
+            there = found.setdefault(_same(comparison), comparison)
+            if there is not comparison:
+                there.rows += comparison.rows
+                there.skipped += comparison.skipped
+                there.left_out += comparison.left_out
+    return list(found.values()), skipped
+
+
+def _same(one: Comparison) -> str:
+    """What two files must share to stand in one table."""
+    sides = {}
+    for name, side in one.sides.items():
+        kept = {key: side.get(key) for key in ("provenance", "images", "objects", "classes")}
+        sides[name] = kept | {"index": os.path.normpath(str(side.get("index", "")))}
+    return json.dumps([one.evaluation, one.settings, sides], sort_keys=True, default=str)
+
+
+def _checked(data: Any, file: str) -> Comparison:
+    """The file's content in types.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("evaluation"), str):
+        raise ValueError("is not a results file: it names no evaluation")
+    if not isinstance(data.get("rows"), list):
+        raise ValueError("is not a results file of this version: it has no rows")
+    settings = data.get("settings", {})
+    if not isinstance(settings, dict):
+        raise ValueError("its settings are no object")
+    rows = [_row(row, i, file) for i, row in enumerate(data["rows"])]
+    skipped, left_out = _objects(data, "skipped"), _objects(data, "left_out")
+    words = [": ".join([", ".join(str(item[key]) for key in ("model", "mode") if key in item), str(item.get("why"))]) for item in left_out]
+    return Comparison(data["evaluation"], settings, _sides(data), rows, len(skipped), words)
+
+
+def _sides(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What took part, by name; of an evaluation on several data sets each part under the name of its set."""
+    sides = {name: data[name] for name in _SIDES if data.get(name) is not None}
+    for one in _objects(data, "data_sets"):
+        sides |= {f"{one.get('name')}, {name}": one[name] for name in _SIDES if one.get(name) is not None}
+    for name, side in sides.items():
+        if not isinstance(side, dict):
+            raise ValueError(f"its {name} is no object")
+    return sides
+
+
+def _objects(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    items = data.get(key, [])
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise ValueError(f"its {key} is no list of objects")
+    return items
+
+
+def _row(row: Any, i: int, file: str) -> Row:
+    if not isinstance(row, dict) or not isinstance(row.get("model"), str):
+        raise ValueError(f"row {i} names no model")
+    if not isinstance(row.get("scores"), dict):
+        raise ValueError(f"row {i} has no scores")
+    scores = {str(name): _score(score, f"score {name!r} of row {i}") for name, score in row["scores"].items()}
+    provenance, mode, precision, recipe = (
+        "" if row.get(key) is None else str(row[key]) for key in ("provenance", "mode", "precision", "recipe")
+    )
+    size, step = (row[key] if isinstance(row.get(key), int) else None for key in ("size", "step"))
+    return Row(file, row["model"], provenance, mode, size, precision, recipe, step, scores)
+
+
+def _score(score: Any, what: str) -> Score:
+    if not isinstance(score, dict) or "value" not in score:
+        raise ValueError(f"{what} has no value")
+    numbers = []
+    for key in ("value", "low", "high"):
+        number = score.get(key)
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
+            raise ValueError(f"{what} has a {key} that is no number")
+        numbers.append(float(number) if number is not None and -_LARGEST < number < _LARGEST else None)
+    return Score(*numbers)
+
+
+def settings_in_words(settings: dict[str, Any]) -> str:
+    """Settings that were given, as `k 10, 20; temperature 0.07`."""
+
+    def shown(value: Any) -> str:
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return ", ".join(map(shown, value))
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    given = {name: value for name, value in settings.items() if value is not None and value is not False}
+    return "; ".join(name if value is True else f"{name} {shown(value)}" for name, value in given.items())

@@ -1,0 +1,113 @@
+"""Which images and objects are shown, and among which objects the most alike are sought: drawn by a seed, the same for all runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from odis.errors import DataError
+from odis.objects.clean import object_problem
+from odis.objects.images import load_image
+from odis.objects.index import ObjectIndex
+from odis.report.runs import Run
+from odis.types import ImageObjects, Object
+
+OBJECTS = 2  # asked about in an image: its largest
+SEARCHED = 500  # objects among which the most alike are sought, or a few more
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An image of the report and the objects that are asked about in it."""
+
+    row: int
+    image: Image.Image
+    item: ImageObjects
+    numbers: list[int]  # places of the objects in the row
+
+    @property
+    def objects(self) -> list[Object]:
+        """The objects that are asked about."""
+        return [self.item.objects[number] for number in self.numbers]
+
+    @property
+    def name(self) -> str:
+        """The image's file name."""
+        return Path(self.item.image).name
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What is shown of an index."""
+
+    index: ObjectIndex
+    shown: list[Shown]
+    searched: list[int]  # rows, the shown ones among them
+
+
+def open_data(runs: Sequence[Run], data: str | None) -> tuple[ObjectIndex | None, str]:
+    """The index that images are taken from, and in words where it is from; or None, and in words what is missing.
+
+    Args:
+        runs: Their `val`, else their `data`, is taken: the first that is still here.
+        data: An index or folder to take instead.
+
+    Raises:
+        DataError: `data` cannot be opened.
+    """
+    if data is not None:
+        return ObjectIndex.open(data), "given with --data"
+    missing = []
+    for run in runs:
+        for name in ("val", "data"):
+            path = run.setting(f"config.{name}")
+            if not isinstance(path, str) or not path:
+                continue
+            try:
+                return ObjectIndex.open(path), f"{name} of {run.label}"
+            except DataError as error:
+                missing.append(str(error))
+    why = f" ({'; '.join(dict.fromkeys(missing))})" if missing else ""
+    return None, f"The images of these runs are not here any more{why}. Give others with --data."
+
+
+def draw_sample(index: ObjectIndex, images: int, seed: int) -> Sample:
+    """Some images that can be used, each with its largest objects, and the rows that are searched.
+
+    Args:
+        index: Where they are taken from.
+        images: How many, if there are so many.
+        seed: Which.
+    """
+    order = np.random.default_rng(seed).permutation(len(index)).tolist()
+    shown: list[Shown] = []
+    searched: list[int] = []
+    objects = 0
+    for row in order:
+        if len(shown) == images and objects >= SEARCHED:
+            break
+        try:
+            item = index[row]
+            usable = _usable(item, len(index.classes))
+            if usable and len(shown) < images:
+                shown.append(Shown(row, load_image(index.image_path(row), (item.width, item.height)), item, usable[:OBJECTS]))
+        except DataError:  # what cannot be used is the business of `odis index` and `odis pretrain`; here another stands in
+            continue
+        if usable:
+            searched.append(row)
+            objects += len(usable)
+    return Sample(index, shown, searched)
+
+
+def _usable(item: ImageObjects, classes: int) -> list[int]:
+    """Objects of a row that can be asked about, the largest first."""
+    area = {}
+    for k, one in enumerate(item.objects):
+        if object_problem(one, item.width, item.height, classes) is None:
+            x0, y0, x1, y1 = one.box
+            area[k] = (min(x1, item.width) - max(x0, 0)) * (min(y1, item.height) - max(y0, 0))
+    return sorted(area, key=lambda k: (-area[k], k))

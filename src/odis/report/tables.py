@@ -1,0 +1,97 @@
+"""Tables of results: models side by side, every number with its interval and where its data came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from odis.report.page import Html, code, element, joined, paragraph, scrolled
+from odis.report.results import Comparison, Row, Score, settings_in_words
+from odis.types import Skipped
+
+_NAMES = {
+    "knn": ("k-NN", "Each test object gets the class that its nearest train objects vote for. Accuracy; higher is better."),
+    "linear": ("Linear probe", "A linear classifier on frozen features of train objects, asked about test objects. Higher is better."),
+    "transfer": ("Transfer", "Frozen features on other data. Higher is better."),
+    "retrieval": ("Retrieval", "How often the objects most alike are of the same class. Higher is better."),
+    "landmarks": ("Landmark retrieval", "Mean average precision of Revisited Oxford and Paris. Higher is better."),
+    "dense-knn": ("Dense k-NN", "Each test patch gets the class that its nearest train patches vote for. Higher is better."),
+    "segment": ("Segmentation", "How well patch features tell objects and ground apart. Higher is better."),
+}
+_NONE_YET = "No results file is in the runs' folders. One is made by, for example, "
+
+
+def tables(comparisons: Sequence[Comparison], skipped: Sequence[Skipped]) -> Html:
+    """One table for each evaluation of the same objects in the same way; and the files that were left out."""
+    parts = [paragraph(f"Left out: {item.what}: {item.why}.", class_="note") for item in skipped]
+    if comparisons:
+        parts.append(
+            paragraph(
+                "Scores in percent; below each its 95 % interval. Marked: the best of its column. Where intervals overlap, the order may "
+                "be chance. Scores compare only within a table: the same objects, from the same source, asked in the same way."
+            )
+        )
+    else:
+        parts.append(paragraph(_NONE_YET, code("odis evaluate knn --model RUN --train INDEX --test INDEX --out RUN/knn.json"), "."))
+    return joined(parts + [_table(comparison) for comparison in comparisons])
+
+
+def _table(comparison: Comparison) -> Html:
+    title, reading = _NAMES.get(comparison.evaluation, (comparison.evaluation, None))
+    columns = comparison.columns
+    best = {column: comparison.best(column) for column in columns}
+    heads = ["model", "asked by", *columns]
+    cells = [element("th", name, scope="col", class_="number" if name in columns else None) for name in heads]
+    about = [_side(name, side) for name, side in comparison.sides.items()]
+    if words := settings_in_words(comparison.settings):
+        about.append(f"Settings: {words}.")
+    if comparison.skipped:
+        about.append(f"{comparison.skipped:,} files or objects could not be used.")
+    about += [f"Left out: {words}." for words in comparison.left_out]
+    table = element(
+        "table",
+        element("thead", element("tr", *cells)),
+        element("tbody", *[_row(row, columns, best) for row in comparison.rows]),
+        class_="scores",
+    )
+    return joined(
+        [
+            element("h3", title),
+            paragraph(reading) if reading else None,
+            paragraph(" ".join(about), class_="quiet") if about else None,
+            scrolled(f"{title}: scores", table),
+        ]
+    )
+
+
+def _side(name: str, side: dict[str, Any]) -> str:
+    counts = [f"{_number(side[key])} {key}" for key in ("images", "objects", "classes") if side.get(key) is not None]
+    where = f"{side.get('index', 'an index without name')} ({side.get('provenance') or 'source of objects not written down'})"
+    return f"{name[0].upper()}{name[1:]}: {', '.join([where, *counts])}."
+
+
+def _row(row: Row, columns: Sequence[str], best: dict[str, float | None]) -> Html:
+    source = f"trained on: {row.provenance or 'not written down'}"
+    made = ", ".join(filter(None, [f"recipe {row.recipe}" if row.recipe else "", f"step {row.step:,}" if row.step is not None else ""]))
+    asked = ", ".join(filter(None, [f"{row.size} px" if row.size else "", row.precision]))
+    model = element("th", row.model, _small(source), _small(made), _small(row.file), scope="row", class_="name")
+    how = element("td", row.mode or "-", _small(asked))
+    return element("tr", model, how, *[_score(row.scores.get(column), best[column]) for column in columns])
+
+
+def _score(score: Score | None, best: float | None) -> Html:
+    if score is None or score.value is None:
+        return element("td", "-", class_="number")
+    value = element("data", f"{score.value:.1f}", value=score.value)
+    marked = best is not None and score.value == best
+    interval = f"{score.low:.1f} to {score.high:.1f}" if score.low is not None and score.high is not None else "no interval"
+    shown = joined([element("strong", value), " best"]) if marked else value
+    return element("td", shown, _small(interval), class_="number best" if marked else "number")
+
+
+def _small(text: str) -> Html | None:
+    return element("small", text) if text else None
+
+
+def _number(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
