@@ -19,11 +19,12 @@ from odis.train.loop import model_card
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+EVALUATION = (ROOT / "docs" / "evaluation.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, text: str = README) -> list[str]:
     """Fenced blocks of a language; the empty one is plain text."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [text for name, text in found if name == language]
 
 
@@ -37,9 +38,9 @@ def first_column(text: str) -> list[str]:
     return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
 
 
-def commands() -> list[list[str]]:
+def commands(text: str = README) -> list[list[str]]:
     """The arguments of every `odis ...` command, also under `torchrun ... -m`, in shell blocks."""
-    words = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
+    words = [shlex.split(line, comments=True) for block in blocks("sh", text) for line in block.splitlines()]
     return [line[line.index("odis") + 1 :] for line in words if "odis" in line]
 
 
@@ -52,11 +53,11 @@ def only_parse(monkeypatch: pytest.MonkeyPatch):
     def stop(parser, arguments):
         raise ParsedError(parse(parser, arguments))
 
-    monkeypatch.setattr("odis.options.parse", stop)
-    monkeypatch.setattr("odis.evaluate.command.parse", stop)
+    for module in ("options", "evaluate.command", "inference.command", "report.command"):
+        monkeypatch.setattr(f"odis.{module}.parse", stop)
 
 
-@pytest.mark.parametrize("arguments", commands(), ids=lambda a: " ".join(a)[:60])
+@pytest.mark.parametrize("arguments", commands() + commands(EVALUATION), ids=lambda a: " ".join(a)[:60])
 @pytest.mark.usefixtures("only_parse")
 def test_every_command_parses(arguments: list[str]):
     with pytest.raises(ParsedError) as parsed:
@@ -115,6 +116,37 @@ def test_the_modes_are_those_of_the_code():
     assert first_column(section("Evaluation")) == ["--mode", *MODES]
 
 
+def test_the_evaluations_are_those_of_the_code():
+    from odis.evaluate.command import EVALUATIONS
+
+    documented = re.findall(r"`([a-z-]+)`", " ".join(re.findall(r"^## (`.*)$", EVALUATION, re.MULTILINE)))
+    assert documented == list(EVALUATIONS)
+    assert all(name in section("Evaluation") for name in EVALUATIONS)
+
+
+def test_features_are_read_back_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import duckdb
+    import numpy
+    import pyarrow.parquet
+
+    from odis.inference.export import feature_schema
+
+    rows = [{"image": "a", "row": 0, "object": i, "box": [0, 0, 1, 1], "class": "cat", "provenance": "x"} for i in range(3)]
+    for dtype in ("fp16", "fp32"):
+        folder = tmp_path / dtype / "features" / "coco"
+        folder.mkdir(parents=True)
+        values = [row | {"vector": numpy.arange(4, dtype="float16" if dtype == "fp16" else "float32")} for row in rows]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(values, feature_schema(4, dtype)), folder / "part-00000.parquet")
+        (folder / "_about.json").write_text("{}")
+        monkeypatch.chdir(tmp_path / dtype)
+        names: dict = {"pyarrow": pyarrow, "numpy": numpy, "duckdb": duckdb}
+        (reading,) = blocks("python", EVALUATION)
+        exec(reading, names)
+        assert names["table"].num_rows == 3
+        assert names["vectors"].tolist() == [[0, 1, 2, 3]] * 3
+        assert eval(reading.strip().splitlines()[-1].split("  #")[0], names).fetchall() == [("cat", 3)]
+
+
 def test_odis_small_is_as_described():
     config = load_recipe("odis-small")
     assert (config.head.norm, config.loss.centring, config.model.object_tokens) == ("batch", "sinkhorn", "read-only")
@@ -163,11 +195,15 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (260, 320, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    embed, in_timm = blocks("python")
+    three_lines, embed, in_timm = blocks("python")
+    assert len([line for line in three_lines.splitlines() if line.strip()]) == 3
+    exec(three_lines, names)
+    assert names["vector"].shape == (1, 192)
     exec(embed, names)
-    found = names["found"]
-    assert found.objects.shape == (2, 192)
-    assert found.patches.shape == (found.grid[0] * found.grid[1], 192)
+    one, other = names["found"]
+    assert one.objects.shape == (2, 192)
+    assert other.objects.shape == (0, 192)
+    assert one.patches.shape == (one.grid[0] * one.grid[1], 192)
     exec(in_timm, names)
     ours = teacher.backbone.state_dict()
     assert ours.keys() - names["vit"].state_dict().keys() == {"mask_token", "object_token"}
