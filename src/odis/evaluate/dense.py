@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as tv
 from odis.errors import DataError, OdisError
 from odis.evaluate.asking import Asking, Evaluation
 from odis.evaluate.label_maps import IGNORE, LabelledImages, patch_label_shares
+from odis.evaluate.parts import Part
 from odis.evaluate.scores import Score, confusion, iou_score, overlaps
 from odis.inference import Encoder
 from odis.objects.index import ObjectIndex
@@ -96,12 +97,16 @@ def open_labelled(path: str | Path, split: str, *, boxes: bool = False) -> Label
         boxes: Of an index, see `LabelledImages.from_index`.
 
     Raises:
-        DataError: if it is neither.
+        DataError: if it is neither, or an index without a label.
     """
     path = Path(path)
     if path.is_dir() and not any(path.glob("*.parquet")):
         return LabelledImages.open_label_maps(path, split)
-    return LabelledImages.from_index(ObjectIndex.open(path), boxes)
+    index = ObjectIndex.open(path)
+    data = LabelledImages.from_index(index, boxes)
+    if not Part(index, range(len(index))).labelled(1):
+        raise DataError(f"{path}: none of its objects has a label; segmentation needs a labelled index")
+    return data
 
 
 def train_positions(data: LabelledImages, train: LabelledImages) -> np.ndarray:
