@@ -92,6 +92,11 @@ def test_demo_leaves_scenes_run_numbers_and_picture(done: Done) -> None:
     train, test = (ObjectIndex.open(out / "scenes" / f"{split}.parquet") for split in ("train", "val"))
     assert (len(train), len(test)) == (24, 6)
     assert load(out / "run").card["step"] == 3
+    rows = json.loads((out / "run" / "knn.json").read_text())["rows"]
+    for row in rows:
+        when = "untrained" if row["model"] == "untrained" else "trained"
+        assert results[when][row["mode"]] == round(row["scores"]["k=5"]["value"], 1)
+    assert len(rows) == 4
     for mode in modes:
         before, after = results["untrained"][mode], results["trained"][mode]
         assert re.search(rf"{mode} +│ +{before:.1f} +│ +{after:.1f} +│ +{re.escape(f'{after - before:+.1f}')} ", shown)
@@ -117,6 +122,14 @@ def test_seconds_add_up_over_log_lines_of_unequal_length_and_speed(tmp_path: Pat
     lines = [{"step": 10, "images_per_second": 20.0}, {"step": 10, "knn": 50.0}, {"step": 25, "images_per_second": 60.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert demo._pretraining_seconds(tmp_path, 8) == pytest.approx(10 * 8 / 20 + 15 * 8 / 60)
+
+
+def test_the_page_it_names_can_be_made(done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = [line for line in done.shown.splitlines() if line.startswith("a page of the run: odis report ")]
+    main(line.removeprefix("a page of the run: odis ").split())
+    page = (done.out / "report.html").read_text()
+    assert "masked-attention" in page
+    assert "untrained" in page
 
 
 def test_untrained_is_what_training_starts_from(done: Done, small: str) -> None:

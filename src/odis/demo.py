@@ -49,7 +49,7 @@ def run_demo(out: Path, *, seed: int = 0, recipe: str = "demo") -> dict[str, Any
 
     console.print("[bold]2[/] the untrained network, asked about every object of the test scenes")
     untrained = _untrained(config)
-    before = _accuracies(untrained, train, test)
+    before = _evaluated(untrained, train, test)
 
     console.print("[bold]3[/] pretraining: no label is read")
     pretrain(config, out / "run", recipe=Path(recipe).stem)
@@ -57,10 +57,11 @@ def run_demo(out: Path, *, seed: int = 0, recipe: str = "demo") -> dict[str, Any
 
     console.print("[bold]4[/] the trained network, asked the same")
     trained = load(out / "run", device="cpu")
-    after = _accuracies(trained, train, test)
+    after = _evaluated(trained, train, test)
+    write_results(out / "run" / "knn.json", after | {"rows": [*before["rows"], *after["rows"]]})  # for `odis report`
     results = {
-        "untrained": before,
-        "trained": after,
+        "untrained": _accuracies(before),
+        "trained": _accuracies(after),
         "seconds": round(seconds, 1),
         "k": K,
         "seed": seed,
@@ -73,6 +74,8 @@ def run_demo(out: Path, *, seed: int = 0, recipe: str = "demo") -> dict[str, Any
     draw_demo(out / "demo.png", trained, untrained, train, test, results, context=CONTEXT)
     console.print(_table(results))
     console.print(f"picture: {out / 'demo.png'}\nnumbers: {out / 'results.json'}\nmodel: {out / 'run' / 'model.safetensors'}", markup=False)
+    page = f"odis report {out / 'run'} --data {out / 'scenes' / 'val.parquet'} --context {CONTEXT} --out {out / 'report.html'}"
+    console.print(f"a page of the run: {page}", markup=False)
     return results
 
 
@@ -90,10 +93,13 @@ def _untrained(config: PretrainConfig) -> Encoder:
     return Encoder.of(student.backbone.eval(), config, source="untrained")
 
 
-def _accuracies(encoder: Encoder, train: ObjectIndex, test: ObjectIndex) -> dict[str, float]:
+def _evaluated(encoder: Encoder, train: ObjectIndex, test: ObjectIndex) -> dict[str, Any]:
     settings = KnnSettings(modes=("masked-attention", "crop"), k=(K,), context=CONTEXT, max_train=NEIGHBOUR_SCENES, workers=1)
-    rows = evaluate_knn(encoder, train, test, settings)["rows"]
-    return {row["mode"]: round(row["scores"][f"k={K}"]["value"], 1) for row in rows}
+    return evaluate_knn(encoder, train, test, settings)
+
+
+def _accuracies(results: dict[str, Any]) -> dict[str, float]:
+    return {row["mode"]: round(row["scores"][f"k={K}"]["value"], 1) for row in results["rows"]}
 
 
 def _pretraining_seconds(run: Path, batch_size: int) -> float:
