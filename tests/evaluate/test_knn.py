@@ -93,8 +93,24 @@ def test_results_say_what_was_compared(indexes: tuple[ObjectIndex, ObjectIndex])
     console.print(results_table(results))
     text = console.export_text()
     best, low = (one["scores"]["k=3"][name] for name in ("value", "low"))
-    for word in ("one", "two", "annotated", "masked-attention", "window 1.5 x box", f"{best:.2f}", f"[{low:.1f}, ", "k=3"):
+    for word in ("one", "two", "annotated", "masked-attention", "window 1.5 x box", f"{best:.2f}", f"{low:.1f} - ", "k=3"):
         assert word in text, word
+
+
+def test_a_table_of_many_scores_fits_a_narrow_terminal() -> None:
+    scores = {f"setup {i} mAP": {"value": 100.0 - i, "low": 90.0, "high": 100.0} for i in range(9)} | {"none": {"value": None, "low": None}}
+    row = {"model": "runs/" + "long" * 10, "mode": "masked-attention", "provenance": "annotated+noise(jitter=0.1)", "size": 224}
+    side = {"images": 5, "provenance": "annotated", "classes": 2}
+    results = {"evaluation": "landmarks", "settings": {}, "test": side, "gallery": side, "rows": [row | {"scores": scores}] * 2}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(results_table(results | {"left_out": [{"model": "m", "mode": "masked-attention", "why": "has no object token"}]}))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(text.count(f"{100 - i:.2f}") == 2 for i in range(9))
+    assert text.count("90.0 - 100.0") == 18
+    assert text.count("masked-attention") == 2 * 3 + 1
+    assert "…" not in text
+    assert "left out: m, masked-attention: has no object token" in text
 
 
 def test_parts_are_drawn_by_seed(indexes: tuple[ObjectIndex, ObjectIndex]) -> None:

@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from odis.errors import DataError
 
@@ -44,6 +46,8 @@ def write_results(path: str | Path, results: dict[str, Any]) -> None:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+_ABREAST = 4  # scores side by side
+
 _TITLES = {
     "knn": "k-NN: {test} classified by {train}",
     "linear": "linear probe: {test}, trained on {train}",
@@ -55,28 +59,32 @@ _TITLES = {
 }
 
 
-def results_table(results: dict[str, Any]) -> Table:
-    """A row for each model and mode, with where objects and training came from; scores with their 95 % intervals."""
+def results_table(results: dict[str, Any]) -> RenderableType:
+    """A row for each model and mode, with where objects and training came from; scores with their 95 % intervals.
+
+    It fits 80 columns: a model, its mode and its training share a cell, and more scores than `_ABREAST` continue below.
+    """
     sides: dict[str, str] = {side: _side(results[side], results["settings"]) for side in ("train", "test", "gallery") if side in results}
-    sides = {"gallery": "the same", "test": "", "train": ""} | sides
-    table = Table(
-        title=_TITLES[results["evaluation"]].format(**sides),
-        caption=f"percent, with 95 % bootstrap intervals over {results.get('resampled', 'test images')}"
-        + "".join(f"\nleft out: {item['model']}, {item['mode']}: {item['why']}" for item in results["left_out"]),
-        title_justify="left",
-        caption_justify="left",
-    )
-    for name in ("model", "trained on", "size", "mode"):
-        # On a narrow terminal names of models wrap; modes and figures never do.
-        table.add_column(name, overflow="fold", no_wrap=name == "mode", min_width=5)
+    title = _TITLES[results["evaluation"]].format(**{"gallery": "the same", "test": "", "train": ""} | sides)
     names = list(dict.fromkeys(name for row in results["rows"] for name in row["scores"]))
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in results["rows"]:
-        window = results["settings"].get("context") if row["mode"] == "masked-attention" else None
-        shown = row["mode"] if window is None else f"{row['mode']},\nwindow {window:g} x box"
-        table.add_row(row["model"], row["provenance"], str(row["size"]), shown, *(_shown(row["scores"].get(name)) for name in names))
-    return table
+    tables: list[RenderableType] = []
+    for start in range(0, max(1, len(names)), _ABREAST):
+        table = Table(title=title if not start else None, title_justify="left", show_lines=True)
+        table.add_column("model, asked by", overflow="fold")
+        for name in names[start : start + _ABREAST]:
+            table.add_column(name, justify="right", overflow="fold", min_width=12)
+        for row in results["rows"]:
+            shown = (_shown(row["scores"].get(name)) for name in names[start : start + _ABREAST])
+            table.add_row(_asked(row, results["settings"].get("context")), *shown)
+        tables.append(table)
+    notes = [f"percent, with 95 % bootstrap intervals over {results.get('resampled', 'test images')}"]
+    notes += [f"left out: {item['model']}, {item['mode']}: {item['why']}" for item in results["left_out"]]
+    return Group(*tables, *(Text(note, style="italic") for note in notes))
+
+
+def _asked(row: dict[str, Any], context: float | None) -> str:
+    window = f", window {context:g} x box" if context is not None and row["mode"] == "masked-attention" else ""
+    return f"{row['model']}\n{row['mode']}{window}\ntrained on {row['provenance'] or '-'}, asked at {row['size']}"
 
 
 def _side(side: dict[str, Any], settings: dict[str, Any]) -> str:
@@ -88,5 +96,5 @@ def _side(side: dict[str, Any], settings: dict[str, Any]) -> str:
 def _shown(score: dict[str, float | None] | None) -> str:
     if score is None or score["value"] is None:
         return "-"
-    interval = "" if score["low"] is None else f"\n[{score['low']:.1f}, {score['high']:.1f}]"
+    interval = "" if score["low"] is None else f"\n{score['low']:.1f} - {score['high']:.1f}"
     return f"{score['value']:.2f}{interval}"
