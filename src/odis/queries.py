@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
-from odis.data.masks import object_mask, patch_coverage_of_box, patch_coverage_of_mask
+from odis.data.masks import object_mask, patch_coverage_of_boxes, patch_coverage_of_mask
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import object_problem
@@ -103,13 +103,20 @@ class Asker:
         pixels = tv.resized_crop(image, *box, size=size, interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
         if objects is None:
             return Query(pixels.numpy(), np.ones((1, rows * columns), dtype=bool))
-        masks = [self._mask(o, image.shape[2], image.shape[1], crop, grid).reshape(-1) for o in objects]
-        return Query(pixels.numpy(), np.array(masks, dtype=bool).reshape(len(objects), rows * columns))
+        return Query(pixels.numpy(), self._masks(objects, image.shape[2], image.shape[1], crop, grid).reshape(len(objects), rows * columns))
 
-    def _mask(self, item: Object, width: int, height: int, crop: Crop, grid: tuple[int, int]) -> np.ndarray:
-        if item.mask is None:
-            return object_mask(patch_coverage_of_box(np.asarray(item.box), crop, grid), self.coverage, self.margin)
-        return object_mask(patch_coverage_of_mask(rle.decode(item.mask, width, height), crop, grid), self.coverage)
+    def _masks(self, objects: Sequence[Object], width: int, height: int, crop: Crop, grid: tuple[int, int]) -> np.ndarray:
+        """bool (Q, rows, columns); all boxes at once."""
+        masks = np.zeros((len(objects), *grid), dtype=bool)
+        of_boxes = [i for i, item in enumerate(objects) if item.mask is None]
+        if of_boxes:
+            boxes, corners = np.array([objects[i].box for i in of_boxes]), np.array([[crop.x0, crop.y0, crop.x1, crop.y1]])
+            coverage = patch_coverage_of_boxes(boxes, corners, np.array([crop.flip]), grid)[0]
+            masks[of_boxes] = object_mask(coverage, self.coverage, self.margin)
+        for i, item in enumerate(objects):
+            if item.mask is not None:
+                masks[i] = object_mask(patch_coverage_of_mask(rle.decode(item.mask, width, height), crop, grid), self.coverage)
+        return masks
 
     def _blackout(self, image: Tensor, crop: Crop) -> Tensor:
         dark = torch.tensor(self.fill, dtype=torch.uint8)[:, None, None].repeat(1, *image.shape[1:])
