@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from odis.data.views import normalise
 from odis.inference import Encoder, embed_index
 from odis.queries import Asker
 from odis.report.drawing import region_of
@@ -101,12 +100,8 @@ def looks(encoder: Encoder, image: Image.Image, objects: Sequence[Object], size:
     layers = layers_shown(depth(encoder))
     found: list[Looks] = []
     for query in asker(pil_to_tensor(image), objects):
-        pixels = normalise(torch.from_numpy(query.pixels).to(encoder.device), encoder.mean, encoder.std)[None]
-        masks = torch.from_numpy(query.masks).to(encoder.device)[None]
         rows, columns = (side // encoder.patch_size for side in query.pixels.shape[1:])
-        attention: Any = encoder.model.object_attention
-        maps = [attention(pixels, masks, layer)[0] for layer in layers]  # each (Q, heads, P)
-        weights = torch.stack(maps, dim=1).float().cpu().numpy()
+        weights = torch.stack([encoder.object_attention(query, layer) for layer in layers], dim=1).numpy()  # (Q, layers, heads, P)
         for one, mask in zip(weights, query.masks):  # (layers, heads, P)
             picture = _asked(asker, image, objects[len(found)])
             found.append(Looks(layers, one.reshape(*one.shape[:2], rows, columns), mask.reshape(rows, columns), *picture))
