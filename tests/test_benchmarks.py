@@ -48,3 +48,31 @@ def test_step_times_only_what_is_asked_for(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert [row["step"] for row in json.loads(file.read_text())["variants"]] == ["ibot", "odis"]
     assert "│ lightly │" not in done.stdout
+
+
+def test_embed_compares_many_objects_with_one(tmp_path: Path):
+    file = tmp_path / "embed.json"
+    arguments = ["--tiny", "--images", "2", "--rounds", "3", "--objects", "1", "5", "--json", str(file)]
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "embed.py"), *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())
+    assert [row["objects"] for row in figures["rows"]] == [1, 5]
+    assert figures["rows"][0]["ratio"] == 1
+    assert all(len(seconds) == 3 for seconds in figures["seconds"].values())
+    assert figures["relative_difference"] < 1e-5, "five objects at once are five single calls"
+    assert f"{figures['rows'][1]['ratio']:.3f}" in done.stdout
+
+
+def test_neighbours_measures_memory_in_a_process_of_its_own_and_speed_in_turns(tmp_path: Path):
+    file = tmp_path / "neighbours.json"
+    arguments = ["--train", "300", "900", "--queries", "50", "--width", "16", "--k", "5", "--chunk", "200", "--chunks", "3"]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "neighbours.py"), *arguments, "--speed-queries", "64", "--json", str(file)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())
+    assert [m["train"] for m in figures["memory"]] == [300, 900]
+    assert all(m["peak_mib"] >= m["base_mib"] > 50 for m in figures["memory"])
+    assert all(s["ratio"] == pytest.approx(s["plain"] / s["odis"]) for s in figures["speed"])
+    assert f"{figures['memory'][0]['peak_mib']:,.0f} MiB" in done.stdout

@@ -179,6 +179,8 @@ def test_an_image_as_one_object_has_the_labels_of_all_its_usable_objects(tmp_pat
 
 def test_a_network_of_one_shape_sees_squares() -> None:
     image = picture(128, 32)
-    query = only(asker(square=True)(image, [Object((0, 0, 32, 32))]))
+    query = only(asker(square=(4, 4))(image, [Object((0, 0, 32, 32))]))
     np.testing.assert_array_equal(query.pixels, resized(image, 32, 32))
     np.testing.assert_array_equal(query.masks.reshape(4, 4), np.eye(4, dtype=bool)[:1].repeat(4, 0))
+    odd = only(asker(square=(3, 5))(image, [Object((0, 0, 32, 32))]))  # a map that does not tile its pixels
+    assert (odd.pixels.shape, odd.masks.shape) == ((3, 32, 32), (1, 15))

@@ -53,7 +53,7 @@ def only_parse(monkeypatch: pytest.MonkeyPatch):
     def stop(parser, arguments):
         raise ParsedError(parse(parser, arguments))
 
-    for module in ("options", "evaluate.command", "inference.command", "report.command"):
+    for module in ("evaluate.command", "inference.command", "report.command", "options"):  # options last: the others import its parse
         monkeypatch.setattr(f"odis.{module}.parse", stop)
 
 

@@ -56,7 +56,7 @@ class Asker:
         margin: Patches by which masks of box objects are widened, as in training.
         one_each: Ask one object a query, as `single` object tokens need.
         fill: Colour outside the box (`blackout`), 0..255.
-        square: Resize every image to size x size, for networks that take no other shape.
+        square: Resize every image to size x size, for networks that take no other shape: rows and columns of their feature map there.
     """
 
     mode: Mode
@@ -67,7 +67,7 @@ class Asker:
     margin: int
     one_each: bool
     fill: tuple[int, int, int]
-    square: bool = False
+    square: tuple[int, int] | None = None
 
     def __call__(self, image: Tensor, objects: Sequence[Object]) -> list[Query]:
         """Queries that answer for the objects in order: one each, or one for all of them.
@@ -96,9 +96,8 @@ class Asker:
     def _query(self, image: Tensor, crop: Crop, objects: Sequence[Object] | None = None, square: bool = False) -> Query:
         """The crop resized, asked about `objects`; about all of it if they are None."""
         side = self.size // self.patch
-        grid = (side, side) if square or self.square else _grid(crop, side)
-        rows, columns = grid
-        size = [rows * self.patch, columns * self.patch]
+        rows, columns = grid = self.square or ((side, side) if square else _grid(crop, side))
+        size = [self.size, self.size] if self.square else [rows * self.patch, columns * self.patch]
         box = (crop.y0, crop.x0, crop.height, crop.width)
         pixels = tv.resized_crop(image, *box, size=size, interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
         if objects is None:

@@ -154,6 +154,6 @@ class Features:
     """Frozen features of one image's objects."""
 
     objects: Tensor  # (n, D)
-    image: Tensor | None = None  # (D,)
+    image: Tensor | None = None  # (D,): the whole image as one object
     patches: Tensor | None = None  # (P, D)
     grid: tuple[int, int] | None = None

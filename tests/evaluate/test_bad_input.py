@@ -1,10 +1,12 @@
 """Every evaluation and `odis embed` on bad models and bad data, through the command line: one line, exit code 2, nothing written."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -12,7 +14,7 @@ import odis
 from odis.cli import main
 from odis.config import ModelConfig
 from odis.model.saved import save_model
-from odis.model.vit import build_vit
+from odis.model.vit import ObjectViT, build_vit
 from odis.objects import rle
 from odis.objects.index import write_index
 from odis.options import load_recipe
@@ -150,10 +152,32 @@ def test_embed_writes_nothing_for_what_it_refuses(model: Path, good: Path, tmp_p
 @pytest.mark.parametrize("size", [64, 96, 128])
 @pytest.mark.parametrize("evaluation", ["knn", "segment"])
 def test_a_model_trained_at_64_evaluates_at_other_sizes(
-    model: Path, good: Path, tmp_path: Path, evaluation: str, size: int, capsys: pytest.CaptureFixture
+    model: Path, good: Path, tmp_path: Path, evaluation: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen: set[tuple[int, ...]] = set()
+    forward = ObjectViT.forward
+    monkeypatch.setattr(ObjectViT, "forward", lambda self, x, *masks: (seen.add(tuple(x.shape[2:])), forward(self, x, *masks))[1])
     main([*command(evaluation, model, good, good, tmp_path / "out.json"), "--size", str(size)])
-    assert f" {size} " in capsys.readouterr().out
+    # 40 x 24 pixels, whole patches of 8, as many as in size x size: positions are interpolated to this grid.
+    assert seen == {{64: (48, 80), 96: (72, 120), 128: (96, 168)}[size]}
+    assert json.loads((tmp_path / "out.json").read_text())["rows"][0]["size"] == size
+
+
+@pytest.mark.parametrize("size", [64, 96, 128])
+def test_at_another_size_patches_are_those_of_timm_at_that_size(model: Path, size: int) -> None:
+    loaded = odis.load(model, device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, patch_size=8, embed_dim=32, depth=1, num_heads=2, num_classes=0, dynamic_img_size=True
+    ).eval()
+    vit.load_state_dict({k: v for k, v in loaded.model.state_dict().items() if k not in ("mask_token", "object_token")})
+    mean, std = (torch.tensor(of)[:, None, None] for of in (loaded.mean, loaded.std))
+    x = (torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - mean) / std
+    with torch.no_grad():
+        expected = vit.forward_features(x[None])[0]
+    found = loaded.embed(pixels, size=size)
+    torch.testing.assert_close(found.patches, expected[1:], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.image, expected[0], atol=1e-4, rtol=1e-4)  # its object token starts as its `[CLS]`
 
 
 def test_an_image_of_any_shape_is_resized_to_whole_patches(model: Path) -> None:

@@ -78,7 +78,8 @@ def test_results_say_what_was_compared(indexes: tuple[ObjectIndex, ObjectIndex])
     settings = KnnSettings(modes=["whole-image", "masked-attention"], k=[3], context=1.5, max_train=5)
     results = evaluate_knn([encoder("one"), encoder("two")], train, test, settings)
     assert results["train"] == {
-        "index": train.path, "provenance": "annotated", "images": 5, "objects": 10, "unlabelled": 0, "classes": 3, "skipped": 0,
+        "index": train.path, "provenance": "annotated", "images": 5, "objects": 10, "unlabelled": 0, "several_labels": 0, "skipped": 0,
+        "classes": 3,
     }  # fmt: skip
     assert results["test"]["objects"] == 12
     assert results["settings"] == {
@@ -239,3 +240,37 @@ def test_results_that_cannot_be_written_leave_nothing(tmp_path: Path) -> None:
             check_writable(path)
     check_writable(tmp_path / "new" / "deep" / "results.json")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_images_take_part_that_have_exactly_one_label(indexes: tuple[ObjectIndex, ObjectIndex]) -> None:
+    train, test = indexes
+    results = evaluate_knn(encoder(), train, test, KnnSettings(modes=["whole-image"], images=True, k=[1]))
+    sets = [[{index.classes[o.label] for o in row.objects} for row in index] for index in (train, test)]
+    assert [results[side]["objects"] for side in ("train", "test")] == [sum(len(s) == 1 for s in of_side) for of_side in sets]
+    assert results["test"]["several_labels"] == sum(len(s) > 1 for s in sets[1])
+    found = [embed_index(encoder(), index, "whole-image", images=True) for index in (train, test)]
+    pure = [[i for i, s in enumerate(of_side) if len(s) == 1] for of_side in sets]
+    right = 0
+    for i in pure[1]:
+        cosine = torch.nn.functional.cosine_similarity(found[1].features[i][None], found[0].features[pure[0]])
+        right += sets[1][i] == sets[0][pure[0][int(cosine.argmax())]]
+    assert results["rows"][0]["scores"]["k=1"]["value"] == pytest.approx(100 * right / len(pure[1]), abs=1e-3)
+
+
+def test_shared_images_and_a_mode_that_one_model_lacks_are_said(
+    indexes: tuple[ObjectIndex, ObjectIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = indexes
+    without = encoder("without")
+    monkeypatch.setattr(Encoder, "modes", property(lambda self: ("crop",) if self.source == "without" else ("masked-attention", "crop")))
+    rows: list[int] = []
+    settings = KnnSettings(modes=["masked-attention"], k=[1, 1, 3], max_test=4)
+    results = evaluate_knn([without, encoder("with")], train, train, settings, each=lambda so_far: rows.append(len(so_far["rows"])))
+    assert [row["model"] for row in results["rows"]] == ["with"]
+    assert [item["model"] for item in results["left_out"]] == ["without"]
+    assert results["notes"] == ["4 images are in the test and the train part: their scores say nothing of new images"]
+    assert rows == [1]
+    assert list(results["rows"][0]["scores"]) == ["k=1", "k=3"]
+    assert evaluate_knn(encoder(), train, test, KnnSettings(k=[1]))["notes"] == []
+    with pytest.raises(OdisError, match="mode masked-attention: without has no object token"):
+        evaluate_knn(without, train, test, settings)

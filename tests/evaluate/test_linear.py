@@ -101,9 +101,11 @@ def test_images_with_several_labels_are_scored_by_mean_average_precision(
     expected = np.mean([average_precision_score(targets[:, c].numpy(), logits[:, c].numpy()) for c in range(3)])
     assert results["rows"][0]["scores"]["mAP"]["value"] == pytest.approx(100 * expected, abs=1e-3)
     assert expected > 0.8, "which colours an image shows is easy to see"
+    assert results["test"]["objects"] == 12
     single = evaluate_linear(encoder(), *indexes, LinearSettings(modes=["whole-image"], images=True, grid=GRID, multi_label=False))
     assert list(single["rows"][0]["scores"]) == ["top-1"]
-    assert single["test"]["objects"] == 12, "images with two labels are counted, though they take no part"
+    one = sum(len(names) == 1 for names in sets)
+    assert (single["test"]["objects"], single["test"]["several_labels"]) == (one, 12 - one)
 
 
 def test_transfer_is_scikit_learns_logistic_regression(indexes: tuple[ObjectIndex, ObjectIndex], tmp_path: Path) -> None:

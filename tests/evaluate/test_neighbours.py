@@ -78,6 +78,9 @@ def test_a_long_stream_with_ties_is_the_explicit_sort(monkeypatch: pytest.Monkey
         # To the bit the same products are compared, so that equal ones are equal here too.
         expected = sorted(range(1500), key=lambda j: (-float(cosine[i, j]), j))[:9]
         np.testing.assert_allclose(similarity[i].numpy(), cosine[i, expected].numpy(), atol=1e-6)
+        # Of those whose similarity is the same to the bit, as the search itself computed it, the earlier come first.
+        pairs = list(zip((-similarity[i]).tolist(), rows[i].tolist()))
+        assert pairs == sorted(pairs)
         if levels == 10**6:
             assert rows[i].tolist() == expected
 

@@ -73,18 +73,29 @@ def test_ranking_of_another_gallery_is_the_explicit_loop(m: int, n: int, k: int,
             assert precision[i].item() == pytest.approx(average_precision_score(relevant.numpy(), cosine.numpy()))
 
 
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("same_image", [False, True])
-def test_neither_the_query_nor_its_image_is_searched(same_image: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_the_query_nor_its_image_is_searched(same_image: bool, several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = torch.Generator().manual_seed(0)
     features, image = torch.randn(20, 4, generator=rng), torch.randint(7, (20,), generator=rng)
-    targets = torch.nn.functional.one_hot(torch.randint(3, (20,), generator=rng), 3).bool()
+    numbers, labels = torch.arange(20), torch.randint(3, (20,), generator=rng)
+    targets = torch.nn.functional.one_hot(labels, 3).bool()
     out = [{j for j in range(20) if j == i or (not same_image and image[j] == image[i])} for i in range(20)]
     expected = slow(features, features, sets_of(targets), sets_of(targets), out, 2)
+    given = (targets, targets) if several else (labels, labels)
     for tile in (1, 50, 1 << 23):
         monkeypatch.setattr(retrieval, "_TILE", tile)
-        found = rank(features, features, targets, targets, itself=torch.arange(20), image=None if same_image else image, k=(2,))
+        found = rank(features, features, *given, images=(image, image), numbers=(numbers, numbers), same_image=same_image, k=(2,))
         np.testing.assert_allclose(found[0].numpy(), expected[0])
         np.testing.assert_allclose(found[1][:, 0].numpy(), expected[1])
+
+
+def test_a_gallery_that_holds_the_query_images_does_not_find_them(index: ObjectIndex) -> None:
+    for same_image in (False, True):
+        settings_ = RetrievalSettings(modes=["crop"], k=(1, 3), same_image=same_image)
+        among_others = evaluate_retrieval(encoder(), index, None, settings_)["rows"][0]["scores"]
+        in_gallery = evaluate_retrieval(encoder(), index, ObjectIndex.open(index.path), settings_)["rows"][0]["scores"]
+        assert in_gallery == among_others
 
 
 def test_of_equally_similar_ones_the_earlier_is_nearer() -> None:
@@ -115,7 +126,7 @@ def test_scores_are_the_means_over_queries(index: ObjectIndex) -> None:
     results = evaluate_retrieval(encoder(), index, None, RetrievalSettings(modes=["crop"], k=(1, 3)))
     found = embed_index(encoder(), index, "crop")
     targets = torch.nn.functional.one_hot(found.labels, 3).bool()
-    expected = rank(found.features, found.features, targets, targets, itself=torch.arange(12), image=found.rows, k=(1, 3))
+    expected = rank(found.features, found.features, targets, targets, images=(found.rows, found.rows), k=(1, 3))
     (row,) = results["rows"]
     assert row["scores"]["mAP"]["value"] == pytest.approx(100 * expected[0].mean().item(), abs=1e-3)
     assert row["scores"]["R@3"]["value"] == pytest.approx(100 * expected[1][:, 1].mean().item(), abs=1e-3)

@@ -71,7 +71,7 @@ def test_masked_attention_is_the_backbone_asked_by_hand(object_tokens: str) -> N
 
 
 def test_read_only_asks_all_objects_in_one_pass_and_single_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    for object_tokens, shapes in (("read-only", (1, 5)), ("single", (6, 1))):  # five objects, and the whole image for its patches
+    for object_tokens, shapes in (("read-only", (1, 6)), ("single", (6, 1))):  # five objects, and the whole image
         enc, calls = encoder(object_tokens), []
         forward = enc.model.forward
         monkeypatch.setattr(enc.model, "forward", lambda x, m: (calls.append(m.shape[:2]), forward(x, m))[1])  # noqa: B023
@@ -139,6 +139,29 @@ def test_every_mode_answers_in_order_for_pictures_of_many_sizes() -> None:
                     close(found.patches, alone.patches)
 
 
+@pytest.mark.parametrize("object_tokens", ["read-only", "single"])
+def test_windows_of_several_sizes_answer_for_their_own_objects(object_tokens: str) -> None:
+    enc, images = encoder(object_tokens), [picture(200, 100), picture(200, 100, 1)]
+    boxes = [[(5, 5, 25, 25), (10, 10, 170, 90), (60, 60, 90, 90)], [(5, 5, 25, 25)]]
+    together = enc.embed(images, boxes=boxes, context=1.6)
+    for image, of_image, found in zip(images, boxes, together):
+        assert found.patches is None
+        for n, box in enumerate(of_image):
+            close(found.objects[n], enc.embed(image, boxes=[box], context=1.6).objects[0])
+
+
+def test_a_model_without_class_token_answers_for_images_without_objects() -> None:
+    torch.manual_seed(0)
+    model = ModelConfig("vit_base_patch16_siglip_224", None, "single", "mean-pool", patch_size=8, embed_dim=32, depth=1, num_heads=2)
+    config = PretrainConfig(model=model, views=ViewsConfig(global_size=32))
+    enc = Encoder.of(build_vit(model, 32, drop_path=0.0), config)
+    assert not enc.model.has_class_token
+    one, none = enc.embed([picture(32, 32), picture(32, 32, 1)], boxes=[[(0, 0, 9, 9)], []])
+    assert (one.objects.shape, none.objects.shape) == ((1, 32), (0, 32))
+    close(none.image, none.patches.mean(0))
+    assert none.patches.shape == (16, 32)
+
+
 def test_patches_come_only_from_a_plain_pass_over_the_whole_image() -> None:
     image = picture(64, 64)
     given = {mode: encoder().embed([image], [BOXES[3:4]], mode)[0].patches is not None for mode in MODES}
@@ -147,15 +170,20 @@ def test_patches_come_only_from_a_plain_pass_over_the_whole_image() -> None:
 
 
 @pytest.mark.parametrize("object_tokens", ["read-only", "single"])
-def test_patches_and_class_token_are_the_plain_images_whatever_is_asked(object_tokens: str) -> None:
+def test_patches_and_image_are_the_plain_images_whatever_is_asked(object_tokens: str) -> None:
     enc, image = encoder(object_tokens), picture(128, 32)
     plain = enc.model(network_input(image, 16, 64))
+    whole = enc.embed(image, mode="whole-image").objects[0]
+    close(whole, enc.model(network_input(image, 16, 64), torch.ones(1, 1, 16, dtype=torch.bool)).objects[0, 0])
     for objects in (BOXES[:3], BOXES[:1], BOXES[:0]):
         found = enc.embed([image], [objects])[0]
         assert found.objects.shape == (len(objects), 32)
-        close(found.image, plain.image[0])
+        close(found.image, whole)
         close(found.patches, plain.patches[0])
         assert found.grid == (2, 8)
+    pooled = enc.embed(image, boxes=BOXES[:2], mode="mean-pool")
+    close(pooled.image, plain.patches[0].mean(0))
+    assert pooled.objects.shape == (2, 32)
 
 
 def test_a_model_in_training_is_left_as_it_was_and_features_can_be_trained_on() -> None:

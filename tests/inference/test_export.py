@@ -1,6 +1,7 @@
 """`odis embed`: what is written is what the encoder says; read with pyarrow, numpy and DuckDB; resumed, shared among ranks, refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -115,6 +116,15 @@ def test_refusals(encoder: Encoder, index: ObjectIndex, tmp_path: Path) -> None:
     export_features(encoder, index, tmp_path / "out", ExportSettings())
     with pytest.raises(OdisError, match=r"out: holds features of another kind \(mode: masked-attention -> crop\)"):
         export_features(encoder, index, tmp_path / "out", ExportSettings(mode="crop"))
+    other = Encoder(build_vit(MODEL, 16, drop_path=0.0), 16, encoder.mean, encoder.std, source="tiny")
+    with pytest.raises(OdisError, match=r"another kind \(weights: \w+ -> \w+\)"):
+        export_features(other, index, tmp_path / "out", ExportSettings())
+    rows = [ImageObjects(r.image, r.width, r.height, tuple(Object((0, 0, 9, 9), label=o.label) for o in r.objects)) for r in index]
+    write_index(tmp_path / "index.parquet", rows, root=index.root, provenance=index.provenance, classes=index.classes)
+    with pytest.raises(OdisError, match=r"another kind \(index_content: \w+ -> \w+\)"):
+        export_features(encoder, ObjectIndex.open(tmp_path / "index.parquet"), tmp_path / "out", ExportSettings())
+    shutil.copy(index.path, tmp_path / "moved.parquet")
+    export_features(encoder, ObjectIndex.open(tmp_path / "moved.parquet", root=index.root), tmp_path / "out", ExportSettings())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(OdisError, match="other: exists and is no folder of features"):

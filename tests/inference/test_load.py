@@ -77,9 +77,40 @@ def test_a_baseline_is_asked_at_other_sizes_if_it_takes_them(weights: Path) -> N
         baseline("swin_tiny_patch4_window7_224", weights).asker("crop", 256)
 
 
-def test_plain_vits_get_object_tokens_and_others_do_not() -> None:
+def test_plain_vits_that_read_their_class_token_get_object_tokens_and_others_do_not() -> None:
     names = ("vit_small_patch14_dinov2", "deit3_small_patch16_224", "vit_small_patch16_dinov3", "resnet18", "eva02_tiny_patch14_224")
     assert [takes_object_tokens(name) for name in names] == [True, True, False, False, False]
+    # These are plain ViTs too, but their authors pool patches: there is no trained token to ask.
+    pooled = ("vit_base_patch16_siglip_224", "eva_large_patch14_196", "vit_little_patch16_reg4_gap_256")
+    assert not any(takes_object_tokens(name) for name in pooled)
+
+
+def test_dinov3_is_read_out_as_its_authors_do() -> None:
+    model = build_plain("vit_small_patch16_dinov3", 64, None)
+    assert (model.pooling, model.patch_dim, model._grids) == ("token", 384, {64: (4, 4)})
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        tokens, features = model(x), model.model.forward_features(x)
+    torch.testing.assert_close(tokens.image, features[:, 0])
+    torch.testing.assert_close(tokens.patches, features[:, 5:])  # after [CLS] and four registers
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "grid"),
+    [("inception_v3", 299, (8, 8)), ("tf_efficientnet_b2", 260, (9, 9)), ("tf_efficientnet_b2", 280, (9, 9)), ("pit_ti_224", 224, (0, 0))],
+)
+def test_a_baseline_is_asked_at_its_own_size_whatever_its_map(name: str, size: int, grid: tuple[int, int]) -> None:
+    model = build_plain(name, 224 if name.startswith("pit") else 260, None)
+    encoder = odis.inference.Encoder(model, size, (0.5,) * 3, (0.5,) * 3, source=name)
+    found = encoder.embed(picture(50, 70), boxes=[[0, 0, 20, 20], [10, 10, 50, 70]], mode="whole-image")
+    assert found.grid == grid
+    assert found.objects.shape == (2, model.image_dim)
+    if grid == (0, 0):
+        assert encoder.modes == ("crop", "blackout", "whole-image")
+        with pytest.raises(OdisError, match="mode mean-pool: pit_ti_224 has no feature map"):
+            encoder.embed(picture(50, 70), mode="mean-pool")
+    else:
+        assert encoder.embed(picture(50, 70), boxes=[[0, 0, 20, 20]], mode="mean-pool").objects.shape == (1, model.patch_dim)
 
 
 def test_weights_of_another_model_are_refused(weights: Path) -> None:

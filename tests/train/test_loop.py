@@ -282,6 +282,17 @@ def test_knn_leaves_training_as_it_is(index: str, tmp_path: Path) -> None:
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
+def test_an_evaluation_that_fails_is_said_and_training_goes_on(index: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    def evaluate(model: Any, config: Any) -> dict[str, float]:
+        raise OdisError("features hold values that are not finite")
+
+    pretrain(index, tmp_path / "run", evaluate, train__steps=3, val="x", train__knn_every=2)
+    said = " ".join(capsys.readouterr().err.split())
+    for step in (2, 3):
+        assert f"warning: step {step}: the evaluation during training failed: features hold values that are not finite" in said
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_skipped_files_are_named_once_and_counted_also_over_a_resume(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "images"
     folder.mkdir()

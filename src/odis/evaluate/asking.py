@@ -13,10 +13,14 @@ from odis.evaluate.parts import Part
 from odis.evaluate.scores import Score
 from odis.inference import Encoder, IndexFeatures, stream_index
 from odis.inference.stream import joined
+from odis.queries import MODES
 from odis.types import Skipped
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being read, how many images were, and of how many."""
+
+Each = Callable[[dict[str, Any]], None]
+"""Called with the results so far."""
 
 _UNWRITTEN = ("batch_size", "workers", "strict")  # how fast, not what
 
@@ -75,13 +79,12 @@ class Asking:
             raise OdisError(f"context {self.context:g} goes with mode masked-attention, which is not among {', '.join(self.modes)}")
         if self.context is not None and self.images:
             raise OdisError(f"context {self.context:g} is a window around an object, but images are asked about")
+        nobody = not any(mode in encoder.modes for encoder in encoders for mode in self.modes)
         for encoder in encoders:
-            known = [mode for mode in self.modes if mode in encoder.modes]
-            for mode in known or self.modes:  # with none it has, the first says which it has
-                encoder.asker(mode, self.size, self.window(mode))
-            for mode in set(self.modes) - set(known):
-                if mode != "masked-attention":
-                    encoder.asker(mode, self.size)  # no such mode
+            for mode in self.modes:
+                # What one model has not is left out of its rows; what no model has, or is no mode at all, is refused.
+                if mode in encoder.modes or mode not in MODES or nobody:
+                    encoder.asker(mode, self.size, self.window(mode))
 
 
 @dataclass(slots=True)
@@ -92,14 +95,19 @@ class Evaluation:
         name: `knn`, `linear`, ...
         settings: How, with at least what `Asking` has.
         progress: Called after each image.
+        each: Called with the results so far after each row.
+        several: Images with more labels than one take part too.
     """
 
     name: str
     settings: Asking
     progress: Progress | None = None
+    each: Each | None = None
+    several: bool = False
     sides: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     skipped: dict[tuple[str, str], None] = field(default_factory=dict)  # ordered, each once: every mode meets them again
     started: float = field(default_factory=time.perf_counter)
 
@@ -123,15 +131,17 @@ class Evaluation:
         """Features of a part, chunk by chunk; what the part holds is noted under `side` as it comes."""
         settings, what, total = self.settings, f"{encoder.source or 'model'}, {mode}, {side}", len(part.rows)
         progress = self.progress
-        counts = {"images": 0, "objects": 0, "unlabelled": 0, "skipped": 0}
+        counts = {"images": 0, "objects": 0, "unlabelled": 0, "several_labels": 0, "skipped": 0}
         described = {"index": part.index.path, "provenance": part.index.provenance}
         for chunk in stream_index(
             encoder, part.index, mode, images=settings.images, rows=part.rows, size=settings.size, context=settings.window(mode),
             batch_size=settings.batch_size, workers=settings.workers, strict=settings.strict,
             progress=None if progress is None else lambda done: progress(what, done, total),
         ):  # fmt: skip
-            labelled = sum(bool(labels) for labels in chunk.label_sets)
-            new = {"images": chunk.images, "objects": labelled, "unlabelled": len(chunk) - labelled, "skipped": len(chunk.skipped)}
+            labels = [len(of_one) for of_one in chunk.label_sets]
+            taking_part = sum(n > 0 if self.several else n == 1 for n in labels)
+            new = {"images": chunk.images, "objects": taking_part, "unlabelled": labels.count(0), "skipped": len(chunk.skipped)}
+            new["several_labels"] = 0 if self.several else len(labels) - taking_part - labels.count(0)
             counts = {name: count + new[name] for name, count in counts.items()}
             self.note(chunk.skipped)
             yield chunk
@@ -155,12 +165,15 @@ class Evaluation:
                 "step": encoder.card.get("step"),
                 "size": encoder.image_size if self.settings.size is None else self.settings.size,
                 "precision": encoder.precision,
+                "readout": encoder.readout,
                 "mode": mode,
                 "scores": {name: score.as_dict() for name, score in scores.items()},
                 **more,
                 "seconds": round(time.perf_counter() - self.started, 1),
             }
         )
+        if self.each is not None:
+            self.each(self.results())
 
     def results(self) -> dict[str, Any]:
         """What `results.json` holds."""
@@ -172,5 +185,6 @@ class Evaluation:
             **self.sides,
             "rows": self.rows,
             "left_out": self.left_out,
+            "notes": self.notes,
             "skipped": [{"what": what, "why": why} for what, why in self.skipped],
         }

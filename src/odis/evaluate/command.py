@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from odis.errors import OdisError
-from odis.evaluate.asking import Asking
+from odis.evaluate.asking import Asking, Each
 from odis.evaluate.asking import Progress as Report
 from odis.evaluate.dense import open_labelled
 from odis.evaluate.dense_knn import DenseKnnSettings, evaluate_dense_knn
@@ -84,12 +84,13 @@ def run_evaluate(arguments: list[str]) -> None:
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done)
 
-        results = _COMMANDS[name][1](options, progress)
+        # After each row the file holds what there is: nothing that took long is lost to an interruption or to a refusal later on.
+        results = _COMMANDS[name][1](options, progress, lambda so_far: write_results(options.out, so_far))
     for item in results["skipped"][:_SHOWN]:
         stderr.print(f"skipped {item['what']}: {item['why']}", highlight=False, soft_wrap=True)
     if len(results["skipped"]) > _SHOWN:
         stderr.print(f"{len(results['skipped']) - _SHOWN} more files or objects were skipped; {options.out} names them")
-    Console(markup=False, emoji=False).print(results_table(results))  # before the file: what took long is shown even if that fails
+    Console(markup=False, emoji=False).print(results_table(results))
     write_results(options.out, results)
     print(Path(options.out))
 
@@ -119,11 +120,11 @@ def _knn_options(parser: Any) -> None:
     parser.add_argument("--temperature", type=float, default=0.07, help="a neighbour votes exp(cosine / temperature)")
 
 
-def _knn(options: Any, progress: Report) -> dict[str, Any]:
+def _knn(options: Any, progress: Report, each: Each) -> dict[str, Any]:
     require(options, "train", "test")
     settings = KnnSettings(**_asking(options), k=numbers(options.k, "k"), temperature=options.temperature)
     train, test = ObjectIndex.open(options.train), ObjectIndex.open(options.test)
-    return evaluate_knn(_models(options), train, test, settings, progress)
+    return evaluate_knn(_models(options), train, test, settings, progress, each)
 
 
 def _grid_options(parser: Any) -> None:
@@ -149,11 +150,11 @@ def _linear_options(parser: Any) -> None:
     parser.add_argument("--multi-label", type=bool | None, default=None, help=help_text)
 
 
-def _linear(options: Any, progress: Report) -> dict[str, Any]:
+def _linear(options: Any, progress: Report, each: Each) -> dict[str, Any]:
     require(options, "train", "test")
     settings = LinearSettings(**_asking(options), grid=_grid(options), held_out=options.held_out, multi_label=options.multi_label)
     train, test = ObjectIndex.open(options.train), ObjectIndex.open(options.test)
-    return evaluate_linear(_models(options), train, test, settings, progress)
+    return evaluate_linear(_models(options), train, test, settings, progress, each)
 
 
 def _transfer_options(parser: Any) -> None:
@@ -166,7 +167,7 @@ def _transfer_options(parser: Any) -> None:
     parser.add_argument("--held-out", type=float, default=0.2, help="share of the train images that chooses among what was tried")
 
 
-def _transfer(options: Any, progress: Report) -> dict[str, Any]:
+def _transfer(options: Any, progress: Report, each: Each) -> dict[str, Any]:
     require(options, "train", "test")
     names = options.name or [Path(path).stem for path in options.test]
     for name, given in (("test", options.test), ("name", names)):
@@ -178,7 +179,7 @@ def _transfer(options: Any, progress: Report) -> dict[str, Any]:
         train, test = (ObjectIndex.open(path) for path in paths)
         parts = Part.of(train, settings.max_train, settings.seed), Part.of(test, settings.max_test, settings.seed)
         data_sets.append(DataSet(name, *parts))
-    return evaluate_transfer(_models(options), data_sets, settings, progress)
+    return evaluate_transfer(_models(options), data_sets, settings, progress, each)
 
 
 def _retrieval_options(parser: Any) -> None:
@@ -187,22 +188,22 @@ def _retrieval_options(parser: Any) -> None:
     parser.add_argument("--landmarks", type=str | None, default=None, help="gnd_roxford5k.pkl or gnd_rparis6k.pkl, in place of --test")
     parser.add_argument("--jpg", type=str | None, default=None, help="folder of the landmarks' images (default: jpg beside the file)")
     _object_options(parser)
-    parser.add_argument("--k", type=str, default="1,5,10", help="ranks of the recalls")
+    parser.add_argument("--k", type=str | None, default=None, help="ranks of the recalls (default: 1,5,10)")
     parser.add_argument("--same-image", action="store_true", help="search objects of the query's own image too")
 
 
-def _retrieval(options: Any, progress: Report) -> dict[str, Any]:
+def _retrieval(options: Any, progress: Report, each: Each) -> dict[str, Any]:
     if (options.test is None) == (options.landmarks is None):
         raise OdisError("give --test, or --landmarks; one of the two")
     if options.landmarks is not None:
-        if options.images or options.gallery or options.max_train or options.max_test or options.same_image:
+        if any(options[name] for name in ("images", "gallery", "max_train", "max_test", "same_image", "k")):
             raise OdisError("--landmarks says what is asked and searched: no --images, --gallery, --max-train and the like")
-        return evaluate_landmarks(_models(options), options.landmarks, options.jpg, Asking(**_asking(options)), progress)
+        return evaluate_landmarks(_models(options), options.landmarks, options.jpg, Asking(**_asking(options)), progress, each)
     if options.jpg is not None:
         raise OdisError("--jpg goes with --landmarks")
-    settings = RetrievalSettings(**_asking(options), k=numbers(options.k, "k"), same_image=options.same_image)
+    settings = RetrievalSettings(**_asking(options), k=numbers(options.k or "1,5,10", "k"), same_image=options.same_image)
     gallery = None if options.gallery is None else ObjectIndex.open(options.gallery)
-    return evaluate_retrieval(_models(options), ObjectIndex.open(options.test), gallery, settings, progress)
+    return evaluate_retrieval(_models(options), ObjectIndex.open(options.test), gallery, settings, progress, each)
 
 
 def _dense_options(parser: Any) -> None:
@@ -228,11 +229,11 @@ def _labelled(options: Any) -> tuple[LabelledImages, LabelledImages]:
     return train, test
 
 
-def _dense_knn(options: Any, progress: Report) -> dict[str, Any]:
+def _dense_knn(options: Any, progress: Report, each: Each) -> dict[str, Any]:
     settings = DenseKnnSettings(
         **_asking(options), max_patches=options.max_patches, k=options.k, temperature=options.temperature
     )  # fmt: skip
-    return evaluate_dense_knn(_models(options), *_labelled(options), settings, progress)
+    return evaluate_dense_knn(_models(options), *_labelled(options), settings, progress, each)
 
 
 def _segment_options(parser: Any) -> None:
@@ -240,14 +241,14 @@ def _segment_options(parser: Any) -> None:
     _grid_options(parser)
 
 
-def _segment(options: Any, progress: Report) -> dict[str, Any]:
+def _segment(options: Any, progress: Report, each: Each) -> dict[str, Any]:
     settings = SegmentSettings(
         **_asking(options), max_patches=options.max_patches, grid=_grid(options), held_out=options.held_out
     )  # fmt: skip
-    return evaluate_segment(_models(options), *_labelled(options), settings, progress)
+    return evaluate_segment(_models(options), *_labelled(options), settings, progress, each)
 
 
-_COMMANDS: dict[str, tuple[Callable[[Any], None], Callable[[Any, Report], dict[str, Any]]]] = {
+_COMMANDS: dict[str, tuple[Callable[[Any], None], Callable[[Any, Report, Each], dict[str, Any]]]] = {
     "knn": (_knn_options, _knn),
     "linear": (_linear_options, _linear),
     "transfer": (_transfer_options, _transfer),

@@ -35,8 +35,8 @@ class DenseSettings(Asking):
     """How models are asked (`Asking`; modes are those of objects and not used), and how many patches are kept.
 
     Args:
-        max_patches: At most about so many train patches are held in memory, 4 (D + C) bytes each: equally many of each image, drawn by
-            `seed`.
+        max_patches: So many train patches are held in memory at most (but one of each image), about 8 (D + C) bytes each at the peak:
+            equally many of each image, drawn by `seed`.
     """
 
     modes: Sequence[str] = (PATCHES,)
@@ -46,13 +46,14 @@ class DenseSettings(Asking):
         """See `Asking.check`."""
         if not encoders:
             raise OdisError("at least one model is needed")
-        for name, value in (("max-patches", self.max_patches), ("batch-size", self.batch_size)):
-            if value < 1:
+        limits = {"max-patches": self.max_patches, "batch-size": self.batch_size, "max-train": self.max_train, "max-test": self.max_test}
+        for name, value in limits.items():
+            if value is not None and value < 1:
                 raise OdisError(f"{name} {value} must be 1 or more")
         if self.workers < 0:
             raise OdisError(f"workers {self.workers} must be 0 or more")
         for encoder in encoders:
-            encoder.asker("whole-image", self.size)
+            encoder.asker("mean-pool", self.size)  # patches, which a model may not have
 
 
 @dataclass(slots=True)
@@ -122,6 +123,13 @@ def chosen_rows(data: LabelledImages, most: int | None, seed: int) -> Sequence[i
     return sorted(np.random.default_rng(seed).permutation(len(data))[:most].tolist())
 
 
+def overlap_notes(train: LabelledImages, train_rows: Sequence[int], test: LabelledImages, test_rows: Sequence[int]) -> list[str]:
+    """A note if the two parts share images: then a score does not say what the model makes of new ones."""
+    paths = {test.image_path(i) for i in test_rows}
+    shared = len(paths & {train.image_path(i) for i in train_rows})
+    return [f"{shared:,} images are in the test and the train part: their scores say nothing of new images"] if shared else []
+
+
 @dataclass(slots=True)
 class DenseReader:
     """Reads parts of one evaluation for one model, and notes what they hold."""
@@ -167,7 +175,7 @@ class DenseReader:
     def bank(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Train patches: features float32 (n, D), shares of their area in each class float32 (n, C), and their image int64 (n,); CPU."""
         features, shares, images = [], [], []
-        most = -(-self.settings.max_patches // len(rows))
+        most = max(1, self.settings.max_patches // len(rows))
         for row, patches, grid, labels in self.images(self.train, rows, "train"):
             of_patch = torch.from_numpy(patch_label_shares(labels, grid, len(self.train.classes)))
             usable = (of_patch.sum(1) > 0).nonzero()[:, 0]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from odis.errors import OdisError
-from odis.evaluate.asking import Evaluation, Progress
-from odis.evaluate.dense import PATCHES, DenseReader, DenseSettings, chosen_rows
+from odis.evaluate.asking import Each, Evaluation, Progress
+from odis.evaluate.dense import PATCHES, DenseReader, DenseSettings, chosen_rows, overlap_notes
 from odis.evaluate.label_maps import LabelledImages
 from odis.evaluate.neighbours import NearestNeighbours
 from odis.inference import Encoder
@@ -44,6 +44,7 @@ def evaluate_dense_knn(
     test: LabelledImages,
     settings: DenseKnnSettings,
     progress: Progress | None = None,
+    each: Each | None = None,
 ) -> dict[str, Any]:
     """Label the pixels of `test` by the nearest train patches (as Balazevic et al., 2023, do with overlapping neighbourhoods of patches).
 
@@ -53,6 +54,7 @@ def evaluate_dense_knn(
         test: Images to label.
         settings: How.
         progress: Called after each image.
+        each: Called with the results so far after each row.
 
     Returns:
         What `results.json` holds; the score is `mIoU` over classes in percent, with a 95 % bootstrap interval over test images; `iou` has
@@ -63,8 +65,9 @@ def evaluate_dense_knn(
     """
     encoders = [encoders] if isinstance(encoders, Encoder) else list(encoders)
     settings.check(encoders)
-    run = Evaluation("dense-knn", settings, progress)
+    run = Evaluation("dense-knn", settings, progress, each)
     rows = chosen_rows(train, settings.max_train, settings.seed), chosen_rows(test, settings.max_test, settings.seed)
+    run.notes = overlap_notes(train, rows[0], test, rows[1])
     for encoder in encoders:
         run.start()
         reader = DenseReader(run, settings, encoder, train)

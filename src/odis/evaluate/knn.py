@@ -11,13 +11,14 @@ from torch import Tensor
 
 from odis.config import PretrainConfig
 from odis.errors import DataError, OdisError
-from odis.evaluate.asking import Asking, Evaluation, Progress
+from odis.evaluate.asking import Asking, Each, Evaluation, Progress
 from odis.evaluate.neighbours import NearestNeighbours, vote
-from odis.evaluate.parts import Part, in_train_classes
+from odis.evaluate.parts import Part, in_train_classes, overlap_note
 from odis.evaluate.scores import Score, accuracy_score
 from odis.inference import Encoder
 from odis.model.vit import ObjectViT
 from odis.objects.index import WHOLE_IMAGE, ObjectIndex
+from odis.types import Object
 
 # The k-NN during training: enough to see where a run is heading, in seconds rather than minutes.
 _PERIODIC_K = 20
@@ -51,6 +52,7 @@ def evaluate_knn(
     test: ObjectIndex | Part,
     settings: KnnSettings,
     progress: Progress | None = None,
+    each: Each | None = None,
 ) -> dict[str, Any]:
     """Classify every labelled object of `test` by the most similar labelled objects of `train`, asked about in the same mode.
 
@@ -63,6 +65,7 @@ def evaluate_knn(
         test: Index of the objects to classify, or a part of it.
         settings: How.
         progress: Called after each image.
+        each: Called with the results so far after each row.
 
     Returns:
         What `results.json` holds: settings; counts and provenance of both indexes; a row for each model and mode, whose scores `k=K` are
@@ -83,7 +86,8 @@ def evaluate_knn(
             raise DataError(f"{part.index.path}: none of its {having}; k-NN needs a labelled index")
         if found < least:
             raise OdisError(f"k {least} must be from 1 to the {found} train {settings.things}")
-    run = Evaluation("knn", settings, progress)
+    run = Evaluation("knn", settings, progress, each)
+    run.notes = overlap_note(test, train)
     for encoder, mode in run.asked(encoders):
         run.add(encoder, mode, _scores(run, encoder, mode, train, test, settings))
     return run.results()
@@ -98,6 +102,7 @@ def _scores(run: Evaluation, encoder: Encoder, mode: str, train: Part, test: Par
         raise DataError(f"{test.index.path}: none of its images with labelled {settings.things} could be used")
     labels = in_train_classes(test.index, train.index, asked.labels)[asked.labels]
     nearest = NearestNeighbours(asked.features, max(settings.k), encoder.device)
+    asked.features = asked.features[:0]  # `nearest` has its own
     train_labels: list[Tensor] = []
     for chunk in run.stream(encoder, mode, train, "train"):
         usable = chunk.labels >= 0
@@ -109,6 +114,13 @@ def _scores(run: Evaluation, encoder: Encoder, mode: str, train: Part, test: Par
     classes = torch.cat(train_labels)[rows.cpu()].to(rows.device)
     predictions = vote(similarity, classes, settings.k, temperature=settings.temperature, classes=len(train.index.classes))
     return {f"k={k}": accuracy_score(p == labels, asked.rows, seed=settings.seed) for k, p in predictions.items()}
+
+
+def _objects(part: Part, row: int) -> Sequence[Object]:
+    try:
+        return part.index[row].objects
+    except DataError:  # an image of a folder whose header cannot be read: it is named when features are made
+        return ()
 
 
 def periodic_knn(config: PretrainConfig) -> Callable[[ObjectViT, PretrainConfig], dict[str, float]]:
@@ -130,6 +142,8 @@ def periodic_knn(config: PretrainConfig) -> Callable[[ObjectViT, PretrainConfig]
     k = train.labelled(_PERIODIC_K)
     if not k or not test.labelled(1):
         raise DataError(f"{config.val}: too few labelled objects for the k-NN during training, since {config.data} has none")
+    used = {item.label for i in test.rows for item in _objects(test, i) if item.label is not None}
+    in_train_classes(test.index, train.index, torch.tensor(sorted(used)))  # now, not at the first measurement
     whole = test.index.provenance == WHOLE_IMAGE
     settings = KnnSettings(
         modes=["whole-image"] if whole else ["masked-attention", "crop"], k=[k], workers=config.loader.workers, strict=config.strict

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from odis.errors import DataError
-from odis.evaluate.asking import Asking, Evaluation, Progress
+from odis.evaluate.asking import Asking, Each, Evaluation, Progress
 from odis.evaluate.landmarks import SETUPS, Landmarks, landmark_scores, load_ground_truth
 from odis.evaluate.parts import Part
 from odis.evaluate.scores import Score, mean_score
@@ -29,6 +29,7 @@ def evaluate_landmarks(
     images: str | Path | None,
     settings: Asking,
     progress: Progress | None = None,
+    each: Each | None = None,
 ) -> dict[str, Any]:
     """The protocol of Radenovic et al. (arXiv 1803.11285) on a published ground-truth file.
 
@@ -40,6 +41,7 @@ def evaluate_landmarks(
         images: Folder of the images, NAME.jpg; by default `jpg` beside the file.
         settings: How models are asked; the protocol takes all images.
         progress: Called after each image.
+        each: Called with the results so far after each row.
 
     Returns:
         What `results.json` holds; scores are mAP of `easy`, `medium` and `hard`, and mP@1, @5 and @10 of medium and hard, in percent, with
@@ -52,7 +54,7 @@ def evaluate_landmarks(
     settings.check(encoders)
     truth = load_ground_truth(ground_truth)
     folder = Path(images) if images is not None else Path(ground_truth).parent / "jpg"
-    run = Evaluation("landmarks", settings, progress)
+    run = Evaluation("landmarks", settings, progress, each)
     with tempfile.TemporaryDirectory() as scratch:
         queries, gallery = _indexes(truth, folder, Path(scratch))
         for encoder, mode in run.asked(encoders):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from odis.errors import DataError, OdisError
-from odis.evaluate.asking import Asking, Evaluation, Progress
-from odis.evaluate.parts import Part, in_train_classes
+from odis.evaluate.asking import Asking, Each, Evaluation, Progress
+from odis.evaluate.parts import Part, in_train_classes, overlap_note
 from odis.evaluate.probe import Grid, choose_and_train
 from odis.evaluate.scores import Score, accuracy_score, average_precision, mean_average_precision_score
 from odis.inference import Encoder, IndexFeatures
@@ -26,7 +26,7 @@ class LinearSettings(Asking):
     Args:
         grid: Learning rates, weight decays and steps.
         held_out: Share of the train images on which the best of the grid is chosen. The test part is touched once, after that.
-        multi_label: Images may have any number of labels, and the score is mAP; by default if any train image has several.
+        multi_label: Images may have any number of labels, and the score is mAP; by default if any image has several.
     """
 
     grid: Grid = field(default_factory=Grid)
@@ -49,11 +49,12 @@ def evaluate_linear(
     test: ObjectIndex | Part,
     settings: LinearSettings,
     progress: Progress | None = None,
+    each: Each | None = None,
 ) -> dict[str, Any]:
     """Train a linear classifier on the features of `train`, and measure it on `test`.
 
     The grid is trained on a part of the train images and the best is chosen on the others; it is trained again on all of them and meets
-    the test part once. Classes are matched by name. Train features are held in memory: 4 D bytes an object.
+    the test part once. Classes are matched by name. Train features are held in memory: about 8 D bytes an object at the peak.
 
     Args:
         encoders: Models to compare, on the same objects.
@@ -61,6 +62,7 @@ def evaluate_linear(
         test: Index to measure on, or a part of it.
         settings: How.
         progress: Called after each image.
+        each: Called with the results so far after each row.
 
     Returns:
         What `results.json` holds; scores are `top-1` accuracy, or `mAP` over classes if images have several labels, in percent with 95 %
@@ -73,9 +75,12 @@ def evaluate_linear(
     settings.check(encoders)
     train = Part.of(train, settings.max_train, settings.seed) if isinstance(train, ObjectIndex) else train
     test = Part.of(test, settings.max_test, settings.seed) if isinstance(test, ObjectIndex) else test
-    multi = has_several_labels(train) if settings.images and settings.multi_label is None else bool(settings.multi_label)
+    multi = bool(settings.multi_label)
+    if settings.images and settings.multi_label is None:
+        multi = has_several_labels(train) or has_several_labels(test)
     require_labels((train, test), settings, multi)
-    run = Evaluation("linear", settings, progress)
+    run = Evaluation("linear", settings, progress, each, several=multi)
+    run.notes = overlap_note(test, train)
     for encoder, mode in run.asked(encoders):
         known, asked = labelled_features(run, encoder, mode, train, test, multi)
         classes = len(train.index.classes)

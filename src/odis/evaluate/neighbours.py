@@ -121,6 +121,7 @@ def vote(similarity: Tensor, labels: Tensor, k: Sequence[int], *, temperature: f
             raise OdisError(f"k {one} must be from 1 to the {similarity.shape[1]} train objects")
     if not temperature > 0:
         raise OdisError(f"temperature {temperature} must be above 0")
+    k = list(dict.fromkeys(k))
     predictions: dict[int, list[Tensor]] = {one: [] for one in k}
     for near, of in zip(similarity.split(_TEST_CHUNK), labels.split(_TEST_CHUNK)):
         # Only ratios of votes matter: measured from the nearest neighbour they cannot overflow.

@@ -48,6 +48,21 @@ class Part:
         return count
 
 
+def shared_images(one: Part, other: Part) -> int:
+    """How many images of `one` are in `other` too, by the paths of their files."""
+    if not one.rows or not other.rows:
+        return 0
+    small, large = sorted((one, other), key=lambda part: len(part.rows))
+    paths = {small.index.image_path(i) for i in small.rows}
+    return len(paths & {path for i in large.rows if (path := large.index.image_path(i)) in paths})
+
+
+def overlap_note(test: Part, train: Part, name: str = "train") -> list[str]:
+    """A note if the two parts share images: then a score does not say what the model makes of new ones."""
+    shared = shared_images(test, train)
+    return [f"{shared:,} images are in the test and the {name} part: their scores say nothing of new images"] if shared else []
+
+
 def in_train_classes(test: ObjectIndex, train: ObjectIndex, used: Tensor) -> Tensor:
     """For each class of the test index its position in the train index, matched by name: int64 (test classes,), -1 for one it lacks.
 

@@ -193,7 +193,10 @@ def choose_and_train(
     if scores[best] == _DIVERGED:
         raise OdisError(f"no classifier stayed finite: lrs {list(grid.lrs)} are too high for these features")
     lr, weight_decay = grid.pairs[best]
-    return Choice(train_classifiers(features, targets, [grid.pairs[best]], **how), lr, weight_decay, scores[best][0])
+    final = train_classifiers(features, targets, [grid.pairs[best]], **how)
+    if not bool(final.weight.isfinite().all() and final.bias.isfinite().all()):
+        raise OdisError(f"the classifier of lr {lr:g} was best on held-out images, but did not stay finite on all: leave that lr out")
+    return Choice(final, lr, weight_decay, scores[best][0])
 
 
 _DIVERGED = (-math.inf, -math.inf)

@@ -78,6 +78,7 @@ def results_table(results: dict[str, Any]) -> RenderableType:
             table.add_row(_asked(row, results["settings"].get("context")), *shown)
         tables.append(table)
     notes = [f"percent, with 95 % bootstrap intervals over {results.get('resampled', 'test images')}"]
+    notes += results.get("notes", [])
     notes += [f"left out: {item['model']}, {item['mode']}: {item['why']}" for item in results["left_out"]]
     return Group(*tables, *(Text(note, style="italic") for note in notes))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from odis.errors import DataError, OdisError
-from odis.evaluate.asking import Asking, Evaluation, Progress
+from odis.evaluate.asking import Asking, Each, Evaluation, Progress
 from odis.evaluate.linear import require_labels
 from odis.evaluate.parts import Part, in_train_classes
 from odis.evaluate.scores import mean_score
@@ -47,6 +47,7 @@ def evaluate_retrieval(
     gallery: ObjectIndex | Part | None,
     settings: RetrievalSettings,
     progress: Progress | None = None,
+    each: Each | None = None,
 ) -> dict[str, Any]:
     """Rank a gallery by cosine similarity to each query of `test`; what shares a label with the query is relevant.
 
@@ -56,6 +57,7 @@ def evaluate_retrieval(
         gallery: Index that is searched, or a part of it; None searches the test part itself, each query among all others.
         settings: How; `max_train` bounds the gallery.
         progress: Called after each image.
+        each: Called with the results so far after each row.
 
     Returns:
         What `results.json` holds; scores are `mAP` (mean over queries of average precision over the whole ranking) and `R@K` (share of
@@ -70,7 +72,7 @@ def evaluate_retrieval(
     test = Part.of(test, settings.max_test, settings.seed) if isinstance(test, ObjectIndex) else test
     gallery = Part.of(gallery, settings.max_train, settings.seed) if isinstance(gallery, ObjectIndex) else gallery
     require_labels((test,) if gallery is None else (test, gallery), settings, multi=settings.images)
-    run = Evaluation("retrieval", settings, progress)
+    run = Evaluation("retrieval", settings, progress, each, several=settings.images)
     for encoder, mode in run.asked(encoders):
         queries = _labelled(run.features(encoder, mode, test, "test"), test)
         searched = queries if gallery is None else _labelled(run.features(encoder, mode, gallery, "gallery"), gallery)
@@ -80,16 +82,31 @@ def evaluate_retrieval(
             position = in_train_classes(test.index, gallery.index, used).tolist()
             queries.label_sets = [tuple(position[label] for label in labels) for labels in queries.label_sets]
             classes = gallery.index.classes
-        image = queries.rows if gallery is None and not settings.same_image else None
-        itself = torch.arange(len(queries)) if gallery is None else None
+        asked_image, searched_image = _numbered(queries, test, searched, gallery or test)
         precision, recall = rank(
-            queries.features, searched.features, queries.targets(len(classes)), searched.targets(len(classes)),
-            itself=itself, image=image, k=settings.k, device=encoder.device,
+            queries.features, searched.features, _labels(queries, len(classes), settings), _labels(searched, len(classes), settings),
+            images=(asked_image, searched_image), numbers=(queries.numbers, searched.numbers), same_image=settings.same_image,
+            k=settings.k, device=encoder.device,
         )  # fmt: skip
         scores = {"mAP": mean_score(precision, queries.rows, seed=settings.seed)}
         scores |= {f"R@{k}": mean_score(recall[:, i], queries.rows, seed=settings.seed) for i, k in enumerate(settings.k)}
         run.add(encoder, mode, scores, queries=int(precision.isfinite().sum()))
     return run.results() | {"resampled": "query images"}
+
+
+def _numbered(one: IndexFeatures, part: Part, other: IndexFeatures, other_part: Part) -> tuple[Tensor, Tensor]:
+    """A number for the image of each row, the same for the same file in both."""
+    number: dict[str, int] = {}
+    numbered = []
+    for found, of in ((one, part), (other, other_part)):
+        rows, inverse = found.rows.unique(return_inverse=True)
+        numbered.append(torch.tensor([number.setdefault(of.index.image_path(row), len(number)) for row in rows.tolist()])[inverse])
+    return numbered[0], numbered[1]
+
+
+def _labels(found: IndexFeatures, classes: int, settings: RetrievalSettings) -> Tensor:
+    """bool (n, classes) of images, which may have several labels; int64 (n,) of objects, which have one."""
+    return found.targets(classes) if settings.images else torch.tensor([labels[0] for labels in found.label_sets])
 
 
 def _labelled(found: IndexFeatures, part: Part) -> IndexFeatures:
@@ -105,11 +122,12 @@ def _labelled(found: IndexFeatures, part: Part) -> IndexFeatures:
 def rank(
     queries: Tensor,
     gallery: Tensor,
-    query_targets: Tensor,
-    gallery_targets: Tensor,
+    query_labels: Tensor,
+    gallery_labels: Tensor,
     *,
-    itself: Tensor | None = None,
-    image: Tensor | None = None,
+    images: tuple[Tensor, Tensor] | None = None,
+    numbers: tuple[Tensor, Tensor] | None = None,
+    same_image: bool = False,
     k: Sequence[int] = (1, 5, 10),
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
@@ -118,10 +136,11 @@ def rank(
     Args:
         queries: (m, D).
         gallery: (n, D).
-        query_targets: bool (m, C), labels of the queries.
-        gallery_targets: bool (n, C); one that shares a label with the query is relevant to it.
-        itself: int64 (m,), where each query is in the gallery: it is not searched. None: it is not there.
-        image: int64 (n,), the image of each in the gallery, which holds the queries: those of the query's image are not searched.
+        query_labels: int64 (m,), or bool (m, C) where there may be several.
+        gallery_labels: int64 (n,) or bool (n, C); one that shares a label with the query is relevant to it.
+        images: int64 (m,) and (n,), the image of each: the query's is not searched. None: the two have no image in common.
+        numbers: int64 (m,) and (n,), the object in its image: with `same_image` only the query itself is not searched.
+        same_image: See `numbers`.
         k: Ranks of the recalls.
         device: Where to compute.
 
@@ -131,24 +150,26 @@ def rank(
     """
     device = torch.device(device)
     gallery = normalize(gallery.to(device, torch.float32), dim=1)
-    gallery_labels = gallery_targets.to(device, torch.float32)
+    several = query_labels.ndim == 2
+    of_gallery = gallery_labels.to(device, torch.float32 if several else torch.int64)
     precision = torch.full((len(queries),), float("nan"), dtype=torch.float64)
     recall = torch.full((len(queries), len(k)), float("nan"), dtype=torch.float64)
     for rows in torch.arange(len(queries)).split(max(1, _TILE // max(1, len(gallery)))):
         similarity = normalize(queries[rows].to(device, torch.float32), dim=1) @ gallery.T
-        relevant = query_targets[rows].to(device, torch.float32) @ gallery_labels.T > 0
-        searched = torch.ones_like(relevant)
-        if itself is not None:
-            searched.scatter_(1, itself[rows].to(device)[:, None], False)
-            if image is not None:
-                searched &= image[itself[rows]].to(device)[:, None] != image.to(device)
-        similarity.masked_fill_(~searched, float("-inf"))  # last, where they change no rank of others
-        relevant &= searched
+        asked = query_labels[rows].to(device)
+        relevant = asked.float() @ of_gallery.T > 0 if several else asked[:, None] == of_gallery
+        if images is not None:
+            passed_over = images[0][rows].to(device)[:, None] == images[1].to(device)
+            if same_image:
+                assert numbers is not None
+                passed_over &= numbers[0][rows].to(device)[:, None] == numbers[1].to(device)
+            similarity.masked_fill_(passed_over, float("-inf"))  # last, where they change no rank of others
+            relevant &= ~passed_over
         order = similarity.argsort(dim=1, descending=True, stable=True)
         found = relevant.gather(1, order)
         place = torch.arange(1, found.shape[1] + 1, device=device, dtype=torch.float64)
         hits = found.cumsum(1)
-        total = hits[:, -1] if found.shape[1] else found.sum(1)
+        total = found.sum(1)
         known = (total > 0).cpu()
         precision[rows[known]] = ((hits / place * found).sum(1) / total).cpu()[known]
         for i, one in enumerate(k):

@@ -13,9 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from odis.errors import OdisError
-from odis.evaluate.asking import Asking, Evaluation, Progress
+from odis.evaluate.asking import Asking, Each, Evaluation, Progress
 from odis.evaluate.linear import labelled_features, require_labels
-from odis.evaluate.parts import Part
+from odis.evaluate.parts import Part, overlap_note
 from odis.evaluate.probe import held_out
 from odis.evaluate.scores import Score, accuracy_score
 from odis.inference import Encoder, IndexFeatures
@@ -54,7 +54,11 @@ class TransferSettings(Asking):
 
 
 def evaluate_transfer(
-    encoders: Encoder | Sequence[Encoder], data_sets: Sequence[DataSet], settings: TransferSettings, progress: Progress | None = None
+    encoders: Encoder | Sequence[Encoder],
+    data_sets: Sequence[DataSet],
+    settings: TransferSettings,
+    progress: Progress | None = None,
+    each: Each | None = None,
 ) -> dict[str, Any]:
     """Multinomial logistic regression (scikit-learn, lbfgs) on standardised features of each data set.
 
@@ -63,6 +67,7 @@ def evaluate_transfer(
         data_sets: Where to train and to measure; objects, or images that have exactly one label.
         settings: How.
         progress: Called after each image.
+        each: Called with the results so far after each row.
 
     Returns:
         What `results.json` holds; a row for each model and mode with one score a data set, top-1 accuracy in percent with its 95 %
@@ -79,7 +84,8 @@ def evaluate_transfer(
         raise OdisError(f"data sets {', '.join(names) or '(none)'}: must be one or more, each with a name of its own, none of them mean")
     for data in data_sets:
         require_labels((data.train, data.test), settings, multi=False)
-    run = Evaluation("transfer", settings, progress)
+    run = Evaluation("transfer", settings, progress, each)
+    run.notes = [f"{d.name}: {note}" for d in data_sets for note in overlap_note(d.test, d.train)]
     described: list[dict[str, Any]] = []
     for encoder, mode in run.asked(encoders):
         scores: dict[str, Score] = {}

@@ -25,6 +25,8 @@ from odis.types import Features, Tokens
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+_WHOLE = -1  # tags the query of the whole image beside those of its objects
+
 T = TypeVar("T")
 
 
@@ -85,8 +87,15 @@ class Encoder:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """Modes this model can be asked in."""
-        return tuple(m for m in MODES if m != "masked-attention" or isinstance(self.model, ObjectViT))
+        """Modes this model can be asked in: a `PlainModel` has no object token, and perhaps no map of features to average."""
+        if isinstance(self.model, ObjectViT):
+            return MODES
+        return tuple(m for m in MODES if m != "masked-attention" and (m != "mean-pool" or self.model.patch_dim))
+
+    @property
+    def readout(self) -> str:
+        """What stands for an object that is all of what the model is shown: its token, the mean of its patches, or timm's own pooling."""
+        return f"timm's {self.model.pooling}" if isinstance(self.model, PlainModel) else self.object_readout
 
     def asker(self, mode: str, size: int | None = None, context: float | None = None) -> Asker:
         """How images are asked in a mode.
@@ -99,19 +108,19 @@ class Encoder:
         known = next((m for m in MODES if m == mode), None)
         if known is None:
             raise OdisError(f"mode {mode!r} is none of {', '.join(MODES)}")
-        if size < 1 or size % self.patch_size:
+        plain = isinstance(self.model, PlainModel)
+        if size < 1 or (not plain and size % self.patch_size):
             raise OdisError(f"size {size} must be a multiple of the patch size {self.patch_size}")
         if context is not None and (known != "masked-attention" or not 1 <= context < float("inf")):
             raise OdisError(f"context {context:g} with mode {mode}: must be 1 or more, and goes with masked-attention only")
         if known not in self.modes:
-            raise OdisError(f"mode {mode}: {self.source or 'this model'} has no object token; its modes are {', '.join(self.modes)}")
-        plain = isinstance(self.model, PlainModel)
-        if isinstance(self.model, PlainModel) and size != self.image_size:
-            self.model.check_size(size, self.device)
+            lacks = "object token" if known == "masked-attention" else "feature map"
+            raise OdisError(f"mode {mode}: {self.source or 'this model'} has no {lacks}; its modes are {', '.join(self.modes)}")
+        square = self.model.grid_at(size, self.device) if isinstance(self.model, PlainModel) else None
         one_each = known == "masked-attention" and self.object_readout == "token" and getattr(self.model, "object_tokens", "") == "single"
         red, green, blue = (round(255 * m) for m in self.mean)
         fill = (red, green, blue)
-        return Asker(known, size, context, self.patch_size, self.mask_coverage, self.mask_margin, one_each, fill, square=plain)
+        return Asker(known, size, context, self.patch_size, self.mask_coverage, self.mask_margin, one_each, fill, square)
 
     def embed(
         self,
@@ -143,9 +152,9 @@ class Encoder:
 
         Returns:
             list[Features], one for each image (one picture: its Features, in no list), float32 on the CPU: objects (n, D); and, unless the
-            mode shows the network something else than the whole image (`crop`, `blackout`, a context), its `[CLS]` token and patches.
-            These never depend on the objects: read-only tokens are not seen by others, and for `single` ones a pass without mask is made
-            beside the n passes.
+            mode shows the network something else than the whole image (`crop`, `blackout`, a context), `image`, which is the whole image
+            as one object, asked in the same way, and the patches. These never depend on the objects: read-only tokens are not seen by
+            others, and for `single` ones a pass without mask is made beside the n passes.
 
         Raises:
             DataError: for a picture, box or mask that cannot be used; the message names it.
@@ -163,39 +172,39 @@ class Encoder:
             if given is not None and len(given) != len(pictures):
                 raise OdisError(f"{name} of {len(given)} images were given, but {len(pictures)} images")
         counts: list[int] = []
+        shows_image = context is None and mode not in ("crop", "blackout")
+        beside = shows_image and mode != "whole-image" and not asker.one_each
 
-        def queries() -> Iterator[tuple[int, Query]]:
+        def queries() -> Iterator[tuple[tuple[int, int], Query]]:
             for i, picture in enumerate(pictures):
                 image = as_pixels(picture, f"image {i}")
                 mine = (None if given is None else given[i] for given in (objects, boxes, masks))
                 items = as_objects(*mine, image=image, name=f"image {i}")
                 counts.append(len(items))
-                for query in asker(image, items):
-                    yield i, query
-                if asker.one_each:
-                    yield i, asker.whole(image)
+                for n, query in enumerate(asker(image, items)):
+                    if beside:  # the whole image is one more object of the same pass
+                        query = Query(query.pixels, np.concatenate([query.masks, np.ones((1, query.masks.shape[1]), dtype=bool)]))
+                    yield (i, n), query
+                if shows_image and asker.one_each:
+                    yield (i, _WHOLE), asker.whole(image)
 
-        found: list[list[Features]] = [[] for _ in pictures]
-        # All queries of an image have one size, and those of one size are answered in order.
-        for asked, objects_read, tokens in self.answers(queries(), asker, batch_size):
-            for i, (tag, query) in enumerate(asked):
-                read = objects_read[i, : len(query.masks)]
-                image_token = read[0] if tokens.image is None else tokens.image[i]  # `single`: `[CLS]` stood for the object
-                found[tag].append(Features(read, image_token, tokens.patches[i], tokens.grid))
-        return [self._joined(parts, n, asker) for parts, n in zip(found, counts)]
-
-    def _joined(self, parts: list[Features], count: int, asker: Asker) -> Features:
-        """One image's answers as one, float32 on the CPU. Of `single` tokens the last answer is that of the whole image."""
-        asked = parts[:-1] if asker.one_each else parts
-        objects = torch.cat([part.objects for part in asked]).float().cpu() if asked else torch.empty(0, self.width(asker.mode))
-        if asker.mode == "whole-image":
-            objects = objects.repeat(count, 1)
-        if not parts or asker.context is not None or asker.mode in ("crop", "blackout"):
-            return Features(objects)
-        whole = parts[-1]
-        assert whole.image is not None and whole.patches is not None  # noqa: PT018
-        has_class_token = isinstance(self.model, PlainModel) or self.model.has_class_token
-        return Features(objects, whole.image.float().cpu() if has_class_token else None, whole.patches.float().cpu(), whole.grid)
+        objects_of: list[dict[int, Tensor]] = [{} for _ in pictures]
+        whole: list[Features] = [Features(torch.empty(0)) for _ in pictures]
+        # Windows of one image may have several sizes, so answers come in any order. They leave the device at once.
+        for asked, read, tokens in self.answers(queries(), asker, batch_size):
+            read = read.float().cpu()
+            for b, ((i, n), query) in enumerate(asked):
+                if n != _WHOLE:
+                    objects_of[i][n] = read[b, : len(query.masks) - beside].clone()
+                if shows_image and (n == _WHOLE or not asker.one_each):
+                    of_all = read[b, len(query.masks) - 1].clone()
+                    whole[i] = Features(torch.empty(0), of_all, tokens.patches[b].float().cpu(), tokens.grid)
+        features = []
+        for answers, of_image, count in zip(objects_of, whole, counts):
+            parts = [answers[n] for n in sorted(answers)] or [torch.empty(0, self.width(mode))]
+            of_image.objects = parts[0].repeat(count, 1) if mode == "whole-image" else torch.cat(parts)
+            features.append(of_image)
+        return features
 
     def answers(
         self, queries: Iterable[tuple[T, Query]], asker: Asker, batch_size: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from odis import __version__
 from odis.errors import DataError, OdisError
@@ -151,10 +153,12 @@ def describe(encoder: Encoder, index: ObjectIndex, settings: ExportSettings) -> 
     how = {name: value for name, value in asdict(settings).items() if name not in ("batch_size", "workers", "strict")}
     return {
         "model": encoder.source,
+        "weights": _weights_hash(encoder),
         "model_provenance": encoder.provenance,
         "step": encoder.card.get("step"),
         "precision": encoder.precision,
         "index": index.path,
+        "index_content": index.fingerprint(),
         "images_in_index": len(index),
         "provenance": index.provenance,
         "classes": index.classes,
@@ -165,11 +169,20 @@ def describe(encoder: Encoder, index: ObjectIndex, settings: ExportSettings) -> 
     }
 
 
+def _weights_hash(encoder: Encoder) -> str:
+    digest = hashlib.sha256()
+    for name, value in encoder.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
 def _claim(out: Path, about: dict[str, Any]) -> None:
     """Take the folder for these features, or find that it was taken for them before."""
     path = out / ABOUT
     if not path.exists():
-        if out.exists() and (not out.is_dir() or any(p for p in out.iterdir() if not p.name.startswith("."))):
+        other = out.exists() and (not out.is_dir() or any(p for p in out.iterdir() if not p.name.startswith(".")))
+        if other and not path.exists():  # another rank may have taken it meanwhile
             raise OdisError(f"{out}: exists and is no folder of features (no {ABOUT}); give an empty or new folder with --out")
         out.mkdir(parents=True, exist_ok=True)
         beside = out / f".{ABOUT}.{os.getpid()}.partial"
@@ -180,7 +193,8 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
         before = json.loads(path.read_text())
     except ValueError as error:
         raise DataError(f"{path}: is not whole; delete {out} to begin again") from error
-    differing = [name for name in about if name != "odis_version" and before.get(name) != about[name]]
+    # What counts is what is in the files, not where they are.
+    differing = [name for name in about if name not in ("odis_version", "model", "index") and before.get(name) != about[name]]
     if differing:
         shown = "; ".join(f"{name}: {_short(before.get(name))} -> {_short(about[name])}" for name in differing)
         raise OdisError(f"{out}: holds features of another kind ({shown}); give another --out, or the old settings to go on")

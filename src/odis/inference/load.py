@@ -20,8 +20,8 @@ from odis.model.vit import ObjectViT, build_vit
 def load(source: str | Path, *, device: str = "auto", precision: str = "auto") -> Encoder:
     """The encoder in a run's folder, in a `model.safetensors`, in a checkpoint, or of timm's published weights.
 
-    Any timm model can be loaded. A plain `VisionTransformer` gets read-only object tokens, which start as its `[CLS]`; all others
-    (`PlainModel`) answer every mode but masked attention.
+    Any timm model can be loaded. A plain `VisionTransformer` that reads out its `[CLS]` gets read-only object tokens, which start as that;
+    all others (`PlainModel`) answer with timm's own pooling, in every mode but masked attention.
 
     Args:
         source: A folder or file that `odis pretrain` wrote (of a checkpoint the teacher is taken); `timm:NAME`, which downloads the weights
@@ -35,6 +35,8 @@ def load(source: str | Path, *, device: str = "auto", precision: str = "auto") -
     if precision != "auto" and precision not in DTYPES:
         raise OdisError(f"precision {precision!r} is none of auto, {', '.join(DTYPES)}")
     where = _device(device)
+    if where.type == "cuda" and where.index is not None:
+        torch.cuda.set_device(where)  # what is asked of "the GPU" below is asked of this one
     if precision == "auto":
         precision = "bf16" if where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     encoder = _published(str(source)) if str(source).startswith("timm:") else _trained(Path(source))
@@ -82,9 +84,7 @@ def _published(source: str) -> Encoder:
         if file:
             raise
         raise OdisError(f"{source}: {error}; without a network, give the weights as a file: timm:{name}@FILE.safetensors") from error
-    # A model without [CLS] has nothing that an object token could start from.
-    readout = "mean-pool" if isinstance(model, ObjectViT) and not model.has_class_token else "token"
-    return Encoder(model, size, tuple(data["mean"]), tuple(data["std"]), object_readout=readout, provenance="timm's weights")
+    return Encoder(model, size, tuple(data["mean"]), tuple(data["std"]), provenance="timm's weights")
 
 
 def _plain(name: str, size: int, weights: str) -> PlainModel:

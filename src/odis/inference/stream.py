@@ -64,7 +64,7 @@ def stream_index(
     strict: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[IndexFeatures]:
-    """Features of every object of an index, read image by image, as chunks; of one chunk at a time anything is held.
+    """Features of every object of an index, read image by image, as chunks; what is held is a chunk or two.
 
     Args:
         encoder: What to ask.
@@ -140,7 +140,7 @@ def _chunk(
 
 
 def embed_index(encoder: Encoder, index: ObjectIndex, mode: str = "masked-attention", **how: Any) -> IndexFeatures:
-    """All of `stream_index` as one; arguments are its. All features are held in memory: 4 D bytes an object."""
+    """All of `stream_index` as one; arguments are its. All features are held in memory: about 8 D bytes an object at the peak."""
     return joined(list(stream_index(encoder, index, mode, **how)), encoder.width(mode))
 
 

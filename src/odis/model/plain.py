@@ -6,6 +6,7 @@ object token and so no masked attention.
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,25 @@ from odis.errors import ConfigError
 from odis.model.weights import one_line, read_state
 from odis.types import Tokens
 
+# What the authors of published weights read out, where timm's default for the architecture differs from it.
+_PUBLISHED_POOLING = {"vit_*_dinov3*": "token"}
+
 
 def takes_object_tokens(name: str) -> bool:
-    """Whether a timm model is a plain `VisionTransformer`, which `ObjectViT` can adopt. No weight is made to find out.
+    """Whether a timm model is a plain `VisionTransformer` that reads out its `[CLS]`, which `ObjectViT` can adopt.
+
+    A model that pools patches (SigLIP, EVA, ...) has no trained token to start object tokens from. No weight is made to find out.
 
     Raises:
         ConfigError: if timm cannot make the model.
     """
     try:
         with torch.device("meta"):
-            model = timm.create_model(name, num_classes=0)
+            model: Any = timm.create_model(name, num_classes=0)
     except Exception as error:  # timm raises whatever it likes
         raise ConfigError(f"model.name: {name}: {one_line(error)}") from error
-    return type(model) is VisionTransformer and type(model.patch_embed) is PatchEmbed
+    plain = type(model) is VisionTransformer and type(model.patch_embed) is PatchEmbed
+    return plain and model.has_class_token and model.global_pool == "token"
 
 
 class PlainModel(nn.Module):
@@ -42,47 +49,63 @@ class PlainModel(nn.Module):
         image_size: Side in pixels of the square images it is asked at.
 
     Attributes:
-        patch_side: Pixels of the image that one cell of the feature map stands for.
+        patch_side: Pixels of the image that one cell of the feature map stands for, rounded.
         image_dim: Width of `image`.
-        patch_dim: Width of `patches`.
+        patch_dim: Width of `patches`; 0 for a model that has no feature map.
     """
 
     def __init__(self, model: Any, image_size: int) -> None:
         super().__init__()
         self.model = model
-        self._sizes = {image_size}
+        self._grids: dict[int, tuple[int, int]] = {}
         with torch.no_grad():
             tokens = self.eval()(torch.zeros(1, 3, image_size, image_size))
-        self.patch_side = image_size // tokens.grid[0]
+        self._grids[image_size] = tokens.grid
         assert tokens.image is not None
-        self.image_dim, self.patch_dim = tokens.image.shape[-1], tokens.patches.shape[-1]
+        self.patch_dim, self.image_dim = tokens.patches.shape[-1], tokens.image.shape[-1]
+        self.patch_side = round(image_size / max(1, tokens.grid[0]))
+
+    @property
+    def pooling(self) -> str:
+        """How the model makes its vector, in timm's words."""
+        return str(getattr(self.model, "global_pool", "") or "pooling")
 
     @torch.no_grad()
-    def check_size(self, size: int, device: torch.device) -> None:
-        """Raise `ConfigError` unless the model takes square images of `size` pixels; it is asked once a size."""
-        if size in self._sizes:
-            return
-        try:
-            self(torch.zeros(1, 3, size, size, device=device))
-        except Exception as error:  # each architecture has its own way to refuse
-            raise ConfigError(f"size {size}: {type(self.model).__name__} takes no images of this size: {one_line(error)}") from error
-        self._sizes.add(size)
+    def grid_at(self, size: int, device: torch.device) -> tuple[int, int]:
+        """Rows and columns of the feature map of square images of `size` pixels; it is asked once a size.
+
+        Raises:
+            ConfigError: if the model takes no such images.
+        """
+        if size not in self._grids:
+            training = self.training
+            try:
+                self._grids[size] = self.eval()(torch.zeros(1, 3, size, size, device=device)).grid
+            except Exception as error:  # each architecture has its own way to refuse
+                raise ConfigError(f"size {size}: {type(self.model).__name__} takes no images of this size: {one_line(error)}") from error
+            finally:
+                self.train(training)
+        return self._grids[size]
 
     def forward(self, images: Tensor) -> Tokens:
-        """Vector and feature map of B images (B, 3, H, W)."""
+        """Vector and feature map of B images (B, 3, H, W); a model without a map gives one of no cells."""
         features = self.model.forward_features(images)
         image = self.model.forward_head(features, pre_logits=True)
-        if features.ndim == 4:
+        patches, grid = self._map(features)
+        return Tokens(None, image, image.new_empty(len(image), 0, 0) if patches is None else patches, grid)
+
+    def _map(self, features: Any) -> tuple[Tensor | None, tuple[int, int]]:
+        """(B, P, D) and rows and columns, or None: `forward_features` is a map in one of two layouts, a row of tokens, or neither."""
+        if isinstance(features, Tensor) and features.ndim == 4:
             width = self.model.num_features
-            grid_last = features if features.shape[-1] == width and features.shape[1] != width else features.permute(0, 2, 3, 1)
-            return Tokens(None, image, grid_last.flatten(1, 2), (grid_last.shape[1], grid_last.shape[2]))
-        patches = features[:, getattr(self.model, "num_prefix_tokens", 0) :]
-        rows = round(patches.shape[1] ** 0.5)
-        if rows * rows != patches.shape[1]:
-            raise ConfigError(
-                f"model.name: {type(self.model).__name__} returns {patches.shape[1]} tokens, which are no square map of patches"
-            )
-        return Tokens(None, image, patches, (rows, rows))
+            last = features if features.shape[-1] == width and features.shape[1] != width else features.permute(0, 2, 3, 1)
+            return last.flatten(1, 2), (last.shape[1], last.shape[2])
+        if isinstance(features, Tensor) and features.ndim == 3:
+            patches = features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+            side = round(patches.shape[1] ** 0.5)
+            if side > 1 and side * side == patches.shape[1]:
+                return patches, (side, side)
+        return None, (0, 0)
 
 
 def build_plain(name: str, image_size: int, weights: str | Path | None) -> PlainModel:
@@ -94,10 +117,12 @@ def build_plain(name: str, image_size: int, weights: str | Path | None) -> Plain
         weights: `timm` for the published ones, a file, or None for random ones.
 
     Raises:
-        ConfigError: for a model that gives no feature map, or weights that cannot be had or are not the model's.
+        ConfigError: for a model that cannot be asked for features, or weights that cannot be had or are not the model's.
     """
     try:
-        model: Any = timm.create_model(name, pretrained=weights == "timm", num_classes=0)
+        pooling = next((how for pattern, how in _PUBLISHED_POOLING.items() if fnmatch(name, pattern)), None)
+        changes: dict[str, Any] = {} if pooling is None else {"global_pool": pooling}
+        model: Any = timm.create_model(name, pretrained=weights == "timm", num_classes=0, **changes)
     except Exception as error:  # timm and its hub client raise whatever they like
         raise ConfigError(f"model.name: {name}: {one_line(error)}") from error
     if weights not in (None, "timm"):
@@ -111,7 +136,5 @@ def build_plain(name: str, image_size: int, weights: str | Path | None) -> Plain
             raise ConfigError(f"model.weights: {weights} does not fit {name}: {one_line(error)}") from error
     try:
         return PlainModel(model, image_size).eval()
-    except ConfigError:
-        raise
-    except Exception as error:  # an architecture that takes no such size, or whose features are no map
+    except Exception as error:  # an architecture that takes no such size
         raise ConfigError(f"model.name: {name} cannot be asked for features at {image_size} pixels: {one_line(error)}") from error

@@ -159,7 +159,10 @@ def _train(run: Run, index: ObjectIndex, out: Path, report: Report, evaluate: Ev
                 raise KeyboardInterrupt
             if evaluate is not None and (run.step == total or (train.knn_every and run.step % train.knn_every == 0)):
                 if run.ranks.is_first:
-                    report.log(run.step, evaluate(run.teacher.backbone, run.config))
+                    try:
+                        report.log(run.step, evaluate(run.teacher.backbone, run.config))
+                    except OdisError as error:  # what was learned is not lost because it cannot be measured
+                        report.warn(f"step {run.step}: the evaluation during training failed: {error}")
                 run.ranks.barrier()
                 clock.restart()
     skipped = f"; {report.skipped} files or objects skipped, named in skipped.jsonl" if report.skipped else ""
