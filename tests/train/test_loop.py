@@ -288,8 +288,8 @@ def test_an_evaluation_that_fails_is_said_and_training_goes_on(index: str, tmp_p
 
     pretrain(index, tmp_path / "run", evaluate, train__steps=3, val="x", train__knn_every=2)
     said = " ".join(capsys.readouterr().err.split())
-    for step in (2, 3):
-        assert f"warning: step {step}: the evaluation during training failed: features hold values that are not finite" in said
+    for at in (2, 3):
+        assert f"warning: step {at}: the evaluation during training failed: features hold values that are not finite" in said
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
