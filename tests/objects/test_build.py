@@ -82,8 +82,8 @@ def test_a_data_set_without_a_usable_image_is_an_error(folder: Path, tmp_path: P
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="unknown source 'imagenet'; there are coco, folder, scenes, tiny-imagenet"):
-        build_index("imagenet", tmp_path, tmp_path / "i.parquet")
+    with pytest.raises(DataError, match="unknown source 'imagenot'; there are coco, folder, imagenet, "):
+        build_index("imagenot", tmp_path, tmp_path / "i.parquet")
     with pytest.raises(DataError, match="nothing: no such folder"):
         build_index("folder", tmp_path / "nothing", tmp_path / "i.parquet")
 

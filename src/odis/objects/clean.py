@@ -11,6 +11,8 @@ from odis.objects import rle
 from odis.objects.images import header_sizes
 from odis.types import Object, Skipped
 
+_FURTHEST = 2.0**31  # no pixel is out there; an index holds float32, in which larger numbers are infinite
+
 Skip = Callable[[Skipped], None]
 
 
@@ -44,7 +46,7 @@ def object_problem(item: Object, width: int, height: int, classes: int) -> str |
     """Why an object of a `width` x `height` image cannot be used, or None if it can. Boxes that reach over the edge can."""
     x0, y0, x1, y1 = item.box
     shown = "box (" + ", ".join(f"{v:g}" for v in item.box) + ")"
-    if not all(map(math.isfinite, item.box)):
+    if not all(map(math.isfinite, item.box)) or max(map(abs, item.box)) >= _FURTHEST:
         return f"{shown} is not finite"
     if x1 < x0 or y1 < y0:
         return f"{shown} is inverted"

@@ -13,8 +13,16 @@ from pathlib import Path
 from odis.types import ImageObjects
 
 SOURCES = {
-    "tiny-imagenet": "odis.objects.sources.tiny_imagenet",
     "coco": "odis.objects.sources.coco",
+    "lvis": "odis.objects.sources.lvis",
+    "objects365": "odis.objects.sources.objects365",
+    "voc": "odis.objects.sources.voc",
+    "imagenet": "odis.objects.sources.imagenet",
+    "open-images": "odis.objects.sources.open_images",
+    "yolo": "odis.objects.sources.yolo",
+    "sa-1b": "odis.objects.sources.sa1b",
+    "label-maps": "odis.objects.sources.label_maps",
+    "tiny-imagenet": "odis.objects.sources.tiny_imagenet",
     "folder": "odis.objects.sources.folder",
     "scenes": "odis.objects.sources.scenes",
 }

@@ -7,8 +7,8 @@ Category numbers, which have gaps, become labels 0..n-1 in their order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pycocotools import mask as coco_mask
@@ -21,7 +21,7 @@ from odis.types import Box, ImageObjects, Object, Skipped
 _PREFIX = "instances_"
 
 _FIELDS: dict[str, dict[str, Any]] = {
-    "images": {"id": int | str, "file_name": str, "width": int, "height": int},
+    "images": {"id": int | str, "width": int, "height": int},
     "annotations": {"id": int | str, "image_id": int | str, "category_id": int},
     "categories": {"id": int, "name": str},
 }
@@ -46,7 +46,23 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
     path = root / "annotations" / f"{_PREFIX}{split}.json"
     if not (root / split).is_dir():
         raise DataError(f"{root / split}: no such folder; the images of {path.name} should be there")
-    content = _load(path)
+    return read_instances(root, path, lambda image: f"{split}/{image['file_name']}", skip)
+
+
+def read_instances(root: Path, path: Path, place: Callable[[dict], str], skip: Skip, *, named_by: str = "file_name") -> Source:
+    """An annotation file in COCO's form. LVIS and Objects365 publish theirs in it, with images in other places.
+
+    Args:
+        root: Folder of the data set.
+        path: The annotation file. It is held in memory, and what it says of an image is let go as the image is passed.
+        place: Where an image is, below `root`, from its entry.
+        skip: Called with every image and object that cannot be used, and every crowd.
+        named_by: The key of an image's entry that `place` reads.
+
+    Raises:
+        DataError: The file is not of this form.
+    """
+    content = _load(path, named_by)
     categories = {entry["id"]: entry["name"] for entry in sorted(content["categories"], key=lambda entry: entry["id"])}
     labels = {number: k for k, number in enumerate(categories)}
 
@@ -60,20 +76,21 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
         for image in content["images"]:
             annotations = by_image.pop(image["id"], None)
             if annotations is None:
-                skip(Skipped(f"{path}, image {image['id']}", f"{image['file_name']}: this image number was listed before"))
+                skip(Skipped(f"{path}, image {image['id']}", f"{image[named_by]}: this image number was listed before"))
             else:
-                yield from _rows(root, split, image, annotations, labels, skip)
+                yield from _rows(root, place(image), image, annotations, labels, skip)
 
     return Source(rows(), root, "annotated", list(categories.values()))
 
 
-def _load(path: Path) -> dict[str, list[dict]]:
+def _load(path: Path, named_by: str) -> dict[str, list[dict]]:
     try:
         with path.open(encoding="utf-8") as file:
             content = json.load(file)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     for name, keys in _FIELDS.items():
+        keys = {named_by: str, **keys} if name == "images" else keys
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list):
             raise DataError(f"{path}: has no list of {name}; a COCO instances file has images, annotations and categories")
@@ -86,13 +103,20 @@ def _load(path: Path) -> dict[str, list[dict]]:
     return content
 
 
-def _rows(root: Path, split: str, image: dict, annotations: list[dict], labels: dict[int, int], skip: Skip) -> Iterator[ImageObjects]:
-    path = root / split / image["file_name"]
+def _rows(
+    root: Path, name_in_root: str, image: dict, annotations: list[dict], labels: dict[int, int], skip: Skip
+) -> Iterator[ImageObjects]:
+    path = root / name_in_root.encode(errors="replace").decode()
     named = [(f"{path}, annotation {a['id']}", a) for a in annotations]
     for name, annotation in named:
         if annotation.get("iscrowd"):
             skip(Crowd(name, "is a crowd"))
     named = [(name, a) for name, a in named if not a.get("iscrowd")]
+    if not inside(name_in_root):
+        skip(Skipped(str(path), "its name leads out of the data set's folder, or names no file"))
+        for name, _ in named:
+            skip(SkippedObject(name, "its image cannot be used"))
+        return
     size = usable_size(path, skip, annotated=(image["width"], image["height"]), objects=[name for name, _ in named])
     if size is None:
         return
@@ -102,7 +126,17 @@ def _rows(root: Path, split: str, image: dict, annotations: list[dict], labels: 
             objects.append((name, _object(annotation, *size, labels)))
         except DataError as error:
             skip(SkippedObject(name, str(error)))
-    yield ImageObjects(f"{split}/{image['file_name']}", *size, usable_objects(objects, size, len(labels), skip))
+    yield ImageObjects(name_in_root, *size, usable_objects(objects, size, len(labels), skip))
+
+
+def inside(name: str) -> bool:
+    """Whether a relative path stays in its folder."""
+    parts = PurePosixPath(name).parts
+    try:
+        name.encode()  # half a surrogate pair, which JSON may hold, names no file
+    except UnicodeEncodeError:
+        return False
+    return bool(parts) and ".." not in parts and not name.startswith("/") and "\\" not in name and ":" not in parts[0]
 
 
 def _object(annotation: dict, width: int, height: int, labels: dict[int, int]) -> Object:
@@ -134,7 +168,7 @@ def _mask(segmentation: Any, width: int, height: int) -> bytes | None:
     if size != [height, width]:
         raise DataError(f"mask is for an image of size {_short(size)} (height, width), but the image has {[height, width]}")
     if isinstance(counts, str):
-        return counts.encode()
+        return counts.encode(errors="replace")  # what is no run lengths is found out by whoever reads them
     if not _numbers(counts) or any(not isinstance(c, int) or c < 0 for c in counts) or sum(counts) != width * height:
         raise DataError(f"run lengths do not make up the image of {width} x {height} pixels")
     return coco_mask.frPyObjects(segmentation, height, width)["counts"]

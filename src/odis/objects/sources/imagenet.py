@@ -1,0 +1,357 @@
+"""ImageNet CLS-LOC as it is published (ILSVRC 2012, and Kaggle's copy of it), with its boxes: a wnid is a class.
+
+`Data/CLS-LOC/train/WNID/WNID_*.JPEG`, `Data/CLS-LOC/val/ILSVRC2012_val_*.JPEG`, both below ROOT or below `ROOT/ILSVRC`. Boxes are in
+`Annotations/CLS-LOC/train/WNID/*.xml` and `Annotations/CLS-LOC/val/*.xml`, and in Kaggle's `ROOT/LOC_train_solution.csv` and
+`ROOT/LOC_val_solution.csv`; an image that has an XML file takes its boxes from there, any other from the CSV. They are inclusive pixel
+coordinates counted from 0, in both: x0 = xmin, x1 = xmax + 1.
+
+**Whole image for images without boxes.** 544,546 of the 1,281,167 training images have boxes. Every other image, and one whose boxes
+cannot be used, gets one object: the whole image, labelled with its class. Without it an index would have no place for that label.
+Such objects are kept objects in every count; the index's provenance is `annotated`, or `whole-image` if there is no annotation at all.
+
+The class of a training image is its folder, that of a validation image the class of its first object. Class names are the wnids,
+sorted, without the English names of `LOC_synset_mapping.txt`: indexes are matched by the names of their classes.
+
+Known faults of the published XML are allowed for. `filename` is not read (it is `%s` in some). A box of a training image whose
+class is no wnid (`Scottish_deerhound`) is of its folder's class. Boxes refer to the size that the annotator saw, which is
+`size` in the XML: where the image has the same shape in another size, they are scaled to it. The CSV states no size.
+
+Folders are listed one at a time. The CSV stays on disk: 17 bytes a line (a hash, a position, a mark) are held to find an image in it.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from array import array
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+
+from odis.errors import DataError
+from odis.objects.clean import Skip, SkippedObject, reason, usable_objects, usable_size
+from odis.objects.images import IMAGE_SUFFIXES, header_sizes, list_files
+from odis.objects.sources import Source
+from odis.objects.sources.voc_xml import Item, box_of, items, leads_out, parse, short, stated_size
+from odis.types import ImageObjects, Object, Skipped
+
+_COLUMNS = ["ImageId", "PredictionString"]
+
+_WNID = re.compile(r"n\d{8}", re.ASCII)
+
+_NO_CLASS = {"train": "ImageNet has a folder for each in it", "val": "no annotation of it names a wnid, n and eight digits"}
+
+_NO_IMAGE = "is annotated, but there is no such image"
+
+_SAME_SHAPE = 0.01  # by how much the aspect ratio of the image that was annotated may differ: it was rounded to pixels
+
+
+def read(root: Path, split: str | None, skip: Skip) -> Source:
+    """Every image of a split with its objects, in the order of its folders and names, whatever order the CSV has.
+
+    Annotations of classes that have no folder in `train` are passed over, so that some classes of ImageNet can be read with the
+    annotations of all. An annotation in a class that is there, but without its image, is reported.
+
+    Args:
+        root: Folder that holds `Data`, or Kaggle's that holds `ILSVRC` and the CSV files.
+        split: `train` (if none is given) or `val`.
+        skip: Called with every image and box that cannot be used, and every annotation whose image is missing.
+
+    Raises:
+        DataError: The split is missing, nothing names the classes of `val`, or a CSV is not Kaggle's.
+    """
+    split = split or "train"
+    prefix = "ILSVRC/" if (root / "ILSVRC" / "Data").is_dir() else ""
+    folder = f"{prefix}Data/CLS-LOC"
+    there = [name for name in ("train", "val") if (root / folder / name).is_dir()]
+    if split not in there:
+        raise DataError(f"{root / folder}: no split {short(split)}; there are {', '.join(there) or 'none of train, val'}")
+    xml = root / prefix / "Annotations" / "CLS-LOC" / split
+    path = root / f"LOC_{split}_solution.csv"
+    table = _Table(path, skip) if path.is_file() else None
+    if split == "train":
+        classes = sorted(name for name, is_folder in _entries(root / folder / split) if is_folder)
+    elif xml.is_dir() or table:
+        classes = sorted(_wnids(xml, table))
+    else:
+        raise DataError(f"{root / folder / split}: nothing names the classes of its images; neither {xml} nor {path} is there")
+    if not classes:
+        raise DataError(f"{root / folder / split}: no class; {_NO_CLASS[split]}")
+    reader = _Reader(root, f"{folder}/{split}", xml, table, {wnid: k for k, wnid in enumerate(classes)}, skip)
+    return Source(reader.rows(split), root, "annotated" if xml.is_dir() or table else "whole-image", classes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    root: Path
+    folder: str  # images of the split, below root
+    xml: Path  # annotations of the split; need not exist
+    table: _Table | None
+    labels: dict[str, int]  # wnid -> position among the classes
+    skip: Skip
+
+    def rows(self, split: str) -> Iterator[ImageObjects]:
+        try:
+            if split == "train":
+                for name in _loose_images(self.root / self.folder):
+                    self.skip(Skipped(str(self.root / self.folder / name), "is in no folder of a class"))
+                for wnid, label in self.labels.items():
+                    yield from self._folder(f"{self.folder}/{wnid}", self.xml / wnid, label)
+            else:
+                yield from self._folder(self.folder, self.xml, None)
+            if self.table:
+                self._without_image(self.table, split)
+        finally:
+            if self.table:
+                self.table.close()
+
+    def _folder(self, folder: str, xml: Path, label: int | None) -> Iterator[ImageObjects]:
+        annotations = _annotations(xml)
+        seen: set[str] = set()
+        for name in list_files(self.root / folder).images:
+            key = PurePosixPath(name).stem
+            if key in seen:
+                self.skip(Skipped(str(self.root / folder / name), f"another image here is called {short(key)}"))
+                continue
+            seen.add(key)
+            row = self._row(f"{folder}/{name}", key, xml / f"{key}.xml" if key in annotations else None, label)
+            if row is not None:
+                yield row
+        for key in sorted(annotations - seen):
+            path = xml / f"{key}.xml"
+            found = self._listed(key)
+            with suppress(DataError):  # that there is no image is what counts
+                found = items(parse(path), path) or found
+            self._leave_out(str(self.root / folder / f"{key}.JPEG"), _NO_IMAGE, found)
+
+    def _row(self, image: str, key: str, xml: Path | None, own: int | None) -> ImageObjects | None:
+        path = self.root / image
+        found, stated = self._listed(key), None
+        if xml is not None:
+            try:
+                annotation = parse(xml)
+                found = items(annotation, xml) or found
+                stated = stated_size(annotation)
+            except DataError as error:
+                self._leave_out(str(xml), reason(error, xml), found)
+                return None
+        labels = [self._label(item.name, own) for item in found]
+        whole = own if own is not None else next((label for label in labels if label is not None), None)
+        if whole is None:
+            self._leave_out(str(path), "no annotation names its class", found)
+            return None
+        placed = self._size(path, stated, [item.what for item in found])
+        if placed is None:
+            return None
+        (width, height), (sx, sy) = placed
+        objects = []
+        for item, label in zip(found, labels):
+            if item.problem or label is None:
+                self.skip(SkippedObject(item.what, item.problem or f"class {short(item.name)} is not among those of this split"))
+                continue
+            xmin, ymin, xmax, ymax = item.box
+            objects.append((item.what, Object((xmin * sx, ymin * sy, (xmax + 1) * sx, (ymax + 1) * sy), label=label)))
+        kept = usable_objects(objects, (width, height), len(self.labels), self.skip)
+        return ImageObjects(image, width, height, kept or (Object((0.0, 0.0, float(width), float(height)), label=whole),))
+
+    def _listed(self, key: str) -> list[Item]:
+        return self.table.find(key) if self.table else []
+
+    def _label(self, name: str, own: int | None) -> int | None:
+        """The class of an object; `own` is that of its image, if a folder says so."""
+        return self.labels.get(name, None if _WNID.fullmatch(name) else own)
+
+    def _size(self, path: Path, stated: tuple[int, int] | None, objects: list[str]) -> tuple[tuple[int, int], tuple[float, float]] | None:
+        """`(width, height)` of an image, and by how much its boxes are to be scaled; None if it cannot be used."""
+        held: list[Skipped] = []
+        size = usable_size(path, held.append, annotated=stated, objects=objects)
+        if size is not None:
+            return size, (1.0, 1.0)
+        try:
+            sizes = header_sizes(path) if stated else []
+        except DataError:
+            sizes = []
+        for width, height in sizes:
+            if stated and abs(stated[0] * height - stated[1] * width) <= _SAME_SHAPE * stated[0] * height:
+                return (width, height), (width / stated[0], height / stated[1])
+        for skipped in held:
+            self.skip(skipped)
+        return None
+
+    def _without_image(self, table: _Table, split: str) -> None:
+        for key, found in table.unused():
+            wnid = key.rpartition("_")[0]
+            if split == "val":
+                self._leave_out(str(self.root / self.folder / f"{key}.JPEG"), _NO_IMAGE, found)
+            elif wnid in self.labels:
+                self._leave_out(str(self.root / self.folder / wnid / f"{key}.JPEG"), _NO_IMAGE, found)
+
+    def _leave_out(self, image: str, why: str, found: list[Item]) -> None:
+        self.skip(Skipped(image, why))
+        for item in found:
+            self.skip(SkippedObject(item.what, "its image cannot be used"))
+
+
+class _Table:
+    """Kaggle's CSV, searched by the name of an image and read line by line. Only hashes of names and positions of lines are held."""
+
+    def __init__(self, path: Path, skip: Skip) -> None:
+        """Look at every line once.
+
+        Raises:
+            DataError: The file cannot be read, or has other columns.
+        """
+        self.path = path
+        self._file: BinaryIO | None = None
+        keys, starts = array("Q"), array("Q")
+        try:
+            with path.open("rb") as file:
+                first = file.readline()
+                _check_columns(first, path)
+                at = len(first)
+                for number, line in enumerate(file, start=2):
+                    if line.strip():
+                        try:
+                            keys.append(_hash(_columns(line)[0]))
+                            starts.append(at)
+                        except DataError as error:
+                            skip(SkippedObject(f"{path}, line {number}", str(error)))
+                    at += len(line)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        order = np.argsort(np.array(keys, np.uint64), kind="stable")
+        self._keys, self._starts = np.array(keys, np.uint64)[order], np.array(starts, np.uint64)[order]
+        self._used = np.zeros(len(order), bool)
+        for i in map(int, np.flatnonzero(self._keys[1:] == self._keys[:-1]) + 1):
+            name, found = self._line(i)
+            if name == self._line(i - 1)[0]:
+                self._used[i] = True
+                skip(Skipped(f"{path}, image {name}", "was listed before"))
+                for item in found:
+                    skip(SkippedObject(item.what, "its image was listed before"))
+        self.close()
+
+    def find(self, name: str) -> list[Item]:
+        """The objects of an image, none if it is not listed. An image that was asked for is no longer among the `unused`."""
+        key = np.uint64(_hash(name))
+        i = int(np.searchsorted(self._keys, key))
+        while i < len(self._keys) and self._keys[i] == key:
+            listed, found = self._line(i)
+            if listed == name:
+                self._used[i] = True
+                return found
+            i += 1
+        return []
+
+    def unused(self) -> Iterator[tuple[str, list[Item]]]:
+        """Name and objects of every image that was not asked for, in the order of the file."""
+        left = np.flatnonzero(~self._used)
+        return map(self._line, map(int, left[np.argsort(self._starts[left])]))
+
+    def lines(self) -> Iterator[tuple[str, list[Item]]]:
+        """Name and objects of every image."""
+        yield from map(self._line, map(int, np.argsort(self._starts)))
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; it is opened again if another line is asked for."""
+        if self._file is not None:
+            self._file.close()
+
+    def _line(self, i: int) -> tuple[str, list[Item]]:
+        try:
+            if self._file is None or self._file.closed:
+                self._file = self.path.open("rb")
+            self._file.seek(int(self._starts[i]))
+            name, objects = _columns(self._file.readline())
+        except (OSError, DataError) as error:
+            raise DataError(f"{self.path}: changed while it was read ({error})") from error
+        return name, _items(f"{self.path}, image {name}", objects.split())
+
+
+def _check_columns(line: bytes, path: Path) -> None:
+    if not line:
+        raise DataError(f"{path}: is empty")
+    try:
+        columns = next(csv.reader([line.decode("utf-8-sig")]), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: is not CSV in UTF-8 ({error})") from error
+    if [column.strip() for column in columns] != _COLUMNS:
+        raise DataError(f"{path}: its columns are {short(','.join(columns))}, must be {','.join(_COLUMNS)}")
+
+
+def _columns(line: bytes) -> tuple[str, str]:
+    try:
+        columns = next(csv.reader([line.decode("utf-8")]), [])
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not UTF-8 ({error.reason})") from error
+    except csv.Error as error:
+        raise DataError(f"is not CSV ({error})") from error
+    if len(columns) != len(_COLUMNS):
+        raise DataError(f"has {len(columns)} columns, must have {','.join(_COLUMNS)}")
+    name = columns[0].strip()
+    if leads_out(name) or "/" in name:
+        raise DataError(f"{short(name)} is not the name of an image")
+    return name, columns[1]
+
+
+def _items(what: str, words: list[str]) -> list[Item]:
+    """The objects of a line: five words each."""
+    if len(words) % 5:
+        return [Item(what, words[0], problem=f"has {len(words)} words, must have five an object: its class and four numbers")]
+    found = []
+    for k in range(0, len(words), 5):
+        name = f"{what}, box {k // 5 + 1}"
+        try:
+            found.append(Item(name, words[k], box_of(words[k + 1 : k + 5])))
+        except DataError as error:
+            found.append(Item(name, words[k], problem=str(error)))
+    return found
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def _wnids(xml: Path, table: _Table | None) -> set[str]:
+    """Classes that the annotations of a split name. What cannot be read is passed over here: it is reported when its row is due."""
+    found: set[str] = set()
+    for key in _annotations(xml):
+        path = xml / f"{key}.xml"
+        try:
+            found.update(item.name for item in items(parse(path), path))
+        except DataError:
+            continue
+    for _, objects in table.lines() if table else ():
+        found.update(item.name for item in objects)
+    return {name for name in found if _WNID.fullmatch(name)}
+
+
+def _annotations(folder: Path) -> set[str]:
+    """Names of the XML files in a folder, without their ending; none if there is no folder."""
+    return {name[:-4] for name, is_folder in _entries(folder) if not is_folder and name.endswith(".xml")} if folder.is_dir() else set()
+
+
+def _loose_images(folder: Path) -> list[str]:
+    return sorted(name for name, is_folder in _entries(folder) if not is_folder and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _entries(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Names in a folder and whether each is a folder, hidden ones left out."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                entry.name.encode()
+                yield entry.name, entry.is_dir()
+    except UnicodeEncodeError as error:  # the system hands undecodable bytes over as lone surrogates
+        raise DataError(f"{folder}: the name {error.object!a} in it is not UTF-8; rename it") from error
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror or error})") from error

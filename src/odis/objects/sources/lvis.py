@@ -1,0 +1,33 @@
+"""LVIS v1 as it is published: `annotations/lvis_v1_SPLIT.json`, on the images of COCO 2017.
+
+Its `coco_url` names an image; the last two parts say where it is: `train2017/000000391895.jpg`, also for images of LVIS's val split.
+What was not looked for in an image is not in the index: LVIS annotates some of its 1203 classes in each.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from odis.errors import DataError
+from odis.objects.clean import Skip
+from odis.objects.sources import Source
+from odis.objects.sources.coco import read_instances
+
+
+def read(root: Path, split: str | None, skip: Skip) -> Source:
+    """Every image of a split with its objects and masks.
+
+    Args:
+        root: Folder that holds `annotations/` and COCO's image folders.
+        split: `train`, `val` or another part of the annotation file's name.
+        skip: Called with every image and object that cannot be used.
+
+    Raises:
+        DataError: The split is missing or not named, or its annotation file is not LVIS's.
+    """
+    path = root / "annotations" / f"lvis_v1_{split}.json"
+    if split is None or not path.is_file():
+        there = sorted(p.stem.removeprefix("lvis_v1_") for p in (root / "annotations").glob("lvis_v1_*.json"))
+        wanted = f"no split {split!r}" if split else "a split must be named"
+        raise DataError(f"{root}: {wanted}; there are {', '.join(there) or 'none (no annotations/lvis_v1_SPLIT.json)'}")
+    return read_instances(root, path, lambda image: "/".join(image["coco_url"].split("/")[-2:]), skip, named_by="coco_url")

@@ -1,0 +1,399 @@
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from odis.errors import DataError
+from odis.objects import rle
+from odis.objects.build import Summary, build_index
+from odis.objects.index import ObjectIndex
+from odis.objects.sources import SOURCES, yolo
+from odis.types import ImageObjects, Object, Skipped
+
+YAML = """\
+# the first lines of a published file
+path: . # dataset root dir
+train: images/train # train images (relative to 'path')
+val: images/val
+test: # test images (optional)
+
+names:
+  0: person
+  1: bicycle
+  2: traffic light
+
+download: |
+  raise SystemExit
+"""
+
+SQUARE = "2 0.125 0.16666666666666666 0.625 0.16666666666666666 0.625 0.6666666666666666 0.125 0.6666666666666666"
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SOURCES, "yolo", "odis.objects.sources.yolo")
+
+
+def save(path: Path, width: int = 8, height: int = 6, orientation: int = 1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (width, height)).save(path, exif=exif)
+
+
+def write(path: Path, text: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Four images to train on: boxes, a polygon and boxes, an empty label file, none; and one for validation."""
+    root = tmp_path / "coco8"
+    for name in ("train/a.jpg", "train/b.c.jpg", "train/more/d.png", "train/more/e.png", "val/f.jpg"):
+        save(root / "images" / name)
+    write(root / "data.yaml", YAML)
+    write(root / "labels/train/a.txt", "1 0.5 0.5 0.5 0.5\n0 0.25 0.5 0.5 1\n")
+    write(root / "labels/train/b.c.txt", f"\n{SQUARE}  \r\n0 0.5 0.5 1 1\t\n \n0 0.5 0.5 0.25 0.5 0.75")
+    write(root / "labels/train/more/d.txt", "")
+    write(root / "labels/val/f.txt", "2 0.5 0.5 1 1\n")
+    return root
+
+
+def build(root: Path, **options: Any) -> tuple[ObjectIndex, Summary, list[Skipped]]:
+    skipped: list[Skipped] = []
+    summary = build_index("yolo", root, root / "i.parquet", **{"report": skipped.append, **options})
+    return ObjectIndex.open(root / "i.parquet"), summary, skipped
+
+
+def never(skipped: Skipped) -> None:
+    pytest.fail(f"{skipped.what}: {skipped.why}")
+
+
+def names(root: Path, split: str | None = None) -> list[str]:
+    return [row.image for row in yolo.read(root, split, never).rows]
+
+
+def test_boxes_confidences_and_polygons(root: Path) -> None:
+    index, summary, skipped = build(root)
+    a, b, *without = index
+    assert a == ImageObjects("images/train/a.jpg", 8, 6, (Object((2, 1.5, 6, 4.5), label=1), Object((0, 0, 4, 6), label=0)))
+    polygon, whole, scored = b.objects
+    assert (polygon.box, polygon.label, polygon.score) == ((1, 1, 5, 4), 2, None)
+    square = np.zeros((6, 8))
+    square[1:4, 1:5] = 1
+    assert polygon.mask is not None
+    assert np.array_equal(rle.decode(polygon.mask, 8, 6), square)
+    assert (whole, scored) == (Object((0, 0, 8, 6), label=0), Object((3, 1.5, 5, 4.5), None, 0, 0.75))
+    assert without == [ImageObjects(f"images/train/more/{name}.png", 8, 6) for name in "de"]
+    assert (index.classes, index.provenance, index.root) == (["person", "bicycle", "traffic light"], "annotated", root)
+    assert (summary.images, summary.written, summary.objects, summary.kept, skipped) == (4, 4, 5, 5, [])
+    (row,) = build(root, split="val")[0]
+    assert row == ImageObjects("images/val/f.jpg", 8, 6, (Object((0, 0, 8, 6), label=2),))
+
+
+def test_shares_are_of_the_image_as_it_is_shown(root: Path) -> None:
+    save(root / "images/val/f.jpg", 8, 6, orientation=6)
+    write(root / "labels/val/f.txt", "0 0.5 0.25 1 0.5\n0 0 0 1 0 1 0.5 0 0.5\n")
+    (row,) = build(root, split="val")[0]
+    assert (row.width, row.height) == (6, 8)
+    assert [o.box for o in row.objects] == [(0, 0, 6, 4)] * 2
+    upper = np.zeros((8, 6))
+    upper[:4] = 1
+    assert np.array_equal(rle.decode(row.objects[1].mask or b"", 6, 8), upper)
+
+
+ALL = ["images/train/a.jpg", "images/train/b.c.jpg", "images/train/more/d.png", "images/train/more/e.png", "images/val/f.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("path", "train", "expected"),
+    [
+        (None, "images/train", ALL[:4]),
+        ("images", "val", ALL[4:]),
+        ("./images/", "./train/more/", ALL[2:4]),
+        ("{root}/images", "train/../val", ALL[4:]),
+        (".", "{root}/images/val", ALL[4:]),
+        ("../coco8", "images/val", ALL[4:]),  # leads out and in again
+        (None, ".", ALL),
+        (None, ["images/val", "images/train/more"], [ALL[4], *ALL[2:4]]),
+        (None, "lists/some.txt", [ALL[4], ALL[0]]),
+        (None, ["lists/some.txt", "images/train/more"], [ALL[4], ALL[0], *ALL[2:4]]),
+        ("images", "../lists/more.TXT", [ALL[2], ALL[1]]),
+    ],
+)
+def test_where_images_may_be_listed(root: Path, path: str | None, train: Any, expected: list[str]) -> None:
+    write(root / "lists/some.txt", f"\ufeff./../images/val/f.jpg\r\n\n  {root}/images/train/a.jpg  \n")
+    write(root / "lists/more.TXT", "train/more/d.png\ntrain/b.c.jpg")
+    content = {"path": path, "train": train, "names": ["x", "y", "z"]}
+    write(root / "data.yaml", yaml.safe_dump({k: v.format(root=root) if isinstance(v, str) else v for k, v in content.items()}))
+    assert names(root) == expected
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("images/a.png", "labels/a.txt"),
+        ("train/images/a.b.png", "train/labels/a.b.txt"),
+        ("images/images/x/a.png", "images/labels/x/a.txt"),
+        ("images/x/images.png", "labels/x/images.txt"),
+        ("my images/a.png", "my images/a.txt"),
+        ("a.png", "a.txt"),
+    ],
+)
+def test_where_the_labels_of_an_image_are(tmp_path: Path, image: str, label: str) -> None:
+    save(tmp_path / image)
+    write(tmp_path / label, "0 0.5 0.5 1 1")
+    write(tmp_path / "any.yml", "train: .\nnames: [one]\nnc: 1\n")
+    (row,) = yolo.read(tmp_path, None, never).rows
+    assert row == ImageObjects(image, 8, 6, (Object((0, 0, 8, 6), label=0),))
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("0 0.5 0.5 0.5", "has 4 numbers, must have 5 (class and box), 6 (and confidence) or 7, 9, ..."),
+        ("0 .1 .1 .5 .1 .5 .5 .9", "has 8 numbers"),
+        ("0 0.5 0.5 0.5 x", "is '0 0.5 0.5 0.5 x', must be numbers"),
+        ("0,0.5,0.5,0.5,0.5", "must be numbers with spaces"),
+        ("0 0.5 0.5 0_5 0.5", "must be numbers"),
+        ("person 0.5 0.5 0.5 0.5", "must be numbers"),
+        ("0.5 0.5 0.5 0.5 0.5", "has class 0.5, must be a whole number"),
+        ("nan 0.5 0.5 0.5 0.5", "has class nan"),
+        ("3 0.5 0.5 0.5 0.5", "has label 3, but there are 3 classes"),
+        ("-1 0.5 0.5 0.5 0.5", "has label -1"),
+        ("1e300 0.5 0.5 0.5 0.5", "but there are 3 classes"),
+        ("0 nan 0.5 0.5 0.5", "has nan, must be a share"),
+        ("0 0.5 inf 0.5 0.5", "has inf, must be a share"),
+        ("0 4 3 4 3", "has 4, must be a share of the image's width or height, from 0 to 1"),
+        ("0 0.5 0.5 -0.5 0.5", "has -0.5, must be a share"),
+        ("0 0.5 0.5 0 0.5", "is empty"),
+        ("0 0.5 0.5 -0.005 0.5", "is inverted"),
+        ("0 0.5 0.5 0.5 0.5 1.5", "has confidence 1.5, must be from 0 to 1"),
+        ("0 0.5 0.5 0.5 0.5 nan", "has confidence nan"),
+        ("0 .1 .1 .5 .1 .5 1.5", "has 1.5, must be a share"),
+        ("0 .5 .1 .5 .2 .5 .3", "is empty"),
+        ("0 .9 .9 .901 .9 .901 .901", "empty mask"),
+    ],
+)
+def test_an_unusable_line_is_named(root: Path, line: str, text: str) -> None:
+    write(root / "labels/train/a.txt", f"\n{line}\n0 0.5 0.5 1 1\n")
+    index, summary, (skipped,) = build(root)
+    assert skipped.what == f"{root}/labels/train/a.txt, line 2"
+    assert text in skipped.why
+    assert [o.box for o in index[0].objects] == [(0, 0, 8, 6)]
+    assert (summary.images, summary.written, summary.objects, summary.kept, summary.objects_skipped) == (4, 4, 5, 4, 1)
+    with pytest.raises(DataError) as error:
+        build(root, strict=True)
+    assert str(error.value) == f"{skipped.what}: {skipped.why}"
+
+
+def test_unusable_images_take_their_objects_along(root: Path) -> None:
+    write(root / "images/train/b.c.jpg", b"")
+    write(root / "labels/train/a.txt", "0 0.5 0.5 1 1\n0 0.5 0.5 1 é\n".encode("latin-1"))
+    (root / "labels/train/more/d.txt").unlink()
+    (root / "labels/train/more/d.txt").mkdir()
+    index, summary, skipped = build(root)
+    assert [row.image for row in index] == ["images/train/more/e.png"]
+    assert [(s.what.removeprefix(f"{root}/"), s.why) for s in skipped] == [
+        ("images/train/a.jpg", f"its label file {root}/labels/train/a.txt is not UTF-8"),
+        ("images/train/b.c.jpg", "is empty (0 bytes)"),
+        *((f"labels/train/b.c.txt, line {k}", "its image cannot be used") for k in (2, 3, 5)),
+        ("images/train/more/d.png", f"its label file {root}/labels/train/more/d.txt cannot be read (Is a directory)"),
+    ]
+    assert (summary.images, summary.written, summary.images_skipped) == (4, 1, 3)
+    assert (summary.objects, summary.kept, summary.objects_skipped) == (3, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"../secret.png", "'../secret.png' leads out of {root}"),
+        (b"./../../secret.png", "'./../../secret.png' leads out of {root}"),
+        (b"images/../../secret.png", "'images/../../secret.png' leads out of {root}"),
+        (b"/secret.png", "'/secret.png' leads out of {root}"),
+        (b"images\\val\\f.jpg", "has a backslash or a drive letter"),
+        (b"C:/images/f.jpg", "has a backslash or a drive letter"),
+        (b"images/\0.jpg", "has control characters"),
+        (b"images/\xe9.jpg", "is not UTF-8"),
+    ],
+)
+def test_a_listed_path_that_may_not_be_used_is_named(root: Path, line: bytes, why: str) -> None:
+    save(root.parent / "secret.png")
+    write(root / "train.txt", b"./images/train/a.jpg\n" + line + b"\nimages/val/f.jpg\n")
+    write(root / "data.yaml", YAML.replace("images/train", "train.txt"))
+    index, summary, (skipped,) = build(root)
+    assert skipped.what == f"{root}/train.txt, line 2"
+    assert why.format(root=root) in skipped.why
+    assert [row.image for row in index] == ["images/train/a.jpg", "images/val/f.jpg"]
+    assert (summary.images, summary.images_skipped, summary.objects, summary.kept) == (3, 1, 3, 3)
+
+
+def test_an_image_listed_again_is_left_out(root: Path) -> None:
+    write(root / "train.txt", "images/val/f.jpg\nimages/train/a.jpg\n./images/train/../val/f.jpg\n")
+    write(root / "data.yaml", YAML.replace("images/train ", "[train.txt, images/val] "))
+    index, summary, skipped = build(root)
+    assert [row.image for row in index] == ["images/val/f.jpg", "images/train/a.jpg"]
+    assert skipped == [Skipped(str(root / "images/val/f.jpg"), "was listed before")] * 2
+    assert (summary.images, summary.images_skipped, summary.objects) == (4, 2, 3)
+
+
+def change(before: str, after: str) -> str:
+    assert before in YAML
+    return YAML.replace(before, after)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("", "must be a mapping"),
+        ("[train, val]", "must be a mapping"),
+        ("names: [", "is not YAML that can be read (line 1: "),
+        (b"names: [\xe9]", "is not YAML that can be read ('utf-8' codec"),
+        ("names: !!python/object/apply:os.system [ls]", "is not YAML that can be read (line 1: could not determine a constructor"),
+        ("names: !!int ''", "is not YAML that can be read"),
+        ("[" * 100_000, "has more than 20 lists or mappings in each other"),
+        ("a: &a [x, x]\nnames: [*a, *a]\n", "has an alias"),
+        (YAML + "train: images/val\n", "has a key twice"),
+        (change("1: bicycle", "0: bicycle"), "has a key twice"),
+        (change("1: bicycle", "00: bicycle"), "has a key twice"),
+        (change("1: bicycle", "7: bicycle"), "names must have the numbers 0, 1, 2, ... without a gap"),
+        (change("1: bicycle", "'1': bicycle"), "without a gap"),
+        (change("0: person", "no: person"), "without a gap"),
+        (change("bicycle", "person"), "classes 0 and 1 have the same name 'person'"),
+        (change("bicycle", "no"), "the name of class 1 is False, which is no text; put it in quotes"),
+        (change("bicycle", "' '"), "the name of class 1 is ' '"),
+        ("train: images\n", "has no names"),
+        ("train: images\nnames: []\n", "has no names"),
+        ("train: images\nnames: person\n", "has no names"),
+        (YAML + "nc: 4\n", "nc is 4, but there are 3 names"),
+        (YAML + "kpt_shape: [17, 3]\n", "is for poses"),
+        (change("path: .", "path: coco8"), "which is no folder; leave it out"),
+        (change("path: .", "path: /data/coco8"), "path is '/data/coco8', which leads out of"),
+        (change("path: .", "path: [a]"), "path is ['a'], must be a path"),
+        (change("images/train", "../images/train"), "; images/train is there, write that"),
+        (change("images/train", "../elsewhere"), "train is '../elsewhere', which leads out of"),
+        (change("images/train", "'C:/data'"), "has a backslash or a drive letter"),
+        (change("images/train", "images\\train"), "has a backslash or a drive letter"),
+        (change("images/train", '"images\\0"'), "has control characters"),
+        (change("images/train", "[images/train, 3]"), "train is 3, must be a path"),
+        (change("images/train", "{a: b}"), "must be a path"),
+        (change("images/train", "images/gone"), "images/gone: no such folder, or list of images (.txt); data.yaml names it for train"),
+        (change("images/train", "images/val/f.jpg"), "no such folder, or list"),
+        (change("images/train", ""), "no split 'train'; there are val"),
+    ],
+)
+def test_a_yaml_file_that_cannot_be_used_is_refused(root: Path, content: str | bytes, text: str) -> None:
+    write(root / "data.yaml", content)
+    with pytest.raises(DataError) as error:
+        build(root)
+    assert text in str(error.value)
+    assert "data.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (root / "i.parquet").exists()
+
+
+def test_what_is_not_there_is_named(root: Path) -> None:
+    with pytest.raises(DataError, match="no split 'test'; there are train, val"):
+        build(root, split="test")
+    (root / "none").mkdir()
+    write(root / "empty.txt", "\n\n")
+    for place, text in (("none", "none: no image in this folder or below"), ("empty.txt", r"empty\.txt: lists no image")):
+        write(root / "data.yaml", change("images/train", place))
+        with pytest.raises(DataError, match=text):
+            build(root)
+    (root / "data.yaml").rename(root / "one.yaml")
+    assert names(root, "val") == ALL[4:]
+    write(root / "two.yml", YAML)
+    with pytest.raises(DataError, match=r"no data\.yaml, and one\.yaml, two\.yml; there must be"):
+        names(root)
+    with pytest.raises(DataError, match=r"no data\.yaml, and no other \.yaml file"):
+        names(root / "images")
+
+
+def test_rows_come_as_they_are_asked_for(root: Path) -> None:
+    skipped: list[Skipped] = []
+    rows = yolo.read(root, None, skipped.append).rows
+    assert next(rows).image == ALL[0]
+    (root / ALL[1]).unlink()
+    assert next(rows).image == ALL[2]
+    assert [s.why for s in skipped[:1]] == ["no such file"]
+
+
+def polygon(data: st.DataObject, width: int, height: int) -> list[tuple[float, float]]:
+    x, y = data.draw(st.integers(0, width - 4)), data.draw(st.integers(0, height - 4))
+    return [(x, y), (x + 3.25, y), (x + 3.25, y + 4), (x + 1, y + 3.25)]  # no corner where rounding decides about a pixel
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_what_is_written_is_read_back(data: st.DataObject) -> None:
+    width, height = data.draw(st.integers(5, 90)), data.draw(st.integers(5, 90))
+    name = st.text(min_size=1).filter(lambda s: s.strip() and s.isprintable())
+    classes = data.draw(st.lists(name, min_size=1, max_size=4, unique=True))
+    lines, expected = [], []
+    for _ in range(data.draw(st.integers(0, 5))):
+        k = data.draw(st.integers(0, len(classes) - 1))
+        if data.draw(st.booleans()):
+            (x0, x1), (y0, y1) = (
+                sorted(data.draw(st.lists(st.integers(0, 4 * n), min_size=2, max_size=2, unique=True))) for n in (width, height)
+            )
+            score = data.draw(st.none() | st.floats(0, 1, width=32))
+            shares = ((x0 + x1) / 8 / width, (y0 + y1) / 8 / height, (x1 - x0) / 4 / width, (y1 - y0) / 4 / height)
+            lines.append(" ".join(map(repr, (k, *shares, *([] if score is None else [score])))))
+            expected.append(((x0 / 4, y0 / 4, x1 / 4, y1 / 4), None, k, score))
+        else:
+            points = polygon(data, width, height)
+            lines.append(" ".join([str(k), *(f"{x / width!r} {y / height!r}" for x, y in points)]))
+            mask = coco_mask.frPyObjects([[v for point in points for v in point]], height, width)[0]["counts"]
+            expected.append(((*points[0], *points[2]), mask, k, None))
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        save(root / "images/a.png", width, height)
+        write(root / "labels/a.txt", "\n".join(lines))
+        write(root / "data.yaml", yaml.safe_dump({"train": "images", "names": dict(enumerate(classes))}, allow_unicode=True))
+        source = yolo.read(root, None, never)
+        (row,) = source.rows
+    assert source.classes == classes
+    assert (row.width, row.height, len(row.objects)) == (width, height, len(expected))
+    for item, (box, mask, k, score) in zip(row.objects, expected):
+        np.testing.assert_allclose(np.float32(item.box), np.float32(box), rtol=2e-7, atol=1e-6)
+        assert (item.mask, item.label, item.score) == (mask, k, score)
+
+
+WORD = st.sampled_from(["0", "1", ".5", "-1", "nan", "1e400", "x", "é", "\t"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.binary(max_size=60) | st.lists(WORD).map(lambda words: " ".join(words).encode()))
+def test_no_label_file_is_a_crash_or_a_silent_loss(content: bytes) -> None:
+    skipped: list[Skipped] = []
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder) / "a.png")
+        write(Path(folder) / "a.txt", content)
+        write(Path(folder) / "data.yaml", "train: .\nnames: [a, b]\n")
+        rows = list(yolo.read(Path(folder), None, skipped.append).rows)
+    try:
+        lines = content.decode("utf-8-sig").replace("\r", "\n").split("\n")
+        assert len(rows[0].objects) + len(skipped) == sum(bool(line.strip()) for line in lines)
+    except UnicodeDecodeError:
+        assert not rows
+        assert [s.why.endswith("is not UTF-8") for s in skipped] == [True]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(alphabet="names:train 0123[]{},-!&*<'\"\n\t#?|>\\.", max_size=60))
+def test_no_yaml_is_a_crash(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder) / "a.png")
+        write(Path(folder) / "data.yaml", text)
+        with suppress(DataError):
+            list(yolo.read(Path(folder), None, lambda skipped: None).rows)
