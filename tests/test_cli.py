@@ -19,7 +19,7 @@ from odis.objects.index import ObjectIndex
 from odis.queries import MODES
 from odis.train.run_folder import read_config
 
-COMMANDS = ["pretrain", "index", "inspect", "embed", "evaluate", "report", "demo"]
+COMMANDS = ["pretrain", "index", "objects", "inspect", "embed", "evaluate", "report", "demo"]
 
 TINY = [
     "--recipe=debug", "--views.global_size=32", "--views.local_size=16", "--model.depth=2", "--model.embed_dim=32", "--model.num_heads=2",
@@ -116,7 +116,7 @@ def test_module_and_script_are_the_same_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["pretain"], "odis pretain: no such command; the commands are pretrain, index, inspect, embed, evaluate, report, demo"),
+        (["pretain"], "odis pretain: no such command; the commands are pretrain, index, objects, inspect, embed, evaluate, report, demo"),
         (["--verbose"], "odis --verbose: no such command"),
         (["pretrain"], "odis pretrain: --data is required"),
         (["pretrain", "--data", "x"], "odis pretrain: --out is required"),

@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "inference": DATA | {"model", "queries", "options"},
     "evaluate": DATA | {"model", "queries", "inference", "options"},
     "inspect": DATA | {"model"},
+    "index_command": DATA | {"options"},
     "report": DATA | {"model", "queries", "inference", "train", "options"},
     "demo_picture": DATA | {"model", "queries", "inference", "evaluate"},
     "demo": LEARNING | {"options", "queries", "train", "inference", "evaluate", "inspect", "demo_picture"},

@@ -53,7 +53,13 @@ def only_parse(monkeypatch: pytest.MonkeyPatch):
     def stop(parser, arguments):
         raise ParsedError(parse(parser, arguments))
 
-    for module in ("evaluate.command", "inference.command", "report.command", "options"):  # options last: the others import its parse
+    for module in (
+        "evaluate.command",
+        "inference.command",
+        "report.command",
+        "index_command",
+        "options",
+    ):  # options last: the others import its parse
         monkeypatch.setattr(f"odis.{module}.parse", stop)
 
 
@@ -114,6 +120,12 @@ def test_recipes_in_the_text_exist():
 
 def test_the_modes_are_those_of_the_code():
     assert first_column(section("Evaluation")) == ["--mode", *MODES]
+
+
+def test_the_annotation_formats_are_those_of_the_code():
+    from odis.objects.sources import SOURCES
+
+    assert first_column(section("Your own images: COCO")) == ["odis index", *SOURCES]
 
 
 def test_the_evaluations_are_those_of_the_code():

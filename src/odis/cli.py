@@ -1,4 +1,4 @@
-"""The command line: `odis pretrain | index | inspect | embed | evaluate | report | demo`.
+"""The command line: `odis pretrain | index | objects | inspect | embed | evaluate | report | demo`.
 
 Each command declares its options and calls one function. Heavy imports happen inside the commands, so that `odis --help` answers at once.
 """
@@ -14,7 +14,8 @@ from odis.errors import OdisError
 
 _COMMANDS = {
     "pretrain": "train a Vision Transformer by object-level self-distillation; the same command again resumes",
-    "index": "read annotations into an object index (Parquet)",
+    "index": "read annotations into an object index (Parquet); export, filter, sample, merge, perturb one",
+    "objects": "measure objects against others: odis objects compare",
     "inspect": "draw images with their objects, and the views and masks training takes from them",
     "embed": "write the features of objects or images as Parquet, to read in pyarrow, numpy or DuckDB",
     "evaluate": "measure frozen features: k-NN, linear probe, transfer, retrieval, segmentation",
@@ -37,8 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     command, rest = arguments[0], arguments[1:]
     try:
         runs = {
-            "pretrain": _pretrain, "index": _index, "inspect": _inspect, "embed": _embed, "evaluate": _evaluate, "report": _report,
-            "demo": _demo,
+            "pretrain": _pretrain, "index": _index, "objects": _objects, "inspect": _inspect, "embed": _embed, "evaluate": _evaluate,
+            "report": _report, "demo": _demo,
         }  # fmt: skip
         run = runs.get(command)
         if run is None:
@@ -84,73 +85,15 @@ def _pretrain(arguments: list[str]) -> None:
 
 
 def _index(arguments: list[str]) -> None:
-    if arguments[:1] == ["perturb"]:
-        return _perturb(arguments[1:])
+    from odis.index_command import run_index
 
-    from odis.objects.build import build_index
-    from odis.objects.sources import SOURCES
-    from odis.options import new_parser, parse, require
-
-    about = "Read SOURCE annotations of the data set in ROOT into an object index. Of an index: odis index perturb INDEX, see its --help."
-    parser = new_parser("index", about)
-    parser.add_argument("source", choices=sorted(SOURCES), help="annotation format")
-    parser.add_argument("root", type=str, help="folder of the data set in its published layout (scenes: where to put the pictures)")
-    parser.add_argument("--out", type=str, help="Parquet file to write")
-    parser.add_argument("--split", type=str | None, default=None, help="part of the data set: train, val, train2017, ...")
-    parser.add_argument("--strict", action="store_true", help="stop at the first file or object that cannot be used")
-    parser.add_argument("--count", type=int, default=1000, help="scenes only: how many to make")
-    parser.add_argument("--size", type=int, default=96, help="scenes only: side of a scene in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="scenes only: seed")
-    options = parse(parser, arguments)
-    require(options, "out")
-
-    from rich.console import Console
-
-    from odis.objects.index import ObjectIndex, statistics
-
-    console = Console(stderr=True, markup=False, emoji=False)  # names of files are shown as they are
-    if options.source == "scenes":
-        from odis.objects.sources.scenes import write_scenes
-
-        split = options.split or "train"
-        write_scenes(options.root, options.out, count=options.count, split=split, seed=options.seed, size=options.size)
-    else:
-        summary = build_index(
-            options.source, options.root, options.out, split=options.split, strict=options.strict,
-            report=lambda s: console.print(f"skipped {s.what}: {s.why}", highlight=False, soft_wrap=True),
-        )  # fmt: skip
-        console.print(str(summary), highlight=False, soft_wrap=True)
-    Console(markup=False, emoji=False).print(statistics(ObjectIndex.open(options.out)))
+    run_index(arguments)
 
 
-def _perturb(arguments: list[str]) -> None:
-    from odis.objects.perturb import Noise, perturb_index
-    from odis.options import new_parser, parse, require
+def _objects(arguments: list[str]) -> None:
+    from odis.index_command import run_objects
 
-    parser = new_parser("index perturb", "Write an index whose objects carry noise, which its provenance names: a study of noisy boxes.")
-    parser.add_argument("index", type=str, help="object index (.parquet) or folder of images")
-    parser.add_argument("--out", type=str, help="Parquet file to write")
-    parser.add_argument("--jitter", type=float, default=0.0, help="move a box by N(0, jitter x its side) on each axis; its mask goes")
-    parser.add_argument("--scale", type=float, default=0.0, help="multiply each side of a box by exp(N(0, scale)); its mask goes")
-    parser.add_argument("--drop", type=float, default=0.0, help="leave an object out with this probability")
-    parser.add_argument("--false", type=float, default=0.0, help="add so many false boxes for each object, on average")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise")
-    options = parse(parser, arguments)
-    require(options, "out")
-
-    from rich.console import Console
-
-    from odis.objects.index import ObjectIndex
-
-    noise = Noise(options.jitter, options.scale, options.drop, options["false"], options.seed)
-    noise.check()
-    console = Console(stderr=True, markup=False, emoji=False)  # names of files are shown as they are
-    done = perturb_index(
-        ObjectIndex.open(options.index), options.out, noise,
-        report=lambda s: console.print(f"skipped {s.what}: {s.why}", highlight=False, soft_wrap=True),
-    )  # fmt: skip
-    console.print(str(done), highlight=False, soft_wrap=True)
-    print(options.out)
+    run_objects(arguments)
 
 
 def _inspect(arguments: list[str]) -> None:
