@@ -1,8 +1,10 @@
 """Linear probe and transfer end to end on small indexes: single- and multi-label, what is chosen on what, test touched once, refusals."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from odis.cli import main
 from odis.config import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
 from odis.evaluate import linear
+from odis.evaluate.command import run_evaluate
 from odis.evaluate.linear import LinearSettings, evaluate_linear
 from odis.evaluate.parts import Part
 from odis.evaluate.probe import Grid
@@ -173,6 +176,14 @@ def test_the_commands(
     shown = capsys.readouterr().out
     assert "linear probe: 24 objects (annotated, 3 classes), trained on 60 objects" in " ".join(shown.split())
     assert shown.count("100.00") == 2
+    assert json.loads((tmp_path / "linear.json").read_text())["complete"] is True
+    half_done = ["linear", *how, *paths, "--steps", "20", "--lrs", "0.1", "--out", str(tmp_path / "half.json")]
+    with monkeypatch.context() as patch:
+        patch.setattr("odis.evaluate.linear.scores_of", Mock(side_effect=[{}, KeyboardInterrupt]))
+        with pytest.raises(KeyboardInterrupt):
+            run_evaluate(half_done)
+    half = json.loads((tmp_path / "half.json").read_text())
+    assert ([row["model"] for row in half["rows"]], half["complete"]) == (["a"], False), "what was done is kept, and says so"
     main(["evaluate", "transfer", *how, *paths, *paths, "--name", "x", "--name", "y", "--costs", "1", "--out", str(tmp_path / "t.json")])
     assert "mean" in capsys.readouterr().out
     for arguments, message in (

@@ -85,13 +85,13 @@ def run_evaluate(arguments: list[str]) -> None:
             bar.update(tasks[what], completed=done)
 
         # After each row the file holds what there is: nothing that took long is lost to an interruption or to a refusal later on.
-        results = _COMMANDS[name][1](options, progress, lambda so_far: write_results(options.out, so_far))
+        results = _COMMANDS[name][1](options, progress, lambda so_far: write_results(options.out, so_far | {"complete": False}))
     for item in results["skipped"][:_SHOWN]:
         stderr.print(f"skipped {item['what']}: {item['why']}", highlight=False, soft_wrap=True)
     if len(results["skipped"]) > _SHOWN:
         stderr.print(f"{len(results['skipped']) - _SHOWN} more files or objects were skipped; {options.out} names them")
     Console(markup=False, emoji=False).print(results_table(results))
-    write_results(options.out, results)
+    write_results(options.out, results | {"complete": True})
     print(Path(options.out))
 
 
