@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -29,6 +30,9 @@ from odis.types import ImageObjects, Object
 __all__ = ["ObjectIndex", "Statistics", "check_index", "statistics", "write_index"]
 
 WHOLE_IMAGE = "whole-image"
+
+PART_NAME = re.compile(r"(\d{6,})-of-(\d{6,})\.parquet")
+"""Name of a file of an index in several files: which part of how many, counted from 1."""
 
 _ROW_GROUP = 4096
 
@@ -121,13 +125,22 @@ class ObjectIndex:
 
     def image_path(self, i: int) -> str:
         """Path of the image of row `i`, below the index's root. An absolute path or a URI stays as it is."""
+        name = self.image_name(i)
+        return name if "://" in name else os.path.join(self.root, name)
+
+    def image_name(self, i: int) -> str:
+        """The image of row `i` as the index names it; nothing is opened."""
         i = self._position(i)
         if self._images is not None:
-            name = self._images[i].as_py()
-        else:
-            block, k = self._block(i)
-            name = block.image(k)
-        return name if "://" in name else os.path.join(self.root, name)
+            return self._images[i].as_py()
+        block, k = self._block(i)
+        return block.image(k)
+
+    def count_objects(self) -> int:
+        """Objects of all images together; no row is made for it."""
+        if self._images is not None:
+            return len(self._images)
+        return sum(len(batch.column("boxes").flatten()) for batch in self._load())
 
     def fingerprint(self) -> str:
         """Sixteen characters that tell two indexes apart: of the content of the Parquet files, or of the names in a folder."""
@@ -181,15 +194,7 @@ def write_index(path: str | Path, rows: Iterable[ImageObjects], *, root: str | P
         DataError: The file cannot be written.
     """
     path = Path(path).absolute()
-    root = Path(root).absolute()
-    metadata = {
-        "root": str(root),
-        "root_relative": os.path.relpath(root, path.parent),
-        "provenance": provenance,
-        "classes": json.dumps(classes, ensure_ascii=False),
-        "odis_version": __version__,
-    }
-    schema = SCHEMA.with_metadata(metadata)
+    schema = index_schema(path, root=root, provenance=provenance, classes=classes)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,6 +219,44 @@ def write_index(path: str | Path, rows: Iterable[ImageObjects], *, root: str | P
         raise
 
 
+def index_schema(
+    path: str | Path, *, root: str | Path, provenance: str, classes: list[str], made_with: dict[str, Any] | None = None
+) -> pa.Schema:
+    """The schema of an index's file, with its metadata.
+
+    Args:
+        path: Where the file will be.
+        root: Folder that image paths begin at.
+        provenance: Where the objects came from.
+        classes: Class names.
+        made_with: Settings of what found the objects, kept as JSON: a call with the same ones has nothing left to do.
+    """
+    root = Path(root).absolute()
+    metadata = {
+        "root": str(root),
+        "root_relative": os.path.relpath(root, Path(path).absolute().parent),
+        "provenance": provenance,
+        "classes": json.dumps(classes, ensure_ascii=False),
+        "odis_version": __version__,
+    }
+    if made_with is not None:
+        metadata["made_with"] = json.dumps(made_with, ensure_ascii=False, sort_keys=True)
+    return SCHEMA.with_metadata(metadata)
+
+
+def made_with(path: str | Path) -> dict[str, Any] | None:
+    """The settings an index's file says it was made with; None if it says none.
+
+    Raises:
+        DataError: The file cannot be read or is no index.
+    """
+    text = (read_schema(path).metadata or {}).get(b"made_with")
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return None
+
+
 def _open_folder(path: Path) -> ObjectIndex:
     listing = list_files(path)
     if listing.parquet and listing.images:
@@ -221,6 +264,7 @@ def _open_folder(path: Path) -> ObjectIndex:
             f"{path}: holds images and Parquet files; name the index ({path / listing.parquet[0]}), or move it out of the folder"
         )
     if listing.parquet:
+        _check_whole(path, listing.parquet)
         return _open_files(str(path), [os.path.join(path, name) for name in listing.parquet])
     if not listing.images:
         raise DataError(f"{path}: no image and no object index (.parquet) in this folder or below")
@@ -229,6 +273,18 @@ def _open_folder(path: Path) -> ObjectIndex:
     labels = pa.array([position[name.split("/", 1)[0]] for name in listing.images], pa.int32()) if classes else None
     images = pa.array(listing.images, pa.string())
     return ObjectIndex(str(path), root=path.absolute(), provenance=WHOLE_IMAGE, classes=classes, images=images, labels=labels)
+
+
+def _check_whole(path: Path, names: list[str]) -> None:
+    """Refuse a folder that lacks some of the parts its files' names speak of (`parts.py`)."""
+    numbered = [(int(m[1]), int(m[2])) for name in names if (m := PART_NAME.fullmatch(name))]
+    for total in sorted({total for _, total in numbered}):
+        missing = sorted(set(range(1, total + 1)) - {k for k, t in numbered if t == total})
+        if missing:
+            raise DataError(
+                f"{path}: the index is not whole: {len(missing)} of its {total} parts are missing, the first is number {missing[0]}; "
+                f"the shards that make them have not ended"
+            )
 
 
 def _open_files(path: str, files: list[str]) -> ObjectIndex:
