@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odis.data.masks import (
+    area_table,
     mask_window,
     object_mask,
     patch_coverage_of_box,
     patch_coverage_of_boxes,
     patch_coverage_of_mask,
+    patch_coverage_of_table,
     prediction_mask,
 )
 from odis.types import Crop
@@ -87,6 +89,33 @@ def test_mask_coverage_equals_the_pixel_loop(data, crop, grid, share):
     assert patch_coverage_of_mask(mask, crop, grid) == pytest.approx(expected, abs=1e-9)
     window, corner = mask_window(mask)
     assert patch_coverage_of_mask(window, crop, grid, corner) == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data(), st.lists(crops(), min_size=0, max_size=4), grids, st.sampled_from([0.0, 0.02, 0.5, 1.0]))
+def test_coverage_from_a_table_equals_the_pixel_loop(data, views, grid, share):
+    mask = (np.random.default_rng(data.draw(st.integers(0, 10**6))).random((24, 30)) < share).astype(np.uint8)
+    window, corner = mask_window(mask)
+    table = area_table(window)
+    assert table[-1, -1] == mask.sum()
+    corners = np.array([[c.x0, c.y0, c.x1, c.y1] for c in views], dtype=np.int64).reshape(-1, 4)
+    found = patch_coverage_of_table(table, corners, np.array([c.flip for c in views], dtype=bool), grid, corner)
+    assert found.shape == (len(views), *grid)
+    for shares, crop in zip(found, views):
+        expected = pixel_loop(mask, crop, grid)
+        assert shares == pytest.approx(expected, abs=1e-9)
+        assert ((shares > 0) == (expected > 1e-7)).all()
+        assert (object_mask(shares, 0.5) == object_mask(patch_coverage_of_mask(mask, crop, grid), 0.5)).all()
+
+
+def test_the_table_of_a_large_mask_leaves_nothing_where_nothing_is():
+    mask = np.ones((3000, 4000), dtype=np.uint8)
+    mask[1000:2000, 1500:2500] = 0
+    crop = np.array([[1500, 1000, 2500, 2000]])
+    for grid in ((7, 7), (14, 13), (1, 1)):
+        assert (patch_coverage_of_table(area_table(mask), crop, np.array([False]), grid) == 0).all()
+        whole = patch_coverage_of_table(area_table(mask), np.array([[0, 0, 1400, 900]]), np.array([True]), grid)
+        assert whole == pytest.approx(1, abs=1e-6)
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,12 +17,12 @@ from torchvision.transforms.v2 import functional as F
 from odis.config import ObjectsConfig, PredictionConfig, ViewsConfig
 from odis.data.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
 from odis.data.filters import adjust_hue, gaussian_blur
-from odis.data.masks import mask_window, object_mask, patch_coverage_of_boxes, patch_coverage_of_mask, prediction_mask
+from odis.data.masks import area_table, mask_window, object_mask, patch_coverage_of_boxes, patch_coverage_of_table, prediction_mask
 from odis.objects import rle
 from odis.types import Crop, ImageObjects, View
 
-Window = tuple[np.ndarray, tuple[int, int]]
-"""The part of a pixel mask that holds an object, and its corner in the image (`masks.mask_window`)."""
+Table = tuple[np.ndarray, tuple[int, int]]
+"""Areas of the part of a pixel mask that holds an object (`masks.area_table`), and that part's corner in the image."""
 
 
 def render(image: Tensor, crop: Crop, size: int) -> Tensor:
@@ -128,7 +128,7 @@ def make_sample(
         DataError: A mask of the row is no mask of that image.
     """
     height, width = image.shape[-2:]
-    boxes, windows = choose_objects(rng, row, width, height, objects)
+    boxes, tables = choose_objects(rng, row, width, height, objects)
     crops = _draw_crops(rng, width, height, boxes[0], views)
     flips = rng.random(len(crops)) < views.flip
     grid = (views.global_size // patch_size,) * 2
@@ -136,7 +136,7 @@ def make_sample(
     rendered: list[list[View]] = []
     for part, size in ((slice(0, views.global_views), views.global_size), (slice(views.global_views, None), views.local_size)):
         geometry = [Crop(x0, y0, x1, y1, flip) for (x0, y0, x1, y1), flip in zip(crops[part].tolist(), flips[part].tolist())]
-        masks, visible = _object_masks(boxes, windows, geometry, size // patch_size, objects, views)
+        masks, visible = _object_masks(boxes, tables, geometry, size // patch_size, objects, views)
         kinds = [2] * len(geometry) if rendered else [min(v, 1) for v in range(len(geometry))]
         shown = [photometrics(rng, render(image, crop, size), kind, views) for crop, kind in zip(geometry, kinds)]
         pixels = normalise(torch.stack(shown), views.mean, views.std) if shown else torch.empty(0)
@@ -146,7 +146,7 @@ def make_sample(
 
 def choose_objects(
     rng: np.random.Generator, row: ImageObjects, width: int, height: int, objects: ObjectsConfig
-) -> tuple[np.ndarray, list[Window | None]]:
+) -> tuple[np.ndarray, list[Table | None]]:
     """Boxes (n, 4) of the target and up to `per_image - 1` other objects, clipped to the image, and the masks of those that have one."""
     clipped, keep = clip_boxes(row.boxes, width, height, objects.min_size)
     usable = np.flatnonzero(keep) if objects.use else np.array([], dtype=np.int64)
@@ -156,8 +156,12 @@ def choose_objects(
     others = rng.permutation(np.delete(usable, target))[: objects.per_image - 1]
     chosen = [int(usable[target]), *others.tolist()]
     masks = [row.objects[k].mask for k in chosen]
-    windows = [None if counts is None else mask_window(rle.decode(counts, width, height)) for counts in masks]
-    return clipped[chosen], windows
+    return clipped[chosen], [None if counts is None else _table(rle.decode(counts, width, height)) for counts in masks]
+
+
+def _table(mask: np.ndarray) -> Table:
+    window, corner = mask_window(mask)
+    return area_table(window), corner
 
 
 def _draw_crops(rng: np.random.Generator, width: int, height: int, target: np.ndarray, views: ViewsConfig) -> np.ndarray:
@@ -186,16 +190,16 @@ def _draw_crops(rng: np.random.Generator, width: int, height: int, target: np.nd
 
 
 def _object_masks(
-    boxes: np.ndarray, windows: list[Window | None], crops: list[Crop], side: int, objects: ObjectsConfig, views: ViewsConfig
+    boxes: np.ndarray, tables: list[Table | None], crops: list[Crop], side: int, objects: ObjectsConfig, views: ViewsConfig
 ) -> tuple[Tensor, Tensor]:
     """Object masks bool (V, Q, P) and visibility bool (V, Q) of n <= Q objects on grids of `side` x `side` patches."""
     corners = np.array([(crop.x0, crop.y0, crop.x1, crop.y1) for crop in crops], dtype=np.float64).reshape(-1, 4)
     flips = np.array([crop.flip for crop in crops], dtype=bool)
     shown = object_mask(patch_coverage_of_boxes(boxes, corners, flips, (side, side)), views.mask_coverage, views.mask_margin)
-    for slot, window in enumerate(windows):
-        if window is not None:
-            for v, crop in enumerate(crops):
-                shown[v, slot] = object_mask(patch_coverage_of_mask(window[0], crop, (side, side), window[1]), views.mask_coverage)
+    for slot, table in enumerate(tables):
+        if table is not None:
+            covered = patch_coverage_of_table(table[0], corners, flips, (side, side), table[1])
+            shown[:, slot] = object_mask(covered, views.mask_coverage)
     share = coverage(corners[:, None], boxes)
     n = len(boxes)
     visible = np.zeros((len(crops), objects.per_image), dtype=bool)
