@@ -1,4 +1,4 @@
-"""Hue and blur against torchvision's."""
+"""Colour and blur against torchvision's."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
-from odis.data.filters import adjust_hue, gaussian_blur
+from odis.data.filters import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, gaussian_blur, luminance
 
 
 def picture(seed: int, height: int, width: int) -> torch.Tensor:
@@ -26,6 +26,25 @@ def test_hue_equals_torchvisions(seed, height, width, shift):
     turned = adjust_hue(image, shift)
     torch.testing.assert_close(turned, F.adjust_hue(image, shift), atol=2e-5, rtol=0)
     assert (image == before).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 20), st.floats(0, 2))
+def test_colour_equals_torchvisions_and_is_changed_in_place(seed, height, width, factor):
+    for ours, theirs in (
+        (adjust_brightness, F.adjust_brightness), (adjust_contrast, F.adjust_contrast), (adjust_saturation, F.adjust_saturation),
+    ):  # fmt: skip
+        image = picture(seed, height, width)
+        expected = theirs(image.clone(), factor)
+        assert ours(image, factor) is image
+        torch.testing.assert_close(image, expected, atol=2e-6, rtol=0)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 20))
+@settings(max_examples=30, deadline=None)
+def test_luminance_equals_torchvisions(seed, height, width):
+    image = picture(seed, height, width)
+    torch.testing.assert_close(luminance(image), F.rgb_to_grayscale(image), atol=1e-6, rtol=0)
 
 
 def test_hue_by_hand():

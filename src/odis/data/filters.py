@@ -1,7 +1,7 @@
-"""Hue and blur of small images on the CPU, equal to torchvision's up to rounding, in far fewer tensor operations.
+"""Colour and blur of small images on the CPU, equal to torchvision's up to rounding, in far fewer passes over the pixels.
 
-Both are most of what photometrics cost: torchvision's hue gathers per pixel, and its blur is a grouped convolution, whose
-overhead exceeds its arithmetic at the size of a view.
+torchvision's hue gathers per pixel, its blur is a grouped convolution, whose overhead exceeds its arithmetic at the size of a view, and its
+contrast makes a grey image to know the mean of it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+LUMA = torch.tensor([0.2989, 0.587, 0.114])
 
 
 def adjust_hue(image: Tensor, shift: float) -> Tensor:
@@ -52,3 +54,25 @@ def gaussian_blur(image: Tensor, sigma: float, radius: int) -> Tensor:
     for i in range(1, len(weights)):
         out.add_(rows[..., i : i + width], alpha=weights[i])
     return out
+
+
+def adjust_brightness(image: Tensor, factor: float) -> Tensor:
+    """`image` (3, H, W), float in 0..1, changed in place: every channel times `factor`, cut off at 0 and 1."""
+    return image.mul_(factor).clamp_(0.0, 1.0)
+
+
+def adjust_contrast(image: Tensor, factor: float) -> Tensor:
+    """`image` (3, H, W), float in 0..1, changed in place: moved away from its mean luminance by `factor`, cut off at 0 and 1."""
+    mean = float(LUMA @ image.flatten(1).mean(1))
+    return image.mul_(factor).add_((1.0 - factor) * mean).clamp_(0.0, 1.0)
+
+
+def adjust_saturation(image: Tensor, factor: float) -> Tensor:
+    """`image` (3, H, W), float in 0..1, changed in place: every pixel moved away from its luminance by `factor`, cut off at 0 and 1."""
+    grey = luminance(image)
+    return image.mul_(factor).add_(grey, alpha=1.0 - factor).clamp_(0.0, 1.0)
+
+
+def luminance(image: Tensor) -> Tensor:
+    """(1, H, W) of (3, H, W): ITU-R 601, as torchvision and Pillow weigh the channels."""
+    return (LUMA @ image.flatten(1)).view(1, *image.shape[1:])

@@ -75,14 +75,15 @@ def patch_coverage_of_mask(mask: np.ndarray, crop: Crop, grid: tuple[int, int], 
 
 
 def area_table(mask: np.ndarray) -> np.ndarray:
-    """How many pixels of a mask lie above and to the left of each corner of its pixels: int64 (H + 1, W + 1), for a mask (H, W) of 0 and 1.
+    """How many pixels of a mask lie above and to the left of each corner of its pixels: int32 (H + 1, W + 1), for a mask (H, W) of 0 and 1.
 
     With it the share of a patch costs the same however many pixels it has: four of these sums (Crow, 1984).
     """
-    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.int64)
-    np.cumsum(mask, axis=0, out=table[1:, 1:])
-    np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
-    return table
+    # Along the lines as they lie in memory: pycocotools' masks stand in columns.
+    lines = mask.T if mask.flags.f_contiguous else mask
+    table = np.zeros((lines.shape[0] + 1, lines.shape[1] + 1), dtype=np.int32)
+    np.cumsum(np.cumsum(lines, axis=1, dtype=np.int32), axis=0, out=table[1:, 1:])
+    return table.T if mask.flags.f_contiguous else table
 
 
 def patch_coverage_of_table(

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from odis.config import ObjectsConfig, PredictionConfig, ViewsConfig
 from odis.data.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
-from odis.data.filters import adjust_hue, gaussian_blur
+from odis.data.filters import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, gaussian_blur, luminance
 from odis.data.masks import area_table, mask_window, object_mask, patch_coverage_of_boxes, patch_coverage_of_table, prediction_mask
 from odis.objects import rle
 from odis.types import Crop, ImageObjects, View
@@ -62,7 +62,7 @@ def photometrics(rng: np.random.Generator, pixels: Tensor, kind: int, views: Vie
         if jitter:
             image = _jitter(rng, image, views.jitter_strength)
         if grey:
-            image = F.rgb_to_grayscale(image, num_output_channels=3)
+            image = luminance(image).expand(3, -1, -1)
         if blur:
             sigma = float(rng.uniform(0.1, 2.0))
             radius = min(max(1, round(pixels.shape[-1] / 20)), math.ceil(3 * sigma), pixels.shape[-1] - 1)
@@ -75,7 +75,7 @@ def photometrics(rng: np.random.Generator, pixels: Tensor, kind: int, views: Vie
 def _jitter(rng: np.random.Generator, image: Tensor, strength: tuple[float, float, float, float]) -> Tensor:
     """Brightness, contrast, saturation and hue of a float (3, S, S) image in 0..1, changed in random order."""
     change = rng.uniform(-1.0, 1.0, 4) * strength
-    adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
+    adjust = (adjust_brightness, adjust_contrast, adjust_saturation)
     for op in rng.permutation(4).tolist():
         if strength[op] > 0:
             image = adjust_hue(image, float(change[op])) if op == 3 else adjust[op](image, 1.0 + float(change[op]))
