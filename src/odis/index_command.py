@@ -1,25 +1,28 @@
-"""`odis index` and `odis objects`: annotations to an object index, an index to another or back, two of them compared."""
+"""`odis index`: annotations to an object index, an index to another or back."""
 
 from __future__ import annotations
 
-import json
-import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from odis.errors import OdisError
-from odis.objects.build import build_index
-from odis.objects.compare import compare
+from odis.errors import ConfigError
+from odis.objects.build import PART_SIZE, build_index
 from odis.objects.edit import Filter, filter_index, merge_indexes, sample_index
 from odis.objects.export_coco import export_coco
 from odis.objects.index import ObjectIndex, statistics
 from odis.objects.perturb import Noise, perturb_index
-from odis.objects.sources import SOURCES
-from odis.options import did_you_mean, new_parser, parse, require
+from odis.objects.sources import SOURCES, STATES_SIZES
+from odis.options import new_parser, parse, require
 from odis.types import Skipped
+
+_TRUST = (
+    f"take the sizes that annotations state and open no image ({', '.join(sorted(STATES_SIZES))}): missing and unreadable images, "
+    "and those of another size, are then found in training, or by a check of the index"
+)
 
 
 def run_index(arguments: list[str]) -> None:
@@ -35,9 +38,12 @@ def run_index(arguments: list[str]) -> None:
     parser = new_parser("index", about)
     parser.add_argument("source", choices=sorted(SOURCES), help="annotation format")
     parser.add_argument("root", type=str, help="folder of the data set in its published layout (scenes: where to put the pictures)")
-    parser.add_argument("--out", type=str, help="Parquet file to write")
+    parser.add_argument("--out", type=str, help="index to write: a file (.parquet), or a folder for one in parts")
     parser.add_argument("--split", type=str | None, default=None, help="part of the data set: train, val, train2017, ...")
     parser.add_argument("--strict", action="store_true", help="stop at the first file or object that cannot be used")
+    parser.add_argument("--trust", action="store_true", help=_TRUST)
+    parser.add_argument("--shard", type=str, default="1/1", help="i/n: make every n-th part, from the i-th; --out must be a folder then")
+    parser.add_argument("--part-size", type=int, default=PART_SIZE, help="images a part: an interruption loses one part at most")
     parser.add_argument("--count", type=int, default=1000, help="scenes only: how many to make")
     parser.add_argument("--size", type=int, default=96, help="scenes only: side of a scene in pixels")
     parser.add_argument("--seed", type=int, default=0, help="scenes only: seed")
@@ -49,9 +55,23 @@ def run_index(arguments: list[str]) -> None:
         split = options.split or "train"
         write_scenes(options.root, options.out, count=options.count, split=split, seed=options.seed, size=options.size)
     else:
-        summary = build_index(options.source, options.root, options.out, split=options.split, strict=options.strict, report=_name)
+        shard = _shard(options.shard)
+        summary = build_index(
+            options.source, options.root, options.out, split=options.split, strict=options.strict, report=_name,
+            trust=options.trust, shard=shard, part_size=options.part_size,
+        )  # fmt: skip
         _say(str(summary))
+        if shard[1] > 1:
+            print(options.out)  # there is nothing to open before the other shards have ended
+            return
     _print(statistics(ObjectIndex.open(options.out)))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found:
+        raise ConfigError(f"shard: is {text!r}, must be i/n, for example 1/4")
+    return int(found[1]), int(found[2])
 
 
 def _perturb(arguments: list[str]) -> None:
@@ -125,36 +145,6 @@ def _stats(arguments: list[str]) -> None:
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "perturb": _perturb, "export": _export, "filter": _filter, "sample": _sample, "merge": _merge, "stats": _stats,
 }  # fmt: skip
-
-
-def run_objects(arguments: list[str]) -> None:
-    """Compare two indexes.
-
-    Raises:
-        OdisError: for an unknown command or option, and whatever `compare` refuses.
-    """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: odis objects compare [options]\n\n`odis objects compare --help` lists the options.")
-        return
-    if arguments[0] != "compare":
-        raise OdisError(f"{arguments[0]}: no such command{did_you_mean(arguments[0], ['compare'])}; there is compare")
-    parser = new_parser(
-        "objects compare", "How well the objects of one index are those of another, in the images of both: CorLoc, AP, recall."
-    )
-    parser.add_argument("predicted", type=str, help="object index that is measured: detected, discovered, noisy")
-    parser.add_argument("truth", type=str, help="object index it is measured against")
-    parser.add_argument("--out", type=str | None, default=None, help="also write the figures to this JSON file")
-    options = parse(parser, arguments[1:])
-    found = compare(ObjectIndex.open(options.predicted), ObjectIndex.open(options.truth))
-    _print(found)
-    if options.out is not None:
-        beside = Path(f"{options.out}.partial")
-        try:
-            beside.write_text(json.dumps(found.as_dict(), indent=2) + "\n")
-            os.replace(beside, options.out)
-        finally:
-            beside.unlink(missing_ok=True)
-        print(options.out)
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco_mask
@@ -50,3 +50,31 @@ def test_any_bytes_are_read_or_refused(counts: bytes) -> None:
 def test_bytes_that_are_no_counts_are_refused(counts: bytes) -> None:
     with pytest.raises(DataError, match="not COCO"):
         rle.check(counts, 4, 4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(masks.map(rle.encode) | st.binary(min_size=1, max_size=12), st.integers(0, 60)), min_size=1, max_size=6))
+def test_many_together_are_sound_if_each_is(many: list[tuple[bytes, int]]) -> None:
+    def size(counts: bytes, other: int) -> int:
+        """Pixels of the mask, or a few more, if these are counts at all."""
+        try:
+            return int(rle._runs(counts).sum()) + other // 50
+        except DataError:
+            return other
+
+    sizes = [size(*one) for one in many]
+
+    def sound(counts: bytes, pixels: int) -> bool:
+        try:
+            return rle.check(counts, pixels, 1) > 0
+        except DataError:
+            return False
+
+    found = rle.are_sound([counts for counts, _ in many], np.array(sizes, np.int64))
+    assert found.tolist() == [sound(counts, pixels) for (counts, _), pixels in zip(many, sizes)]
+
+
+def test_check_says_how_many_pixels_there_are() -> None:
+    mask = np.zeros((5, 7), dtype=bool)
+    mask[1:3, 2:6] = True
+    assert rle.check(rle.encode(mask), 7, 5) == 8

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import gc
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
-from odis.errors import DataError
+from odis.errors import ConfigError, DataError
 from odis.objects.clean import Crowd, SkippedObject
-from odis.objects.index import write_index
-from odis.objects.sources import SOURCES
+from odis.objects.index import PART_NAME
+from odis.objects.parts import Parts
+from odis.objects.sources import SOURCES, STATES_SIZES, Source, Unit
 from odis.types import ImageObjects, Skipped
+
+PART_SIZE = 16384
+"""Images a part: what an interruption loses at most, and what a file of a partitioned index holds."""
+
+_YOUNG = 200_000  # new objects before Python looks for cycles among them; at its default of 700 that is half of the time here
 
 
 @dataclass(slots=True)
@@ -42,58 +54,178 @@ def build_index(
     split: str | None = None,
     strict: bool = False,
     report: Callable[[Skipped], None] | None = None,
+    *,
+    trust: bool = False,
+    shard: tuple[int, int] = (1, 1),
+    part_size: int = PART_SIZE,
 ) -> Summary:
     """Read a data set with the source named `source` and write its object index.
 
     Images that cannot be opened and objects that cannot be used are left out, counted and reported; crowds are left out and
     counted. An image without objects is written.
 
+    The index is made in parts of consecutive images, which stay when the work is interrupted: the same call goes on behind them. Shards
+    are calls that each make every n-th part of the same index, on one machine or many; what is left out before it is known which image
+    it belongs to (a name listed twice, an annotation without image) is counted and reported by the first of them, so that their
+    summaries add up.
+
     Args:
         source: A name in `SOURCES`.
         root: The data set's folder, in its published layout.
-        out: Parquet file to write.
+        out: What to write: a file if the name ends in `.parquet`, else a folder of such files, one a part.
         split: Part of the data set, as the source names it.
         strict: Stop at the first file or object that cannot be used; then nothing is written.
-        report: Called with every file and object left out, as it is met.
+        report: Called with every file and object left out, as it is met; not with those of parts that an earlier call finished.
+        trust: Take the sizes that annotations state without opening the images (formats in `STATES_SIZES`). What opening them would have
+            found - missing and unreadable files, images of another size - is found in training, or by a check of the index.
+        shard: `(i, n)`: make the i-th of n shares of the parts, i from 1; more than one need a folder.
+        part_size: Images a part.
 
     Raises:
-        DataError: An unknown source, a missing file or split, no usable image, or, with `strict`, the first thing skipped.
+        ConfigError: A shard or part size that is none, or `trust` for a format that states no sizes.
+        DataError: An unknown source, a missing file or split, no usable image, parts that an earlier call made with other settings or of
+            other data, or, with `strict`, the first thing skipped.
     """
     if source not in SOURCES:
         raise DataError(f"unknown source {source!r}; there are {', '.join(sorted(SOURCES))}")
+    _check(source, trust, shard, part_size)
     root = Path(root).absolute()
     if source != "scenes" and not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    summary = Summary(str(out), "")
-    first: list[Skipped] = []
-
-    def skip(skipped: Skipped) -> None:
-        if isinstance(skipped, Crowd):
-            summary.crowds += 1
-            return
-        if strict:
-            raise DataError(f"{skipped.what}: {skipped.why}")
-        if isinstance(skipped, SkippedObject):
-            summary.objects_skipped += 1
-        else:
-            summary.images_skipped += 1
-        first.append(skipped) if not first else None
-        if report is not None:
-            report(skipped)
-
-    read = import_module(SOURCES[source]).read(root, split, skip)
-
-    def counted() -> Iterator[ImageObjects]:
-        for row in read.rows:
-            summary.written += 1
-            summary.kept += len(row.objects)
-            yield row
-        if not summary.written:
-            reason = f"; the first: {first[0].what}: {first[0].why}" if first else ""
-            raise DataError(f"{root}: no image that can be used{reason}")
-
-    write_index(out, counted(), root=read.root, provenance=read.provenance, classes=read.classes)
-    summary.provenance = read.provenance
-    summary.images = summary.written + summary.images_skipped
-    summary.objects = summary.kept + summary.objects_skipped + summary.crowds
+    settings = {"source": source, "data": str(root), "split": split, "trust": trust, "strict": strict, "part_size": part_size}
+    parts = Parts(Path(out), root=root, settings=settings, shard=shard)
+    account = _Account(strict, report, shard[0] == 1)
+    try:
+        with _seldom_collected():
+            read = import_module(SOURCES[source]).read(root, split, account.skip, **({"trust": True} if trust else {}))
+            parts.root = read.root
+            total = _make(parts, read, account, part_size)
+        accounts = [account.outside, *(parts.account(k) for k in range(total) if parts.owns(k))]
+        summary = _summary(str(out), read.provenance, accounts)
+        if not summary.written and shard[1] == 1:
+            first = account.first or next((a["first"] for a in accounts if a["first"]), None)
+            parts.discard()
+            raise DataError(f"{root}: no image that can be used" + (f"; the first: {first[0]}: {first[1]}" if first else ""))
+        _refuse_other_files(parts, total)
+    except BaseException as error:
+        if not parts.done() or (strict and isinstance(error, DataError)):
+            parts.discard()
+        raise
+    parts.finish(total)
     return summary
+
+
+def _check(source: str, trust: bool, shard: tuple[int, int], part_size: int) -> None:
+    if trust and source not in STATES_SIZES:
+        raise ConfigError(f"trust: {source} states no sizes of images; {', '.join(sorted(STATES_SIZES))} do")
+    if not 1 <= shard[0] <= shard[1]:
+        raise ConfigError(f"shard: is {shard[0]}/{shard[1]}, must be i/n with i from 1 to n")
+    if part_size < 1:
+        raise ConfigError(f"part-size: is {part_size}, must be 1 or more")
+
+
+class _Account:
+    """What is left out, counted for the part it is in, or `outside`: met before it was known which image it belongs to."""
+
+    def __init__(self, strict: bool, report: Callable[[Skipped], None] | None, counts_outside: bool) -> None:
+        self._strict, self._report, self._counts_outside = strict, report, counts_outside
+        self.outside = _nothing()
+        self.first: list[str] | None = None
+        self._part: dict[str, Any] | None = None
+        self._silent = False
+
+    def skip(self, skipped: Skipped) -> None:
+        """Count and report; an error if nothing may be left out."""
+        crowd = isinstance(skipped, Crowd)
+        if self._silent:
+            return
+        if self._strict and not crowd:
+            raise DataError(f"{skipped.what}: {skipped.why}")
+        if self._part is None and not self._counts_outside:
+            return
+        counts = self.outside if self._part is None else self._part
+        if crowd:
+            counts["crowds"] += 1
+            return
+        counts["objects_skipped" if isinstance(skipped, SkippedObject) else "images_skipped"] += 1
+        shown = [skipped.what, skipped.why]
+        counts["first"], self.first = counts["first"] or shown, self.first or shown
+        if self._report is not None:
+            self._report(skipped)
+
+    def rows(self, units: Iterable[Unit]) -> tuple[list[ImageObjects], dict[str, Any]]:
+        """The rows of a part, and what is to be known of it later."""
+        rows, counts, ends, row = [], _nothing(), [], None
+        for k, unit in enumerate(units):
+            self._part = counts
+            row = unit()
+            self._part = None
+            if row is not None:
+                rows.append(row)
+            if k == 0:
+                ends = [_digest(row)]
+        counts.update(written=len(rows), kept=sum(len(row.objects) for row in rows), ends=[*ends, _digest(row)])
+        return rows, counts
+
+    def ends(self, units: Iterable[Unit]) -> list[str]:
+        """The `ends` of a part that an earlier call finished, and counted."""
+        first = last = None
+        for unit in units:
+            first, last = first or unit, unit
+        self._silent = True
+        ends = [_digest(unit()) for unit in (first, last) if unit is not None]
+        self._silent = False
+        return ends
+
+
+def _nothing() -> dict[str, Any]:
+    return {"written": 0, "kept": 0, "images_skipped": 0, "objects_skipped": 0, "crowds": 0, "first": None}
+
+
+def _digest(row: ImageObjects | None) -> str:
+    return hashlib.sha256(repr(row).encode(errors="replace")).hexdigest()[:16]
+
+
+def _make(parts: Parts, read: Source, account: _Account, part_size: int) -> int:
+    """Make those parts of this shard that are not finished; how many parts the whole index has."""
+    units, done, part = iter(read.units), parts.done(), 0
+    while (first := next(units, None)) is not None:
+        share = chain([first], islice(units, part_size - 1))
+        if not parts.owns(part):
+            deque(share, maxlen=0)
+        elif part in done:
+            if account.ends(share) != parts.account(part)["ends"]:
+                again = f"remove {parts.folder} to begin again"
+                raise DataError(f"{parts.out}: the data have changed since part {part + 1} of it was made; {again}")
+        else:
+            parts.write(part, *account.rows(share), provenance=read.provenance, classes=read.classes)
+        part += 1
+    return part
+
+
+def _refuse_other_files(parts: Parts, total: int) -> None:
+    """A folder that holds files of an earlier index in more or fewer parts would be taken for both."""
+    for path in sorted(parts.out.iterdir()) if parts.out.is_dir() else ():
+        found = PART_NAME.fullmatch(path.name)
+        if found and int(found[2]) != total:
+            raise DataError(
+                f"{parts.out}: holds {path.name}, of an index in another number of parts than {total}; remove it, or give another --out"
+            )
+
+
+def _summary(out: str, provenance: str, accounts: list[dict[str, Any]]) -> Summary:
+    written, kept, images, objects, crowds = (
+        sum(account[name] for account in accounts) for name in ("written", "kept", "images_skipped", "objects_skipped", "crowds")
+    )
+    return Summary(out, provenance, written + images, written, images, kept + objects + crowds, kept, objects, crowds)
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Let Python look for cycles seldom: rows are millions of small objects, none in a cycle."""
+    before = gc.get_threshold()
+    gc.set_threshold(max(_YOUNG, before[0]) if before[0] else 0, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

@@ -6,12 +6,16 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
+
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.images import header_sizes
-from odis.types import Object, Skipped
+from odis.types import Box, Object, Skipped
 
 _FURTHEST = 2.0**31  # no pixel is out there; an index holds float32, in which larger numbers are infinite
+
+_LARGEST = 10**6  # pixels along a side that nobody measured
 
 Skip = Callable[[Skipped], None]
 
@@ -42,34 +46,52 @@ def verified_size(path: str | Path, annotated: tuple[int, int] | None = None) ->
     return annotated
 
 
-def object_problem(item: Object, width: int, height: int, classes: int) -> str | None:
-    """Why an object of a `width` x `height` image cannot be used, or None if it can. Boxes that reach over the edge can."""
-    x0, y0, x1, y1 = item.box
-    shown = "box (" + ", ".join(f"{v:g}" for v in item.box) + ")"
-    if not all(map(math.isfinite, item.box)) or max(map(abs, item.box)) >= _FURTHEST:
-        return f"{shown} is not finite"
-    if x1 < x0 or y1 < y0:
-        return f"{shown} is inverted"
-    if x1 == x0 or y1 == y0:
-        return f"{shown} is empty"
-    if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
-        return f"{shown} is outside the image of {width} x {height} pixels"
-    if item.mask is not None:
+def object_problem(item: Object, width: int, height: int, classes: int, *, mask_is_sound: bool = False) -> str | None:
+    """Why an object of a `width` x `height` image cannot be used, or None if it can. Boxes that reach over the edge can.
+
+    A mask that is known to be sound (`rle.are_sound`) is not looked at again.
+    """
+    problem = _box_problem(item.box, width, height)
+    if problem is None and item.mask is not None and not mask_is_sound:
         try:
-            rle.check(item.mask, width, height)
+            problem = None if rle.check(item.mask, width, height) else "has an empty mask"
         except DataError as error:
             return str(error)
-        if rle.area(item.mask) == 0:
-            return f"{shown} has an empty mask"
-    if item.label is not None and not 0 <= item.label < classes:
-        return f"{shown} has label {item.label}, but there are {classes} classes"
-    if item.score is not None and not math.isfinite(item.score):
-        return f"{shown} has score {item.score}"
+    if problem is None and item.label is not None and not 0 <= item.label < classes:
+        problem = f"has label {item.label}, but there are {classes} classes"
+    if problem is None and item.score is not None and not math.isfinite(item.score):
+        problem = f"has score {item.score}"
+    return None if problem is None else f"box ({', '.join(f'{v:g}' for v in item.box)}) {problem}"
+
+
+def _box_problem(box: Box, width: int, height: int) -> str | None:
+    x0, y0, x1, y1 = box
+    if not all(map(math.isfinite, box)) or max(map(abs, box)) >= _FURTHEST:
+        return "is not finite"
+    if x1 < x0 or y1 < y0:
+        return "is inverted"
+    if x1 == x0 or y1 == y0:
+        return "is empty"
+    if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+        return f"is outside the image of {width} x {height} pixels"
     return None
 
 
+def sound_boxes(boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """bool (n,): of which boxes, float64 (n, 4), `object_problem` has nothing to say, in images of the given sizes, (n,)."""
+    x0, y0, x1, y1 = boxes.T
+    within = np.isfinite(boxes).all(axis=1) & (np.abs(boxes) < _FURTHEST).all(axis=1)
+    return within & (x1 > x0) & (y1 > y0) & (x0 < widths) & (y0 < heights) & (x1 > 0) & (y1 > 0)
+
+
 def usable_size(
-    path: str | Path, skip: Skip, *, annotated: tuple[int, int] | None = None, objects: Iterable[str] = ()
+    path: str | Path,
+    skip: Skip,
+    *,
+    annotated: tuple[int, int] | None = None,
+    objects: Iterable[str] = (),
+    trust: bool = False,
+    stored: bool = False,
 ) -> tuple[int, int] | None:
     """`(width, height)` of an image, or None if it cannot be used; then it and its objects are passed to `skip`.
 
@@ -78,9 +100,13 @@ def usable_size(
         skip: Called with what is left out.
         annotated: `(width, height)` the annotation states, if it does.
         objects: What its objects are called.
+        trust: Take the annotated size, if there is one, without opening the image.
+        stored: Of an image without annotated size, give the size of its pixels as they are stored, not as a viewer turns them.
     """
     try:
-        return verified_size(path, annotated)
+        if stored and annotated is None:
+            return header_sizes(path)[-1]
+        return verified_size(path, annotated) if annotated is None or not trust else _possible_size(path, annotated)
     except DataError as error:
         skip(Skipped(str(path), reason(error, path)))
         for name in objects:
@@ -88,7 +114,20 @@ def usable_size(
         return None
 
 
-def usable_objects(objects: Iterable[tuple[str, Object]], size: tuple[int, int], classes: int, skip: Skip) -> tuple[Object, ...]:
+def possible_sizes(sizes: np.ndarray) -> np.ndarray:
+    """bool (n,): which of the stated `(width, height)`, (n, 2), an image may have."""
+    return np.asarray(((sizes > 0) & (sizes <= _LARGEST)).all(axis=1))
+
+
+def _possible_size(path: str | Path, annotated: tuple[int, int]) -> tuple[int, int]:
+    if not possible_sizes(np.array([[min(side, 2 * _LARGEST) for side in annotated]]))[0]:
+        raise DataError(f"{path}: is annotated as {annotated[0]} x {annotated[1]}; a side has from 1 to {_LARGEST:,} pixels")
+    return annotated
+
+
+def usable_objects(
+    objects: Iterable[tuple[str, Object]], size: tuple[int, int], classes: int, skip: Skip, *, masks_are_sound: bool = False
+) -> tuple[Object, ...]:
     """Those of an image's objects that can be used, as they were annotated; the others are passed to `skip`.
 
     Args:
@@ -96,10 +135,11 @@ def usable_objects(objects: Iterable[tuple[str, Object]], size: tuple[int, int],
         size: `(width, height)` of the image.
         classes: How many classes there are; labels must be below.
         skip: Called with what is left out.
+        masks_are_sound: Masks were checked before, or made here, and are not looked at again.
     """
     kept = []
     for name, item in objects:
-        problem = object_problem(item, *size, classes)
+        problem = object_problem(item, *size, classes, mask_is_sound=masks_are_sound)
         if problem is None:
             kept.append(item)
         else:

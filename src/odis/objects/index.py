@@ -136,6 +136,10 @@ class ObjectIndex:
         block, k = self._block(i)
         return block.image(k)
 
+    def batches(self) -> list[pa.RecordBatch]:
+        """The rows as they lie in the files, in the columns of `table.SCHEMA`; none for a folder of images."""
+        return [] if self._images is not None else self._load()
+
     def count_objects(self) -> int:
         """Objects of all images together; no row is made for it."""
         if self._images is not None:

@@ -32,15 +32,53 @@ def area(counts: bytes) -> int:
     return int(_runs(counts)[1::2].sum())
 
 
-def check(counts: bytes, width: int, height: int) -> None:
-    """Refuse counts that are no mask of `width` x `height` pixels.
+def check(counts: bytes, width: int, height: int) -> int:
+    """How many pixels a mask of `width` x `height` pixels holds.
 
     Raises:
-        DataError: Saying what is wrong with them.
+        DataError: The counts are no mask of that size: saying what is wrong with them.
     """
-    pixels = int(_runs(counts).sum())
+    runs = _runs(counts)
+    pixels = int(runs.sum())
     if pixels != width * height:
         raise DataError(f"mask has {pixels} pixels, but the image has {width} x {height} = {width * height}")
+    return int(runs[1::2].sum())
+
+
+def are_sound(counts: list[bytes], pixels: np.ndarray) -> np.ndarray:
+    """bool (n,): of which masks `check` has nothing to say, and which hold a pixel; all are looked at together.
+
+    Args:
+        counts: Of each mask; none is empty.
+        pixels: int64 (n,), of the image of each.
+    """
+    code = np.frombuffer(b"".join(counts), dtype=np.uint8).astype(np.int64) - 48
+    last = np.cumsum(list(map(len, counts))) - 1  # where the bytes of each mask end
+    ends = np.flatnonzero((code & 0x20) == 0)
+    sound = np.ones(len(counts), bool)
+    sound[np.searchsorted(last, np.flatnonzero((code < 0) | (code > 63)))] = False
+    sound &= (code[last] & 0x20) == 0
+    if not sound.all():  # one that does not end would run into the next
+        kept = np.flatnonzero(sound)
+        if len(kept):
+            sound[kept] = are_sound([counts[i] for i in kept], pixels[kept])
+        return sound
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    length = ends - starts + 1
+    of = np.searchsorted(last, ends)  # which mask each run is of
+    first = np.searchsorted(of, np.arange(len(counts)))  # run of each mask
+    sound[of[length > 7]] = False
+    digit = np.minimum(np.arange(code.size) - np.repeat(starts, length), 6)
+    values = np.add.reduceat((code & 0x1F) << (5 * digit), starts)
+    values -= np.where(code[ends] & 0x10, np.int64(1) << (5 * np.minimum(length, 7)), 0)
+    place = np.arange(len(values)) - first[of]
+    for chosen in (place % 2 == 1, (place % 2 == 0) & (place > 0)):
+        total = np.cumsum(np.where(chosen, values, 0))
+        before = (total - np.where(chosen, values, 0))[first]  # what the masks before add up to
+        values = np.where(chosen, total - before[of], values)
+    sound[of[values < 0]] = False
+    inside = np.add.reduceat(np.where(place % 2 == 1, values, 0), first)
+    return sound & (np.add.reduceat(values, first) == pixels) & (inside > 0)
 
 
 def _runs(counts: bytes) -> np.ndarray:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -38,21 +39,37 @@ _BATCH_ROWS = 8192
 
 def to_batch(rows: list[ImageObjects], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
     """One Arrow batch of `rows`. A column of masks, labels or scores is null in rows where no object has any."""
-
-    def optional(name: str) -> list[list | None]:
-        lists = ([getattr(o, name) for o in row.objects] for row in rows)
-        return [values if any(v is not None for v in values) else None for values in lists]
-
-    columns: list[list] = [
-        [row.image for row in rows],
-        [row.width for row in rows],
-        [row.height for row in rows],
-        [[o.box for o in row.objects] for row in rows],
-        optional("mask"),
-        optional("label"),
-        optional("score"),
+    counts = np.fromiter([len(row.objects) for row in rows], np.int32, len(rows))
+    objects = [item for row in rows for item in row.objects]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    boxes = [item.box for item in objects]
+    if not set(map(len, boxes)) <= {4}:
+        raise ValueError("a box has four numbers")
+    with np.errstate(over="ignore"):  # what float32 does not hold is infinite in the index
+        flat = np.array(list(chain.from_iterable(boxes)), np.float64).astype(np.float32)
+    columns = [
+        pa.array([row.image for row in rows], pa.string()),
+        pa.array([row.width for row in rows], pa.int32()),
+        pa.array([row.height for row in rows], pa.int32()),
+        pa.ListArray.from_arrays(offsets, pa.FixedSizeListArray.from_arrays(pa.array(flat), 4)),
+        _optional([item.mask for item in objects], counts, offsets, pa.binary()),
+        _optional([item.label for item in objects], counts, offsets, pa.int32()),
+        _optional([item.score for item in objects], counts, offsets, pa.float32()),
     ]
-    return pa.record_batch([pa.array(c, type=f.type) for c, f in zip(columns, SCHEMA)], schema=schema)
+    return pa.record_batch([c if c.type.equals(f.type) else c.cast(f.type) for c, f in zip(columns, SCHEMA)], schema=schema)
+
+
+def _optional(values: list, counts: np.ndarray, offsets: np.ndarray, kind: pa.DataType) -> pa.ListArray:
+    """A list of the objects' values for each row, null where none of a row's objects has one."""
+    given = np.fromiter([value is not None for value in values], bool, len(values))
+    some = np.concatenate([[0], np.cumsum(given)])
+    null = some[offsets[1:]] == some[offsets[:-1]]
+    if null.all():
+        return pa.nulls(len(counts), pa.list_(kind))
+    if not given.all():
+        values = [value for value, kept in zip(values, np.repeat(~null, counts).tolist()) if kept]
+        offsets = np.concatenate([[0], np.cumsum(np.where(null, 0, counts))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, kind), mask=pa.array(null))
 
 
 class Block:

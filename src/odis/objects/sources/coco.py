@@ -2,20 +2,28 @@
 
 Segmentations may be polygons, uncompressed or compressed run lengths; each becomes compressed run lengths over the whole image.
 Category numbers, which have gaps, become labels 0..n-1 in their order.
+
+The file is read a window at a time, and what it says is kept on disk in blocks of images (`json_arrays.py`, `joined.py`): memory does
+not grow with it, but for some bytes an image.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as coco_mask
+import numpy as np
 
 from odis.errors import DataError
-from odis.objects.clean import Crowd, Skip, SkippedObject, usable_objects, usable_size
-from odis.objects.sources import Source
+from odis.objects.clean import Crowd, Skip, SkippedObject, possible_sizes, sound_boxes, usable_objects, usable_size
+from odis.objects.sources import Source, Unit
+from odis.objects.sources.coco_annotation import checked_counts, inside, sound_mask, to_box, to_corners, to_mask
+from odis.objects.sources.joined import ANNOTATION, BLOCK, Joined, are_integers
+from odis.objects.sources.json_arrays import read_arrays
 from odis.types import Box, ImageObjects, Object, Skipped
 
 _PREFIX = "instances_"
@@ -26,14 +34,19 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "categories": {"id": int, "name": str},
 }
 
+_FAR = 2**40  # further than any pixel
 
-def read(root: Path, split: str | None, skip: Skip) -> Source:
+_BLOCKS = 2  # held at a time
+
+
+def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
     """Every image of a split with its objects; an image without annotations has none. Crowds go to `skip` as `Crowd`.
 
     Args:
         root: Folder that holds `annotations/` and the image folders.
         split: As in the name of the annotation file: `train2017`, `val2017`.
         skip: Called with every image and object that cannot be used, and every crowd.
+        trust: Take the sizes that the file states, without opening the images.
 
     Raises:
         DataError: The split is missing or not named, or its annotation file is not COCO's.
@@ -46,138 +59,227 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
     path = root / "annotations" / f"{_PREFIX}{split}.json"
     if not (root / split).is_dir():
         raise DataError(f"{root / split}: no such folder; the images of {path.name} should be there")
-    return read_instances(root, path, lambda image: f"{split}/{image['file_name']}", skip)
+    return read_instances(root, path, lambda name: f"{split}/{name}", skip, trust=trust)
 
 
-def read_instances(root: Path, path: Path, place: Callable[[dict], str], skip: Skip, *, named_by: str = "file_name") -> Source:
+def read_instances(
+    root: Path, path: Path, place: Callable[[str], str], skip: Skip, *, named_by: str = "file_name", trust: bool = False
+) -> Source:
     """An annotation file in COCO's form. LVIS and Objects365 publish theirs in it, with images in other places.
 
     Args:
         root: Folder of the data set.
-        path: The annotation file. It is held in memory, and what it says of an image is let go as the image is passed.
-        place: Where an image is, below `root`, from its entry.
+        path: The annotation file.
+        place: Where an image is, below `root`, from what its entry calls it.
         skip: Called with every image and object that cannot be used, and every crowd.
-        named_by: The key of an image's entry that `place` reads.
+        named_by: The key of an image's entry that says what it is called.
+        trust: Take the sizes that the file states, without opening the images.
 
     Raises:
         DataError: The file is not of this form.
     """
-    content = _load(path, named_by)
-    categories = {entry["id"]: entry["name"] for entry in sorted(content["categories"], key=lambda entry: entry["id"])}
-    labels = {number: k for k, number in enumerate(categories)}
 
-    def rows() -> Iterator[ImageObjects]:
-        by_image: dict[int | str, list[dict]] = {image["id"]: [] for image in content["images"]}
-        for annotation in content["annotations"]:
-            if annotation["image_id"] in by_image:
-                by_image[annotation["image_id"]].append(annotation)
-            else:
-                skip(SkippedObject(f"{path}, annotation {annotation['id']}", f"its image {annotation['image_id']} is not listed"))
-        for image in content["images"]:
-            annotations = by_image.pop(image["id"], None)
-            if annotations is None:
-                skip(Skipped(f"{path}, image {image['id']}", f"{image[named_by]}: this image number was listed before"))
-            else:
-                yield from _rows(root, place(image), image, annotations, labels, skip)
+    def orphan(record: np.void, more: tuple | None, image: int | str) -> None:
+        skip(SkippedObject(f"{path}, annotation {more[0] if more else record['number']}", f"its image {image} is not listed"))
 
-    return Source(rows(), root, "annotated", list(categories.values()))
-
-
-def _load(path: Path, named_by: str) -> dict[str, list[dict]]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-    for name, keys in _FIELDS.items():
-        keys = {named_by: str, **keys} if name == "images" else keys
-        entries = content.get(name) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
-            raise DataError(f"{path}: has no list of {name}; a COCO instances file has images, annotations and categories")
-        for k, entry in enumerate(entries):
-            wrong = [key for key, kinds in keys.items() if not isinstance(entry, dict) or not isinstance(entry.get(key), kinds)]
-            if wrong:
-                raise DataError(f"{path}: entry {k} of {name} has no {wrong[0]}, or not one of the right type")
-    if len({entry["id"] for entry in content["categories"]}) < len(content["categories"]):
+    joined = Joined(path, orphan)
+    names = _load(path, named_by, joined)
+    categories = dict(sorted(names))
+    if len(categories) < len(names):
         raise DataError(f"{path}: lists a category twice")
-    return content
+    labels = {number: k for k, number in enumerate(categories)}
+    reader = _Reader(root, path, place, joined, labels, skip, trust)
+    return Source(reader.units(), root, "annotated", list(categories.values()))
 
 
-def _rows(
-    root: Path, name_in_root: str, image: dict, annotations: list[dict], labels: dict[int, int], skip: Skip
-) -> Iterator[ImageObjects]:
-    path = root / name_in_root.encode(errors="replace").decode()
-    named = [(f"{path}, annotation {a['id']}", a) for a in annotations]
-    for name, annotation in named:
-        if annotation.get("iscrowd"):
-            skip(Crowd(name, "is a crowd"))
-    named = [(name, a) for name, a in named if not a.get("iscrowd")]
-    if not inside(name_in_root):
-        skip(Skipped(str(path), "its name leads out of the data set's folder, or names no file"))
-        for name, _ in named:
-            skip(SkippedObject(name, "its image cannot be used"))
-        return
-    size = usable_size(path, skip, annotated=(image["width"], image["height"]), objects=[name for name, _ in named])
-    if size is None:
-        return
-    objects = []
-    for name, annotation in named:
-        try:
-            objects.append((name, _object(annotation, *size, labels)))
-        except DataError as error:
-            skip(SkippedObject(name, str(error)))
-    yield ImageObjects(name_in_root, *size, usable_objects(objects, size, len(labels), skip))
+def _load(path: Path, named_by: str, joined: Joined) -> list[tuple[int, str]]:
+    """Fill `joined` with the file's images and annotations; numbers and names of its categories."""
+    counts: dict[str, int] = {}
+    categories: list[tuple[int, str]] = []
+    for name, entries in read_arrays(path, _FIELDS):
+        keys = {named_by: str, **_FIELDS[name]} if name == "images" else _FIELDS[name]
+        _check(path, name, keys, entries, counts.get(name, 0))
+        counts[name] = counts.get(name, 0) + len(entries)
+        if name == "images":
+            joined.add_images(_values(entries, "id"), list(map(itemgetter("id", named_by, "width", "height"), entries)))
+        elif name == "annotations":
+            joined.add_annotations(_values(entries, "image_id"), *_records(entries))
+        else:
+            categories += [(entry["id"], entry["name"]) for entry in entries]
+    for name in _FIELDS:
+        if name not in counts:
+            raise DataError(f"{path}: has no list of {name}; a COCO instances file has images, annotations and categories")
+    joined.close()
+    return categories
 
 
-def inside(name: str) -> bool:
-    """Whether a relative path stays in its folder."""
-    parts = PurePosixPath(name).parts
+def _values(entries: list[dict], key: str) -> list[Any]:
+    return list(map(itemgetter(key), entries))
+
+
+def _records(entries: list[dict]) -> tuple[np.ndarray, list[tuple]]:
+    """What is kept of annotations: records, and (number, category, bbox, segmentation) of those that do not fit into one."""
+    records = np.zeros(len(entries), ANNOTATION)
+    bboxes, segmentations = ([entry.get(key) for entry in entries] for key in ("bbox", "segmentation"))
+    records["crowd"] = [bool(entry.get("iscrowd")) for entry in entries]
+    records["box"] = to_corners(bboxes)
+    records["more"] = np.isnan(records["box"]).any(axis=1)
+    if any(segmentations):
+        records["more"] |= [bool(segmentation) for segmentation in segmentations]
+    numbers, categories = _values(entries, "id"), _values(entries, "category_id")
+    for name, values in (("number", numbers), ("category", categories)):
+        if not are_integers(values):
+            records["more"] |= [not are_integers([value]) for value in values]
+            values = [value if are_integers([value]) else 0 for value in values]
+        records[name] = values
+    where = np.flatnonzero(records["more"]).tolist()
+    return records, [(numbers[i], categories[i], bboxes[i], segmentations[i]) for i in where]
+
+
+def _check(path: Path, name: str, keys: dict[str, Any], entries: list, before: int) -> None:
+    """Refuse entries of a list, `before` others came before them, in which a key is missing or of another type."""
     try:
-        name.encode()  # half a surrogate pair, which JSON may hold, names no file
-    except UnicodeEncodeError:
-        return False
-    return bool(parts) and ".." not in parts and not name.startswith("/") and "\\" not in name and ":" not in parts[0]
+        if all(issubclass(kind, kinds) for key, kinds in keys.items() for kind in set(map(type, _values(entries, key)))):
+            return
+    except (KeyError, TypeError, IndexError):
+        pass
+    for k, entry in enumerate(entries, start=before):
+        wrong = [key for key, kinds in keys.items() if not isinstance(entry, dict) or not isinstance(entry.get(key), kinds)]
+        if wrong:
+            raise DataError(f"{path}: entry {k} of {name} has no {wrong[0]}, or not one of the right type")
 
 
-def _object(annotation: dict, width: int, height: int, labels: dict[int, int]) -> Object:
-    if annotation["category_id"] not in labels:
-        raise DataError(f"category {annotation['category_id']} is not listed")
-    return Object(_box(annotation.get("bbox")), _mask(annotation.get("segmentation"), width, height), labels[annotation["category_id"]])
+class _Reader:
+    """The units of a file whose annotations were put to their images."""
+
+    def __init__(
+        self, root: Path, path: Path, place: Callable[[str], str], joined: Joined, labels: dict[int, int], skip: Skip, trust: bool
+    ) -> None:
+        self._root, self._path, self._place, self._joined = root, path, place, joined
+        self._labels, self._skip, self._trust = labels, skip, trust
+        self._blocks: dict[int, _Block] = {}
+
+    def units(self) -> Iterator[Unit]:
+        start = 0
+        for again in self._joined.repeated():
+            yield from (partial(self._row, i) for i in range(start, again))
+            number, name, *_ = self._block(again // BLOCK).images[again % BLOCK]
+            self._skip(Skipped(f"{self._path}, image {number}", f"{name}: this image number was listed before"))
+            start = again + 1
+        yield from (partial(self._row, i) for i in range(start, len(self._joined)))
+
+    def _block(self, k: int) -> _Block:
+        block = self._blocks.get(k)
+        if block is None:
+            while len(self._blocks) >= _BLOCKS:
+                del self._blocks[next(iter(self._blocks))]
+            block = self._blocks[k] = _Block(*self._joined.block(k), self._labels)
+        return block
+
+    def _row(self, i: int) -> ImageObjects | None:
+        block, k = self._block(i // BLOCK), i % BLOCK
+        name, size = self._place(block.images[k][1]), block.images[k][2:]
+        if block.plain[k] and inside(name):
+            found = size if self._trust and block.possible[k] else self._size(name, size, block, k)
+            if found is None:
+                return None
+            objects = block.objects(k, *found)
+            if objects is not None:
+                return ImageObjects(name, found[0], found[1], objects)
+        return self._careful(name, size, block.annotations(k))
+
+    def _size(self, name: str, size: tuple[int, int], block: _Block, k: int) -> tuple[int, int] | None:
+        path = self._root / name
+
+        def called() -> Iterator[str]:  # asked for only if the image cannot be used
+            yield from (_called(path, one.number) for one in block.annotations(k))
+
+        return usable_size(path, self._skip, annotated=size, objects=called(), trust=self._trust)
+
+    def _careful(self, name: str, size: tuple[int, int], annotations: list[_Annotation]) -> ImageObjects | None:
+        """The row of an image of which something is left out, or may be."""
+        path = self._root / name.encode(errors="replace").decode()
+        for one in annotations:
+            if one.crowd:
+                self._skip(Crowd(_called(path, one.number), "is a crowd"))
+        named = [(_called(path, one.number), one) for one in annotations if not one.crowd]
+        if not inside(name):
+            self._skip(Skipped(str(path), "its name leads out of the data set's folder, or names no file"))
+            for called, _ in named:
+                self._skip(SkippedObject(called, "its image cannot be used"))
+            return None
+        found = usable_size(path, self._skip, annotated=size, objects=[called for called, _ in named], trust=self._trust)
+        if found is None:
+            return None
+        objects = []
+        for called, one in named:
+            try:
+                objects.append((called, one.object(*found, self._labels)))
+            except DataError as error:
+                self._skip(SkippedObject(called, str(error)))
+        return ImageObjects(name, *found, usable_objects(objects, found, len(self._labels), self._skip))
 
 
-def _box(bbox: Any) -> Box:
-    if not _numbers(bbox) or len(bbox) != 4:
-        raise DataError(f"bbox is {_short(bbox)}, must be four numbers (x, y, width, height)")
-    x, y, width, height = map(float, bbox)
-    return x, y, x + width, y + height
+def _called(path: Path, annotation: int | str) -> str:
+    return f"{path}, annotation {annotation}"
 
 
-def _mask(segmentation: Any, width: int, height: int) -> bytes | None:
-    """Compressed counts of any of COCO's segmentations, checked before the C library sees them: it checks nothing."""
-    if not segmentation:
-        return None
-    if isinstance(segmentation, list):
-        reach = max(width, height)  # a point further out than this is no point of the image, and would cost its distance in memory
-        for polygon in segmentation:
-            if not _numbers(polygon) or len(polygon) < 6 or len(polygon) % 2 or not all(-reach <= v <= 2 * reach for v in polygon):
-                raise DataError(f"polygon is {_short(polygon)}, must be three or more points x, y in or near the image")
-        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))["counts"]
-    if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
-        raise DataError(f"segmentation is {_short(segmentation)}, must be polygons or run lengths with size and counts")
-    counts, size = segmentation["counts"], segmentation["size"]
-    if size != [height, width]:
-        raise DataError(f"mask is for an image of size {_short(size)} (height, width), but the image has {[height, width]}")
-    if isinstance(counts, str):
-        return counts.encode(errors="replace")  # what is no run lengths is found out by whoever reads them
-    if not _numbers(counts) or any(not isinstance(c, int) or c < 0 for c in counts) or sum(counts) != width * height:
-        raise DataError(f"run lengths do not make up the image of {width} x {height} pixels")
-    return coco_mask.frPyObjects(segmentation, height, width)["counts"]
+@dataclass(frozen=True, slots=True)
+class _Annotation:
+    number: int | str
+    category: int
+    crowd: bool
+    box: Box
+    rest: tuple[Any, Any] | None  # bbox and segmentation as they stand in the file, if the record does not hold all of them
+
+    def object(self, width: int, height: int, labels: dict[int, int]) -> Object:
+        """The object as it is annotated; the error says what is wrong with it."""
+        if self.category not in labels:
+            raise DataError(f"category {self.category} is not listed")
+        box, segmentation = (self.box, None) if self.rest is None else (to_box(self.rest[0]), self.rest[1])
+        return Object(box, to_mask(segmentation, width, height), labels[self.category])
 
 
-def _numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+class _Block:
+    """Consecutive images and their annotations, whose boxes are looked at together.
 
+    `images` are (number, name, width, height). `plain` says of each image whether none of its annotations is a crowd or has a box or
+    category that cannot be used, and `possible` whether its stated size is one.
+    """
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    def __init__(self, images: list[tuple], records: np.ndarray, more: list[tuple | None], labels: dict[int, int]) -> None:
+        self.images, self._records, self._more = images, records, more
+        place = records["place"]
+        masks = [(i, one) for i, one in enumerate(more) if one is not None and one[3]]
+        of = place[[i for i, _ in masks]].tolist() if masks else []
+        for k, counts in checked_counts([one[3] for _, one in masks], [images[j][2:] for j in of]).items():
+            more[masks[k][0]] = (*masks[k][1][:3], counts)
+        sizes = np.array([[min(side, _FAR) for side in image[2:]] for image in images], np.float64).reshape(-1, 2)
+        numbers = records["category"].tolist()
+        self._labels = [labels.get(one[1] if one else number, -1) for number, one in zip(numbers, more)]
+        sound = sound_boxes(records["box"], *sizes[place].T) & (np.array(self._labels, np.int64) >= 0) & ~records["crowd"]
+        self.possible = possible_sizes(sizes).tolist()
+        self._starts = np.searchsorted(place, np.arange(len(images) + 1)).tolist()
+        self.plain = (np.diff(np.concatenate([[0], np.cumsum(~sound)])[self._starts]) == 0).tolist()
+        self._boxes = list(zip(*records["box"].T.tolist()))
+
+    def annotations(self, k: int) -> list[_Annotation]:
+        """Those of an image."""
+        part = slice(self._starts[k], self._starts[k + 1])
+        found = []
+        for (_, crowd, _, number, category, box), more in zip(self._records[part].tolist(), self._more[part]):
+            number, category = more[:2] if more else (number, category)
+            found.append(_Annotation(number, category, crowd, tuple(box), more[2:] if more else None))
+        return found
+
+    def objects(self, k: int, width: int, height: int) -> tuple[Object, ...] | None:
+        """The objects of a plain image of `width` x `height`; None if a mask cannot be used."""
+        part = slice(self._starts[k], self._starts[k + 1])
+        boxes, labels, more = self._boxes[part], self._labels[part], self._more[part]
+        if not any(more):
+            return tuple([Object(box, None, label) for box, label in zip(boxes, labels)])
+        try:
+            masks = [sound_mask(one[3], width, height) if one else None for one in more]
+        except DataError:
+            return None
+        return tuple([Object(box, mask, label) for box, mask, label in zip(boxes, masks, labels)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from odis.errors import DataError
@@ -35,11 +35,11 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
     classes = listing.classes()
     position = {name: k for k, name in enumerate(classes)}
 
-    def rows() -> Iterator[ImageObjects]:
-        for image in listing.images:
-            size = usable_size(folder / image, skip)
-            if size is not None:
-                whole = (0.0, 0.0, float(size[0]), float(size[1]))
-                yield ImageObjects(image, *size, (Object(whole, label=position.get(image.split("/", 1)[0])),))
+    def row(image: str) -> ImageObjects | None:
+        size = usable_size(folder / image, skip)
+        if size is None:
+            return None
+        whole = (0.0, 0.0, float(size[0]), float(size[1]))
+        return ImageObjects(image, *size, (Object(whole, label=position.get(image.split("/", 1)[0])),))
 
-    return Source(rows(), folder, "whole-image", classes)
+    return Source((partial(row, image) for image in listing.images), folder, "whole-image", classes)

@@ -28,6 +28,7 @@ from array import array
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -37,7 +38,7 @@ import numpy as np
 from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject, reason, usable_objects, usable_size
 from odis.objects.images import IMAGE_SUFFIXES, header_sizes, list_files
-from odis.objects.sources import Source
+from odis.objects.sources import Source, Unit
 from odis.objects.sources.voc_xml import Item, box_of, items, leads_out, parse, short, stated_size
 from odis.types import ImageObjects, Object, Skipped
 
@@ -52,7 +53,7 @@ _NO_IMAGE = "is annotated, but there is no such image"
 _SAME_SHAPE = 0.01  # by how much the aspect ratio of the image that was annotated may differ: it was rounded to pixels
 
 
-def read(root: Path, split: str | None, skip: Skip) -> Source:
+def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
     """Every image of a split with its objects, in the order of its folders and names, whatever order the CSV has.
 
     Annotations of classes that have no folder in `train` are passed over, so that some classes of ImageNet can be read with the
@@ -62,6 +63,7 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
         root: Folder that holds `Data`, or Kaggle's that holds `ILSVRC` and the CSV files.
         split: `train` (if none is given) or `val`.
         skip: Called with every image and box that cannot be used, and every annotation whose image is missing.
+        trust: Take the sizes that XML files state, without opening those images; boxes are then scaled to no other size.
 
     Raises:
         DataError: The split is missing, nothing names the classes of `val`, or a CSV is not Kaggle's.
@@ -83,8 +85,8 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
         raise DataError(f"{root / folder / split}: nothing names the classes of its images; neither {xml} nor {path} is there")
     if not classes:
         raise DataError(f"{root / folder / split}: no class; {_NO_CLASS[split]}")
-    reader = _Reader(root, f"{folder}/{split}", xml, table, {wnid: k for k, wnid in enumerate(classes)}, skip)
-    return Source(reader.rows(split), root, "annotated" if xml.is_dir() or table else "whole-image", classes)
+    reader = _Reader(root, f"{folder}/{split}", xml, table, {wnid: k for k, wnid in enumerate(classes)}, skip, trust)
+    return Source(reader.units(split), root, "annotated" if xml.is_dir() or table else "whole-image", classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,9 @@ class _Reader:
     table: _Table | None
     labels: dict[str, int]  # wnid -> position among the classes
     skip: Skip
+    trust: bool
 
-    def rows(self, split: str) -> Iterator[ImageObjects]:
+    def units(self, split: str) -> Iterator[Unit]:
         try:
             if split == "train":
                 for name in _loose_images(self.root / self.folder):
@@ -111,7 +114,7 @@ class _Reader:
             if self.table:
                 self.table.close()
 
-    def _folder(self, folder: str, xml: Path, label: int | None) -> Iterator[ImageObjects]:
+    def _folder(self, folder: str, xml: Path, label: int | None) -> Iterator[Unit]:
         annotations = _annotations(xml)
         seen: set[str] = set()
         for name in list_files(self.root / folder).images:
@@ -120,12 +123,14 @@ class _Reader:
                 self.skip(Skipped(str(self.root / folder / name), f"another image here is called {short(key)}"))
                 continue
             seen.add(key)
-            row = self._row(f"{folder}/{name}", key, xml / f"{key}.xml" if key in annotations else None, label)
-            if row is not None:
-                yield row
+            if self.table:
+                self.table.use(key)
+            yield partial(self._row, f"{folder}/{name}", key, xml / f"{key}.xml" if key in annotations else None, label)
         for key in sorted(annotations - seen):
             path = xml / f"{key}.xml"
             found = self._listed(key)
+            if self.table:
+                self.table.use(key)
             with suppress(DataError):  # that there is no image is what counts
                 found = items(parse(path), path) or found
             self._leave_out(str(self.root / folder / f"{key}.JPEG"), _NO_IMAGE, found)
@@ -170,7 +175,7 @@ class _Reader:
     def _size(self, path: Path, stated: tuple[int, int] | None, objects: list[str]) -> tuple[tuple[int, int], tuple[float, float]] | None:
         """`(width, height)` of an image, and by how much its boxes are to be scaled; None if it cannot be used."""
         held: list[Skipped] = []
-        size = usable_size(path, held.append, annotated=stated, objects=objects)
+        size = usable_size(path, held.append, annotated=stated, objects=objects, trust=self.trust)
         if size is not None:
             return size, (1.0, 1.0)
         try:
@@ -238,19 +243,18 @@ class _Table:
         self.close()
 
     def find(self, name: str) -> list[Item]:
-        """The objects of an image, none if it is not listed. An image that was asked for is no longer among the `unused`."""
-        key = np.uint64(_hash(name))
-        i = int(np.searchsorted(self._keys, key))
-        while i < len(self._keys) and self._keys[i] == key:
-            listed, found = self._line(i)
-            if listed == name:
-                self._used[i] = True
-                return found
-            i += 1
-        return []
+        """The objects of an image, none if it is not listed."""
+        i = self._find(name)
+        return [] if i is None else self._line(i)[1]
+
+    def use(self, name: str) -> None:
+        """Say that there is an image of this name: it is no longer among the `unused`."""
+        i = self._find(name)
+        if i is not None:
+            self._used[i] = True
 
     def unused(self) -> Iterator[tuple[str, list[Item]]]:
-        """Name and objects of every image that was not asked for, in the order of the file."""
+        """Name and objects of every image that is not used, in the order of the file."""
         left = np.flatnonzero(~self._used)
         return map(self._line, map(int, left[np.argsort(self._starts[left])]))
 
@@ -263,6 +267,16 @@ class _Table:
         """Let go of the file; it is opened again if another line is asked for."""
         if self._file is not None:
             self._file.close()
+
+    def _find(self, name: str) -> int | None:
+        """The position of an image's line, in the order of hashes; None if it is not listed."""
+        key = np.uint64(_hash(name))
+        i = int(np.searchsorted(self._keys, key))
+        while i < len(self._keys) and self._keys[i] == key:
+            if self._line(i)[0] == name:
+                return i
+            i += 1
+        return None
 
     def _line(self, i: int) -> tuple[str, list[Item]]:
         try:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,28 +59,29 @@ class _Entry:
     instances: Path | None
 
 
-def read(root: Path, split: str | None, skip: Skip) -> Source:
+def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
     """Every image of a split with its objects, by class and place (regions) or by their number (instances).
 
     Args:
         root: Folder that holds `SegmentationClass`, or `images` and `annotations`.
         split: VOC: the name of a list in `ImageSets/Segmentation`. ADE20K: `train` or `val`.
         skip: Called with every image and object that cannot be used; regions under `MIN_REGION` go to it as `Crowd`.
+        trust: Take the sizes of the label maps, without opening the images.
 
     Raises:
         DataError: Neither layout; a split, folder or class list that is missing or cannot be read; no images.
     """
     if (root / "SegmentationClass").is_dir():
-        return _read_voc(root, split, skip)
+        return _read_voc(root, split, skip, trust)
     if (root / "annotations").is_dir() and (root / "images").is_dir():
-        return _read_ade(root, split, skip)
+        return _read_ade(root, split, skip, trust)
     raise DataError(
         f"{root}: holds no label maps in a known layout: VOC (JPEGImages, SegmentationClass, ImageSets/Segmentation) "
         "or ADE20K (images/training, annotations/training, and validation)"
     )
 
 
-def _read_voc(root: Path, split: str | None, skip: Skip) -> Source:
+def _read_voc(root: Path, split: str | None, skip: Skip, trust: bool) -> Source:
     lists = root / "ImageSets" / "Segmentation"
     there = sorted(path.stem for path in lists.glob("*.txt"))
     if split is None or split not in there:
@@ -105,11 +107,11 @@ def _read_voc(root: Path, split: str | None, skip: Skip) -> Source:
                 objects = root / "SegmentationObject" / f"{name}.png" if instances else None
                 yield _Entry(f"JPEGImages/{name}.jpg", root / "SegmentationClass" / f"{name}.png", objects)
 
-    rows = _rows(root, entries(), list(VOC_CLASSES), {0, IGNORED}, "0 to 20 and 255 (VOC)", skip)
-    return Source(rows, root, "annotated", list(VOC_CLASSES))
+    reader = _Reader(root, list(VOC_CLASSES), frozenset({0, IGNORED}), "0 to 20 and 255 (VOC)", skip, trust)
+    return Source((partial(reader.row, entry) for entry in entries()), root, "annotated", list(VOC_CLASSES))
 
 
-def _read_ade(root: Path, split: str | None, skip: Skip) -> Source:
+def _read_ade(root: Path, split: str | None, skip: Skip, trust: bool) -> Source:
     if split is None or split not in _ADE_SPLITS:
         wanted = f"no split {split!r}" if split else "a split must be named"
         raise DataError(f"{root}: {wanted}; ADE20K's layout has train and val")
@@ -122,16 +124,27 @@ def _read_ade(root: Path, split: str | None, skip: Skip) -> Source:
     mapped = {_stem(name) for name in list_files(maps).images if name.endswith(".png")}
     found += [f"{stem}.jpg" for stem in mapped - {_stem(name) for name in found}]  # their image is missing: it is named as such
     entries = (_Entry(f"images/{part}/{name}", maps / f"{_stem(name)}.png", None) for name in sorted(found))
-    return Source(_rows(root, entries, classes, {0}, "0 to 150 (ADE20K)", skip), root, "annotated", classes)
+    reader = _Reader(root, classes, frozenset({0}), "0 to 150 (ADE20K)", skip, trust)
+    return Source((partial(reader.row, entry) for entry in entries), root, "annotated", classes)
 
 
-def _rows(root: Path, entries: Iterator[_Entry], classes: list[str], ignored: set[int], values: str, skip: Skip) -> Iterator[ImageObjects]:
-    allowed = np.zeros(256, dtype=bool)
-    allowed[[*ignored, *range(1, len(classes) + 1)]] = True
-    for entry in entries:
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    root: Path
+    classes: list[str]
+    ignored: frozenset[int]  # values that are no class
+    values: str  # that maps may have, in words
+    skip: Skip
+    trust: bool
+
+    def row(self, entry: _Entry) -> ImageObjects | None:
+        """The row of an image, None if it is left out."""
+        classes, skip = self.classes, self.skip
+        allowed = np.zeros(256, dtype=bool)
+        allowed[[*self.ignored, *range(1, len(classes) + 1)]] = True
         path, instances = entry.classes, None
         try:
-            stored = read_map(path, allowed, values)
+            stored = read_map(path, allowed, self.values)
             if entry.instances is not None:
                 path = entry.instances
                 instances = read_map(path, np.ones(256, dtype=bool), "0 to 255")
@@ -139,15 +152,17 @@ def _rows(root: Path, entries: Iterator[_Entry], classes: list[str], ignored: se
                     raise DataError(f"{path}: {_size(instances)}, but {entry.classes} {_size(stored)}")
         except DataError as error:
             skip(Skipped(str(path), reason(error, path)))
-            continue
+            return None
         found = np.where(stored <= len(classes), stored, 0)  # 0 where there is no class
         if instances is None:
             named = list(_regions(found, entry.classes, classes, skip))
         else:
             named = list(_instances(found, instances, str(entry.instances), skip))
-        size = usable_size(root / entry.image, skip, annotated=found.shape[::-1], objects=[name for name, _ in named])
-        if size is not None:
-            yield ImageObjects(entry.image, *size, usable_objects(named, size, len(classes), skip))
+        annotated, names = (found.shape[1], found.shape[0]), [name for name, _ in named]
+        size = usable_size(self.root / entry.image, skip, annotated=annotated, objects=names, trust=self.trust)
+        if size is None:
+            return None
+        return ImageObjects(entry.image, *size, usable_objects(named, size, len(classes), skip, masks_are_sound=True))
 
 
 def _regions(found: np.ndarray, path: Path, classes: list[str], skip: Skip) -> Iterator[tuple[str, Object]]:

@@ -14,13 +14,14 @@ from odis.objects.sources import Source
 from odis.objects.sources.coco import read_instances
 
 
-def read(root: Path, split: str | None, skip: Skip) -> Source:
+def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
     """Every image of a split with its objects and masks.
 
     Args:
         root: Folder that holds `annotations/` and COCO's image folders.
         split: `train`, `val` or another part of the annotation file's name.
         skip: Called with every image and object that cannot be used.
+        trust: Take the sizes that the file states, without opening the images.
 
     Raises:
         DataError: The split is missing or not named, or its annotation file is not LVIS's.
@@ -30,4 +31,4 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
         there = sorted(p.stem.removeprefix("lvis_v1_") for p in (root / "annotations").glob("lvis_v1_*.json"))
         wanted = f"no split {split!r}" if split else "a split must be named"
         raise DataError(f"{root}: {wanted}; there are {', '.join(there) or 'none (no annotations/lvis_v1_SPLIT.json)'}")
-    return read_instances(root, path, lambda image: "/".join(image["coco_url"].split("/")[-2:]), skip, named_by="coco_url")
+    return read_instances(root, path, lambda name: "/".join(name.split("/")[-2:]), skip, named_by="coco_url", trust=trust)

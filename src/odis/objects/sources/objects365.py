@@ -14,13 +14,14 @@ from odis.objects.sources import Source
 from odis.objects.sources.coco import read_instances
 
 
-def read(root: Path, split: str | None, skip: Skip) -> Source:
+def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
     """Every image of a split with its objects. Crowds go to `skip` as `Crowd`.
 
     Args:
         root: Folder that holds `annotations/` and the folders of the splits.
         split: `train` or `val`.
         skip: Called with every image and object that cannot be used, and every crowd.
+        trust: Take the sizes that the file states, without opening the images.
 
     Raises:
         DataError: The split is missing or not named, its images are not there, or its annotation file is not Objects365's.
@@ -32,4 +33,4 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
         raise DataError(f"{root}: {wanted}; there are {', '.join(there) or 'none (no annotations/zhiyuan_objv2_SPLIT.json)'}")
     if not (root / split).is_dir():
         raise DataError(f"{root / split}: no such folder; the images of {path.name} should be there, in patch0, patch1 and so on")
-    return read_instances(root, path, lambda image: "/".join([split, *image["file_name"].split("/")[-2:]]), skip)
+    return read_instances(root, path, lambda name: "/".join([split, *name.split("/")[-2:]]), skip, trust=trust)

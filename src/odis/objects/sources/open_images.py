@@ -16,13 +16,13 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from odis.errors import DataError
 from odis.objects.clean import Crowd, Skip, SkippedObject, usable_objects, usable_size
-from odis.objects.images import header_sizes
-from odis.objects.sources import Source
+from odis.objects.sources import Source, Unit
 from odis.types import ImageObjects, Object, Skipped
 
 _SPLITS = ("train", "validation", "test")
@@ -60,7 +60,7 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
     labels = {number: k for k, number in enumerate(classes)}
     header = _header(path)
 
-    def rows() -> Iterator[ImageObjects]:
+    def units() -> Iterator[Unit]:
         seen: set[int] = set()
         for image, group in groupby(_records(path, header, skip), key=lambda record: record[1]["ImageID"]):
             key = hash(image)
@@ -69,13 +69,11 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
                     skip(SkippedObject(name, f"image {image!r} was listed before; its rows must stand together"))
                 continue
             seen.add(key)
-            row = _image(root, split, image, list(group), labels, skip)
-            if row is not None:
-                yield row
+            yield partial(_image, root, split, image, list(group), labels, skip)
 
     count = Counter(classes.values())
     names = [name if count[name] == 1 else f"{name} ({number})" for number, name in classes.items()]
-    return Source(rows(), root, "annotated", names)
+    return Source(units(), root, "annotated", names)
 
 
 def _find(root: Path, names: list[str]) -> Path:
@@ -146,9 +144,9 @@ def _image(root: Path, split: str, image: str, rows: list[_Row], labels: dict[st
         for name, _ in rows:
             skip(SkippedObject(name, "its image cannot be used"))
         return None
-    if usable_size(path, skip, objects=[name for name, _ in rows]) is None:
+    size = usable_size(path, skip, objects=[name for name, _ in rows], stored=True)
+    if size is None:
         return None
-    size = header_sizes(path)[-1]
     objects = []
     for name, fields in rows:
         try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import Skip, SkippedObject, usable_objects, usable_size
 from odis.objects.images import IMAGE_SUFFIXES
-from odis.objects.sources import Source
+from odis.objects.sources import Source, Unit
+from odis.objects.sources.coco_annotation import checked_counts
 from odis.types import ImageObjects, Object, Skipped
 
 PROVENANCE = "detected:SAM"
@@ -34,13 +36,14 @@ _MOST_SCORE = 1e9  # of an estimate that lies about 1: what is larger, or NaN, i
 _IMAGE_FIELDS: dict[str, type] = {"width": int, "height": int, "file_name": str}
 
 
-def read(root: Path, split: str | None, skip: Skip) -> Source:
+def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
     """Every image with its masks: those in the root, then folder by folder, each sorted by name. A file is read when its row is asked for.
 
     Args:
         root: Folder that holds the images and JSON files, or folders of them.
         split: A folder in it to read instead, such as `sa_000000`; SA-1B itself is in one part.
         skip: Called with every image and mask that cannot be used, and every image that has no JSON file.
+        trust: Take the sizes that the JSON files state, without opening the images.
 
     Raises:
         DataError: There is no such folder, or no JSON file in it.
@@ -52,11 +55,7 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
     if not any(entry.name.endswith(".json") for folder in folders for entry in _entries(folder)):
         raise DataError(f"{base}: no JSON file in this folder or those in it; SA-1B has one beside each image")
 
-    def rows() -> Iterator[ImageObjects]:
-        for folder in folders:
-            yield from _rows(root, folder, skip)
-
-    return Source(rows(), root, PROVENANCE, [])
+    return Source((unit for folder in folders for unit in _units(root, folder, skip, trust)), root, PROVENANCE, [])
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -75,7 +74,7 @@ def _folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in _entries(folder) if entry.is_dir())
 
 
-def _rows(root: Path, folder: Path, skip: Skip) -> Iterator[ImageObjects]:
+def _units(root: Path, folder: Path, skip: Skip, trust: bool) -> Iterator[Unit]:
     images: dict[str, list[str]] = {}  # by their name without its ending
     annotated = set()
     for entry in _entries(folder):
@@ -87,18 +86,21 @@ def _rows(root: Path, folder: Path, skip: Skip) -> Iterator[ImageObjects]:
     for stem in sorted(annotated | images.keys()):
         names = sorted(images.pop(stem, ()))
         if stem in annotated:
-            row, named = _row(root, folder, stem, skip)
-            if row is not None:
-                yield row
-            unnamed = [name for name in names if name != named] if named is not None else names[1:]
-            why = f"is not the image that {stem}.json names"
+            yield partial(_unit, root, folder, stem, names, skip, trust)
         else:
-            unnamed, why = names, f"has no {stem}.json beside it"
-        for name in unnamed:
-            skip(Skipped(str(folder / name), why))
+            for name in names:
+                skip(Skipped(str(folder / name), f"has no {stem}.json beside it"))
 
 
-def _row(root: Path, folder: Path, stem: str, skip: Skip) -> tuple[ImageObjects | None, str | None]:
+def _unit(root: Path, folder: Path, stem: str, images: list[str], skip: Skip, trust: bool) -> ImageObjects | None:
+    """The row of a JSON file; of the images called like it, those that it does not name are left out."""
+    row, named = _row(root, folder, stem, skip, trust)
+    for name in images[1:] if named is None else [name for name in images if name != named]:
+        skip(Skipped(str(folder / name), f"is not the image that {stem}.json names"))
+    return row
+
+
+def _row(root: Path, folder: Path, stem: str, skip: Skip, trust: bool) -> tuple[ImageObjects | None, str | None]:
     """The row of a JSON file, and the image it names; None and None if that cannot be said."""
     path = folder / f"{stem}.json"
     try:
@@ -114,16 +116,17 @@ def _row(root: Path, folder: Path, stem: str, skip: Skip) -> tuple[ImageObjects 
             skip(SkippedObject(name, "its image cannot be used"))
         return None, None
     file_name, size = image["file_name"], (image["width"], image["height"])
-    if usable_size(folder / file_name, skip, annotated=size, objects=[name for name, _ in named]) is None:
+    if usable_size(folder / file_name, skip, annotated=size, objects=[name for name, _ in named], trust=trust) is None:
         return None, file_name
     objects = []
-    for name, annotation in named:
+    sound = checked_counts([annotation.get("segmentation") for _, annotation in named], [size] * len(named))
+    for k, (name, annotation) in enumerate(named):
         try:
-            objects.append((name, _object(annotation, *size)))
+            objects.append((name, _object(annotation, *size, sound.get(k))))
         except DataError as error:
             skip(SkippedObject(name, str(error)))
     image_path = (folder / file_name).relative_to(root).as_posix()
-    return ImageObjects(image_path, *size, usable_objects(objects, size, 0, skip)), file_name
+    return ImageObjects(image_path, *size, usable_objects(objects, size, 0, skip, masks_are_sound=True)), file_name
 
 
 def _load(path: Path) -> tuple[dict[str, Any], list]:
@@ -166,8 +169,8 @@ def _named(path: Path, annotations: list, skip: Skip) -> Iterator[tuple[str, dic
             yield f"{path}, annotation {number}", annotation
 
 
-def _object(annotation: dict[str, Any], width: int, height: int) -> Object:
-    mask = _mask(annotation.get("segmentation"), width, height)
+def _object(annotation: dict[str, Any], width: int, height: int, sound: bytes | None) -> Object:
+    mask = _mask(annotation.get("segmentation"), width, height, sound)
     bbox: Any = annotation.get("bbox")
     score: Any = annotation.get("predicted_iou")
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
@@ -180,8 +183,8 @@ def _object(annotation: dict[str, Any], width: int, height: int) -> Object:
     return Object((x, y, x + w, y + h), mask, score=float(score))
 
 
-def _mask(segmentation: Any, width: int, height: int) -> bytes:
-    """Compressed counts, checked before the C library sees them: it checks nothing."""
+def _mask(segmentation: Any, width: int, height: int, sound: bytes | None) -> bytes:
+    """Compressed counts, checked before the C library sees them: it checks nothing. `sound` are those that were checked already."""
     counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
     if not isinstance(counts, str) or not counts.isascii():
         raise DataError(f"segmentation is {_short(segmentation)}, must be compressed run lengths with size and counts")
@@ -189,9 +192,10 @@ def _mask(segmentation: Any, width: int, height: int) -> bytes:
         raise DataError(
             f"mask is for an image of size {_short(segmentation.get('size'))} (height, width), but the image has {[height, width]}"
         )
+    if sound is not None:
+        return sound
     mask = counts.encode("ascii")
-    rle.check(mask, width, height)
-    if rle.area(mask) == 0:
+    if not rle.check(mask, width, height):
         raise DataError("mask is empty")
     return mask
 

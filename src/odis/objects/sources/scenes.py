@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import Skip
 from odis.objects.index import write_index
-from odis.objects.sources import Source
+from odis.objects.sources import Source, Unit
 from odis.types import ImageObjects, Object
 
 CLASSES = [str(digit) for digit in range(10)]
@@ -107,16 +108,18 @@ def read(
     images, labels = split_digits(split)
     _check(count, size, digits, digit_size)
 
-    def rows() -> Iterator[ImageObjects]:
+    def units() -> Iterator[Unit]:
         (root / split).mkdir(parents=True, exist_ok=True)
-        for i in range(count):
-            rng = np.random.default_rng([seed, _SPLITS.index(split), i])
-            scene = compose(rng, images, labels, size=size, digits=digits, digit_size=digit_size)
-            name = f"{split}/{i:06d}.png"
-            Image.fromarray(scene.pixels).save(root / name, compress_level=0)
-            yield ImageObjects(name, size, size, tuple(_object(m, label) for m, label in zip(scene.masks, scene.labels)))
+        yield from (partial(row, i) for i in range(count))
 
-    return Source(rows(), root, "annotated", CLASSES)
+    def row(i: int) -> ImageObjects:
+        rng = np.random.default_rng([seed, _SPLITS.index(split), i])
+        scene = compose(rng, images, labels, size=size, digits=digits, digit_size=digit_size)
+        name = f"{split}/{i:06d}.png"
+        Image.fromarray(scene.pixels).save(root / name, compress_level=0)
+        return ImageObjects(name, size, size, tuple(_object(m, label) for m, label in zip(scene.masks, scene.labels)))
+
+    return Source(units(), root, "annotated", CLASSES)
 
 
 def write_scenes(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject, usable_objects, usable_size
 from odis.objects.images import list_files
-from odis.objects.sources import Source
+from odis.objects.sources import Source, Unit
 from odis.types import ImageObjects, Object
 
 _SPLITS = ("train", "val", "test")
@@ -37,28 +38,31 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
     wnids = [line.strip() for line in _lines(root / "wnids.txt") if line.strip()]
     labels = {wnid: k for k, wnid in enumerate(wnids)}
 
-    def rows() -> Iterator[ImageObjects]:
+    def units() -> Iterator[Unit]:
         if split == "train":
             for wnid in sorted(entry.name for entry in (root / "train").iterdir() if entry.is_dir()):
                 boxes = _boxes(root / "train" / wnid / f"{wnid}_boxes.txt", skip, labels, wnid)
-                yield from _rows(root, f"train/{wnid}/images", boxes, skip, len(wnids))
+                yield from _units(root, f"train/{wnid}/images", boxes, skip, len(wnids))
         else:
             boxes = _boxes(root / "val" / "val_annotations.txt", skip, labels, None) if split == "val" else {}
-            yield from _rows(root, f"{split}/images", boxes, skip, len(wnids))
+            yield from _units(root, f"{split}/images", boxes, skip, len(wnids))
 
-    return Source(rows(), root, "annotated", _names(root / "words.txt", wnids))
+    return Source(units(), root, "annotated", _names(root / "words.txt", wnids))
 
 
-def _rows(root: Path, folder: str, boxes: dict[str, list[Object]], skip: Skip, classes: int) -> Iterator[ImageObjects]:
+def _units(root: Path, folder: str, boxes: dict[str, list[Object]], skip: Skip, classes: int) -> Iterator[Unit]:
     if not (root / folder).is_dir():
         raise DataError(f"{root / folder}: no such folder; Tiny-ImageNet keeps its images there")
     images = list_files(root / folder).images
     for name in sorted({*images, *boxes}):
-        path = root / folder / name
-        named = [(f"{path}, box {k}", item) for k, item in enumerate(boxes.get(name, ()), start=1)]
-        size = usable_size(path, skip, objects=[text for text, _ in named])
-        if size is not None:
-            yield ImageObjects(f"{folder}/{name}", *size, usable_objects(named, size, classes, skip))
+        yield partial(_row, root, f"{folder}/{name}", boxes.get(name, []), skip, classes)
+
+
+def _row(root: Path, image: str, boxes: list[Object], skip: Skip, classes: int) -> ImageObjects | None:
+    path = root / image
+    named = [(f"{path}, box {k}", item) for k, item in enumerate(boxes, start=1)]
+    size = usable_size(path, skip, objects=[text for text, _ in named])
+    return None if size is None else ImageObjects(image, *size, usable_objects(named, size, classes, skip))
 
 
 def _boxes(path: Path, skip: Skip, labels: dict[str, int], wnid: str | None) -> dict[str, list[Object]]:

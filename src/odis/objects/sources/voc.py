@@ -6,18 +6,19 @@ have them, and they do not say which mask is which box.
 
 Labels are positions in VOC's twenty classes if the split names no other class, else in the split's own names, sorted. Which it is
 takes a first pass over the annotations that keeps nothing but the names of classes. Besides them, the names of the split's images
-are held; rows come one by one.
+are held; an annotation is read again when its row is asked for.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject, reason, usable_objects, usable_size
-from odis.objects.sources import Source
+from odis.objects.sources import Source, Unit
 from odis.objects.sources.voc_xml import filename, items, leads_out, parse, short, stated_size
 from odis.types import ImageObjects, Object, Skipped
 
@@ -28,7 +29,7 @@ CLASSES = [
 """The classes of VOC 2007 to 2012, in their published order."""
 
 
-def read(root: Path, split: str | None, skip: Skip) -> Source:
+def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
     """Every image that the split lists, in its order, with its objects; an image without objects has none.
 
     An image is `JPEGImages/NAME.jpg`. Where there is no such file, it is the one that the annotation's `filename` names.
@@ -38,6 +39,7 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
         split: `train`, `val`, `trainval`, `test`, or another list in `ImageSets/Main`. The lists of one class (`cat_train`), which
             have a second column, are no splits.
         skip: Called with every image and object that cannot be used.
+        trust: Take the sizes that the annotations state, without opening the images.
 
     Raises:
         DataError: The split is not named, missing, empty, or not a list of names.
@@ -52,7 +54,7 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
     classes = CLASSES if found <= set(CLASSES) else sorted(found)
     labels = {name: k for k, name in enumerate(classes)}
 
-    def rows() -> Iterator[ImageObjects]:
+    def units() -> Iterator[Unit]:
         seen: set[str] = set()
         for number, name in names:
             if leads_out(name):
@@ -61,18 +63,18 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
                 skip(Skipped(f"{path}, line {number}", f"{short(name)} was listed before"))
             else:
                 seen.add(name)
-                yield from _rows(root, name, labels, skip)
+                yield partial(_row, root, name, labels, skip, trust)
 
-    return Source(rows(), root, "annotated", list(classes))
+    return Source(units(), root, "annotated", list(classes))
 
 
-def _rows(root: Path, name: str, labels: dict[str, int], skip: Skip) -> Iterator[ImageObjects]:
+def _row(root: Path, name: str, labels: dict[str, int], skip: Skip, trust: bool) -> ImageObjects | None:
     path = root / "Annotations" / f"{name}.xml"
     try:
         annotation = parse(path)
     except DataError as error:
         skip(Skipped(str(path), reason(error, path)))
-        return
+        return None
     found = items(annotation, path)
     try:
         annotated, image = stated_size(annotation), _image(root, name, filename(annotation))
@@ -80,10 +82,10 @@ def _rows(root: Path, name: str, labels: dict[str, int], skip: Skip) -> Iterator
         skip(Skipped(str(path), str(error)))
         for item in found:
             skip(SkippedObject(item.what, "its image cannot be used"))
-        return
-    size = usable_size(root / image, skip, annotated=annotated, objects=[item.what for item in found])
+        return None
+    size = usable_size(root / image, skip, annotated=annotated, objects=[item.what for item in found], trust=trust)
     if size is None:
-        return
+        return None
     objects = []
     for item in found:
         if item.problem or item.name not in labels:  # a name can be new only if the file changed after the first pass
@@ -91,7 +93,7 @@ def _rows(root: Path, name: str, labels: dict[str, int], skip: Skip) -> Iterator
         else:
             xmin, ymin, xmax, ymax = item.box
             objects.append((item.what, Object((xmin - 1, ymin - 1, xmax, ymax), label=labels[item.name])))
-    yield ImageObjects(image, *size, usable_objects(objects, size, len(labels), skip))
+    return ImageObjects(image, *size, usable_objects(objects, size, len(labels), skip))
 
 
 def _image(root: Path, name: str, named: str) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pycocotools import mask as coco_mask
 from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject, usable_objects, usable_size
 from odis.objects.images import list_files
-from odis.objects.sources import Source
+from odis.objects.sources import Source, Unit
 from odis.types import ImageObjects, Object, Skipped
 
 _SPLITS = ("train", "val", "test")
@@ -67,7 +68,7 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
         if not place.is_dir() and not (place.suffix.lower() == ".txt" and place.is_file()):
             raise DataError(f"{place}: no such folder, or list of images (.txt); {path.name} names it for {split}")
 
-    def rows() -> Iterator[ImageObjects]:
+    def units() -> Iterator[Unit]:
         seen: set[int] = set()
         for place in places:
             for image in _images(root, base, place, skip):
@@ -76,11 +77,9 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
                     skip(Skipped(str(root / image), "was listed before"))
                     continue
                 seen.add(key)
-                row = _row(root, image, len(classes), skip)
-                if row is not None:
-                    yield row
+                yield partial(_row, root, image, len(classes), skip)
 
-    return Source(rows(), root, "annotated", classes)
+    return Source(units(), root, "annotated", classes)
 
 
 def _find(root: Path) -> Path:

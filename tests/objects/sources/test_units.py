@@ -1,0 +1,217 @@
+"""Units of every source: listing them opens no image, they may be called in any order, shards of them make up the whole."""
+
+import json
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from odis.errors import ConfigError
+from odis.objects.build import Summary, build_index
+from odis.objects.index import ObjectIndex
+from odis.objects.sources import SOURCES, STATES_SIZES
+from odis.types import Skipped
+
+TENCH, SHARK = "n01440764", "n01484850"
+
+VOC_XML = (
+    "<annotation><filename>x</filename><size><width>8</width><height>6</height><depth>3</depth></size>"
+    "<object><name>{0}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>4</xmax><ymax>5</ymax></bndbox></object>"
+    "<object><name>{0}</name><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>12</xmax><ymax>12</ymax></bndbox></object></annotation>"
+)
+
+
+def save(path: Path, size: tuple[int, int] = (8, 6)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size).save(path)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def coco(root: Path, names: str = "SPLIT/{}.png", file: str = "instances_SPLIT.json", key: str = "file_name", prefix: str = "") -> None:
+    """Five images: the second is missing, the third listed twice; one object is empty, one a crowd, one belongs to no image."""
+    images = [{"id": i, key: f"{prefix}{'abcde'[i]}.png", "width": 8, "height": 6} for i in (3, 1, 0, 2, 0, 4)]
+    for name in "acde":
+        save(root / names.format(name))
+    boxes = [
+        (0, [0, 0, 4, 4]),
+        (3, [1, 1, 2, 2]),
+        (9, [0, 0, 1, 1]),
+        (1, [0, 0, 3, 3]),
+        (0, [1, 1, 0, 2]),
+        (4, [0, 0, 8, 6]),
+        (4, [2, 2, 3, 3]),
+    ]
+    annotations = [{"id": k, "image_id": i, "category_id": 5, "bbox": box, "iscrowd": int(k == 5)} for k, (i, box) in enumerate(boxes)]
+    annotations[3]["segmentation"] = [[0, 0, 3, 0, 3, 3]]
+    content = {"annotations": annotations, "images": images, "categories": [{"id": 5, "name": "cat"}]}
+    write(root / "annotations" / file, json.dumps(content))
+
+
+def lvis(root: Path) -> None:
+    coco(root, "val2017/{}.png", "lvis_v1_SPLIT.json", "coco_url", "http://x/val2017/")
+
+
+def objects365(root: Path) -> None:
+    coco(root, "SPLIT/patch1/{}.png", "zhiyuan_objv2_SPLIT.json", "file_name", "images/v2/patch1/")
+
+
+def voc(root: Path) -> None:
+    write(root / "ImageSets/Main/SPLIT.txt", "c\na\na\n../x\nb\nd\n")
+    for name in "acd":
+        write(root / f"Annotations/{name}.xml", VOC_XML.format("cat"))
+        save(root / f"JPEGImages/{name}.jpg", (9, 9) if name == "d" else (8, 6))
+
+
+def imagenet(root: Path) -> None:
+    for wnid in (TENCH, SHARK):
+        for number in (1, 2, 3):
+            save(root / f"Data/CLS-LOC/train/{wnid}/{wnid}_{number}.JPEG")
+        write(root / f"Annotations/CLS-LOC/train/{wnid}/{wnid}_1.xml", VOC_XML.format(wnid))
+        write(root / f"Annotations/CLS-LOC/train/{wnid}/{wnid}_9.xml", VOC_XML.format(wnid))
+    write(root / f"Data/CLS-LOC/train/{TENCH}/{TENCH}_3.JPEG", "no image")
+    rows = (
+        f"{TENCH}_2,{TENCH} 1 1 6 4 \n{SHARK}_3,{SHARK} 5 5 9 9 {SHARK} 8 8 9 9 \n{SHARK}_7,{SHARK} 1 1 2 2 \n{TENCH}_2,{TENCH} 0 0 1 1 \n"
+    )
+    write(root / "LOC_train_solution.csv", f"ImageId,PredictionString\n{rows}")
+
+
+def open_images(root: Path) -> None:
+    write(root / "class-descriptions-boxable.csv", "/m/1,Cat\n")
+    rows = [("a", 0, 0.5), ("a", 1, 1), ("b", 0, 1), ("c", 0, 7), ("c", 0, 1), ("a", 0, 1), ("d", 0, 1)]
+    lines = "".join(f"{image},/m/1,0,{x1},0,1,{group}\n" for image, group, x1 in rows)
+    write(root / "train-annotations-bbox.csv", f"ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n{lines}broken\n")
+    for name in "acd":
+        save(root / f"train/{name}.jpg")
+
+
+def yolo(root: Path) -> None:
+    write(root / "data.yaml", "train: [images, list.txt]\nnames: [cat]\n")
+    write(root / "list.txt", "images/a.png\nimages/gone.png\n../x.png\n")
+    for name in "abcd":
+        save(root / f"images/{name}.png")
+        write(root / f"labels/{name}.txt", "0 0.5 0.5 0.5 0.5\n0 0.5 0.5 9 1\n")
+
+
+def sa1b(root: Path) -> None:
+    for name in ("x/sa_1", "x/sa_2", "y/sa_3", "sa_4"):
+        save(root / f"{name}.jpg")
+        image = {"width": 8, "height": 6, "file_name": f"{name.split('/')[-1]}.jpg"}
+        mask = {"segmentation": {"size": [6, 8], "counts": "73300000a0"}, "bbox": [1, 1, 3, 2], "predicted_iou": 0.5}
+        write(root / f"{name}.json", json.dumps({"image": image, "annotations": [{"id": 1, **mask}, {"id": 2, **mask, "bbox": None}]}))
+    save(root / "x/alone.jpg")
+    save(root / "x/sa_2.png")
+    (root / "y/sa_3.jpg").unlink()
+
+
+def label_maps(root: Path) -> None:
+    write(root / "ImageSets/Segmentation/SPLIT.txt", "a\nb\na\nc\nd\n")
+    for name in "acd":
+        save(root / f"JPEGImages/{name}.jpg", (40, 30))
+    for name in "abc":
+        values = np.zeros((30, 40), np.uint8)
+        values[5:20, 5:20], values[25:28, 30:33] = 8, 12
+        save(root / f"SegmentationClass/{name}.png")
+        Image.fromarray(values).save(root / f"SegmentationClass/{name}.png")
+
+
+def tiny_imagenet(root: Path) -> None:
+    write(root / "wnids.txt", "n02\nn01\n")
+    for wnid in ("n01", "n02"):
+        write(root / f"train/{wnid}/{wnid}_boxes.txt", "a.JPEG\t0\t1\t6\t4\nb.JPEG\t5\t5\t1\t1\nbroken\ngone.JPEG\t1\t1\t2\t2\n")
+        for name in "ab":
+            save(root / f"train/{wnid}/images/{name}.JPEG")
+
+
+def folder(root: Path) -> None:
+    for name in ("cat/a.png", "cat/b.png", "dog/c.png"):
+        save(root / name)
+    write(root / "dog/bad.png", "no image")
+
+
+SETS: dict[str, tuple[Callable[[Path], None], str | None]] = {
+    "coco": (coco, "SPLIT"), "lvis": (lvis, "SPLIT"), "objects365": (objects365, "SPLIT"), "voc": (voc, "SPLIT"),
+    "imagenet": (imagenet, None), "open-images": (open_images, None), "yolo": (yolo, None), "sa-1b": (sa1b, None),
+    "label-maps": (label_maps, "SPLIT"), "tiny-imagenet": (tiny_imagenet, None), "folder": (folder, None),
+}  # fmt: skip
+
+
+@pytest.fixture(params=SETS)
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, str | None]:
+    make, split = SETS[request.param]
+    make(tmp_path / "data")
+    return request.param, tmp_path / "data", split
+
+
+def test_every_source_is_tested() -> None:
+    assert SETS.keys() == SOURCES.keys() - {"scenes"}  # scenes are written while they are read
+
+
+def test_units_are_listed_without_opening_images_and_called_in_any_order(
+    data: tuple[str, Path, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, root, split = data
+    read = import_module(SOURCES[name]).read
+    expected: list[Skipped] = []
+    rows = list(read(root, split, expected.append).rows)
+    assert len(rows) > 1
+    assert expected
+
+    skipped: list[Skipped] = []
+    opened: list[object] = []
+    real = Image.open
+    monkeypatch.setattr(Image, "open", lambda path, *rest: (opened.append(path), real(path, *rest))[1])
+    units = list(read(root, split, skipped.append).units)
+    assert opened == []
+    assert len(units) > len(rows)  # one of an image that is left out is among them
+    assert len(skipped) < len(expected)
+    made = [unit() for unit in reversed(units)]
+    assert [row for row in reversed(made) if row is not None] == rows
+    assert sorted((s.what, s.why, type(s).__name__) for s in skipped) == sorted((s.what, s.why, type(s).__name__) for s in expected)
+    assert opened
+
+
+def added(summaries: list[Summary]) -> list[int]:
+    names = ("images", "written", "images_skipped", "objects", "kept", "objects_skipped", "crowds")
+    return [sum(getattr(summary, name) for summary in summaries) for name in names]
+
+
+@pytest.mark.parametrize(("n", "part_size"), [(1, 1), (2, 1), (3, 2)])
+def test_shards_together_are_the_whole(data: tuple[str, Path, str | None], tmp_path: Path, n: int, part_size: int) -> None:
+    name, root, split = data
+    expected: list[Skipped] = []
+    whole = build_index(name, root, tmp_path / "whole.parquet", split, report=expected.append)
+    skipped: list[Skipped] = []
+    summaries = [
+        build_index(name, root, tmp_path / "parts", split, report=skipped.append, shard=(i, n), part_size=part_size)
+        for i in range(n, 0, -1)
+    ]
+    assert list(ObjectIndex.open(tmp_path / "parts")) == list(ObjectIndex.open(tmp_path / "whole.parquet"))
+    assert added(summaries) == added([whole])
+    assert sorted((s.what, s.why) for s in skipped) == sorted((s.what, s.why) for s in expected)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "parts", "whole.parquet"]
+
+
+def test_trust_opens_no_image_whose_size_is_stated(data: tuple[str, Path, str | None], tmp_path: Path) -> None:
+    name, root, split = data
+    if name not in STATES_SIZES:
+        with pytest.raises(ConfigError, match=rf"trust: {name} states no sizes of images; coco, imagenet, label-maps, .* do$"):
+            build_index(name, root, tmp_path / "i.parquet", split, trust=True)
+        return
+    careful = build_index(name, root, tmp_path / "careful.parquet", split)
+    trusting = build_index(name, root, tmp_path / "trusting.parquet", split, trust=True)
+    before, after = (list(ObjectIndex.open(tmp_path / f"{which}.parquet")) for which in ("careful", "trusting"))
+    assert [row for row in after if row in before] == before  # what could be used can be used
+    if name != "imagenet":
+        assert trusting.written > careful.written  # an image that is missing, or of another size
+        for path in root.rglob("*"):
+            if path.suffix in (".jpg", ".png") and "Class" not in str(path):
+                path.write_bytes(b"")
+        build_index(name, root, tmp_path / "empty.parquet", split, trust=True)
+        assert list(ObjectIndex.open(tmp_path / "empty.parquet")) == after
