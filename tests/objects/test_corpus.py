@@ -160,17 +160,14 @@ def test_sizes_are_checked(folder: Path, tmp_path: Path, name: str):
         find_objects(ObjectIndex.open(folder), tmp_path / "x.parquet", Brightness, settings=SETTINGS, **{name: 0})
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A local Ray cluster of three CPUs, to which this module's classes are sent as they are."""
-    ray = pytest.importorskip("ray")
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=200 * 2**20)
-    yield ray
-    ray.shutdown()
+@pytest.fixture
+def cluster(ray_cluster) -> None:
+    """A Ray cluster to which this module's classes are sent as they are: its workers cannot import a test."""
+    ray_cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def test_ray_makes_the_same_index_with_a_worker_killed(cluster, folder: Path, tmp_path: Path):
+@pytest.mark.usefixtures("cluster")
+def test_ray_makes_the_same_index_with_a_worker_killed(folder: Path, tmp_path: Path):
     picture(folder / "13.png", 77)  # whichever worker meets this one first is killed
     index, killed = ObjectIndex.open(folder), tmp_path / "killed"
     summary = find_objects(index, tmp_path / "local.parquet", Brightness, settings=SETTINGS, batch_size=2, part_size=3)
@@ -190,7 +187,8 @@ def _no_finder() -> Brightness:
     raise DataError("weights.pth: no such file")
 
 
-def test_ray_hands_over_the_one_line_of_an_error(cluster, folder: Path, tmp_path: Path):
+@pytest.mark.usefixtures("cluster")
+def test_ray_hands_over_the_one_line_of_an_error(folder: Path, tmp_path: Path):
     with pytest.raises(DataError, match=r"^weights\.pth: no such file$"):
         find_objects(ObjectIndex.open(folder), tmp_path / "ray.parquet", _no_finder, settings=SETTINGS, engine="ray", workers=2)
 

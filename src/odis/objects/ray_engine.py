@@ -9,21 +9,17 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from odis.errors import DataError, OdisError
+from odis.objects.finder import Finder, Found, PartWorker
 from odis.objects.index import ObjectIndex
-
-if TYPE_CHECKING:
-    from odis.objects.corpus import Finder, Found, PartWorker
 
 
 class _RayWorker:
     """What Ray runs in each worker: parts by number, as pickled `Found` or the line of an error."""
 
     def __init__(self, index: ObjectIndex, build: Callable[[], Finder], part_size: int, batch_size: int) -> None:
-        from odis.objects.corpus import PartWorker
-
         self._error = ""
         self._work: PartWorker | None = None
         try:
