@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from odis.config import ModelConfig
 from odis.errors import ConfigError
 from odis.model.attention import ObjectTokens, dense_mask, object_attention, object_attention_weights, object_keys
+from odis.model.mlp import mlp
 from odis.model.weights import load_timm_weights, one_line
 from odis.types import Tokens
 
@@ -185,8 +186,8 @@ def _attention_branch(block: Any, x: Tensor, keys: Tensor | None, kind: ObjectTo
 
 def _mlp_branch(block: Any, x: Tensor) -> Tensor:
     if isinstance(block, ResPostBlock):
-        return block.norm2(block.mlp(x))
-    return block.ls2(block.mlp(block.norm2(x)))
+        return block.norm2(mlp(block.mlp, x))
+    return block.ls2(mlp(block.mlp, block.norm2(x)))
 
 
 def _require_shape(name: str, masks: Tensor, shape: tuple[int, ...]) -> None:
