@@ -36,6 +36,8 @@ class ObjectsConfig:
         per_image: Object tokens in each view. 1 takes the target alone; more take the target and others at random.
         min_visible: Share of an object (or of the view, if that is smaller) that must lie in a view for the object to count as visible
             there; 0 is any overlap.
+        rediscover_every: Epochs between discoveries: training begins with whole images, and every so many epochs the teacher finds the
+            objects of all images anew (section `discover` says how). Annotated objects are not looked at. 0 takes the index as it is.
     """
 
     use: bool = True
@@ -43,6 +45,7 @@ class ObjectsConfig:
     sampling: Literal["area", "uniform"] = "area"
     per_image: int = 1
     min_visible: float = 0.0
+    rediscover_every: float = 0.0
 
 
 @dataclass
@@ -266,6 +269,47 @@ class TrainConfig:
 
 
 @dataclass
+class DiscoverConfig:
+    """How objects are found without annotations, in a network's own features.
+
+    Args:
+        method: `spectral`: repeated normalised cuts (TokenCut, CVPR 2022; MaskCut, CVPR 2023). `seeds`: growing from the patch that agrees
+            with fewest others (LOST, BMVC 2021).
+        size: Side in pixels of the square whose area images are resized to, their aspect kept; by default the size the model was trained
+            at. Objects should be some patches high.
+        facet: Which features of the last attention layer: `key`, `query`, `value`, or `token`, the patches that come out. By default `key`,
+            and `token` for a model without such a layer.
+        grey: Show the network images without colour: for one that was trained so (`views.grey` 1), whose features colour would disturb.
+        centre: Subtract the mean feature of the image first, which small networks need: all their patches agree with it.
+        max_objects: Objects looked for in an image.
+        tau: `spectral`: cosine above which two patches belong together.
+        seeds_k: `seeds`: patches that may join the seed, those with the fewest correlations.
+        edge_radius: Masks are drawn to edges of the image this many patches away (guided filter); 0 leaves them as the patches say.
+        min_area: Least area of an object's mask, as a share of the image.
+        max_area: Largest area.
+        max_overlap: Of two boxes with more IoU than this, the less clear one goes.
+        min_score: Least clearness of an object, 0 to 1: half the amount by which the object's patches agree more with its mean feature than
+            those around it do. An image without a clear object yields none.
+        batch_size: Images of one shape that go through the network at once.
+    """
+
+    method: Literal["spectral", "seeds"] = "spectral"
+    size: int | None = None
+    facet: Literal["key", "query", "value", "token"] | None = None
+    grey: bool = False
+    centre: bool = False
+    max_objects: int = 3
+    tau: float = 0.2
+    seeds_k: int = 100
+    edge_radius: float = 1.0
+    min_area: float = 0.01
+    max_area: float = 0.8
+    max_overlap: float = 0.8
+    min_score: float = 0.1
+    batch_size: int = 32
+
+
+@dataclass
 class PretrainConfig:
     """Everything that defines a pretraining run.
 
@@ -279,6 +323,7 @@ class PretrainConfig:
     val: str | None = None
     strict: bool = False
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)
+    discover: DiscoverConfig = field(default_factory=DiscoverConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

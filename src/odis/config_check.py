@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 
-from odis.config import PretrainConfig
+from odis.config import DiscoverConfig, PretrainConfig
 from odis.errors import ConfigError
 
 
@@ -35,6 +35,7 @@ def check(config: PretrainConfig, world_size: int = 1) -> None:
     _check_model(config)
     _check_optimisation(config)
     _check_train(config, world_size)
+    check_discover(config.discover)
 
 
 def _check_finite(config: PretrainConfig) -> None:
@@ -57,6 +58,12 @@ def _check_data(config: PretrainConfig) -> None:
         objects.per_image == 1 or config.model.object_tokens == "read-only" or config.model.object_readout == "mean-pool",
         "objects.per_image",
         f"is {objects.per_image}, but model.object_tokens single has one token a view; set model.object_tokens read-only",
+    )
+    _require(objects.rediscover_every >= 0, "objects.rediscover_every", f"is {objects.rediscover_every}, must be 0 or more epochs")
+    _require(
+        objects.rediscover_every == 0 or objects.use,
+        "objects.rediscover_every",
+        f"is {objects.rediscover_every}, but objects.use is false: what is found would not be used",
     )
     _require(
         objects.per_image == 1 or objects.use,
@@ -158,3 +165,30 @@ def _check_train(config: PretrainConfig, world_size: int) -> None:
         "train.knn_every",
         f"is {train.knn_every}, but val names no held-out index",
     )
+
+
+def check_discover(settings: DiscoverConfig, prefix: str = "discover") -> None:
+    """Refuse settings that cannot find objects.
+
+    Args:
+        settings: What is checked.
+        prefix: What the dotted names of settings begin with.
+
+    Raises:
+        ConfigError: naming the first offending setting, and what is allowed.
+    """
+
+    def require(ok: bool, name: str, allowed: str) -> None:
+        _require(ok, f"{prefix}.{name}", f"is {getattr(settings, name)}, must be {allowed}")
+
+    require(settings.method in ("spectral", "seeds"), "method", "spectral or seeds")
+    require(settings.facet in (None, "key", "query", "value", "token"), "facet", "key, query, value or token, or null")
+    require(settings.size is None or settings.size >= 1, "size", "1 pixel or more, or null")
+    require(-1 <= settings.tau < 1, "tau", "from -1 to below 1")
+    require(0 < settings.max_area <= 1, "max_area", "above 0 and at most 1")
+    require(0 <= settings.min_area <= settings.max_area, "min_area", f"from 0 to max_area ({settings.max_area:g})")
+    for name in ("max_overlap", "min_score"):
+        require(0 <= getattr(settings, name) <= 1, name, "from 0 to 1")
+    require(0 <= settings.edge_radius <= 16, "edge_radius", "from 0 to 16 patches")
+    for name in ("max_objects", "seeds_k", "batch_size"):
+        require(getattr(settings, name) >= 1, name, "1 or more")
