@@ -16,7 +16,7 @@ from odis.data.loader import make_loader
 from odis.model.pair import build_pair
 from odis.objects.index import ObjectIndex, write_index
 from odis.options import load_recipe, recipe_names
-from odis.train import loop, step
+from odis.train import loop, start, step
 from odis.train.step import Centres, Question, compute_losses, student_pass, teacher_pass
 from odis.types import ImageObjects, Object
 
@@ -49,7 +49,7 @@ class Spy:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gradients: list[dict[str, Tensor | None]] = []
         self.before_step: Callable[[int], None] = lambda step: None
-        step_if_finite, update_teacher, build = step.step_if_finite, step.update_teacher, loop.build_optimizer
+        step_if_finite, update_teacher, build = step.step_if_finite, step.update_teacher, start.build_optimizer
 
         def building(student: torch.nn.Module, optim: Any) -> torch.optim.AdamW:
             self.student = student
@@ -66,7 +66,7 @@ class Spy:
             self.momentum = momentum
             self.before_step(len(self.gradients))
 
-        monkeypatch.setattr(loop, "build_optimizer", building)
+        monkeypatch.setattr(start, "build_optimizer", building)
         monkeypatch.setattr(step, "step_if_finite", stepping)
         monkeypatch.setattr(step, "update_teacher", updating)
 

@@ -13,24 +13,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from odis import __version__
 from odis.config import PretrainConfig, as_dict
 from odis.config_check import check
 from odis.data.loader import make_loader
 from odis.errors import ConfigError, DataError, OdisError
-from odis.model.pair import build_pair
 from odis.model.saved import save_model
 from odis.model.vit import ObjectViT
 from odis.objects.index import ObjectIndex
 from odis.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from odis.train.distributed import Ranks, ranks, world_size
-from odis.train.optim import build_optimizer
+from odis.train.rediscovery import Rounds, provenance_of
 from odis.train.report import Clock, Report, peak_memory
 from odis.train.run_folder import describe_device, prepare
-from odis.train.schedules import Schedules
-from odis.train.step import Centres, Question, Run, StudentPass, train_step
+from odis.train.start import build_run
+from odis.train.step import Run, train_step
 from odis.types import Batch
 
 Evaluate = Callable[[ObjectViT, PretrainConfig], dict[str, float]]
@@ -68,27 +66,7 @@ def _start(config: PretrainConfig, out: Path, here: Ranks, recipe: str) -> tuple
     index = ObjectIndex.open(config.data, strict=config.strict)
     if len(index) == 0:
         raise ConfigError(f"data: {config.data} holds no images")
-    schedules = Schedules(config, len(index))
-    torch.manual_seed(config.train.seed)
-    student, teacher = build_pair(config)
-    question = Question.of(config)
-    if not question.patches:
-        student.backbone.mask_token.requires_grad_(False)  # nothing is hidden, so it would never get a gradient
-    student.to(here.device)
-    teacher.to(here.device)
-    centres = Centres(config.head.prototypes, config.loss.centre_momentum).to(here.device)
-    if config.train.compile:
-        student.backbone.compile_blocks()
-        teacher.backbone.compile_blocks()
-    student_pass: torch.nn.Module = StudentPass(student, question)
-    if here.distributed:
-        student_pass = DistributedDataParallel(student_pass, broadcast_buffers=False, gradient_as_bucket_view=True)
-    run = Run(
-        config, here, question, student, teacher, student_pass, centres,
-        optimizer=build_optimizer(student, config.optim),
-        scaler=torch.amp.GradScaler(here.device.type, enabled=config.train.precision == "fp16"),
-        schedules=schedules, provenance=index.provenance, recipe=recipe,
-    )  # fmt: skip
+    run = build_run(config, here, images=len(index), provenance=provenance_of(config, index), recipe=recipe)
     if here.is_first:
         prepare(out, config, _resolved(run, index))
     here.barrier()
@@ -103,7 +81,7 @@ def _resolved(run: Run, index: ObjectIndex) -> dict[str, Any]:
     per_rank = run.config.train.batch_size // run.ranks.world_size // run.config.train.accumulate
     return {
         "images": len(index),
-        "provenance": index.provenance,
+        "provenance": run.provenance,
         "total_steps": run.schedules.total_steps,
         "steps_per_epoch": round(run.schedules.steps_per_epoch, 3),
         "lr": run.schedules.lr,
@@ -122,51 +100,63 @@ def _train(run: Run, index: ObjectIndex, out: Path, report: Report, evaluate: Ev
         return
     resumed = f", resumed after step {run.step}" if run.step else ""
     report.say(
-        f"{len(index)} images ({index.provenance}), {total} steps of {train.batch_size} ({run.schedules.steps_per_epoch:.1f} an epoch), "
+        f"{len(index)} images ({run.provenance}), {total} steps of {train.batch_size} ({run.schedules.steps_per_epoch:.1f} an epoch), "
         f"lr {run.schedules.lr:.3g}, {train.precision} on {describe_device(run.ranks.device)}{resumed}"
     )
+    rounds = Rounds(run, index, out)
+    with _stop_signals() as stop:
+        while run.step < total:
+            objects, end = rounds.span(lambda: stop.asked and not run.ranks.distributed, lambda s: report.skip(run.step, [s]))
+            if run.config.objects.rediscover_every:
+                share = objects.count_objects() / len(objects)
+                report.say(f"from step {run.step + 1} to {end}: {share:.2f} objects an image ({objects.provenance})")
+            _train_on(objects, end, run, out, report, evaluate, stop)
+    skipped = f"; {report.skipped} files or objects skipped, named in skipped.jsonl" if report.skipped else ""
+    report.say(f"done: {out / 'model.safetensors'}{skipped}")
+
+
+def _train_on(objects: ObjectIndex, end: int, run: Run, out: Path, report: Report, evaluate: Evaluate | None, stop: _Stop) -> None:
+    """The steps up to `end`, on these objects."""
+    train, total = run.config.train, run.schedules.total_steps
     loader = make_loader(
-        index, run.config, patch_size=run.patch_size, start_step=run.step, steps=total,
+        objects, run.config, patch_size=run.patch_size, start_step=run.step, steps=end,
         rank=run.ranks.rank, world_size=run.ranks.world_size,
     )  # fmt: skip
     batches, clock = iter(loader), Clock()
-    with _stop_signals() as stop:
-        while run.step < total:
-            micro_batches = _next(batches, train.accumulate, clock)
-            for batch in micro_batches:
-                report.skip(run.step + 1, batch.skipped)
-            logs = (run.step + 1) % train.log_every == 0 or run.step + 1 == total
-            before = run.pending
-            train_step(run, [b.to(run.ranks.device) for b in micro_batches], meters=logs)
-            clock.stepped()
-            # Asking for the step before this one never waits for the device to finish this one.
-            _check_finite(run, before, report, out)
-            report.advance(run.step)
-            if logs:
-                report.name_skipped()
-                settings = run.schedules.at(run.step - 1)
-                values = run.meters.means() | {"lr": settings.lr, "momentum_teacher": settings.momentum_teacher}
-                values |= {"teacher_temp": settings.teacher_temp, "weight_decay": settings.weight_decay}
-                values |= clock.read(train.batch_size, total - run.step)
-                report.log(run.step, values | {"memory_gib": peak_memory(run.ranks.device), "skipped": report.skipped})
-            stopping = stop.is_set(run.ranks, at_interval=logs)
-            if run.step == total or stopping or (train.checkpoint_every and run.step % train.checkpoint_every == 0):
-                _check_finite(run, run.pending, report, out)
-                run.pending = None
-                _save(run, out)
-            if stopping:
-                report.say(f"stopped after step {run.step}; the same command resumes")
-                raise KeyboardInterrupt
-            if evaluate is not None and (run.step == total or (train.knn_every and run.step % train.knn_every == 0)):
-                if run.ranks.is_first:
-                    try:
-                        report.log(run.step, evaluate(run.teacher.backbone, run.config))
-                    except OdisError as error:  # what was learned is not lost because it cannot be measured
-                        report.warn(f"step {run.step}: the evaluation during training failed: {error}")
-                run.ranks.barrier()
-                clock.restart()
-    skipped = f"; {report.skipped} files or objects skipped, named in skipped.jsonl" if report.skipped else ""
-    report.say(f"done: {out / 'model.safetensors'}{skipped}")
+    while run.step < end:
+        micro_batches = _next(batches, train.accumulate, clock)
+        for batch in micro_batches:
+            report.skip(run.step + 1, batch.skipped)
+        logs = (run.step + 1) % train.log_every == 0 or run.step + 1 == total
+        before = run.pending
+        train_step(run, [b.to(run.ranks.device) for b in micro_batches], meters=logs)
+        clock.stepped()
+        # Asking for the step before this one never waits for the device to finish this one.
+        _check_finite(run, before, report, out)
+        report.advance(run.step)
+        if logs:
+            report.name_skipped()
+            settings = run.schedules.at(run.step - 1)
+            values = run.meters.means() | {"lr": settings.lr, "momentum_teacher": settings.momentum_teacher}
+            values |= {"teacher_temp": settings.teacher_temp, "weight_decay": settings.weight_decay}
+            values |= clock.read(train.batch_size, total - run.step)
+            report.log(run.step, values | {"memory_gib": peak_memory(run.ranks.device), "skipped": report.skipped})
+        stopping = stop.is_set(run.ranks, at_interval=logs)
+        if run.step == end or stopping or (train.checkpoint_every and run.step % train.checkpoint_every == 0):
+            _check_finite(run, run.pending, report, out)
+            run.pending = None
+            _save(run, out)
+        if stopping:
+            report.say(f"stopped after step {run.step}; the same command resumes")
+            raise KeyboardInterrupt
+        if evaluate is not None and (run.step == total or (train.knn_every and run.step % train.knn_every == 0)):
+            if run.ranks.is_first:
+                try:
+                    report.log(run.step, evaluate(run.teacher.backbone, run.config))
+                except OdisError as error:  # what was learned is not lost because it cannot be measured
+                    report.warn(f"step {run.step}: the evaluation during training failed: {error}")
+            run.ranks.barrier()
+            clock.restart()
 
 
 def _next(batches: Iterator[Batch], count: int, clock: Clock) -> list[Batch]:

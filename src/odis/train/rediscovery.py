@@ -1,0 +1,110 @@
+"""Re-discovery: whole images first, then every n epochs the objects that the teacher finds in them. No annotation enters.
+
+What was found lies in the run's folder, `objects/step-NNNNNNNN.parquet`, an index like any other. It is a function of the teacher at that
+step, so a run that is killed and resumed takes the same objects at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from odis.config import PretrainConfig
+from odis.discovery import Discoverer
+from odis.errors import DataError
+from odis.objects.corpus import count_parts, finish, write_part
+from odis.objects.finder import PartWorker
+from odis.objects.index import WHOLE_IMAGE, ObjectIndex
+from odis.objects.overlay import Overlay
+from odis.objects.parts import Parts, is_made
+from odis.train.schedules import Schedules
+from odis.train.step import Run
+from odis.types import Skipped
+
+_PART_SIZE = 512  # images that are lost at most when discovery is interrupted
+
+
+def provenance_of(config: PretrainConfig, index: ObjectIndex) -> str:
+    """Where the objects that a run trains on come from."""
+    return f"discovered:{config.discover.method}@teacher" if config.objects.rediscover_every else index.provenance
+
+
+def boundaries(config: PretrainConfig, schedules: Schedules) -> list[int]:
+    """The steps after which objects are discovered."""
+    steps: list[int] = []
+    every = config.objects.rediscover_every * schedules.steps_per_epoch
+    while every:
+        step = max(len(steps) + 1, round((len(steps) + 1) * every))
+        if step >= schedules.total_steps:
+            break
+        steps.append(step)
+    return steps
+
+
+class Rounds:
+    """Which objects training takes at each step.
+
+    Without `objects.rediscover_every` it is the index, from the first step to the last.
+
+    Args:
+        run: The run; its teacher finds the objects.
+        index: The images. Its own objects serve until the first discovery if they too were discovered; annotated ones never do.
+        out: The run's folder.
+    """
+
+    def __init__(self, run: Run, index: ObjectIndex, out: Path) -> None:
+        self.run, self.index, self.folder = run, index, out / "objects"
+
+    def span(self, interrupted: Callable[[], bool], skip: Callable[[Skipped], None]) -> tuple[ObjectIndex, int]:
+        """The index for the steps to come, and the step at which it ends. At a boundary the objects are discovered now.
+
+        Args:
+            interrupted: Asked after each part of a discovery whether to stop there.
+            skip: Called with what a discovery leaves out.
+
+        Raises:
+            DataError: The objects found at an earlier step are gone, or none of the images can be used.
+            KeyboardInterrupt: Discovery was interrupted; its finished parts stay.
+        """
+        step, total = self.run.step, self.run.schedules.total_steps
+        if not self.run.config.objects.rediscover_every:
+            return self.index, total
+        marks = boundaries(self.run.config, self.run.schedules)
+        end = next((mark for mark in marks if mark > step), total)
+        start = max((mark for mark in marks if mark <= step), default=0)
+        if start == 0:
+            found = self.index.provenance.startswith("discovered:") or self.index.provenance == WHOLE_IMAGE
+            return (self.index if found else Overlay(self.index)), end
+        return Overlay(self.index, ObjectIndex.open(self._found(start, interrupted, skip), root=self.index.root)), end
+
+    def _found(self, step: int, interrupted: Callable[[], bool], skip: Callable[[Skipped], None]) -> Path:
+        path = self.folder / f"step-{step:08d}.parquet"
+        settings = {"step": step, "discover": asdict(self.run.config.discover), "images": self.index.fingerprint()}
+        if path.exists() and is_made(path, settings):
+            return path
+        if self.run.step != step:
+            raise DataError(f"{path}: is gone, and the teacher of step {step} with it; resume from a checkpoint of step {step} or before")
+        self.run.ranks.barrier()
+        worker, parts = self._worker(), Parts(path, root=self.index.root, settings=settings)
+        total = count_parts(self.index, _PART_SIZE)
+        mine = range(self.run.ranks.rank, total, self.run.ranks.world_size)
+        for k in sorted(set(mine) - parts.done()):
+            found = worker(k)
+            write_part(parts, k, found)
+            for item in found.skipped:
+                skip(item)
+            if interrupted():
+                raise KeyboardInterrupt
+        self.run.ranks.barrier()
+        if self.run.ranks.is_first:
+            finish(parts, total)
+        self.run.ranks.barrier()
+        return path
+
+    def _worker(self) -> PartWorker:
+        config = self.run.config
+        views, discover = config.views, config.discover
+        backbone = self.run.teacher.backbone
+        finder = Discoverer(backbone, views.mean, views.std, discover, name="teacher", image_size=views.global_size)
+        return PartWorker(self.index, finder, part_size=_PART_SIZE, batch_size=discover.batch_size)
