@@ -107,4 +107,4 @@ def test_mistakes_are_one_line(index: Path, capsys: pytest.CaptureFixture, argum
 
 
 def test_help_of_objects(capsys: pytest.CaptureFixture) -> None:
-    assert "odis objects compare" in said(capsys, "objects")[0]
+    assert "usage: odis objects COMMAND" in said(capsys, "objects")[0]
