@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_000_000, help="images of the annotation files (default: 1,000,000)")
     parser.add_argument("--boxes", type=int, nargs="+", default=[3, 7], help="boxes an image, on average (default: 3 7)")
     parser.add_argument("--masks", type=float, default=0.0, help="share of objects with a mask (default: 0)")
-    parser.add_argument("--headers", type=int, default=20_000, help="images that are opened (default: 20,000)")
+    parser.add_argument("--headers", type=int, default=20_000, help="images that are opened (default: 20,000; 0 for none)")
     parser.add_argument("--twice", action=argparse.BooleanOptionalAction, default=True, help="also twice the images")
     parser.add_argument("--folder", type=Path, help="where to put the files, some gigabytes (default: the system's folder)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -173,10 +173,11 @@ def main() -> None:
             found = measured("build", "coco", folder / "coco", folder / f"{images}-{boxes}.parquet", SPLIT, True)
             results.append({"what": f"coco, {boxes} boxes, {size:,.0f} MB", "opened": False, **found})
             path.unlink()
+        opened = (("coco", "opened", SPLIT), ("open-images", "open-images", "train")) if args.headers else ()
         write_coco(folder / "opened", args.headers, args.boxes[0], args.masks)
         link_images(folder / "opened" / SPLIT, [f"{7 * i:012d}.jpg" for i in range(args.headers)])
         write_open_images(folder / "open-images", args.headers, args.boxes[0])
-        for source, root, split in (("coco", "opened", SPLIT), ("open-images", "open-images", "train")):
+        for source, root, split in opened:
             found = measured("build", source, folder / root, folder / f"{source}.parquet", split, False)
             results.append({"what": f"{source}, {args.boxes[0]} boxes", "opened": True, **found})
         index = folder / f"{args.images}-{args.boxes[0]}.parquet"

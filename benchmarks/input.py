@@ -7,8 +7,8 @@ images by every pipeline in turn, and ratios are taken within a round: their med
 
 `pil` decodes with Pillow and makes the views as `DataAugmentationDINO` of DINO and iBOT does (main_dino.py, utils.py), with torchvision's
 transforms on PIL images: 2 crops of 224 and 10 of 96 pixels, jitter, grey, blur, solarisation, normalisation. It knows no objects.
-`odis` is what a worker of `odis pretrain` does with the recipe odis-vits16: decoding, object-aware crops, object masks, prediction masks, the
-same photometrics, normalisation. Its parts are timed in the same run.
+`odis` is what a worker of `odis pretrain` does with the recipe odis-vits16: decoding, object-aware crops, object masks, prediction masks,
+the same photometrics, normalisation. Its parts are timed in the same run.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def measure(index: ObjectIndex, count: int, rounds: int) -> dict[str, list[float
         return torch.from_numpy(np.array(load_image(path, (row.width, row.height)))).permute(2, 0, 1)
 
     originals = {
-        "objects": ("choose_objects", "_object_masks"), "crops": ("_draw_crops",), "resizing": ("render",), "photometrics": ("photometrics",),
-        "normalisation": ("normalise",),
+        "objects": ("choose_objects", "_object_masks"), "crops": ("_draw_crops",), "resizing": ("render",),
+        "photometrics": ("photometrics",), "normalisation": ("normalise",),
     }  # fmt: skip
     for part, names in originals.items():
         for name in names:

@@ -1,6 +1,6 @@
 """Cost of one whole training step: ODIS, own iBOT, and iBOT from lightly's parts, on the same images.
 
-    python benchmarks/step.py [--batch 8] [--rounds 7] [--precision bf16] [--only odis ibot] [--json FILE]
+    python benchmarks/step.py [--batch 8] [--rounds 7] [--precision bf16] [--checkpointing] [--only odis ibot] [--json FILE]
 
 A step is teacher pass, student pass, losses, backward pass, gradient clipping, AdamW, and the teacher's update, for ViT-S/16 with 2 views
 of 224 and 10 of 96 pixels and 8192 prototypes. Data loading is left out. Rounds interleave the three, every other round backwards, so that
@@ -37,13 +37,12 @@ from torch import Tensor, nn
 from odis.config import PretrainConfig
 from odis.data.loader import collate
 from odis.data.views import make_sample
-from odis.model.pair import build_pair
 from odis.options import load_recipe
 from odis.train.distributed import Ranks, resolve_device
-from odis.train.optim import build_optimizer
 from odis.train.report import peak_memory
 from odis.train.schedules import Schedules
-from odis.train.step import Centres, Question, Run, StudentPass, train_step
+from odis.train.start import build_run
+from odis.train.step import train_step
 from odis.types import Batch, ImageObjects, Object, Sample
 
 try:
@@ -68,7 +67,7 @@ def configure(variant: str, args: argparse.Namespace) -> PretrainConfig:
     changes = TINY if args.tiny else {}
     return load_recipe(
         VARIANTS[variant], train__batch_size=args.batch, train__precision=args.precision, train__device=args.device,
-        optim__freeze_last_layer_epochs=0, **changes,
+        optim__freeze_last_layer_epochs=0, model__grad_checkpointing=args.checkpointing, **changes,
     )  # fmt: skip
 
 
@@ -93,18 +92,7 @@ def random_batches(config: PretrainConfig, count: int, device: torch.device) -> 
 
 def own_step(config: PretrainConfig, device: torch.device) -> Step:
     """One step of odis's own training code."""
-    torch.manual_seed(0)
-    student, teacher = build_pair(config)
-    question = Question.of(config)
-    student.to(device)
-    teacher.to(device)
-    run = Run(
-        config, Ranks(0, 1, device), question, student, teacher, StudentPass(student, question),
-        Centres(config.head.prototypes, config.loss.centre_momentum).to(device),
-        optimizer=build_optimizer(student, config.optim),
-        scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
-        schedules=Schedules(config, IMAGES),
-    )  # fmt: skip
+    run = build_run(config, Ranks(0, 1, device), images=IMAGES)
     run.step = run.schedules.total_steps // 2
 
     def step(batch: Batch) -> None:
@@ -257,6 +245,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing in odis and ibot")
     parser.add_argument("--tiny", action="store_true", help="tiny network and views: seconds, to see that it runs")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--memory-of", choices=list(VARIANTS), help=argparse.SUPPRESS)

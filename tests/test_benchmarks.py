@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from odis.objects.sources.scenes import write_scenes
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -76,3 +78,39 @@ def test_neighbours_measures_memory_in_a_process_of_its_own_and_speed_in_turns(t
     assert all(m["peak_mib"] >= m["base_mib"] > 50 for m in figures["memory"])
     assert all(s["ratio"] == pytest.approx(s["plain"] / s["odis"]) for s in figures["speed"])
     assert f"{figures['memory'][0]['peak_mib']:,.0f} MiB" in done.stdout
+
+
+def test_input_compares_all_views_with_the_published_pipeline(tmp_path: Path):
+    write_scenes(tmp_path / "scenes", tmp_path / "scenes.parquet", count=4, split="val", seed=0)
+    file = tmp_path / "input.json"
+    arguments = [str(tmp_path / "scenes.parquet"), "--images", "3", "--rounds", "2", "--json", str(file)]
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "input.py"), *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())
+    times = figures["milliseconds"]
+    assert figures["images"] == 3
+    assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in times.values())
+    parts = ("decoding", "objects", "crops", "resizing", "photometrics", "normalisation")
+    assert all(sum(times[part][k] for part in parts) < times["odis"][k] for k in range(2))
+    value, low, high = figures["pil_over_odis"]
+    assert low <= value <= high
+    assert f"{value:.2f} ({low:.2f} - {high:.2f})" in done.stdout
+
+
+def test_index_counts_every_image(tmp_path: Path):
+    file = tmp_path / "index.json"
+    arguments = ["--images", "300", "--boxes", "2", "--no-twice", "--headers", "20", "--folder", str(tmp_path), "--json", str(file)]
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "index.py"), *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["images"], row["opened"]) for row in rows] == [(300, False), (20, True), (20, True)]
+    assert all(row["cpu_seconds"] > 0 for row in rows)
+
+
+def test_discover_compares_networks_and_a_box_in_the_middle(tmp_path: Path):
+    file = tmp_path / "discover.json"
+    arguments = ["--train", "64", "--test", "6", "--seeds", "0", "--out", str(tmp_path / "out"), "--json", str(file)]
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "discover.py"), *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("untrained", "trained", "seeds", "spectral"))
+    assert json.loads(file.read_text())

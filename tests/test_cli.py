@@ -19,7 +19,7 @@ from odis.objects.index import ObjectIndex
 from odis.queries import MODES
 from odis.train.run_folder import read_config
 
-COMMANDS = ["pretrain", "index", "objects", "inspect", "embed", "evaluate", "report", "demo"]
+COMMANDS = ["pretrain", "index", "objects", "inspect", "embed", "evaluate", "benchmark", "report", "demo"]
 
 TINY = [
     "--recipe=debug", "--views.global_size=32", "--views.local_size=16", "--model.depth=2", "--model.embed_dim=32", "--model.num_heads=2",
@@ -116,7 +116,7 @@ def test_module_and_script_are_the_same_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["pretain"], "odis pretain: no such command; the commands are pretrain, index, objects, inspect, embed, evaluate, report, demo"),
+        (["pretain"], f"odis pretain: no such command; the commands are {', '.join(COMMANDS)}"),
         (["--verbose"], "odis --verbose: no such command"),
         (["pretrain"], "odis pretrain: --data is required"),
         (["pretrain", "--data", "x"], "odis pretrain: --out is required"),
@@ -200,7 +200,7 @@ def test_what_the_system_refuses_is_one_line(pictures: Path, tmp_path: Path, cap
     file.write_text("precious")
     assert "Not a directory" in refused(capsys, "pretrain", "--data", str(pictures), "--out", str(file / "run"), *TINY)
     assert "cannot be written" in refused(capsys, "index", "folder", str(pictures), "--out", str(file / "a.parquet"))
-    assert f"{tmp_path}: cannot be written (Is a directory)" in refused(capsys, "index", "folder", str(pictures), "--out", str(tmp_path))
+    assert "holds file, which is no part of this index" in refused(capsys, "index", "folder", str(pictures), "--out", str(tmp_path))
     assert "cannot be written" in refused(capsys, "inspect", str(pictures), "--out", str(file / "a.png"), *TINY)
     assert file.read_text() == "precious"
     assert {p.name for p in tmp_path.iterdir()} == {"file", "pictures"}

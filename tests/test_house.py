@@ -27,16 +27,21 @@ MAY_IMPORT = {
     "config": {"errors"},
     "config_check": {"config", "errors"},
     "options": {"config", "errors"},
-    "objects": BASE,
+    "objects": BASE | {"config_check"},
     "data": BASE | {"objects"},
     "losses": BASE,
     "model": BASE,
-    "train": LEARNING,
+    "discovery": DATA | {"model"},
+    "train": LEARNING | {"discovery"},
     "queries": DATA,
     "inference": DATA | {"model", "queries", "options"},
     "evaluate": DATA | {"model", "queries", "inference", "options"},
     "inspect": DATA | {"model"},
     "index_command": DATA | {"options"},
+    "finding": DATA,
+    "detect_command": DATA | {"finding", "options"},
+    "objects_command": DATA | {"finding", "model", "queries", "inference", "config_check", "discovery", "detect_command", "options"},
+    "benchmark": LEARNING | {"train", "options"},
     "report": DATA | {"model", "queries", "inference", "train", "options"},
     "demo_picture": DATA | {"model", "queries", "inference", "evaluate"},
     "demo": LEARNING | {"options", "queries", "train", "inference", "evaluate", "inspect", "demo_picture"},
@@ -164,7 +169,7 @@ def modules_after(code: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 
-HEAVY = {"torch", "torchvision", "timm", "pyarrow", "matplotlib", "sklearn", "lightly"}
+HEAVY = {"torch", "torchvision", "timm", "pyarrow", "matplotlib", "sklearn", "lightly", "transformers", "ray"}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from odis.train.loop import model_card
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 EVALUATION = (ROOT / "docs" / "evaluation.md").read_text()
+DISCOVERY = (ROOT / "docs" / "discovery.md").read_text()
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -58,12 +59,15 @@ def only_parse(monkeypatch: pytest.MonkeyPatch):
         "inference.command",
         "report.command",
         "index_command",
+        "objects_command",
+        "benchmark.command",
+        "detect_command",
         "options",
     ):  # options last: the others import its parse
         monkeypatch.setattr(f"odis.{module}.parse", stop)
 
 
-@pytest.mark.parametrize("arguments", commands() + commands(EVALUATION), ids=lambda a: " ".join(a)[:60])
+@pytest.mark.parametrize("arguments", commands() + commands(EVALUATION) + commands(DISCOVERY), ids=lambda a: " ".join(a)[:60])
 @pytest.mark.usefixtures("only_parse")
 def test_every_command_parses(arguments: list[str]):
     with pytest.raises(ParsedError) as parsed:

@@ -1,4 +1,4 @@
-"""The command line: `odis pretrain | index | objects | inspect | embed | evaluate | report | demo`.
+"""The command line: `odis pretrain | index | objects | inspect | embed | evaluate | benchmark | report | demo`.
 
 Each command declares its options and calls one function. Heavy imports happen inside the commands, so that `odis --help` answers at once.
 """
@@ -15,10 +15,11 @@ from odis.errors import OdisError
 _COMMANDS = {
     "pretrain": "train a Vision Transformer by object-level self-distillation; the same command again resumes",
     "index": "read annotations into an object index (Parquet); export, filter, sample, merge, perturb one",
-    "objects": "measure objects against others: odis objects compare",
+    "objects": "find objects: detect, or discover without annotations; compare two indexes",
     "inspect": "draw images with their objects, and the views and masks training takes from them",
     "embed": "write the features of objects or images as Parquet, to read in pyarrow, numpy or DuckDB",
     "evaluate": "measure frozen features: k-NN, linear probe, transfer, retrieval, segmentation",
+    "benchmark": "measure what a recipe costs on your data and machine: images/s, memory, time of the whole run",
     "report": "one HTML page of runs: curves, evaluations, where [OBJ] looks, nearest objects",
     "demo": "make scenes, pretrain on them, evaluate before and after, draw what was learned",
 }
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         runs = {
             "pretrain": _pretrain, "index": _index, "objects": _objects, "inspect": _inspect, "embed": _embed, "evaluate": _evaluate,
-            "report": _report, "demo": _demo,
+            "benchmark": _benchmark, "report": _report, "demo": _demo,
         }  # fmt: skip
         run = runs.get(command)
         if run is None:
@@ -91,7 +92,7 @@ def _index(arguments: list[str]) -> None:
 
 
 def _objects(arguments: list[str]) -> None:
-    from odis.index_command import run_objects
+    from odis.objects_command import run_objects
 
     run_objects(arguments)
 
@@ -131,6 +132,12 @@ def _evaluate(arguments: list[str]) -> None:
     from odis.evaluate.command import run_evaluate
 
     run_evaluate(arguments)
+
+
+def _benchmark(arguments: list[str]) -> None:
+    from odis.benchmark.command import run_benchmark
+
+    run_benchmark(arguments)
 
 
 def _report(arguments: list[str]) -> None:

@@ -1,0 +1,67 @@
+"""Arithmetic of a training step, counted, and how fast this device multiplies matrices, measured."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from odis.train.step import Run, train_step
+from odis.types import Batch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+def count_flops(run: Run, batch: Batch) -> int:
+    """FLOPs of the matrix multiplications, convolutions and attention of one step on `batch`, which is taken: both passes, backward too.
+
+    What activation checkpointing computes a second time counts a second time.
+    """
+    aten = torch.ops.aten
+    # torch counts the attention of GPUs; that of CPUs is the same arithmetic under another name.
+    mapping = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    }
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        train_step(run, [batch])
+    return counter.get_total_flops()
+
+
+def matmul_rate(device: torch.device, precision: str, *, rows: int, width: int, seconds: float = 1.0) -> float:
+    """FLOPs a second of the best of several products (rows, width) x (width, 4 width): the MLP's, the largest of a ViT.
+
+    Args:
+        device: Where.
+        precision: `fp32`, `bf16` or `fp16`.
+        rows: Tokens that go through the network at once.
+        width: D.
+        seconds: How long to try.
+    """
+    dtype = DTYPES[precision]
+    a = torch.randn(rows, width, device=device).to(dtype)
+    b = torch.randn(width, 4 * width, device=device).to(dtype)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    repeats, best, end = 1, 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        wait()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            a @ b
+        wait()
+        elapsed = time.perf_counter() - start
+        best = max(best, repeats * 8 * rows * width * width / elapsed)
+        if elapsed < seconds / 50:  # so short that the clock's own noise would win
+            repeats *= 2
+            best = 0.0
+    return best

@@ -1,0 +1,208 @@
+"""Images a second of the input alone, of the step alone, and of both together; memory; what objects cost.
+
+Whatever is compared is measured in turns, so that anything else that the machine does meets all of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from odis.config import PretrainConfig
+from odis.data.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
+from odis.data.loader import make_loader
+from odis.objects.index import ObjectIndex
+from odis.train.distributed import Ranks
+from odis.train.report import peak_memory
+from odis.train.start import build_run
+from odis.train.step import Run, train_step
+from odis.types import Batch
+
+_ENDLESS = 2**31  # steps of a loader that is closed when enough was measured
+
+_MIDDLE = 0.5  # of its schedules: where a measured run stands, past warm-ups and frozen layers
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Images a second, and the share of the time in which the step waited for data."""
+
+    images_per_second: float
+    data_wait: float = 0.0
+    startup_seconds: float = 0.0
+
+
+def start(config: PretrainConfig, index: ObjectIndex, ranks: Ranks) -> Run:
+    """The run of a config, in the middle of its schedules."""
+    run = build_run(config, ranks, images=len(index))
+    run.step = int(_MIDDLE * run.schedules.total_steps)
+    return run
+
+
+def batches_of(config: PretrainConfig, index: ObjectIndex, patch_size: int, start_step: int = 0) -> Iterator[Batch]:
+    """The batches of training, without end."""
+    return iter(make_loader(index, config, patch_size=patch_size, start_step=start_step, steps=_ENDLESS))
+
+
+def input_rate(config: PretrainConfig, index: ObjectIndex, patch_size: int, seconds: float) -> Rate:
+    """Of the loader alone, once its workers run and what they prepared ahead is used up."""
+    began = time.perf_counter()
+    batches = batches_of(config, index, patch_size)
+    next(batches)
+    startup = time.perf_counter() - began
+    for _ in range(config.loader.workers * config.loader.prefetch):
+        next(batches)
+    images, began = 0, time.perf_counter()
+    while images == 0 or time.perf_counter() - began < seconds:
+        images += next(batches).size
+    return Rate(images / (time.perf_counter() - began), startup_seconds=startup)
+
+
+def both_rate(run: Run, index: ObjectIndex, seconds: float) -> Rate:
+    """Of training as it is run: loader, transfer, step."""
+    batches = batches_of(run.config, index, run.patch_size, run.step)
+    accumulate = run.config.train.accumulate
+    for _ in range(2):
+        _step(run, batches, accumulate)
+    images, waited, began = 0, 0.0, time.perf_counter()
+    while images == 0 or time.perf_counter() - began < seconds:
+        size, wait = _step(run, batches, accumulate)
+        images, waited = images + size, waited + wait
+    _synchronise(run.ranks.device)
+    elapsed = time.perf_counter() - began
+    return Rate(images / elapsed, data_wait=waited / elapsed)
+
+
+def _step(run: Run, batches: Iterator[Batch], accumulate: int) -> tuple[int, float]:
+    before = time.perf_counter()
+    parts = list(itertools.islice(batches, accumulate))
+    waited = time.perf_counter() - before
+    train_step(run, [part.to(run.ranks.device) for part in parts], meters=(run.step + 1) % run.config.train.log_every == 0)
+    run.pending = None
+    return sum(part.size for part in parts), waited
+
+
+def step_times(runs: dict[str, Run], batches: dict[str, list[Batch]], seconds: float) -> dict[str, list[float]]:
+    """Seconds of a micro-batch's step of each run, in rounds in which each takes its turn, every other round backwards."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for name, run in runs.items():
+        _timed(run, batches[name][0])  # the first step allocates
+    began, k = time.perf_counter(), 0
+    while k < 3 or time.perf_counter() - began < seconds:
+        for name in list(runs) if k % 2 == 0 else list(runs)[::-1]:
+            times[name].append(_timed(runs[name], batches[name][k % len(batches[name])]))
+        k += 1
+    return times
+
+
+def _timed(run: Run, batch: Batch) -> float:
+    _synchronise(run.ranks.device)
+    began = time.perf_counter()
+    train_step(run, [batch])
+    _synchronise(run.ranks.device)
+    return time.perf_counter() - began
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def without_objects(config: PretrainConfig) -> PretrainConfig:
+    """The same run as iBOT (or DINO) would have it: every image one object, read by `[CLS]`."""
+    objects = replace(config.objects, use=False, per_image=1, rediscover_every=0.0)
+    return replace(config, objects=objects, model=replace(config.model, object_tokens="single", object_readout="token"))
+
+
+def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """Median of the ratios within the rounds, and the bounds of its 95 % bootstrap interval."""
+    within = np.array(ours) / np.array(theirs)
+    medians = np.median(np.random.default_rng(0).choice(within, (2000, len(within))), axis=1)
+    low, high = np.quantile(medians, (0.025, 0.975))
+    return float(np.median(within)), float(low), float(high)
+
+
+def peak_gib(config: PretrainConfig, index: ObjectIndex, ranks: Ranks) -> float:
+    """Most memory that two steps take, in a process of its own: of the GPU, or resident. Loader workers are not in it."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_peak, args=(sender, config, index, ranks, torch.get_num_threads()))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError as error:
+        raise RuntimeError(f"the process that measures memory ended with code {process.exitcode}") from error
+    finally:
+        process.join()
+
+
+def _peak(sender: Any, config: PretrainConfig, index: ObjectIndex, ranks: Ranks, threads: int) -> None:
+    torch.set_num_threads(threads)
+    run = start(config, index, ranks)
+    here = replace(config, loader=replace(config.loader, workers=0))
+    for batch in itertools.islice(batches_of(here, index, run.patch_size), 2):
+        train_step(run, [batch.to(ranks.device)])
+    sender.send(peak_memory(ranks.device))
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """What it takes to find crops that show an object.
+
+    Args:
+        first: Share of global views whose first candidate showed the object well enough.
+        mean: Candidates that would be drawn, one after the other, on average.
+        none: Share of global views for which none of `views.candidates` did.
+        microseconds: Time of the geometry of an image's global views.
+        free_microseconds: The same without an object.
+    """
+
+    first: float
+    mean: float
+    none: float
+    microseconds: float
+    free_microseconds: float
+
+
+def resampling(config: PretrainConfig, index: ObjectIndex, images: int = 200) -> Resampling | None:
+    """Over some images of the index; None if none of them has an object, or crops are free."""
+    views, objects = config.views, config.objects
+    if not objects.use or not views.object_crops:
+        return None
+    rng = np.random.default_rng(0)
+    needed: list[int] = []
+    hits, missed, seconds, free = 0, 0, [], []
+    geometry: dict[str, Any] = {"scale": views.global_scale, "ratio": views.ratio}
+    for i in rng.permutation(len(index))[:images]:
+        row = index[int(i)]
+        boxes, keep = clip_boxes(row.boxes, row.width, row.height, objects.min_size)
+        if not keep.any():
+            continue
+        box = boxes[keep][choose_target(rng, boxes[keep], objects.sampling)]
+        crops = propose_crops(rng, row.width, row.height, (views.global_views, views.candidates), **geometry)
+        share = coverage(crops, box)
+        fits = share >= views.min_coverage if views.min_coverage > 0 else share > 0
+        hits += int(fits[:, 0].sum())
+        missed += int((~fits.any(1)).sum())
+        needed += (np.where(fits.any(1), fits.argmax(1) + 1, views.candidates)).tolist()
+        began = time.perf_counter()
+        object_aware_crops(
+            rng, row.width, row.height, box, views.global_views, min_coverage=views.min_coverage, candidates=views.candidates, **geometry
+        )
+        seconds.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        propose_crops(rng, row.width, row.height, (views.global_views,), **geometry)
+        free.append(time.perf_counter() - began)
+    if not needed:
+        return None
+    n = len(needed)
+    return Resampling(hits / n, statistics.mean(needed), missed / n, 1e6 * statistics.median(seconds), 1e6 * statistics.median(free))

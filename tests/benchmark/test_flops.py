@@ -1,0 +1,65 @@
+"""Counted arithmetic against that of the layers one by one."""
+
+import pytest
+import torch
+from torch import nn
+
+from odis.benchmark.flops import count_flops, matmul_rate
+from odis.benchmark.measure import batches_of, start
+from odis.objects.index import ObjectIndex
+from odis.options import load_recipe
+from odis.train.distributed import Ranks
+from odis.train.step import train_step
+
+CPU = Ranks(0, 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"model__object_tokens": "read-only", "objects__per_image": 2}, {"loss__patch_weight": 0.0}])
+def test_flops_are_those_of_linear_layers_convolutions_and_attention(index: ObjectIndex, changes: dict):
+    config = load_recipe("debug", data=index.path, loader__workers=0, train__batch_size=3, model__drop_path=0.0, **changes)
+    run = start(config, index, CPU)
+    batch = next(batches_of(config, index, run.patch_size))
+    counted = count_flops(run, batch)
+
+    layers: list[tuple[bool, nn.Module, int]] = []  # whether it is the student's, the layer, FLOPs of its forward pass
+
+    def note(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        if isinstance(module, nn.Linear):
+            flops = 2 * inputs[0].numel() * module.out_features
+        else:
+            flops = 2 * output.numel() * module.weight[0].numel()
+        layers.append((module.training, module, flops))
+
+    student = set(run.student.modules())
+    for network in (run.student, run.teacher):
+        for module in network.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.register_forward_hook(note)
+    attended: list[tuple[bool, int]] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def noted(query, key, value, *more, **kinds):
+        attended.append((torch.is_grad_enabled(), 4 * query.numel() * key.shape[2]))
+        return attend(query, key, value, *more, **kinds)
+
+    torch.nn.functional.scaled_dot_product_attention = noted
+    try:
+        train_step(run, [batch])
+    finally:
+        torch.nn.functional.scaled_dot_product_attention = attend
+
+    expected = 0.0
+    for _, module, flops in layers:
+        times = 1 if module not in student else 2 if isinstance(module, nn.Conv2d) else 3  # no gradient of pixels
+        expected += times * flops
+    linear = expected
+    for with_gradient, flops in attended:
+        expected += flops * (3.5 if with_gradient else 1)  # backward: five products for the two of the forward pass
+    # The prototypes and products of Sinkhorn-Knopp are not in this sum.
+    assert linear < counted
+    assert counted == pytest.approx(expected, rel=0.01)
+
+
+def test_the_matmul_rate_is_a_rate():
+    rate = matmul_rate(torch.device("cpu"), "fp32", rows=256, width=64, seconds=0.1)
+    assert 1e8 < rate < 1e15
