@@ -1,6 +1,7 @@
 """Real images for tests; a test that asks for them is skipped where they are missing."""
 
 import os
+import signal
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,9 @@ def _unzip(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ray_cluster() -> Iterator[Any]:
     """The module `ray`, connected to a local cluster of three CPUs, which takes seconds to start."""
     ray = pytest.importorskip("ray")
+    before = signal.getsignal(signal.SIGTERM)
     ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=200 * 2**20)
+    signal.signal(signal.SIGTERM, before)  # Ray puts its own there, which other tests would meet
     yield ray
     ray.shutdown()
 

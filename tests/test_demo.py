@@ -24,6 +24,7 @@ from odis.inference import load
 from odis.objects.index import ObjectIndex
 from odis.options import load_recipe, recipe_path
 from odis.train import loop
+from odis.train import start as starting
 
 SMALL = {"TRAIN_SCENES": 24, "TEST_SCENES": 6, "NEIGHBOUR_SCENES": 20, "K": 5}
 
@@ -59,7 +60,7 @@ class Done:
 
 @pytest.fixture(scope="module")
 def done(small: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    out, start, build = tmp_path_factory.mktemp("demo") / "out", {}, loop.build_optimizer
+    out, start, build = tmp_path_factory.mktemp("demo") / "out", {}, starting.build_optimizer
 
     def noted(student: Any, optim: Any) -> Any:
         start.update({k: v.clone() for k, v in student.backbone.state_dict().items()})
@@ -70,7 +71,7 @@ def done(small: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
         warnings.simplefilter("error", UserWarning)  # a newcomer should not meet one
         for name, value in SMALL.items():
             patch.setattr(demo, name, value)
-        patch.setattr(loop, "build_optimizer", noted)
+        patch.setattr(starting, "build_optimizer", noted)
         returned = demo.run_demo(out, recipe=small)
     return Done(out, returned, said.getvalue(), start)
 
