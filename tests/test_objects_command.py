@@ -1,5 +1,6 @@
 """`odis objects`: discovery from the command line to the index, here and on Ray, and what is refused."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from odis.cli import main
 from odis.objects.index import ObjectIndex
@@ -59,6 +62,23 @@ def test_a_folder_and_a_model_become_an_index(folder: Path, model: Path, tmp_pat
     assert f"discovered:{method}@few-steps" in said.out
     main(command(folder, model, out, "--discover.method", method))
     assert "is there already, made with these settings of these images" in capsys.readouterr().err
+
+
+def test_other_weights_in_the_same_place_are_not_taken_for_these(folder: Path, model: Path, tmp_path: Path, capsys, monkeypatch):
+    run, out = tmp_path / "run", tmp_path / "found.parquet"
+    shutil.copytree(model, run)
+    monkeypatch.chdir(tmp_path)
+    main(command(folder, Path("run"), out))
+    monkeypatch.chdir(folder)
+    main(command(folder, run, out))
+    assert "is there already" in capsys.readouterr().err, "the same run, named from elsewhere"
+    weights = load_file(run / "model.safetensors")
+    with safe_open(run / "model.safetensors", "pt") as file:
+        card = file.metadata()
+    save_file({name: value + 0.5 for name, value in weights.items()}, run / "model.safetensors", card)
+    with pytest.raises(SystemExit):
+        main(command(folder, run, out))
+    assert "is there already, and was not made with these settings" in capsys.readouterr().err
 
 
 def test_what_is_found_can_be_trained_on_and_compared(folder: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

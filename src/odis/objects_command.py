@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -57,9 +58,26 @@ def _discover(arguments: list[str]) -> None:
     require(options, "with", "out")
     discover = DiscoverConfig(**options.discover.as_dict())
     check_discover(discover)
-    build = partial(build_discoverer, options["with"], discover, options.device, options.threads)
-    settings = {"find": "discover", "with": options["with"], "discover": asdict(discover)}
+    source = _whole(options["with"])
+    build = partial(build_discoverer, source, discover, options.device, options.threads)
+    settings = {"find": "discover", "with": source, "weights": _weights(source), "discover": asdict(discover)}
     run_finder(options, ObjectIndex.open(options.images), build, settings, batch_size=discover.batch_size)
+
+
+def _whole(source: str) -> str:
+    """The source with a file or folder in it named from the root on: a worker of Ray may stand elsewhere."""
+    name, at, file = source.rpartition("@") if source.startswith("timm:") else ("", "", source)
+    return f"{name}{at}{Path(file).absolute()}" if (at or not source.startswith("timm:")) and Path(file).exists() else source
+
+
+def _weights(source: str) -> str | None:
+    """What tells the weights in a file from others that lay there before; None for those of a hub."""
+    path = Path(source.rpartition("@")[2] if source.startswith("timm:") else source)
+    path = path / "model.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def build_discoverer(source: str, discover: DiscoverConfig, device: str, threads: int) -> Finder:
