@@ -29,13 +29,17 @@ class Overlay(ObjectIndex):
         super().__init__(base.path, root=base.root, provenance=provenance, classes=classes)
         self.base, self.found = base, found
         self._row_of = np.full(len(base), -1, dtype=np.int64)
+        if found is not None:
+            self._align(found)
+
+    def _align(self, found: ObjectIndex) -> None:
         position = 0
-        for row in range(0 if found is None else len(found)):
-            name = found.image_name(row)  # type: ignore[union-attr]
-            while position < len(base) and base.image_name(position) != name:
+        for row in range(len(found)):
+            name = found.image_name(row)
+            while position < len(self.base) and self.base.image_name(position) != name:
                 position += 1
-            if position == len(base):
-                raise DataError(f"{found.path}: {name} is not in {base.path}, or not in this order")  # type: ignore[union-attr]
+            if position == len(self.base):
+                raise DataError(f"{found.path}: {name} is not in {self.base.path}, or not in this order")
             self._row_of[position] = row
             position += 1
 
