@@ -21,8 +21,9 @@ from odis.errors import ConfigError, DataError, OdisError
 from odis.objects.detect.keep import Limits
 from odis.objects.detect.load import DetectSettings, build_detector
 from odis.objects.images import load_image
-from odis.objects.index import ObjectIndex
+from odis.objects.index import ObjectIndex, write_index
 from odis.options import parse
+from odis.types import ImageObjects, Object
 
 NAME = "ssdlite320_mobilenet_v3_large"
 FEW = ["--min-score", "0.05", "--nms", "0.4", "--max-objects", "5", "--threads", "1"]
@@ -201,6 +202,15 @@ def test_mistakes_are_answered_in_one_line(folder: Path, weights: str, tmp_path:
         run_detect([str(folder), *arguments])
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "o.parquet").exists()
+
+
+def test_a_mask_network_that_is_not_there_leaves_nothing(folder: Path, tmp_path: Path):
+    index, out = tmp_path / "boxes.parquet", tmp_path / "out" / "masked.parquet"
+    rows = [ImageObjects("a/00.jpg", 120, 90, (Object((10.0, 10.0, 60.0, 60.0)),))]
+    write_index(index, rows, root=folder, provenance="annotated", classes=[])
+    with pytest.raises(OdisError):
+        run_detect([str(index), "--with", "boxes", "--masks", f"transformers:{tmp_path / 'nowhere'}", "--out", str(out)])
+    assert not out.parent.exists() or list(out.parent.iterdir()) == []
 
 
 def test_a_folder_without_images_and_one_where_none_can_be_read(weights: str, tmp_path: Path):

@@ -81,14 +81,20 @@ def mask_objects(
     total = count_parts(index, part_size)
     parts = Parts(out, root=index.root, settings=settings)
     pending = [k for k in range(total) if k not in parts.done()]
-    masks = build() if pending else None
+    try:
+        masks = build() if pending else None
+    except BaseException:
+        if not parts.done():
+            parts.discard()  # nothing was begun
+        raise
     for k in range(total):
         if k in pending:
             assert masks is not None
             found = _part(index, masks, range(k * part_size, min(len(index), (k + 1) * part_size)))
             write_part(parts, k, found)
-            for item in found.skipped if report is not None else ():
-                report(item)  # type: ignore[misc]
+            if report is not None:
+                for item in found.skipped:
+                    report(item)
         if progress is not None:
             progress(min(len(index), (k + 1) * part_size), len(index))
     return finish(parts, total)
