@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from odis.errors import DataError
+from odis.objects.headers import read_header
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".jp2"})
 
@@ -110,9 +111,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         DataError: The file is missing, empty or not an image.
     """
-    with _opened(path) as image:
-        width, height = image.size
-        return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+    return header_sizes(path)[0]
 
 
 def header_sizes(path: str | Path) -> list[tuple[int, int]]:
@@ -121,9 +120,12 @@ def header_sizes(path: str | Path) -> list[tuple[int, int]]:
     Raises:
         DataError: The file is missing, empty or not an image.
     """
-    with _opened(path) as image:
-        width, height = image.size
-        return [(height, width), (width, height)] if _orientation(image) in _SIDEWAYS else [(width, height)]
+    found = read_header(path)
+    if found is None:
+        with _opened(path) as image:
+            found = (*image.size, _orientation(image))
+    width, height, orientation = found
+    return [(height, width), (width, height)] if orientation in _SIDEWAYS else [(width, height)]
 
 
 def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -> Image.Image:

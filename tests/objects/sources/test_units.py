@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from odis.errors import ConfigError
+from odis.objects import images
 from odis.objects.build import Summary, build_index
 from odis.objects.index import ObjectIndex
 from odis.objects.sources import SOURCES, STATES_SIZES
@@ -165,8 +166,12 @@ def test_units_are_listed_without_opening_images_and_called_in_any_order(
 
     skipped: list[Skipped] = []
     opened: list[object] = []
-    real = Image.open
-    monkeypatch.setattr(Image, "open", lambda path, *rest: (opened.append(path), real(path, *rest))[1])
+
+    def watched(real: Callable) -> Callable:
+        return lambda path, *rest: (opened.append(path), real(path, *rest))[1]
+
+    monkeypatch.setattr(Image, "open", watched(Image.open))
+    monkeypatch.setattr(images, "read_header", watched(images.read_header))
     units = list(read(root, split, skipped.append).units)
     assert opened == []
     assert len(units) > len(rows)  # one of an image that is left out is among them
