@@ -1,12 +1,13 @@
 """Images a second and memory of `odis index`, on one core; and what it costs to open a large index and read a few rows of it.
 
-    python benchmarks/index.py [--images 1000000] [--boxes 3 7] [--masks 0] [--headers 20000] [--folder DIR] [--json FILE]
+    python benchmarks/index.py [--images 1000000] [--boxes 3 7] [--masks 0.5] [--headers 20000] [--folder DIR] [--json FILE]
 
 One annotation file in COCO's form is made for each number of boxes, its annotations in random order and no image beside it, and read with
-`build_index(..., trust=True)`; once more with twice the images, to see what memory grows by. `--masks` is the share of objects with a mask,
-half of them polygons, half compressed run lengths. With the images opened, their headers are the limit: that is measured, for COCO's form
-and for Open Images' CSV, on copies of scikit-learn's two photographs, hard-linked, in the page cache. Every measurement is a process of its
-own; its memory is the most it ever held, of which importing odis takes the share that is printed first.
+`build_index(..., trust=True)`; once more with twice the images, to see what memory grows by; and once, with a tenth of the images and the
+most boxes, with a mask for a share of the objects (`--masks`), half of them polygons, half compressed run lengths. Then formats are read
+whose images are opened: COCO's form, to confirm the sizes it states, and the CSV files of Open Images and of ImageNet, which state none.
+The images are copies of scikit-learn's two photographs (whose headers are long: 4 and 22 kB), hard-linked, in the page cache. Every
+measurement is a process of its own; its memory is the most it ever held, of which importing odis takes the share that is printed first.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ def link_images(folder: Path, names: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(names), _CHUNK):  # a file system allows some 65,000 links to a file
         copies = []
-        for k, photograph in enumerate(photographs):
-            copies.append(folder / names[start + k])
+        for name, photograph in zip(names[start : start + _CHUNK], photographs):
+            copies.append(folder / name)
             copies[-1].write_bytes(photograph.read_bytes())
         for k, name in enumerate(names[start + len(copies) : start + _CHUNK]):
             os.link(copies[k % len(copies)], folder / name)
@@ -112,6 +113,22 @@ def write_open_images(root: Path, images: int, boxes: int, seed: int = 0) -> Non
         for name in names:
             for x, y, k in zip(rng.random(boxes), rng.random(boxes), rng.integers(0, CLASSES, boxes)):
                 file.write(f"{name},xclick,/m/{k},1,{x * 0.8:.6f},{x * 0.8 + 0.2:.6f},{y * 0.8:.6f},{y * 0.8 + 0.2:.6f},0,0,0,0,0\n")
+
+
+def write_imagenet(root: Path, images: int, boxes: int, seed: int = 0) -> None:
+    """Kaggle's CSV file of ImageNet's training images and their boxes, with `images` images."""
+    rng = np.random.default_rng(seed)
+    each = -(-images // CLASSES)
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "LOC_train_solution.csv").open("w") as file:
+        file.write("ImageId,PredictionString\n")
+        for k in range(CLASSES):
+            wnid = f"n{k:08d}"
+            names = [f"{wnid}_{i}" for i in range(min(each, images - k * each))]
+            link_images(root / "ILSVRC/Data/CLS-LOC/train" / wnid, [f"{name}.JPEG" for name in names])
+            for name in names:
+                corners = rng.integers(0, 300, (boxes, 2)).tolist()
+                file.write(f"{name},{' '.join(f'{wnid} {x} {y} {x + 90} {y + 90}' for x, y in corners)} \n")
 
 
 def measured(what: str, *arguments: Any, cache: Path | None = None) -> dict[str, Any]:
@@ -151,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1_000_000, help="images of the annotation files (default: 1,000,000)")
     parser.add_argument("--boxes", type=int, nargs="+", default=[3, 7], help="boxes an image, on average (default: 3 7)")
-    parser.add_argument("--masks", type=float, default=0.0, help="share of objects with a mask (default: 0)")
+    parser.add_argument("--masks", type=float, default=0.5, help="share of objects with a mask, in the file that has any (default: 0.5)")
     parser.add_argument("--headers", type=int, default=20_000, help="images that are opened (default: 20,000; 0 for none)")
     parser.add_argument("--twice", action=argparse.BooleanOptionalAction, default=True, help="also twice the images")
     parser.add_argument("--folder", type=Path, help="where to put the files, some gigabytes (default: the system's folder)")
@@ -166,24 +183,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         base = measured("import")["mib"]
-        runs = [(args.images, n) for n in args.boxes] + ([(2 * args.images, args.boxes[0])] if args.twice else [])
-        for images, boxes in runs:
-            path = write_coco(folder / "coco", images, boxes, args.masks)
+        runs = [(args.images, n, 0.0) for n in args.boxes] + ([(2 * args.images, args.boxes[0], 0.0)] if args.twice else [])
+        for images, boxes, masks in [*runs, *([(max(1, args.images // 10), max(args.boxes), args.masks)] if args.masks else [])]:
+            path = write_coco(folder / "coco", images, boxes, masks)
             size = path.stat().st_size / 1e6
-            found = measured("build", "coco", folder / "coco", folder / f"{images}-{boxes}.parquet", SPLIT, True)
-            results.append({"what": f"coco, {boxes} boxes, {size:,.0f} MB", "opened": False, **found})
+            found = measured("build", "coco", folder / "coco", folder / f"{images}-{boxes}{'-masks' if masks else ''}.parquet", SPLIT, True)
+            what = f"coco, {boxes} boxes{f', {masks:.0%} with a mask' if masks else ''}, {size:,.0f} MB"
+            results.append({"what": what, "opened": False, **found})
             path.unlink()
-        opened = (("coco", "opened", SPLIT), ("open-images", "open-images", "train")) if args.headers else ()
-        write_coco(folder / "opened", args.headers, args.boxes[0], args.masks)
+        opened = (
+            (("coco", "opened", SPLIT), ("open-images", "open-images", "train"), ("imagenet", "imagenet", "train")) if args.headers else ()
+        )
+        write_coco(folder / "opened", args.headers, args.boxes[0], 0.0)
         link_images(folder / "opened" / SPLIT, [f"{7 * i:012d}.jpg" for i in range(args.headers)])
         write_open_images(folder / "open-images", args.headers, args.boxes[0])
+        write_imagenet(folder / "imagenet", args.headers, args.boxes[0])
         for source, root, split in opened:
             found = measured("build", source, folder / root, folder / f"{source}.parquet", split, False)
             results.append({"what": f"{source}, {args.boxes[0]} boxes", "opened": True, **found})
         index = folder / f"{args.images}-{args.boxes[0]}.parquet"
         reads = [measured("rows", index, args.images // 2, cache=folder / "cache") for _ in range(2)]
 
-    table = Table(title=f"odis index on one core; {args.masks:.0%} of the objects have a mask; importing odis takes {base:,.0f} MiB")
+    table = Table(title=f"odis index on one core; importing odis takes {base:,.0f} MiB")
     for column in ("annotations", "images opened", "images", "images a second", "of processor time", "peak MiB"):
         table.add_column(column, justify="left" if column == "annotations" else "right")
     for row in results:

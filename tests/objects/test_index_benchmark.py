@@ -46,3 +46,14 @@ def test_images_that_are_opened_are_there(benchmark: ModuleType, tmp_path: Path,
     found = benchmark.measure("build", ["open-images", str(tmp_path), str(out), "train", "False"])
     assert (found["images"], found["objects"], found["left_out"]) == (20, 60, 0)
     assert {(row.width, row.height) for row in ObjectIndex.open(out)} == {(benchmark.WIDTH, benchmark.HEIGHT)}
+
+
+def test_boxes_of_imagenet_are_read_from_its_csv_file(benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "CLASSES", 3)
+    benchmark.write_imagenet(tmp_path / "imagenet", 11, 2)
+    out = tmp_path / "i.parquet"
+    found = benchmark.measure("build", ["imagenet", str(tmp_path / "imagenet"), str(out), "train", "False"])
+    assert (found["images"], found["objects"], found["left_out"]) == (11, 22, 0)
+    index = ObjectIndex.open(out)
+    assert len(index.classes) == 3
+    assert all(x1 - x0 == y1 - y0 == 91 for row in index for x0, y0, x1, y1 in row.boxes)  # corners are inclusive

@@ -10,14 +10,16 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from odis.errors import DataError
+from odis.objects.columns import Columns, Stretch
 from odis.types import ImageObjects, Object
 
 SCHEMA = pa.schema(
@@ -40,23 +42,60 @@ _BATCH_ROWS = 8192
 def to_batch(rows: list[ImageObjects], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
     """One Arrow batch of `rows`. A column of masks, labels or scores is null in rows where no object has any."""
     counts = np.fromiter([len(row.objects) for row in rows], np.int32, len(rows))
-    objects = [item for row in rows for item in row.objects]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    boxes = [item.box for item in objects]
-    if not set(map(len, boxes)) <= {4}:
-        raise ValueError("a box has four numbers")
+    boxes, masks, labels, scores = _gathered(rows)
     with np.errstate(over="ignore"):  # what float32 does not hold is infinite in the index
-        flat = np.array(list(chain.from_iterable(boxes)), np.float64).astype(np.float32)
+        flat = boxes.astype(np.float32).ravel()
     columns = [
         pa.array([row.image for row in rows], pa.string()),
         pa.array([row.width for row in rows], pa.int32()),
         pa.array([row.height for row in rows], pa.int32()),
         pa.ListArray.from_arrays(offsets, pa.FixedSizeListArray.from_arrays(pa.array(flat), 4)),
-        _optional([item.mask for item in objects], counts, offsets, pa.binary()),
-        _optional([item.label for item in objects], counts, offsets, pa.int32()),
-        _optional([item.score for item in objects], counts, offsets, pa.float32()),
+        _optional(masks, counts, offsets, pa.binary()),
+        _optional(labels, counts, offsets, pa.int32()),
+        _optional(scores, counts, offsets, pa.float32()),
     ]
     return pa.record_batch([c if c.type.equals(f.type) else c.cast(f.type) for c, f in zip(columns, SCHEMA)], schema=schema)
+
+
+def _gathered(rows: list[ImageObjects]) -> tuple[np.ndarray, list, list, list]:
+    """Boxes, float64 (n, 4), masks, labels and scores of all objects; rows whose objects lie in the same columns are taken together."""
+    boxes: list[np.ndarray] = [np.zeros((0, 4))]
+    masks: list[bytes | None] = []
+    labels: list[int | None] = []
+    scores: list[float | None] = []
+    for columns, group in groupby([row.objects for row in rows], key=_columns_of):
+        if columns is None:
+            objects = list(chain.from_iterable(group))
+            corners = [item.box for item in objects]
+            if not set(map(len, corners)) <= {4}:
+                raise ValueError("a box has four numbers")
+            boxes.append(np.array(list(chain.from_iterable(corners)), np.float64).reshape(-1, 4))
+            masks += [item.mask for item in objects]
+            labels += [item.label for item in objects]
+            scores += [item.score for item in objects]
+            continue
+        for part in _stretches(group):
+            boxes.append(columns.boxes[part])
+            masks += columns.masks[part] if columns.masks is not None else [None] * len(boxes[-1])
+            labels += columns.labels[part].tolist()
+            scores += [None] * len(boxes[-1])
+    return np.concatenate(boxes), masks, labels, scores
+
+
+def _columns_of(objects: Any) -> Columns | None:
+    return objects.columns if isinstance(objects, Stretch) else None
+
+
+def _stretches(group: Iterable[Any]) -> Iterator[slice]:
+    """The parts of columns that stretches of them cover, those that follow on each other as one."""
+    start = stop = 0
+    for objects in group:
+        if objects.start != stop:
+            yield slice(start, stop)
+            start = objects.start
+        stop = objects.stop
+    yield slice(start, stop)
 
 
 def _optional(values: list, counts: np.ndarray, offsets: np.ndarray, kind: pa.DataType) -> pa.ListArray:

@@ -141,6 +141,22 @@ def test_unusable_images_take_their_objects_along(root: Path) -> None:
     assert (summary.objects, summary.kept, summary.objects_skipped, summary.crowds) == (5, 2, 2, 1)
 
 
+@pytest.mark.parametrize("name", ["gone/./a.png", "./gone.png", "gone//a.png", "gone/", "gone/.", "gone.", ".gone/..a.png", "gone/a.png"])
+def test_a_missing_image_is_called_by_its_path(root: Path, name: str) -> None:
+    content = copy.deepcopy(CONTENT)
+    content["images"][2]["file_name"] = name
+    _, _, skipped = build(root, content)
+    assert [s.what for s in skipped if s.why == "no such file"] == [str(root / "mini2017" / name)]
+
+
+@pytest.mark.parametrize("side", [10**400, -(10**400), 2**63, 0, -1])
+def test_a_size_that_no_image_has_is_named(root: Path, side: int) -> None:
+    content = copy.deepcopy(CONTENT)
+    content["images"][1]["width"] = side
+    _, _, skipped = build(root, content, trust=True)
+    assert any(f"is annotated as {side} x 6" in s.why for s in skipped)
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [

@@ -77,6 +77,57 @@ def test_a_damaged_file_is_one_line_or_what_json_makes_of_it(
         assert found == {}
 
 
+pieces = st.sampled_from(
+    [
+        "-0",
+        "0.1",
+        "1E5",
+        "-0.0",
+        "1e400",
+        "NaN",
+        "-Infinity",
+        "true",
+        "null",
+        '"a"',
+        '"\\ud800"',
+        '"\\ud83d\\ude00"',
+        '"\x01"',
+        "01",
+        "1.",
+        "nul",
+    ]
+    + [f"{sign}{value}" for sign in ("", "-") for value in (2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1, 2**64, 10**18, 10**19, 10**40)]
+    + ["0.12345678901234567", "0.1234567890123456789012", "[1,]", "[", "{}", '{"b": 1, "b": {"c": 2}}', "[[], {}]"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "a", "\u00e9"]), pieces | st.integers().map(str) | st.floats().map(repr)), max_size=5))
+def test_the_quick_decoder_reads_what_the_standard_one_reads_or_leaves_it_to_that(members: list[tuple[str, str]]) -> None:
+    body = "[{" + ", ".join(f'"{key}": {value}' for key, value in members) + "}]"
+    found = json_arrays._quickly(body)
+    try:
+        expected = json.loads(body)
+    except ValueError:
+        expected = None
+    assert found is None or repr(found) == repr(expected)  # repr: of a float, not of an integer; in the same order
+
+
+def test_the_quick_decoder_is_used_for_plain_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [{"id": k, "bbox": [0.5, k], "name": "\u00e9"} for k in range(100)]
+    assert json_arrays._quickly(json.dumps(entries)) == entries
+    (tmp_path / "a.json").write_text(json.dumps({"images": [*entries, {"id": 2**70}, {"id": math.nan}, *entries]}))
+    read = [json_arrays._quickly(text) for text in ("[18446744073709551616]", "[NaN]", '["\\ud800"]', "[1] ", "[1], ")]
+    assert read == [None, None, None, [1], None]
+    quick: list[bool] = []
+    of = json_arrays._quickly
+    monkeypatch.setattr(json_arrays, "_quickly", lambda body: quick.append(of(body) is not None) or of(body))
+    found = gathered(tmp_path / "a.json", 200)["images"]
+    assert repr(found) == repr([*entries, {"id": 2**70}, {"id": math.nan}, *entries])
+    assert quick.count(True) > 10
+    assert False in quick
+
+
 def test_entries_come_a_window_at_a_time_and_a_large_file_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [{"id": k, "bbox": [0.5, 1, 2, 3], "parts": [{"id": 1}, {"id": 2}]} for k in range(400)]
     path = tmp_path / "a.json"

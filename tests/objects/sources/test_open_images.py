@@ -282,6 +282,20 @@ def test_what_is_written_is_read_back(
         assert np.array_equal(row.boxes, np.array(boxes, dtype=np.float32).reshape(-1, 4))
 
 
+@pytest.mark.parametrize("together", [1, 2, 3, 4])
+def test_lines_looked_at_together_make_no_difference(root: Path, monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+    again, bad = ROWS.split("\n")[0], line(XMin="x")
+    write(root, f"text\n\n{bad}\n{ROWS}1,2\n{again}\n3\n{again}\n")
+    wanted: list[Skipped] = []
+    rows = list(open_images.read(root, "validation", wanted.append).rows)
+    assert rows == EXPECTED
+    assert [s.what.rpartition(" ")[2] for s in wanted] == ["2", "6", "4", "8", "10", "11", "12", "13"]
+    monkeypatch.setattr(open_images, "_LINES", together)
+    found: list[Skipped] = []
+    assert list(open_images.read(root, "validation", found.append).rows) == rows
+    assert found == wanted
+
+
 FIELD = st.sampled_from([*IDS, "/m/0cmf2", "/m/04yx4", "0", "1", "-1", "0.5", "nan", "", '"', "..", "é", "\x85", "1e999"])
 
 

@@ -9,6 +9,8 @@ not grow with it, but for some bytes an image.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +22,7 @@ import numpy as np
 
 from odis.errors import DataError
 from odis.objects.clean import Crowd, Skip, SkippedObject, possible_sizes, sound_boxes, usable_objects, usable_size
+from odis.objects.columns import Columns
 from odis.objects.sources import Source, Unit
 from odis.objects.sources.coco_annotation import checked_counts, inside, sound_mask, to_box, to_corners, to_mask
 from odis.objects.sources.joined import ANNOTATION, BLOCK, Joined, are_integers
@@ -33,6 +36,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "annotations": {"id": int | str, "image_id": int | str, "category_id": int},
     "categories": {"id": int, "name": str},
 }
+
+_UNTIDY = re.compile(r"(^|/)\.?(/|$)")  # parts of a path that say nothing
 
 _FAR = 2**40  # further than any pixel
 
@@ -98,14 +103,16 @@ def _load(path: Path, named_by: str, joined: Joined) -> list[tuple[int, str]]:
     categories: list[tuple[int, str]] = []
     for name, entries in read_arrays(path, _FIELDS):
         keys = {named_by: str, **_FIELDS[name]} if name == "images" else _FIELDS[name]
-        _check(path, name, keys, entries, counts.get(name, 0))
+        values = _checked(path, name, keys, entries, counts.get(name, 0))
         counts[name] = counts.get(name, 0) + len(entries)
         if name == "images":
-            joined.add_images(_values(entries, "id"), list(map(itemgetter("id", named_by, "width", "height"), entries)))
+            named, numbers, widths, heights = values
+            joined.add_images(numbers, list(zip(numbers, named, widths, heights)))
         elif name == "annotations":
-            joined.add_annotations(_values(entries, "image_id"), *_records(entries))
+            numbers, images, of = values
+            joined.add_annotations(images, *_records(numbers, of, entries))
         else:
-            categories += [(entry["id"], entry["name"]) for entry in entries]
+            categories += list(zip(*values))
     for name in _FIELDS:
         if name not in counts:
             raise DataError(f"{path}: has no list of {name}; a COCO instances file has images, annotations and categories")
@@ -113,20 +120,15 @@ def _load(path: Path, named_by: str, joined: Joined) -> list[tuple[int, str]]:
     return categories
 
 
-def _values(entries: list[dict], key: str) -> list[Any]:
-    return list(map(itemgetter(key), entries))
-
-
-def _records(entries: list[dict]) -> tuple[np.ndarray, list[tuple]]:
+def _records(numbers: list[Any], categories: list[Any], entries: list[dict]) -> tuple[np.ndarray, list[tuple]]:
     """What is kept of annotations: records, and (number, category, bbox, segmentation) of those that do not fit into one."""
     records = np.zeros(len(entries), ANNOTATION)
-    bboxes, segmentations = ([entry.get(key) for entry in entries] for key in ("bbox", "segmentation"))
-    records["crowd"] = [bool(entry.get("iscrowd")) for entry in entries]
+    bboxes, segmentations, crowds = ([entry.get(key) for entry in entries] for key in ("bbox", "segmentation", "iscrowd"))
+    records["crowd"] = list(map(bool, crowds))
     records["box"] = to_corners(bboxes)
     records["more"] = np.isnan(records["box"]).any(axis=1)
     if any(segmentations):
-        records["more"] |= [bool(segmentation) for segmentation in segmentations]
-    numbers, categories = _values(entries, "id"), _values(entries, "category_id")
+        records["more"] |= list(map(bool, segmentations))
     for name, values in (("number", numbers), ("category", categories)):
         if not are_integers(values):
             records["more"] |= [not are_integers([value]) for value in values]
@@ -136,17 +138,19 @@ def _records(entries: list[dict]) -> tuple[np.ndarray, list[tuple]]:
     return records, [(numbers[i], categories[i], bboxes[i], segmentations[i]) for i in where]
 
 
-def _check(path: Path, name: str, keys: dict[str, Any], entries: list, before: int) -> None:
-    """Refuse entries of a list, `before` others came before them, in which a key is missing or of another type."""
+def _checked(path: Path, name: str, keys: dict[str, Any], entries: list, before: int) -> list[list[Any]]:
+    """For each of `keys` the values in the entries of a list, `before` others came before them; refuse one missing or of another type."""
     try:
-        if all(issubclass(kind, kinds) for key, kinds in keys.items() for kind in set(map(type, _values(entries, key)))):
-            return
+        values = list(map(list, zip(*map(itemgetter(*keys), entries)))) or [[] for _ in keys]
+        if all(issubclass(kind, kinds) for column, kinds in zip(values, keys.values()) for kind in set(map(type, column))):
+            return values
     except (KeyError, TypeError, IndexError):
         pass
     for k, entry in enumerate(entries, start=before):
         wrong = [key for key, kinds in keys.items() if not isinstance(entry, dict) or not isinstance(entry.get(key), kinds)]
         if wrong:
             raise DataError(f"{path}: entry {k} of {name} has no {wrong[0]}, or not one of the right type")
+    raise AssertionError("types were found to be wrong and to be right")
 
 
 class _Reader:
@@ -189,7 +193,7 @@ class _Reader:
         return self._careful(name, size, block.annotations(k))
 
     def _size(self, name: str, size: tuple[int, int], block: _Block, k: int) -> tuple[int, int] | None:
-        path = self._root / name
+        path = self._root / name if _UNTIDY.search(name) else f"{self._root}{os.sep}{name}"  # which is the same, and made sooner
 
         def called() -> Iterator[str]:  # asked for only if the image cannot be used
             yield from (_called(path, one.number) for one in block.annotations(k))
@@ -220,7 +224,7 @@ class _Reader:
         return ImageObjects(name, *found, usable_objects(objects, found, len(self._labels), self._skip))
 
 
-def _called(path: Path, annotation: int | str) -> str:
+def _called(path: Path | str, annotation: int | str) -> str:
     return f"{path}, annotation {annotation}"
 
 
@@ -250,18 +254,20 @@ class _Block:
     def __init__(self, images: list[tuple], records: np.ndarray, more: list[tuple | None], labels: dict[int, int]) -> None:
         self.images, self._records, self._more = images, records, more
         place = records["place"]
-        masks = [(i, one) for i, one in enumerate(more) if one is not None and one[3]]
+        others = [(i, one) for i, one in enumerate(more) if one is not None] if records["more"].any() else []
+        masks = [(i, one) for i, one in others if one[3]]
         of = place[[i for i, _ in masks]].tolist() if masks else []
         for k, counts in checked_counts([one[3] for _, one in masks], [images[j][2:] for j in of]).items():
             more[masks[k][0]] = (*masks[k][1][:3], counts)
-        sizes = np.array([[min(side, _FAR) for side in image[2:]] for image in images], np.float64).reshape(-1, 2)
-        numbers = records["category"].tolist()
-        self._labels = [labels.get(one[1] if one else number, -1) for number, one in zip(numbers, more)]
-        sound = sound_boxes(records["box"], *sizes[place].T) & (np.array(self._labels, np.int64) >= 0) & ~records["crowd"]
+        sizes = np.array([[max(-_FAR, min(side, _FAR)) for side in image[2:]] for image in images], np.float64).reshape(-1, 2)
+        found = _labels(records["category"], labels)
+        for i, one in others:
+            found[i] = labels.get(one[1], -1)
+        self._columns = Columns(np.ascontiguousarray(records["box"]), found, [None] * len(more) if masks else None)
+        sound = sound_boxes(self._columns.boxes, *sizes[place].T) & (found >= 0) & ~records["crowd"]
         self.possible = possible_sizes(sizes).tolist()
         self._starts = np.searchsorted(place, np.arange(len(images) + 1)).tolist()
         self.plain = (np.diff(np.concatenate([[0], np.cumsum(~sound)])[self._starts]) == 0).tolist()
-        self._boxes = list(zip(*records["box"].T.tolist()))
 
     def annotations(self, k: int) -> list[_Annotation]:
         """Those of an image."""
@@ -274,12 +280,20 @@ class _Block:
 
     def objects(self, k: int, width: int, height: int) -> tuple[Object, ...] | None:
         """The objects of a plain image of `width` x `height`; None if a mask cannot be used."""
-        part = slice(self._starts[k], self._starts[k + 1])
-        boxes, labels, more = self._boxes[part], self._labels[part], self._more[part]
-        if not any(more):
-            return tuple([Object(box, None, label) for box, label in zip(boxes, labels)])
-        try:
-            masks = [sound_mask(one[3], width, height) if one else None for one in more]
-        except DataError:
-            return None
-        return tuple([Object(box, mask, label) for box, mask, label in zip(boxes, masks, labels)])
+        start, stop = self._starts[k], self._starts[k + 1]
+        if self._columns.masks is not None:
+            try:
+                self._columns.masks[start:stop] = [sound_mask(one[3], width, height) if one else None for one in self._more[start:stop]]
+            except DataError:
+                return None
+        return self._columns.between(start, stop)
+
+
+def _labels(categories: np.ndarray, labels: dict[int, int]) -> np.ndarray:
+    """int64 (n,): the labels of categories, int64 (n,); -1 of those that are not listed."""
+    known = sorted(number for number in labels if are_integers([number]))
+    if not known:
+        return np.full(len(categories), -1)
+    numbers = np.array(known, np.int64)
+    at = np.minimum(np.searchsorted(numbers, categories), len(numbers) - 1)
+    return np.where(numbers[at] == categories, np.array([labels[number] for number in known])[at], -1)

@@ -118,7 +118,7 @@ class _Reader:
         annotations = _annotations(xml)
         seen: set[str] = set()
         for name in list_files(self.root / folder).images:
-            key = PurePosixPath(name).stem
+            key = name.rpartition("/")[2].rpartition(".")[0]
             if key in seen:
                 self.skip(Skipped(str(self.root / folder / name), f"another image here is called {short(key)}"))
                 continue
@@ -136,7 +136,7 @@ class _Reader:
             self._leave_out(str(self.root / folder / f"{key}.JPEG"), _NO_IMAGE, found)
 
     def _row(self, image: str, key: str, xml: Path | None, own: int | None) -> ImageObjects | None:
-        path = self.root / image
+        path = f"{self.root}{os.sep}{image}"
         found, stated = self._listed(key), None
         if xml is not None:
             try:
@@ -149,7 +149,7 @@ class _Reader:
         labels = [self._label(item.name, own) for item in found]
         whole = own if own is not None else next((label for label in labels if label is not None), None)
         if whole is None:
-            self._leave_out(str(path), "no annotation names its class", found)
+            self._leave_out(path, "no annotation names its class", found)
             return None
         placed = self._size(path, stated, [item.what for item in found])
         if placed is None:
@@ -172,7 +172,7 @@ class _Reader:
         """The class of an object; `own` is that of its image, if a folder says so."""
         return self.labels.get(name, None if _WNID.fullmatch(name) else own)
 
-    def _size(self, path: Path, stated: tuple[int, int] | None, objects: list[str]) -> tuple[tuple[int, int], tuple[float, float]] | None:
+    def _size(self, path: str, stated: tuple[int, int] | None, objects: list[str]) -> tuple[tuple[int, int], tuple[float, float]] | None:
         """`(width, height)` of an image, and by how much its boxes are to be scaled; None if it cannot be used."""
         held: list[Skipped] = []
         size = usable_size(path, held.append, annotated=stated, objects=objects, trust=self.trust)
@@ -214,6 +214,7 @@ class _Table:
         """
         self.path = path
         self._file: BinaryIO | None = None
+        self._held: tuple[int, str, list[Item]] | None = None  # the line that was asked for last: it is asked for again at once
         keys, starts = array("Q"), array("Q")
         try:
             with path.open("rb") as file:
@@ -279,14 +280,16 @@ class _Table:
         return None
 
     def _line(self, i: int) -> tuple[str, list[Item]]:
-        try:
-            if self._file is None or self._file.closed:
-                self._file = self.path.open("rb")
-            self._file.seek(int(self._starts[i]))
-            name, objects = _columns(self._file.readline())
-        except (OSError, DataError) as error:
-            raise DataError(f"{self.path}: changed while it was read ({error})") from error
-        return name, _items(f"{self.path}, image {name}", objects.split())
+        if self._held is None or self._held[0] != i:
+            try:
+                if self._file is None or self._file.closed:
+                    self._file = self.path.open("rb")
+                self._file.seek(int(self._starts[i]))
+                name, objects = _columns(self._file.readline())
+            except (OSError, DataError) as error:
+                raise DataError(f"{self.path}: changed while it was read ({error})") from error
+            self._held = i, name, _items(f"{self.path}, image {name}", objects.split())
+        return self._held[1:]
 
 
 def _check_columns(line: bytes, path: Path) -> None:

@@ -1,8 +1,11 @@
 """The arrays of a JSON object, read a window at a time: an annotation file of any size costs the memory of one window.
 
-`{"images": [...], "annotations": [...], ...}` is COCO's form. The standard decoder does the parsing. A window of text is cut behind a
-`}` that a comma and a `{` follow, and decoded as an array of its own; that it can be decoded proves that the cut was between two entries
-of the array, since anywhere else brackets or quotes would be left open. Where it cannot, entries are decoded one by one.
+`{"images": [...], "annotations": [...], ...}` is COCO's form. A window of text is cut behind a `}` that a comma and a `{` follow, and
+decoded as an array of its own; that it can be decoded proves that the cut was between two entries of the array, since anywhere else
+brackets or quotes would be left open. Where it cannot, entries are decoded one by one.
+
+Windows are decoded by orjson, three times as fast as the standard decoder. What the two do not read alike - whole numbers of more than 64
+bits, NaN, half of a surrogate pair - is left to the standard one, which also says what is wrong with a file.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import orjson
 
 from odis.errors import DataError
 
@@ -33,6 +38,10 @@ _AFTER_A_COMMA = "Expecting value"  # an array that has none is told apart befor
 _TRIES = 64  # places looked at for a cut; beyond these, entries are decoded one by one
 
 _DECODER = json.JSONDecoder()
+
+_DIGITS = bytes(48 if 48 <= c < 58 else 32 for c in range(256))  # every digit becomes 0, all else a space
+
+_LONG = b"0" * 19  # the shortest whole number that 64 bits may not hold; orjson would make a float of it
 
 
 def read_arrays(path: str | Path, names: Collection[str]) -> Iterator[tuple[str, list[Any]]]:
@@ -203,6 +212,10 @@ def _many(text: _Text) -> tuple[list[Any], bool] | None:
     if not between:
         return None
     body = f"[{window[: cut + 1]}]"
+    quick = _quickly(body)
+    if quick:
+        text.at += between.end() - 1
+        return quick, False
     try:
         entries, end = _DECODER.raw_decode(body)
     except json.JSONDecodeError:
@@ -212,6 +225,17 @@ def _many(text: _Text) -> tuple[list[Any], bool] | None:
     whole = end == len(body)  # else the array ended before the cut, at its own bracket
     text.at += between.end() - 1 if whole else end - 1
     return entries, not whole
+
+
+def _quickly(body: str) -> list[Any] | None:
+    """The entries of an array that is all of `body`, as the standard decoder reads them; None if only that one knows."""
+    data = body.encode()
+    if _LONG in data.translate(_DIGITS):
+        return None
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _one_by_one(text: _Text) -> tuple[list[Any], bool]:

@@ -14,14 +14,21 @@ checked (-1). `Confidence` is a dummy, always 1, so there are no scores.
 from __future__ import annotations
 
 import csv
-from collections import Counter
-from collections.abc import Iterator
+import math
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
+
+import numpy as np
 
 from odis.errors import DataError
 from odis.objects.clean import Crowd, Skip, SkippedObject, usable_objects, usable_size
+from odis.objects.columns import Columns
 from odis.objects.sources import Source, Unit
 from odis.types import ImageObjects, Object, Skipped
 
@@ -33,13 +40,21 @@ _COLUMNS = ("ImageID", "LabelName", *_BOX, "IsGroupOf")
 
 _SLACK = 0.01  # of the image: how far over its edge rounding may put a box
 
-_Row = tuple[str, dict[str, str]]  # what it is called, and its needed columns
+_APART = 1e-9  # of the image: shares that differ by more are different numbers of pixels, too
+
+_LINES = 8192  # looked at together
+
+_NAME = re.compile(r'[^./\\:"\x00-\x1f][^/\\:"\x00-\x1f]*')
+
+_KINDS = {"0": 0, "-1": 0, "1": 1}  # of IsGroupOf: an object, not known to be a group, a group
+
+_Line = tuple[int, list[str]]  # its number, from 1, and its columns
 
 
 def read(root: Path, split: str | None, skip: Skip) -> Source:
     """Every image that the annotation file lists, in its order; the rows of an image must stand together, as published.
 
-    One image's rows are held at a time, and a hash of 8 bytes for every image so far, by which rows that come back later are
+    Some thousand lines are held at a time, and a hash of 8 bytes for every image so far, by which rows that come back later are
     found (about 90 bytes an image in Python: 0.15 GB for the 1.7 million of train). An image without a box is not listed, and so
     is not read.
 
@@ -62,14 +77,21 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
 
     def units() -> Iterator[Unit]:
         seen: set[int] = set()
-        for image, group in groupby(_records(path, header, skip), key=lambda record: record[1]["ImageID"]):
-            key = hash(image)
-            if key in seen:
-                for name, _ in group:
-                    skip(SkippedObject(name, f"image {image!r} was listed before; its rows must stand together"))
-                continue
-            seen.add(key)
-            yield partial(_image, root, split, image, list(group), labels, skip)
+        folder = root / split
+        for lines in _together(path, header, labels):
+            for start, stop in lines.images():
+                image = lines.rows[start][0]
+                lines.report(start, skip)
+                key = hash(image)
+                if key in seen:
+                    for i in range(start, stop):
+                        skip(SkippedObject(lines.name(i), f"image {image!r} was listed before; its rows must stand together"))
+                        lines.report(i + 1, skip)
+                    continue
+                lines.report(stop, skip)
+                seen.add(key)
+                yield partial(_image, folder, split, lines, start, stop, labels, skip)
+            lines.report(len(lines.rows), skip)
 
     count = Counter(classes.values())
     names = [name if count[name] == 1 else f"{name} ({number})" for number, name in classes.items()]
@@ -118,58 +140,147 @@ def _header(path: Path) -> list[str]:
     return header
 
 
-def _records(path: Path, header: list[str], skip: Skip) -> Iterator[_Row]:
-    at = [(name, header.index(name)) for name in _COLUMNS]
+def _together(path: Path, header: list[str], labels: dict[str, int]) -> Iterator[_Lines]:
+    """All lines behind the first, some at a time, so that the rows of an image are not apart."""
+    waiting: list[_Line] = []
+    key = header.index("ImageID")
     try:
         with path.open(encoding="utf-8-sig") as file:
-            next(file, None)
-            for number, line in enumerate(file, start=2):
-                fields = line.rstrip("\n").split(",")  # nothing is quoted: a stray quote must not swallow the lines behind it
-                if len(fields) == len(header):
-                    yield f"{path}, line {number}", {name: fields[k] for name, k in at}
-                elif line.strip():
-                    skip(SkippedObject(f"{path}, line {number}", f"has {len(fields)} columns, but the first line {len(header)}"))
+            numbered = islice(enumerate(file, start=1), 1, None)
+            # Nothing is quoted: a stray quote must not swallow the lines behind it.
+            while found := [(number, line.rstrip("\n").split(",")) for number, line in islice(numbered, max(_LINES, len(waiting)))]:
+                waiting += found
+                cut = _last_image(waiting, len(header), key)
+                if cut:
+                    yield _Lines(path, header, waiting[:cut], labels)
+                    waiting = waiting[cut:]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
+    yield _Lines(path, header, waiting, labels)
 
 
-def _image(root: Path, split: str, image: str, rows: list[_Row], labels: dict[str, int], skip: Skip) -> ImageObjects | None:
-    for name, fields in rows:
-        if fields["IsGroupOf"] == "1":
-            skip(Crowd(name, "is a group"))
-    rows = [(name, fields) for name, fields in rows if fields["IsGroupOf"] != "1"]
-    path = root / split / f"{image}.jpg"
-    if not image or image.startswith(".") or any(c in '/\\:"' or ord(c) < 32 for c in image):
-        skip(Skipped(f"{root / split}, image {image!r}", "its ImageID must be the name of a file in this folder, without .jpg"))
-        for name, _ in rows:
+def _last_image(lines: list[_Line], width: int, key: int) -> int:
+    """Where the lines of the last image begin; 0 if there is only one."""
+    begin, name = 0, None
+    for i in range(len(lines) - 1, -1, -1):
+        fields = lines[i][1]
+        if len(fields) == width:
+            if name is not None and fields[key] != name:
+                return begin
+            begin, name = i, fields[key]
+    return 0
+
+
+class _Lines:
+    """Lines that are looked at together. `rows` holds the needed columns of those that have as many as the first line."""
+
+    def __init__(self, path: Path, header: list[str], lines: list[_Line], labels: dict[str, int]) -> None:
+        self._path, self._width = path, len(header)
+        needed = itemgetter(*map(header.index, _COLUMNS))
+        good = [line for line in lines if len(line[1]) == self._width]
+        wrong = [line for line in lines if len(line[1]) != self._width] if len(good) < len(lines) else []
+        self.rows, self._numbers = [needed(fields) for _, fields in good], [number for number, _ in good]
+        self._wrong = deque((number, len(fields)) for number, fields in wrong if len(fields) > 1 or fields[0].strip())
+        _, classes, x0, y0, x1, y1, groups = zip(*self.rows) if self.rows else ((),) * len(_COLUMNS)
+        shares = np.stack([_shares(texts) for texts in (x0, y0, x1, y1)], axis=1)
+        kinds = np.array([_KINDS.get(group, -1) for group in groups], np.int64)
+        numbers = np.array([labels.get(name, -1) for name in classes], np.int64)
+        # What is so needs no second look when the size of its image is known; comparisons with NaN are false.
+        sound = (shares[:, 2:] - shares[:, :2] > _APART).all(axis=1) & (shares[:, :2] < 1 - _APART).all(axis=1)
+        sound &= (shares[:, 2:] > _APART).all(axis=1) & (numbers >= 0) & (kinds == 0)
+        kept = kinds != 1
+        self._faults, self._kept = (np.concatenate([[0], np.cumsum(marks)]).tolist() for marks in (kept & ~sound, kept))
+        self._shares = shares[kept]
+        self._columns = Columns(np.zeros_like(self._shares), numbers[kept])
+
+    def images(self) -> Iterator[tuple[int, int]]:
+        """The rows of each image: where they start and stop."""
+        names = [row[0] for row in self.rows]
+        starts = [i for i in range(len(names)) if not i or names[i] != names[i - 1]]
+        return zip(starts, [*starts[1:], len(names)])
+
+    def name(self, i: int) -> str:
+        """What a row is called."""
+        return f"{self._path}, line {self._numbers[i]}"
+
+    def report(self, stop: int, skip: Skip) -> None:
+        """Tell `skip` of the lines with another number of columns that stand before row `stop`, once."""
+        while self._wrong and (stop == len(self._numbers) or self._wrong[0][0] < self._numbers[stop]):
+            number, count = self._wrong.popleft()
+            skip(SkippedObject(f"{self._path}, line {number}", f"has {count} columns, but the first line {self._width}"))
+
+    def groups(self, start: int, stop: int) -> list[int]:
+        """Those of some rows that are groups."""
+        if self._kept[stop] - self._kept[start] == stop - start:
+            return []
+        return [i for i in range(start, stop) if self.rows[i][-1] == "1"]
+
+    def objects(self, start: int, stop: int, width: int, height: int) -> tuple[Object, ...] | None:
+        """The objects of an image of `width` x `height` pixels; None if one may have to be left out."""
+        if self._faults[stop] > self._faults[start]:
+            return None
+        begin, end = self._kept[start], self._kept[stop]
+        self._columns.boxes[begin:end] = self._shares[begin:end] * (width, height, width, height)
+        return self._columns.between(begin, end)
+
+
+def _image(folder: Path, split: str, lines: _Lines, start: int, stop: int, labels: dict[str, int], skip: Skip) -> ImageObjects | None:
+    groups = lines.groups(start, stop)
+    for i in groups:
+        skip(Crowd(lines.name(i), "is a group"))
+    image = lines.rows[start][0]
+    called = (lines.name(i) for i in range(start, stop) if i not in groups)
+    if not _NAME.fullmatch(image):
+        skip(Skipped(f"{folder}, image {image!r}", "its ImageID must be the name of a file in this folder, without .jpg"))
+        for name in called:
             skip(SkippedObject(name, "its image cannot be used"))
         return None
-    size = usable_size(path, skip, objects=[name for name, _ in rows], stored=True)
+    size = usable_size(f"{folder}{os.sep}{image}.jpg", skip, objects=called, stored=True)
     if size is None:
         return None
-    objects = []
-    for name, fields in rows:
-        try:
-            objects.append((name, _object(fields, *size, labels)))
-        except DataError as error:
-            skip(SkippedObject(name, str(error)))
-    return ImageObjects(f"{split}/{image}.jpg", *size, usable_objects(objects, size, len(labels), skip))
+    kept = lines.objects(start, stop, *size)
+    if kept is None:
+        objects = []
+        for i in range(start, stop):
+            try:
+                if i not in groups:
+                    objects.append((lines.name(i), _object(dict(zip(_COLUMNS, lines.rows[i])), *size, labels)))
+            except DataError as error:
+                skip(SkippedObject(lines.name(i), str(error)))
+        kept = usable_objects(objects, size, len(labels), skip)
+    return ImageObjects(f"{split}/{image}.jpg", *size, kept)
 
 
 def _object(fields: dict[str, str], width: int, height: int, labels: dict[str, int]) -> Object:
     if fields["LabelName"] not in labels:
         raise DataError(f"class {fields['LabelName']!r} is not in the class descriptions")
-    if fields["IsGroupOf"] not in ("0", "-1"):
+    if fields["IsGroupOf"] not in _KINDS:
         raise DataError(f"IsGroupOf is {fields['IsGroupOf']!r}, must be 0, 1 or -1")
     x0, y0, x1, y1 = (_share(name, fields[name]) for name in _BOX)
     return Object((x0 * width, y0 * height, x1 * width, y1 * height), label=labels[fields["LabelName"]])
 
 
-def _share(name: str, text: str) -> float:
+def _shares(texts: Sequence[str]) -> np.ndarray:
+    """float64 (n,): as `_share` of each, NaN where that refuses it."""
     try:
-        value = float(text)
+        values = np.array(list(map(float, texts)), np.float64)
     except ValueError:
-        value = float("nan")
+        values = np.array([_number(text) for text in texts], np.float64)
+    values[~((values >= -_SLACK) & (values <= 1 + _SLACK))] = np.nan
+    if "_" in "".join(texts):
+        values[["_" in text for text in texts]] = np.nan
+    return values
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _share(name: str, text: str) -> float:
+    value = _number(text)
     if "_" in text or not -_SLACK <= value <= 1 + _SLACK:
         raise DataError(f"{name} is {text!r}, must be a share of the image's width or height, from 0 to 1")
     return value
