@@ -47,13 +47,16 @@ def run_index(arguments: list[str]) -> None:
     parser.add_argument("--count", type=int, default=1000, help="scenes only: how many to make")
     parser.add_argument("--size", type=int, default=96, help="scenes only: side of a scene in pixels")
     parser.add_argument("--seed", type=int, default=0, help="scenes only: seed")
+    parser.add_argument("--context", type=float, default=0.0, help="scenes only: share of scenes, 0..1, whose ground tells their class")
     options = parse(parser, arguments)
     require(options, "out")
     if options.source == "scenes":
         from odis.objects.sources.scenes import write_scenes
 
         split = options.split or "train"
-        write_scenes(options.root, options.out, count=options.count, split=split, seed=options.seed, size=options.size)
+        write_scenes(
+            options.root, options.out, count=options.count, split=split, seed=options.seed, size=options.size, context=options.context
+        )  # fmt: skip
     else:
         shard = _shard(options.shard)
         summary = build_index(

@@ -3,6 +3,7 @@
 The digits are the 1,797 of scikit-learn (8 x 8, UCI Optical Recognition of Handwritten Digits), so nothing is downloaded. They
 are divided between `train` and `val` before anything is composed. Colour, size, place and surroundings of a digit are drawn
 without looking at its class; pieces of other digits lie about, so that a stroke alone does not say that there is an object.
+With `context`, some scenes have a theme, a class that most of their digits are of and that their ground tells (`scene_grounds.py`).
 """
 
 from __future__ import annotations
@@ -21,11 +22,15 @@ from odis.objects import rle
 from odis.objects.clean import Skip
 from odis.objects.index import write_index
 from odis.objects.sources import Source, Unit
+from odis.objects.sources.scene_grounds import themed_ground
 from odis.types import ImageObjects, Object
 
 CLASSES = [str(digit) for digit in range(10)]
 
 TRAIN_SHARE = 0.75
+
+THEME_SHARE = 0.7
+"""In a scene with a theme, the probability that a digit is of its class; else it is of any class."""
 
 _SPLITS = ("train", "val")
 
@@ -55,6 +60,7 @@ class Scene:
     pixels: np.ndarray  # uint8 (size, size, 3)
     masks: list[np.ndarray]  # bool (size, size) of each digit's visible pixels; the box is tight around them
     labels: list[int]
+    theme: int | None = None  # class that the ground tells
 
 
 def split_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -88,6 +94,7 @@ def read(
     size: int = 96,
     digits: tuple[int, int] = (3, 5),
     digit_size: tuple[int, int] = (20, 32),
+    context: float = 0.0,
 ) -> Source:
     """Compose scenes and write them as `ROOT/SPLIT/NUMBER.png` while their rows are read. Scene i depends on seed, split and i only.
 
@@ -100,13 +107,15 @@ def read(
         size: Side of a scene in pixels.
         digits: Fewest and most digits in a scene.
         digit_size: Smallest and largest height of a digit in pixels.
+        context: Share of scenes, 0..1, that have a theme. A scene without one is the same at every share, and one with a theme
+            keeps it at every larger share.
 
     Raises:
-        DataError: There is no such split, or the digits cannot fit.
+        DataError: There is no such split, the digits cannot fit, or `context` is no share.
     """
     split = split or "train"
     images, labels = split_digits(split)
-    _check(count, size, digits, digit_size)
+    _check(count, size, digits, digit_size, context)
 
     def units() -> Iterator[Unit]:
         (root / split).mkdir(parents=True, exist_ok=True)
@@ -114,7 +123,7 @@ def read(
 
     def row(i: int) -> ImageObjects:
         rng = np.random.default_rng([seed, _SPLITS.index(split), i])
-        scene = compose(rng, images, labels, size=size, digits=digits, digit_size=digit_size)
+        scene = compose(rng, images, labels, size=size, digits=digits, digit_size=digit_size, context=context)
         name = f"{split}/{i:06d}.png"
         Image.fromarray(scene.pixels).save(root / name, compress_level=0)
         return ImageObjects(name, size, size, tuple(_object(m, label) for m, label in zip(scene.masks, scene.labels)))
@@ -132,14 +141,17 @@ def write_scenes(
     size: int = 96,
     digits: tuple[int, int] = (3, 5),
     digit_size: tuple[int, int] = (20, 32),
+    context: float = 0.0,
 ) -> None:
     """Compose `count` scenes into `FOLDER/SPLIT` and write their object index; arguments as of `read`.
 
     Raises:
-        DataError: There is no such split, the digits cannot fit, or the folder cannot be written.
+        DataError: There is no such split, the digits cannot fit, `context` is no share, or the folder cannot be written.
     """
     root = Path(folder).absolute()
-    source = read(root, split, lambda _: None, count=count, seed=seed, size=size, digits=digits, digit_size=digit_size)
+    source = read(
+        root, split, lambda _: None, count=count, seed=seed, size=size, digits=digits, digit_size=digit_size, context=context
+    )  # fmt: skip
     try:
         write_index(out_index, source.rows, root=source.root, provenance=source.provenance, classes=source.classes)
     except OSError as error:
@@ -154,18 +166,22 @@ def compose(
     size: int = 96,
     digits: tuple[int, int] = (3, 5),
     digit_size: tuple[int, int] = (20, 32),
+    context: float = 0.0,
 ) -> Scene:
     """Draw one scene from digits uint8 (n, 8, 8) with labels (n,).
 
-    Boxes cover one another by at most 10 %. Where not all digits find a place, there are fewer.
+    Boxes cover one another by at most 10 %. Where not all digits find a place, there are fewer. With probability `context` it has a
+    theme: each digit is of that class with probability `THEME_SHARE`, else of any, and the ground is that of the class.
     """
     n = int(rng.integers(digits[0], digits[1] + 1))
     picks = rng.integers(0, len(images), n)
+    # From a generator of its own: the other draws are then those of a scene without a theme.
+    theme, picks = _theme(rng.spawn(1)[0], labels, picks, context) if context else (None, picks)
     glyphs = [_glyph(rng, images[k], digit_size) for k in picks]
     pieces = [_piece(rng, _glyph(rng, images[k], digit_size)) for k in rng.integers(0, len(images), int(rng.integers(2, 6)))]
     places = _place(rng, glyphs + pieces, size)
 
-    canvas = _background(rng, size)
+    canvas = _background(rng, size, theme)
     for glyph, place in zip(pieces, places[n:]):
         if place is not None:
             _paste(rng, canvas, glyph, place)
@@ -183,10 +199,18 @@ def compose(
     grain = rng.standard_normal((size, size, 3), dtype=np.float32)
     grain *= np.float32(4)
     grain += np.asarray(canvas)
-    return Scene(np.clip(grain, 0, 255).astype(np.uint8), masks, kept)
+    return Scene(np.clip(grain, 0, 255).astype(np.uint8), masks, kept, theme)
 
 
-def _check(count: int, size: int, digits: tuple[int, int], digit_size: tuple[int, int]) -> None:
+def _theme(rng: np.random.Generator, labels: np.ndarray, picks: np.ndarray, context: float) -> tuple[int | None, np.ndarray]:
+    """The scene's theme, if it has one, and its digits (positions), of which the theme's class takes its share."""
+    chance, theme = rng.random(), int(rng.integers(len(CLASSES)))
+    if chance >= context:
+        return None, picks
+    return theme, np.where(rng.random(len(picks)) < THEME_SHARE, rng.choice(np.flatnonzero(labels == theme), len(picks)), picks)
+
+
+def _check(count: int, size: int, digits: tuple[int, int], digit_size: tuple[int, int], context: float) -> None:
     if count < 1:
         raise DataError(f"scenes: count is {count}, must be 1 or more")
     if not 1 <= digits[0] <= digits[1]:
@@ -195,6 +219,8 @@ def _check(count: int, size: int, digits: tuple[int, int], digit_size: tuple[int
         raise DataError(f"scenes: digit_size is {list(digit_size)}, must be two rising numbers of pixels from 8")
     if digits[1] * (1.25 * digit_size[1]) ** 2 > 0.9 * size**2:
         raise DataError(f"scenes: {digits[1]} digits of {digit_size[1]} pixels do not fit into a scene of {size}; make size larger")
+    if not 0 <= context <= 1:
+        raise DataError(f"scenes: context is {context}, must be in 0..1")
 
 
 def _object(mask: np.ndarray, label: int) -> Object:
@@ -292,11 +318,13 @@ def _coloured(rng: np.random.Generator, luma: np.ndarray) -> np.ndarray:
     return luma + hue * np.minimum(room.min(axis=-1, keepdims=True), 1)
 
 
-def _background(rng: np.random.Generator, size: int) -> Image.Image:
-    """Smooth colours, coarse texture, blobs, strokes and arcs ("RGB")."""
+def _background(rng: np.random.Generator, size: int, theme: int | None) -> Image.Image:
+    """Smooth colours, or the ground of a theme; coarse texture, blobs, strokes and arcs ("RGB")."""
     cells = int(rng.integers(3, 7))
     ground = _coloured(rng, _GROUND_LUMA + rng.uniform(-8, 8, (cells, cells, 1)))
     canvas = _enlarge(ground.astype(np.uint8), size)
+    if theme is not None:
+        canvas = Image.fromarray(np.clip(themed_ground(rng, theme, size, _GROUND_LUMA), 0, 255).astype(np.uint8))
     texture = _enlarge(rng.integers(0, 256, (size // int(rng.integers(3, 8)),) * 2, dtype=np.uint8), size)
     canvas = Image.blend(canvas, texture.convert("RGB"), 0.05)
     for _ in range(2):
