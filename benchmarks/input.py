@@ -7,8 +7,11 @@ images by every pipeline in turn, and ratios are taken within a round: their med
 
 `pil` decodes with Pillow and makes the views as `DataAugmentationDINO` of DINO and iBOT does (main_dino.py, utils.py), with torchvision's
 transforms on PIL images: 2 crops of 224 and 10 of 96 pixels, jitter, grey, blur, solarisation, normalisation. It knows no objects.
-`odis` is what a worker of `odis pretrain` does with the recipe odis-vits16: decoding, object-aware crops, object masks, prediction masks,
-the same photometrics, normalisation. Its parts are timed in the same run.
+`odis` is what a worker of `odis pretrain` does with the recipe odis-vits16: object-aware crops, object masks, prediction masks, decoding,
+the same photometrics, normalisation. Its parts are timed in the same run. `hand-over` is what a worker does with `loader.render device`:
+all of it but the pixels of views. Times are processor time, so that what else the machine does counts little.
+
+The second table is of one photograph (the first of the index) as a JPEG of 640 x 480 and of 6000 x 4000 pixels.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import time
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from time import process_time as clock
 from typing import Any
 
 import numpy as np
@@ -28,9 +32,9 @@ from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
 
+from odis.data import loader as loader_module
 from odis.data import views as view_module
-from odis.data.views import make_sample
-from odis.objects.images import load_image
+from odis.data.loader import ViewDataset
 from odis.objects.index import ObjectIndex
 from odis.options import load_recipe
 
@@ -75,50 +79,91 @@ def published() -> Callable[[Image.Image], list[torch.Tensor]]:
     return lambda image: [first(image), second(image), *(local(image) for _ in range(10))]
 
 
-def measure(index: ObjectIndex, count: int, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds an image of each pipeline and part, in each round."""
-    config = load_recipe("odis-vits16", data="x")
-    rows = [(index.image_path(i), index[i]) for i in range(min(count, len(index)))]
-    augment = published()
-    parts: dict[str, float] = {}
+PARTS = {
+    "decoding": (loader_module, ("decode",)), "objects": (view_module, ("choose_objects", "_object_masks")),
+    "crops": (view_module, ("_draw_crops",)), "resizing": (view_module, ("render_decoded",)),
+    "photometrics": (view_module, ("apply_photometrics",)),
+}  # fmt: skip
+
+
+def time_parts(parts: dict[str, float]) -> None:
+    """Have the functions of each part add the seconds they take to `parts`."""
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kinds: Any) -> Any:
-            began = time.perf_counter()
+            began = clock()
             try:
                 return function(*args, **kinds)
             finally:
-                parts[name] = parts.get(name, 0.0) + time.perf_counter() - began
+                parts[name] = parts.get(name, 0.0) + clock() - began
 
         return call
 
-    def decode(path: str, row: Any) -> torch.Tensor:
-        return torch.from_numpy(np.array(load_image(path, (row.width, row.height)))).permute(2, 0, 1)
-
-    originals = {
-        "objects": ("choose_objects", "_object_masks"), "crops": ("_draw_crops",), "resizing": ("render",),
-        "photometrics": ("photometrics",), "normalisation": ("normalise",),
-    }  # fmt: skip
-    for part, names in originals.items():
+    for part, (module, names) in PARTS.items():
         for name in names:
-            setattr(view_module, name, timed(part, getattr(view_module, name)))
-    decode = timed("decoding", decode)
+            setattr(module, name, timed(part, getattr(module, name)))
 
+
+def pil_views(path: str, augment: Callable[[Image.Image], list[torch.Tensor]]) -> None:
+    """One image by the published pipeline."""
+    with Image.open(path) as image:
+        augment(image.convert("RGB"))
+
+
+def measure(index: ObjectIndex, count: int, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds an image of each pipeline and part, in each round."""
+    dataset = ViewDataset(index, load_recipe("odis-vits16", data="x"), PATCH)
+    rows, augment = range(min(count, len(index))), published()
+    parts: dict[str, float] = {}
+    time_parts(parts)
     times: dict[str, list[float]] = {}
     for k in range(rounds + 1):
+        began = clock()
+        for row in rows:
+            dataset.source((k, row))
+        handed_over = clock()
         parts.clear()
-        began = time.perf_counter()
-        for i, (path, row) in enumerate(rows):
-            rng = np.random.default_rng([k, i])
-            make_sample(rng, decode(path, row), row, config.objects, config.views, config.prediction, PATCH)
-        middle = time.perf_counter()
-        for path, _ in rows:
-            with Image.open(path) as image:
-                augment(image.convert("RGB"))
-        end = time.perf_counter()
+        middle = clock()
+        for row in rows:
+            _ = dataset[k, row]
+        rendered = clock()
+        for row in rows:
+            pil_views(index.image_path(row), augment)
+        end = clock()
         if k:  # the first round warms up
-            for name, seconds in {"odis": middle - began, "pil": end - middle, **parts}.items():
+            measured = {"odis": rendered - middle, "hand-over": handed_over - began, "pil": end - rendered, **parts}
+            for name, seconds in measured.items():
                 times.setdefault(name, []).append(1000 * seconds / len(rows))
+    return times
+
+
+def measure_sizes(photo: str, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of one photo at .3 and at 24 megapixels, by each pipeline, in each round."""
+    times: dict[str, list[float]] = {}
+    config, augment = load_recipe("odis-vits16", data="x"), published()
+    with tempfile.TemporaryDirectory() as folder:
+        with Image.open(photo) as image:
+            small = image.convert("RGB").resize((640, 480), Image.Resampling.LANCZOS)
+        pictures = {".3 MP": small, "24 MP": small.resize((6000, 4000), Image.Resampling.BICUBIC)}
+        datasets = {}
+        for name, picture in pictures.items():
+            (Path(folder) / name).mkdir()
+            picture.save(Path(folder) / name / "a.jpg", quality=90)
+            datasets[name] = ViewDataset(ObjectIndex.open(Path(folder) / name), config, PATCH)
+        repeats = {"odis": 5, "hand-over": 5, "pil": 1}
+        for k in range(rounds + 1):
+            for name, dataset in datasets.items():
+                calls: dict[str, Callable[[int], Any]] = {
+                    "odis": lambda i, d=dataset: d[i, 0],
+                    "hand-over": lambda i, d=dataset: d.source((i, 0)),
+                    "pil": lambda _, d=dataset: pil_views(d.index.image_path(0), augment),
+                }
+                for pipeline, call in calls.items():
+                    began = clock()
+                    for i in range(repeats[pipeline]):
+                        call(repeats[pipeline] * k + i)
+                    if k:
+                        times.setdefault(f"{pipeline}, {name}", []).append(1000 * (clock() - began) / repeats[pipeline])
     return times
 
 
@@ -145,12 +190,24 @@ def main() -> None:
     for column in ("", "ms an image", "pil / this", "share of odis"):
         table.add_column(column, justify="left" if not column else "right")
     figures: dict[str, Any] = {"images": min(args.images, len(index)), "torch": torch.__version__, "milliseconds": times}
-    for name in ("pil", "odis", "decoding", "objects", "crops", "resizing", "photometrics", "normalisation"):
-        values = np.array(times[name])
-        speed = "" if name != "odis" else "{:.2f} ({:.2f} - {:.2f})".format(*interval(np.array(times["pil"]) / ours))
-        share = "" if name in ("pil", "odis") else f"{100 * np.median(values / ours):.1f} %"
-        table.add_row(name if name in ("pil", "odis") else f"  {name}", f"{np.median(values):.2f}", speed, share)
+    for name in ("pil", "odis", *PARTS, "hand-over"):
+        values, whole = np.array(times[name]), name in ("odis", "hand-over")
+        speed = "{:.2f} ({:.2f} - {:.2f})".format(*interval(np.array(times["pil"]) / values)) if whole else ""
+        share = f"{100 * np.median(values / ours):.1f} %" if name in PARTS else ""
+        table.add_row(f"  {name}" if name in PARTS else name, f"{np.median(values):.2f}", speed, share)
     figures["pil_over_odis"] = interval(np.array(times["pil"]) / ours)
+    figures["pil_over_hand_over"] = interval(np.array(times["pil"]) / np.array(times["hand-over"]))
+    Console(width=100).print(table)
+    sizes = measure_sizes(index.image_path(0), args.rounds)
+    table = Table(title="One photograph as a JPEG of .3 and of 24 megapixels: ms")
+    for column in ("", ".3 MP", "24 MP", "24 MP / .3 MP"):
+        table.add_column(column, justify="left" if not column else "right")
+    figures["sizes"], figures["large_over_small"] = sizes, {}
+    for name in ("pil", "odis", "hand-over"):
+        small, large = np.array(sizes[f"{name}, .3 MP"]), np.array(sizes[f"{name}, 24 MP"])
+        figures["large_over_small"][name] = interval(large / small)
+        ratio = "{:.2f} ({:.2f} - {:.2f})".format(*figures["large_over_small"][name])
+        table.add_row(name, f"{np.median(small):.1f}", f"{np.median(large):.1f}", ratio)
     Console(width=100).print(table)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")

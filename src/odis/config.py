@@ -12,17 +12,20 @@ from typing import Any, Literal
 
 @dataclass
 class LoaderConfig:
-    """How images are read; none of it changes what is computed.
+    """How images are read; none of it changes what is computed, beyond the rounding of pixels to 8 bits.
 
     Args:
         workers: Data loading processes on each rank; 0 loads in the training process.
         prefetch: Batches each worker prepares ahead.
         cache: Keep decoded images in each worker's memory (for data that fits several times over).
+        render: Where pixels of views are made: by the workers (`cpu`), or, for a GPU that they cannot keep busy, on the training device,
+            for which workers only decode.
     """
 
     workers: int = 4
     prefetch: int = 2
     cache: bool = False
+    render: Literal["cpu", "device"] = "cpu"
 
 
 @dataclass
@@ -133,7 +136,7 @@ class ModelConfig:
         depth: Blocks, if other than the named model's.
         num_heads: Attention heads, if other than the named model's.
         drop_path: Stochastic depth of the student.
-        grad_checkpointing: Recompute blocks in the backward pass to save memory.
+        grad_checkpointing: Recompute blocks in the backward pass to save memory; on a CPU, what is freed also goes back to the system.
     """
 
     name: str = "vit_small_patch16_224"

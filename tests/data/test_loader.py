@@ -282,13 +282,13 @@ def test_no_usable_image_is_an_error_that_says_so(tmp_path):
 def test_the_cache_reads_each_image_once(index, monkeypatch):
     from odis.data import loader
 
-    read, load_image = Counter(), loader.load_image
+    read, decode = Counter(), loader.decode
 
-    def counted(path, size):
+    def counted(path, size, shrink):
         read[path] += 1
-        return load_image(path, size)
+        return decode(path, size, shrink)
 
-    monkeypatch.setattr(loader, "load_image", counted)
+    monkeypatch.setattr(loader, "decode", counted)
     load(index, config(cache=True), steps=9)
     assert len(read) == 11
     assert set(read.values()) == {1}

@@ -9,15 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odis.data.masks import (
-    area_table,
+    mask_rectangles,
     mask_window,
     object_mask,
     patch_coverage_of_box,
     patch_coverage_of_boxes,
     patch_coverage_of_mask,
-    patch_coverage_of_table,
+    patch_coverage_of_rectangles,
     prediction_mask,
 )
+from odis.objects import rle
 from odis.types import Crop
 
 FINE = 48  # a patch is looked at in FINE x FINE points
@@ -93,13 +94,20 @@ def test_mask_coverage_equals_the_pixel_loop(data, crop, grid, share):
 
 @settings(max_examples=80, deadline=None)
 @given(st.data(), st.lists(crops(), min_size=0, max_size=4), grids, st.sampled_from([0.0, 0.02, 0.5, 1.0]))
-def test_coverage_from_a_table_equals_the_pixel_loop(data, views, grid, share):
-    mask = (np.random.default_rng(data.draw(st.integers(0, 10**6))).random((24, 30)) < share).astype(np.uint8)
-    window, corner = mask_window(mask)
-    table = area_table(window)
-    assert table[-1, -1] == mask.sum()
+def test_coverage_of_a_masks_rectangles_equals_the_pixel_loop(data, views, grid, share):
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    mask = (rng.random((24, 30)) < share).astype(np.uint8)
+    if data.draw(st.booleans()):  # columns that are whole, and runs that go on in the next one
+        mask[:, 3 : data.draw(st.integers(3, 12))] = 1
+        mask[data.draw(st.integers(0, 23)) :, 20] = mask[: data.draw(st.integers(0, 24)), 21] = 1
+    rectangles = mask_rectangles(rle._runs(rle.encode(mask)), 24)
+    painted = np.zeros_like(mask)
+    for x0, y0, x1, y1 in rectangles.T:
+        assert (x0, y0) < (x1, y1)
+        painted[y0:y1, x0:x1] += 1
+    assert (painted == mask).all()
     corners = np.array([[c.x0, c.y0, c.x1, c.y1] for c in views], dtype=np.int64).reshape(-1, 4)
-    found = patch_coverage_of_table(table, corners, np.array([c.flip for c in views], dtype=bool), grid, corner)
+    found = patch_coverage_of_rectangles(rectangles, corners, np.array([c.flip for c in views], dtype=bool), grid)
     assert found.shape == (len(views), *grid)
     for shares, crop in zip(found, views):
         expected = pixel_loop(mask, crop, grid)
@@ -108,13 +116,22 @@ def test_coverage_from_a_table_equals_the_pixel_loop(data, views, grid, share):
         assert (object_mask(shares, 0.5) == object_mask(patch_coverage_of_mask(mask, crop, grid), 0.5)).all()
 
 
-def test_the_table_of_a_large_mask_leaves_nothing_where_nothing_is():
+def test_a_mask_of_noise_has_more_rectangles_than_are_looked_at_at_once():
+    mask = np.random.default_rng(0).random((150, 200)) < 0.5
+    rectangles = mask_rectangles(rle._runs(rle.encode(mask)), 150)
+    assert rectangles.shape[1] > 4096
+    shares = patch_coverage_of_rectangles(rectangles, np.array([[20, 10, 140, 130]]), np.array([True]), (5, 6))[0]
+    assert shares == pytest.approx(patch_coverage_of_mask(mask, Crop(20, 10, 140, 130, True), (5, 6)), abs=1e-9)
+
+
+def test_a_large_mask_leaves_nothing_where_nothing_is():
     mask = np.ones((3000, 4000), dtype=np.uint8)
     mask[1000:2000, 1500:2500] = 0
+    rectangles = mask_rectangles(rle._runs(rle.encode(mask)), 3000)
     crop = np.array([[1500, 1000, 2500, 2000]])
     for grid in ((7, 7), (14, 13), (1, 1)):
-        assert (patch_coverage_of_table(area_table(mask), crop, np.array([False]), grid) == 0).all()
-        whole = patch_coverage_of_table(area_table(mask), np.array([[0, 0, 1400, 900]]), np.array([True]), grid)
+        assert (patch_coverage_of_rectangles(rectangles, crop, np.array([False]), grid) == 0).all()
+        whole = patch_coverage_of_rectangles(rectangles, np.array([[0, 0, 1400, 900]]), np.array([True]), grid)
         assert whole == pytest.approx(1, abs=1e-6)
 
 

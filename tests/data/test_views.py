@@ -10,7 +10,8 @@ from torchvision.transforms.v2 import functional as F
 
 from odis.config import ObjectsConfig, PredictionConfig, ViewsConfig
 from odis.data.masks import object_mask, patch_coverage_of_box, patch_coverage_of_mask
-from odis.data.views import make_sample, normalise, photometrics, render
+from odis.data.photometrics import apply_photometrics, draw_photometrics
+from odis.data.views import make_sample, normalise, render
 from odis.errors import DataError
 from odis.objects import rle
 from odis.types import Crop, ImageObjects, Object, View
@@ -64,6 +65,15 @@ def test_normalising_equals_torchvision():
     expected = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), list(views.mean), list(views.std))
     torch.testing.assert_close(normalise(pixels, views.mean, views.std), expected, atol=1e-6, rtol=1e-6)
     assert normalise(pixels[0], views.mean, views.std).equal(normalise(pixels, views.mean, views.std)[0])
+
+
+def photometrics(rng: np.random.Generator, pixels: torch.Tensor, kind: int, views: ViewsConfig) -> torch.Tensor:
+    """uint8 pixels with what is drawn for them done to them."""
+    drawn = draw_photometrics(rng, pixels.shape[-1], kind, views)
+    done = torch.from_numpy(apply_photometrics(np.array(pixels.numpy(), dtype=np.float32, order="C"), drawn))
+    assert done.dtype == torch.float32
+    assert done.equal(done.to(torch.uint8).float())
+    return done.to(torch.uint8)
 
 
 def torchvision_photometrics(rng: np.random.Generator, pixels: torch.Tensor, kind: int, views: ViewsConfig) -> torch.Tensor:

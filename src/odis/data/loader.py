@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from odis.config import PretrainConfig
-from odis.data.views import make_sample
+from odis.config import PretrainConfig, ViewsConfig
+from odis.data.decode import Decoded, decode, needed_shrink
+from odis.data.source import Source, UnrenderedBatch, collate_sources, make_source
+from odis.data.views import Plan, draw_all, plan_views, render_views
 from odis.errors import DataError
 from odis.objects.clean import object_problem
-from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
 from odis.types import Batch, ImageObjects, Sample, Skipped, View
 
@@ -36,7 +37,9 @@ class ViewDataset(Dataset[Sample]):
 
     def __init__(self, index: ObjectIndex, config: PretrainConfig, patch_size: int) -> None:
         self.index, self.config, self.patch_size = index, config, patch_size
-        self._cache: dict[int, tuple[Tensor, ImageObjects]] = {}
+        self._objects: dict[int, ImageObjects] = {}
+        # An image is kept at each size that views were made from: the views are those that an image read anew would give.
+        self._images: dict[tuple[int, int], Decoded] = {}
         # Rows whose objects are known to be usable. The index of a folder holds whole images, which are.
         self._sound = np.full(len(index), index.is_folder)
 
@@ -49,45 +52,69 @@ class ViewDataset(Dataset[Sample]):
         Raises:
             DataError: No row can be used; or, with `strict`, this one or one of its objects cannot.
         """
+        rng, image, plan, row, path, skipped = self._planned(key)
+        views = self.config.views
+        return Sample(*render_views(plan, image, views, draw_all(rng, plan, views)), index=row, path=path, skipped=skipped)
+
+    def source(self, key: tuple[int, int]) -> Source:
+        """What `__getitem__` would make the sample from: its views are without pixels, which the device renders.
+
+        Raises:
+            DataError: As `__getitem__`.
+        """
+        rng, image, plan, row, path, skipped = self._planned(key)
+        drawn = draw_all(rng, plan, self.config.views)
+        return make_source(image, plan, drawn, self.config.views, index=row, path=path, skipped=skipped)
+
+    def _planned(self, key: tuple[int, int]) -> tuple[np.random.Generator, Decoded, Plan, int, str, list[Skipped]]:
+        """The geometry of a sample and the image it is of; the generator stands where its photometrics are drawn."""
         config, (epoch, first) = self.config, key
         skipped: list[Skipped] = []
         for row in ((first + k) % len(self) for k in range(len(self))):
             path = self.index.image_path(row)
             rng = np.random.default_rng([config.train.seed, epoch, first])
             try:
-                image, objects = self._read(row, path, skipped)
-                views = make_sample(rng, image, objects, config.objects, config.views, config.prediction, self.patch_size)
+                objects, unusable = self._read(row, path)
+                width, height = objects.width, objects.height
+                if min(width, height) < 1:
+                    decode(path, (width, height))  # no image is as small as that, so this says what is wrong
+                plan = plan_views(rng, objects, width, height, config.objects, config.views, config.prediction, self.patch_size)
+                image = self._decode(row, path, objects, needed_shrink(width, height, plan.crops, plan.sizes))
             except DataError as error:
                 if config.strict:
                     raise
                 skipped.append(Skipped(path, str(error).removeprefix(f"{path}: ")))
                 continue
-            return Sample(*views, index=row, path=path, skipped=skipped)
+            return rng, image, plan, row, path, skipped + unusable
         raise DataError(f"{self.index.path}: none of its {len(self)} images can be used; {skipped[0].what}: {skipped[0].why}")
 
-    def _read(self, row: int, path: str, skipped: list[Skipped]) -> tuple[Tensor, ImageObjects]:
-        """uint8 (3, H, W) pixels and the usable objects of a row; unusable objects are added to `skipped`."""
-        if row in self._cache:
-            return self._cache[row]
+    def _read(self, row: int, path: str) -> tuple[ImageObjects, list[Skipped]]:
+        """The usable objects of a row, and those that are not."""
+        if row in self._objects:
+            return self._objects[row], []
         objects = self.index[row]
-        image = load_image(path, (objects.width, objects.height))
+        unusable: list[Skipped] = []
         if not self._sound[row]:  # other programs write indices too, and a broken mask must not stop a run at hour nine
-            sound = self._usable(objects, path, skipped)
-            self._sound[row] = sound is objects
-            objects = sound
-        # Height x width x channel in memory, as it was decoded: torchvision resizes that layout fastest.
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        if self.config.loader.cache:
-            self._cache[row] = pixels, objects
-        return pixels, objects
+            objects, unusable = self._usable(objects, path)
+            self._sound[row] = not unusable
+        return objects, unusable
 
-    def _usable(self, row: ImageObjects, path: str, skipped: list[Skipped]) -> ImageObjects:
+    def _decode(self, row: int, path: str, objects: ImageObjects, shrink: int) -> Decoded:
+        """The image of a row at 1 / `shrink` of its size."""
+        if (row, shrink) in self._images:
+            return self._images[row, shrink]
+        image = decode(path, (objects.width, objects.height), shrink)
+        if self.config.loader.cache:
+            self._objects[row] = objects
+            self._images[row, shrink] = image
+        return image
+
+    def _usable(self, row: ImageObjects, path: str) -> tuple[ImageObjects, list[Skipped]]:
         problems = [object_problem(item, row.width, row.height, len(self.index.classes)) for item in row.objects]
         found = [Skipped(f"{path}, object {k}", why) for k, why in enumerate(problems) if why is not None]
         if found and self.config.strict:
             raise DataError(f"{found[0].what}: {found[0].why}")
-        skipped.extend(found)
-        return replace(row, objects=tuple(item for item, why in zip(row.objects, problems) if why is None)) if found else row
+        return (replace(row, objects=tuple(item for item, why in zip(row.objects, problems) if why is None)), found) if found else (row, [])
 
 
 def sample_order(n: int, seed: int, start: int, count: int) -> list[tuple[int, int]]:
@@ -190,18 +217,22 @@ class _Answered(Dataset[Any]):
     """The dataset with its errors as values: a worker's exception would arrive as a page of traceback, not as the one line it is."""
 
     def __init__(self, dataset: ViewDataset) -> None:
-        self.dataset = dataset
+        self.make: Any = dataset.source if dataset.config.loader.render == "device" else dataset.__getitem__
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | DataError:
+    def __getitem__(self, key: tuple[int, int]) -> Sample | Source | DataError:
         try:
-            return self.dataset[key]
+            return self.make(key)
         except DataError as error:
             return error
 
 
-def _collate_answers(answers: list[Any]) -> Batch | DataError:
-    errors = [answer for answer in answers if isinstance(answer, DataError)]
-    return errors[0] if errors else collate(answers)
+def _collate_answers(answers: list[Any], views: ViewsConfig) -> Batch | UnrenderedBatch | DataError:
+    for answer in answers:
+        if isinstance(answer, DataError):
+            return answer
+    if isinstance(answers[0], Source):
+        return collate_sources(answers, collate([source.sample for source in answers]), views)
+    return collate(answers)
 
 
 class ViewLoader(DataLoader[Any]):
@@ -211,7 +242,7 @@ class ViewLoader(DataLoader[Any]):
         return _raise_errors(super().__iter__())  # workers start now, not at the first batch
 
 
-def _raise_errors(batches: Iterator[Batch | DataError]) -> Iterator[Batch]:
+def _raise_errors(batches: Iterator[Batch | UnrenderedBatch | DataError]) -> Iterator[Batch | UnrenderedBatch]:
     for batch in batches:
         if isinstance(batch, DataError):
             raise batch
@@ -221,9 +252,10 @@ def _raise_errors(batches: Iterator[Batch | DataError]) -> Iterator[Batch]:
 def make_loader(
     index: ObjectIndex, config: PretrainConfig, *, patch_size: int, start_step: int, steps: int, rank: int = 0, world_size: int = 1
 ) -> DataLoader[Any]:
-    """A loader that yields this rank's micro-batches (`Batch`) of steps `start_step` to `steps - 1`, in order.
+    """A loader that yields this rank's micro-batches of steps `start_step` to `steps - 1`, in order.
 
-    Each has train.batch_size / world_size / train.accumulate images. It leaves torch's global random state alone.
+    Each has train.batch_size / world_size / train.accumulate images; it is a `Batch`, or with `loader.render` device an
+    `UnrenderedBatch`, whose `to` gives one. It leaves torch's global random state alone.
 
     Args:
         index: Images and their objects.
@@ -237,7 +269,7 @@ def make_loader(
     return ViewLoader(
         _Answered(ViewDataset(index, config, patch_size)),
         batch_sampler=BatchPlan(len(index), config, start_step=start_step, steps=steps, rank=rank, world_size=world_size),
-        collate_fn=_collate_answers,
+        collate_fn=partial(_collate_answers, views=config.views),
         num_workers=config.loader.workers,
         prefetch_factor=config.loader.prefetch if config.loader.workers else None,
         pin_memory=config.train.device != "cpu" and torch.cuda.is_available(),

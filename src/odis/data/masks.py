@@ -17,6 +17,8 @@ _ROUNDING = 1e-9
 
 _SLIVER = 1e-7  # share of a patch that is less than any pixel's, and more than rounding
 
+_AT_ONCE = 4096  # rectangles of a mask: a mask of noise has more than memory should hold the shares of
+
 
 def patch_coverage_of_box(box: np.ndarray, crop: Crop, grid: tuple[int, int]) -> np.ndarray:
     """Share of each patch that a box covers, by area, exactly.
@@ -74,58 +76,69 @@ def patch_coverage_of_mask(mask: np.ndarray, crop: Crop, grid: tuple[int, int], 
     return down.T @ inside.astype(np.float64, copy=False) @ across
 
 
-def area_table(mask: np.ndarray) -> np.ndarray:
-    """How many pixels of a mask lie above and to the left of each corner of its pixels: int32 (H + 1, W + 1), for a mask (H, W) of 0 and 1.
-
-    With it the share of a patch costs the same however many pixels it has: four of these sums (Crow, 1984).
-    """
-    # Along the lines as they lie in memory: pycocotools' masks stand in columns.
-    lines = mask.T if mask.flags.f_contiguous else mask
-    table = np.zeros((lines.shape[0] + 1, lines.shape[1] + 1), dtype=np.int32)
-    np.cumsum(np.cumsum(lines, axis=1, dtype=np.int32), axis=0, out=table[1:, 1:])
-    return table.T if mask.flags.f_contiguous else table
-
-
-def patch_coverage_of_table(
-    table: np.ndarray, crops: np.ndarray, flips: np.ndarray, grid: tuple[int, int], corner: tuple[int, int] = (0, 0)
-) -> np.ndarray:
-    """`patch_coverage_of_mask` of one mask in V views at once, from its `area_table`.
+def mask_rectangles(runs: np.ndarray, height: int) -> np.ndarray:
+    """The rectangles that a mask consists of: its pieces of columns, and columns that are whole, side by side.
 
     Args:
-        table: Of the mask.
+        runs: int64, lengths of the runs of background and object in turn, down one column after the other (uncompressed COCO RLE).
+        height: Height of the mask in pixels.
+
+    Returns:
+        int64 (4, n): x0, y0, x1, y1 in pixels, x1 and y1 exclusive; no two overlap.
+    """
+    ends = np.cumsum(runs)
+    stop = ends[1::2]
+    start = ends[: 2 * len(stop) : 2]
+    if not (kept := stop > start).all():
+        start, stop = start[kept], stop[kept]
+    first, last = start // height, (stop - 1) // height  # columns
+    top, bottom = start - first * height, stop - last * height
+    on = np.flatnonzero(last > first)  # runs that go on in the next column
+    if not len(on):
+        return np.array((first, top, first + 1, bottom))
+    whole = on[last[on] > first[on] + 1]
+    nothing = np.zeros_like(on)
+    return np.array((
+        np.concatenate((first, last[on], first[whole] + 1)),
+        np.concatenate((top, nothing, nothing[: len(whole)])),
+        np.concatenate((first + 1, last[on] + 1, last[whole])),
+        np.concatenate((np.where(last > first, height, bottom), bottom[on], nothing[: len(whole)] + height)),
+    ))  # fmt: skip
+
+
+def patch_coverage_of_rectangles(rectangles: np.ndarray, crops: np.ndarray, flips: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """`patch_coverage_of_mask` of one mask in V views at once, from its `mask_rectangles`.
+
+    Args:
+        rectangles: (4, n), in pixels of the image.
         crops: (V, 4), x0, y0, x1, y1 of the views' crops.
         flips: bool (V,), which views are mirrored.
         grid: Rows and columns of patches.
-        corner: x and y of the mask's first pixel in the image.
 
     Returns:
         float64 (V, rows, columns), from 0 to 1.
     """
-    height, width = table.shape[0] - 1, table.shape[1] - 1
     crops = np.asarray(crops, dtype=np.float64)
-    if not height or not width or not len(crops):
-        return np.zeros((len(crops), *grid))
-    (left, part_x), (top, part_y) = (
-        _edges(crops[:, axis] - corner[axis], crops[:, axis + 2] - crops[:, axis], grid[1 - axis], (width, height)[axis]) for axis in (0, 1)
-    )
-    # Between corners the area grows linearly on each axis, since a pixel is wholly in the mask or wholly out.
-    above, below = table[top], table[top + 1]  # (V, rows + 1, W + 1)
-    lines = above + part_y[..., None] * (below - above)
-    across = np.take_along_axis(lines, left[:, None], 2)
-    area = across + part_x[:, None] * (np.take_along_axis(lines, left[:, None] + 1, 2) - across)  # (V, rows + 1, columns + 1)
-    inside = np.diff(np.diff(area, axis=1), axis=2)
+    inside = np.zeros((len(crops), *grid))
+    for first in range(0, rectangles.shape[1], _AT_ONCE):
+        x0, y0, x1, y1 = rectangles[:, first : first + _AT_ONCE].astype(np.float64)
+        across = _lengths_within(x0, x1, crops[:, 0], crops[:, 2], grid[1])
+        down = _lengths_within(y0, y1, crops[:, 1], crops[:, 3], grid[0])
+        inside += down @ across.transpose(0, 2, 1)
     patch = (crops[:, 2] - crops[:, 0]) * (crops[:, 3] - crops[:, 1]) / (grid[0] * grid[1])
     shares = inside / patch[:, None, None]
-    shares[shares < _SLIVER] = 0.0  # sums of large areas leave as much behind where there is nothing
+    shares[shares < _SLIVER] = 0.0  # what rounding leaves of a rectangle that ends where the patch begins
     shares = np.minimum(shares, 1.0)
     return np.where(flips[:, None, None], shares[..., ::-1], shares)
 
 
-def _edges(start: np.ndarray, length: np.ndarray, parts: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pixel that each edge of `parts` equal parts falls into, int64 (V, parts + 1), and how far into it, 0 to 1."""
-    at = np.minimum(np.maximum(start[:, None] + np.arange(parts + 1) * (length[:, None] / parts), 0.0), pixels)
-    pixel = np.minimum(at.astype(np.int64), pixels - 1)
-    return pixel, at - pixel
+def _lengths_within(low: np.ndarray, high: np.ndarray, start: np.ndarray, end: np.ndarray, parts: int) -> np.ndarray:
+    """How much of each interval low..high, (n,), lies in each of `parts` equal parts of start..end, (V,): float64 (V, parts, n)."""
+    edges = start[:, None] + np.arange(parts + 1) * ((end - start)[:, None] / parts)
+    before = edges[..., None] - low
+    np.maximum(before, 0.0, out=before)
+    np.minimum(before, high - low, out=before)
+    return before[:, 1:] - before[:, :-1]
 
 
 def mask_window(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:

@@ -5,24 +5,33 @@ V views (globals first, then locals), n objects, Q object tokens a view, P patch
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from torch.nn.functional import interpolate
 
 from odis.config import ObjectsConfig, PredictionConfig, ViewsConfig
 from odis.data.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
-from odis.data.filters import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, gaussian_blur, luminance
-from odis.data.masks import area_table, mask_window, object_mask, patch_coverage_of_boxes, patch_coverage_of_table, prediction_mask
+from odis.data.decode import Decoded, hull
+from odis.data.masks import mask_rectangles, object_mask, patch_coverage_of_boxes, patch_coverage_of_rectangles, prediction_mask
+from odis.data.photometrics import Photometrics, apply_photometrics, draw_photometrics
 from odis.objects import rle
 from odis.types import Crop, ImageObjects, View
 
-Table = tuple[np.ndarray, tuple[int, int]]
-"""Areas of the part of a pixel mask that holds an object (`masks.area_table`), and that part's corner in the image."""
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything about the views of an image but their pixels; globals first, then locals."""
+
+    crops: list[Crop]  # V
+    sizes: list[int]  # V sides in pixels
+    masks: list[Tensor]  # V object masks, bool (Q, P)
+    visible: list[Tensor]  # V, bool (Q,)
+    hidden: Tensor  # bool (G, P), prediction masks
 
 
 def render(image: Tensor, crop: Crop, size: int) -> Tensor:
@@ -36,50 +45,34 @@ def render(image: Tensor, crop: Crop, size: int) -> Tensor:
     Returns:
         uint8 (3, size, size).
     """
-    side = [size, size]
-    pixels = F.resized_crop(image, crop.y0, crop.x0, crop.height, crop.width, side, InterpolationMode.BICUBIC, antialias=True)
-    return F.horizontal_flip(pixels) if crop.flip else pixels
+    # In the layout of a decoded image, and in one piece, torch resizes bytes twice as fast.
+    part = image[None, :, crop.y0 : crop.y1, crop.x0 : crop.x1].contiguous(memory_format=torch.channels_last)
+    pixels = interpolate(part, size=(size, size), mode="bicubic", antialias=True)[0]
+    return pixels.flip(-1) if crop.flip else pixels
 
 
-def photometrics(rng: np.random.Generator, pixels: Tensor, kind: int, views: ViewsConfig) -> Tensor:
-    """Colour jitter, grey, blur and solarisation, as in DINO (arXiv 2104.14294) and BYOL (arXiv 2006.07733, appendix B).
-
-    Jitter takes brightness, contrast, saturation and hue in random order. Blur has a standard deviation of .1 to 2 pixels, cut
-    off at three of them or at a twentieth of the view's side (a kernel of a tenth of it), whichever is less.
+def render_decoded(image: Decoded, crop: Crop, size: int) -> Tensor:
+    """`render` from an image that was perhaps decoded at a fraction of its size, where crops begin and end within pixels.
 
     Args:
-        rng: Source of all randomness.
-        pixels: uint8 (3, S, S); not changed.
-        kind: Position in `views.blur` and `views.solarise`: 0 the first global view, 1 the other global views, 2 local views.
-        views: Probabilities and strengths.
+        image: The image.
+        crop: A crop in pixels of the image at full size.
+        size: Side of the result in pixels.
 
     Returns:
-        uint8 (3, S, S).
+        uint8 (3, size, size).
     """
-    jitter, grey, blur, solarise = rng.random(4) < (views.jitter, views.grey, views.blur[kind], views.solarise[kind])
-    if jitter or grey or blur:
-        image = pixels.float().div_(255)
-        if jitter:
-            image = _jitter(rng, image, views.jitter_strength)
-        if grey:
-            image = luminance(image).expand(3, -1, -1)
-        if blur:
-            sigma = float(rng.uniform(0.1, 2.0))
-            radius = min(max(1, round(pixels.shape[-1] / 20)), math.ceil(3 * sigma), pixels.shape[-1] - 1)
-            image = gaussian_blur(image, sigma, radius)
-        pixels = image.mul(255).round_().to(torch.uint8)
-    # Inverts what is 128 or more: of a value and its inverse the darker.
-    return torch.minimum(pixels, pixels.bitwise_not()) if solarise else pixels
-
-
-def _jitter(rng: np.random.Generator, image: Tensor, strength: tuple[float, float, float, float]) -> Tensor:
-    """Brightness, contrast, saturation and hue of a float (3, S, S) image in 0..1, changed in random order."""
-    change = rng.uniform(-1.0, 1.0, 4) * strength
-    adjust = (adjust_brightness, adjust_contrast, adjust_saturation)
-    for op in rng.permutation(4).tolist():
-        if strength[op] > 0:
-            image = adjust_hue(image, float(change[op])) if op == 3 else adjust[op](image, 1.0 + float(change[op]))
-    return image
+    if image.shrink == 1:
+        return render(image.pixels, crop, size)
+    box = image.box(crop)
+    x0, y0, x1, y1 = hull(box)
+    # Pillow resizes from borders within pixels, torchvision does not. Only pixels of the crop are seen, and lines are resized before
+    # columns, as in `render`.
+    part = Image.fromarray(image.pixels[:, y0:y1, x0:x1].permute(1, 2, 0).numpy())
+    narrow = part.resize((size, part.height), Image.Resampling.BICUBIC, box=(box[0] - x0, 0, box[2] - x0, part.height))
+    view = narrow.resize((size, size), Image.Resampling.BICUBIC, box=(0, box[1] - y0, size, box[3] - y0))
+    pixels = torch.from_numpy(np.array(view)).permute(2, 0, 1)
+    return pixels.flip(-1) if crop.flip else pixels
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -127,27 +120,71 @@ def make_sample(
     Raises:
         DataError: A mask of the row is no mask of that image.
     """
-    height, width = image.shape[-2:]
-    boxes, tables = choose_objects(rng, row, width, height, objects)
+    plan = plan_views(rng, row, image.shape[-1], image.shape[-2], objects, views, prediction, patch_size)
+    return render_views(plan, Decoded(image), views, draw_all(rng, plan, views))
+
+
+def plan_views(
+    rng: np.random.Generator,
+    row: ImageObjects,
+    width: int,
+    height: int,
+    objects: ObjectsConfig,
+    views: ViewsConfig,
+    prediction: PredictionConfig,
+    patch_size: int,
+) -> Plan:
+    """The geometry of all views of an image of `width` x `height` pixels: the first half of `make_sample`.
+
+    Raises:
+        DataError: A mask of the row is no mask of that image.
+    """
+    boxes, pieces = choose_objects(rng, row, width, height, objects)
     crops = _draw_crops(rng, width, height, boxes[0], views)
     flips = rng.random(len(crops)) < views.flip
     grid = (views.global_size // patch_size,) * 2
     hidden = [prediction_mask(rng, grid, prediction.probability, prediction.ratio, prediction.spread) for _ in range(views.global_views)]
-    rendered: list[list[View]] = []
-    for part, size in ((slice(0, views.global_views), views.global_size), (slice(views.global_views, None), views.local_size)):
-        geometry = [Crop(x0, y0, x1, y1, flip) for (x0, y0, x1, y1), flip in zip(crops[part].tolist(), flips[part].tolist())]
-        masks, visible = _object_masks(boxes, tables, geometry, size // patch_size, objects, views)
-        kinds = [2] * len(geometry) if rendered else [min(v, 1) for v in range(len(geometry))]
-        shown = [photometrics(rng, render(image, crop, size), kind, views) for crop, kind in zip(geometry, kinds)]
-        pixels = normalise(torch.stack(shown), views.mean, views.std) if shown else torch.empty(0)
-        rendered.append([View(*view) for view in zip(pixels, geometry, masks, visible)])
-    return rendered[0], rendered[1], torch.from_numpy(np.stack(hidden)).flatten(1)
+    geometry = [Crop(x0, y0, x1, y1, flip) for (x0, y0, x1, y1), flip in zip(crops.tolist(), flips.tolist())]
+    masks: list[Tensor] = []
+    visible: list[Tensor] = []
+    g = views.global_views
+    for part, size in ((geometry[:g], views.global_size), (geometry[g:], views.local_size)):
+        of_objects = _object_masks(boxes, pieces, part, size // patch_size, objects, views)
+        masks.extend(of_objects[0])
+        visible.extend(of_objects[1])
+    sizes = [views.global_size] * g + [views.local_size] * (len(geometry) - g)
+    return Plan(geometry, sizes, masks, visible, torch.from_numpy(np.stack(hidden)).flatten(1))
+
+
+def draw_all(rng: np.random.Generator, plan: Plan, views: ViewsConfig) -> list[Photometrics]:
+    """The photometrics of all views of a plan, drawn after its geometry."""
+    first_locals = views.global_views
+    return [draw_photometrics(rng, size, min(v, 1) if v < first_locals else 2, views) for v, size in enumerate(plan.sizes)]
+
+
+def render_views(plan: Plan, image: Decoded, views: ViewsConfig, drawn: list[Photometrics]) -> tuple[list[View], list[View], Tensor]:
+    """The views of a plan on the CPU: the second half of `make_sample`, whose result it returns."""
+    made: list[View] = []
+    offset, scale = (np.array(v, dtype=np.float32)[:, None, None] * np.float32(255) for v in (views.mean, views.std))  # as in `normalise`
+    for part in (slice(0, views.global_views), slice(views.global_views, len(plan.crops))):
+        side = plan.sizes[part][0] if plan.sizes[part] else 0
+        pixels = np.empty((len(plan.sizes[part]), 3, side, side), dtype=np.float32)
+        for view, crop, done in zip(pixels, plan.crops[part], drawn[part]):
+            shown = apply_photometrics(_planes(render_decoded(image, crop, side)), done)
+            np.divide(np.subtract(shown, offset, out=shown), scale, out=view)
+        made += [View(*view) for view in zip(torch.from_numpy(pixels), plan.crops[part], plan.masks[part], plan.visible[part])]
+    return made[: views.global_views], made[views.global_views :], plan.hidden
+
+
+def _planes(pixels: Tensor) -> np.ndarray:
+    """float32 (3, S, S), laid out so, of uint8 (3, S, S)."""
+    return np.array(pixels.numpy(), dtype=np.float32, order="C")
 
 
 def choose_objects(
     rng: np.random.Generator, row: ImageObjects, width: int, height: int, objects: ObjectsConfig
-) -> tuple[np.ndarray, list[Table | None]]:
-    """Boxes (n, 4) of the target and up to `per_image - 1` other objects, clipped to the image, and the masks of those that have one."""
+) -> tuple[np.ndarray, list[np.ndarray | None]]:
+    """Boxes (n, 4) of the target and up to `per_image - 1` others, clipped to the image, and `mask_rectangles` of those with a mask."""
     clipped, keep = clip_boxes(row.boxes, width, height, objects.min_size)
     usable = np.flatnonzero(keep) if objects.use else np.array([], dtype=np.int64)
     if not len(usable):
@@ -156,12 +193,14 @@ def choose_objects(
     others = rng.permutation(np.delete(usable, target))[: objects.per_image - 1]
     chosen = [int(usable[target]), *others.tolist()]
     masks = [row.objects[k].mask for k in chosen]
-    return clipped[chosen], [None if counts is None else _table(rle.decode(counts, width, height)) for counts in masks]
+    return clipped[chosen], [None if counts is None else _rectangles(counts, width, height) for counts in masks]
 
 
-def _table(mask: np.ndarray) -> Table:
-    window, corner = mask_window(mask)
-    return area_table(window), corner
+def _rectangles(counts: bytes, width: int, height: int) -> np.ndarray:
+    runs = rle._runs(counts)
+    if runs.sum() != width * height:
+        rle.check(counts, width, height)
+    return mask_rectangles(runs, height)
 
 
 def _draw_crops(rng: np.random.Generator, width: int, height: int, target: np.ndarray, views: ViewsConfig) -> np.ndarray:
@@ -190,16 +229,18 @@ def _draw_crops(rng: np.random.Generator, width: int, height: int, target: np.nd
 
 
 def _object_masks(
-    boxes: np.ndarray, tables: list[Table | None], crops: list[Crop], side: int, objects: ObjectsConfig, views: ViewsConfig
+    boxes: np.ndarray, pieces: list[np.ndarray | None], crops: list[Crop], side: int, objects: ObjectsConfig, views: ViewsConfig
 ) -> tuple[Tensor, Tensor]:
     """Object masks bool (V, Q, P) and visibility bool (V, Q) of n <= Q objects on grids of `side` x `side` patches."""
     corners = np.array([(crop.x0, crop.y0, crop.x1, crop.y1) for crop in crops], dtype=np.float64).reshape(-1, 4)
     flips = np.array([crop.flip for crop in crops], dtype=bool)
-    shown = object_mask(patch_coverage_of_boxes(boxes, corners, flips, (side, side)), views.mask_coverage, views.mask_margin)
-    for slot, table in enumerate(tables):
-        if table is not None:
-            covered = patch_coverage_of_table(table[0], corners, flips, (side, side), table[1])
-            shown[:, slot] = object_mask(covered, views.mask_coverage)
+    shown = np.empty((len(crops), len(boxes), side, side), dtype=bool)
+    if plain := [slot for slot, of_mask in enumerate(pieces) if of_mask is None]:
+        covered = patch_coverage_of_boxes(boxes[plain], corners, flips, (side, side))
+        shown[:, plain] = object_mask(covered, views.mask_coverage, views.mask_margin)
+    for slot, of_mask in enumerate(pieces):
+        if of_mask is not None:
+            shown[:, slot] = object_mask(patch_coverage_of_rectangles(of_mask, corners, flips, (side, side)), views.mask_coverage)
     share = coverage(corners[:, None], boxes)
     n = len(boxes)
     visible = np.zeros((len(crops), objects.per_image), dtype=bool)
