@@ -1,6 +1,7 @@
 """Cost of one whole training step: ODIS, own iBOT, and iBOT from lightly's parts, on the same images.
 
     python benchmarks/step.py [--batch 8] [--rounds 7] [--precision bf16] [--checkpointing] [--only odis ibot] [--json FILE]
+    python benchmarks/step.py --only objects-1 objects-8    # what eight object tokens a view cost, all of them visible in all views
 
 A step is teacher pass, student pass, losses, backward pass, gradient clipping, AdamW, and the teacher's update, for ViT-S/16 with 2 views
 of 224 and 10 of 96 pixels and 8192 prototypes. Data loading is left out. Rounds interleave the three, every other round backwards, so that
@@ -10,6 +11,9 @@ interval over rounds: a shared machine easily varies by 10 % from step to step. 
 `odis` and `ibot` are the recipes odis-vits16 and ibot-vits16 in the real training code. `lightly` is wired as its documented iBOT example
 (examples/pytorch/ibot.py: MaskedVisionTransformerTIMM, DINOProjectionHead, DINOLoss, IBOTPatchLoss, update_momentum, AdamW as torch
 makes it), without the example's layer scale, which the other two networks have not; it does not clip gradients.
+
+`objects-1` and `objects-8` are odis-vits16 with read-only object tokens, on the same views, each of which shows eight objects: the worst
+case, since objects that a view does not show do not go through the head. FLOPs are counted, and the same on every machine.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +39,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from odis.benchmark.flops import count_flops
 from odis.config import PretrainConfig
 from odis.data.loader import collate
 from odis.data.views import make_sample
@@ -53,7 +59,11 @@ except ImportError:
     sys.exit("benchmarks/step.py compares with lightly: pip install 'odis[test]'")
 
 Step = Callable[[Batch], None]
-VARIANTS = {"odis": "odis-vits16", "ibot": "ibot-vits16", "lightly": "ibot-vits16"}
+VARIANTS = {
+    "odis": "odis-vits16", "ibot": "ibot-vits16", "lightly": "ibot-vits16", "objects-1": "odis-vits16", "objects-8": "odis-vits16",
+}  # fmt: skip
+COMPARED = ["odis", "ibot", "lightly"]  # unless others are asked for
+MOST = 8  # objects in an image
 IMAGES = 1_281_167  # ImageNet-1k: where in its schedules a run is
 WIDTH, HEIGHT = 500, 375
 TINY: dict[str, Any] = {
@@ -64,28 +74,47 @@ TINY: dict[str, Any] = {
 
 def configure(variant: str, args: argparse.Namespace) -> PretrainConfig:
     """The variant's recipe past its first epoch: no frozen layer, which would spare work."""
-    changes = TINY if args.tiny else {}
+    changes = dict(TINY) if args.tiny else {}
+    if (tokens := objects_of(variant)) is not None:
+        changes |= {"model__object_tokens": "read-only", "objects__per_image": tokens}
     return load_recipe(
         VARIANTS[variant], train__batch_size=args.batch, train__precision=args.precision, train__device=args.device,
         optim__freeze_last_layer_epochs=0, model__grad_checkpointing=args.checkpointing, **changes,
     )  # fmt: skip
 
 
-def random_batches(config: PretrainConfig, count: int, device: torch.device) -> list[Batch]:
-    """Batches of noise with one large box an image, which every view shows, so that all variants have the same rows to do."""
+def objects_of(variant: str) -> int | None:
+    """Object tokens of `objects-N`; None for another variant."""
+    return int(variant.removeprefix("objects-")) if variant.startswith("objects-") else None
+
+
+def batches_for(variant: str, args: argparse.Namespace, count: int, device: torch.device) -> list[Batch]:
+    """What a variant is measured on: the same images, views and hidden patches for all that are compared."""
+    if (tokens := objects_of(variant)) is None:
+        return random_batches(configure("odis", args), count, device)
+    return random_batches(configure(f"objects-{MOST}", args), count, device, tokens)
+
+
+def random_batches(config: PretrainConfig, count: int, device: torch.device, tokens: int = 1) -> list[Batch]:
+    """Batches of noise with large boxes in each image, which every view shows, so that all variants have the same rows to do.
+
+    There are as many boxes as the config reads; a view is asked about the first `tokens` of them.
+    """
     rng = np.random.default_rng(0)
     patch = config.model.patch_size or 16
-    row = ImageObjects("noise", WIDTH, HEIGHT, (Object((50.0, 40.0, 450.0, 335.0)),))
+    boxes = tuple(Object((50.0 - k, 40.0 - k, 450.0 + k, 335.0 + k)) for k in range(config.objects.per_image))
+    row = ImageObjects("noise", WIDTH, HEIGHT, boxes)
     batches = []
     for _ in range(count):
         samples = []
         for i in range(config.train.batch_size):
             image = torch.from_numpy(rng.integers(0, 256, (3, HEIGHT, WIDTH), dtype=np.uint8))
-            views = make_sample(rng, image, row, config.objects, config.views, config.prediction, patch)
-            samples.append(Sample(*views, index=i, path="noise"))
+            *shown, hidden = make_sample(rng, image, row, config.objects, config.views, config.prediction, patch)
+            shown = [[replace(v, object_masks=v.object_masks[:tokens], visible=v.visible[:tokens]) for v in part] for part in shown]
+            samples.append(Sample(*shown, hidden, index=i, path="noise"))
         batch = collate(samples).to(device)
         g, n = config.views.global_views, config.views.local_views
-        assert float(batch.pairs) == config.train.batch_size * g * (g - 1 + n), "a view misses its object"
+        assert float(batch.pairs) == config.train.batch_size * tokens * g * (g - 1 + n), "a view misses its object"
         batches.append(batch)
     return batches
 
@@ -182,7 +211,7 @@ def seconds(step: Step, batches: list[Batch], device: torch.device) -> float:
 
 def peak_mib(variant: str, args: argparse.Namespace, device: torch.device) -> float:
     """Most memory held in this process while it takes two steps: of the GPU, or resident."""
-    step, batches = build(variant, args, device), random_batches(configure("odis", args), 2, device)
+    step, batches = build(variant, args, device), batches_for(variant, args, 2, device)
     seconds(step, batches, device)
     status = Path("/proc/self/status")
     if device.type == "cpu" and status.exists():  # `getrusage` would begin with what the parent process held
@@ -200,18 +229,27 @@ def peak_mib_in_own_process(variant: str) -> float:
 
 def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[float]]:
     """Images a second of each variant in each round."""
-    batches = random_batches(configure("odis", args), args.steps, device)
+    batches = {variant: batches_for(variant, args, args.steps, device) for variant in args.only}
     steps = {variant: build(variant, args, device) for variant in args.only}
-    for step in steps.values():
-        seconds(step, batches[:1], device)  # the first step allocates
+    for variant, step in steps.items():
+        seconds(step, batches[variant][:1], device)  # the first step allocates
     rates: dict[str, list[float]] = {variant: [] for variant in args.only}
     for i in range(args.rounds):
         for variant in args.only if i % 2 == 0 else args.only[::-1]:
-            rates[variant].append(args.batch * args.steps / seconds(steps[variant], batches, device))
+            rates[variant].append(args.batch * args.steps / seconds(steps[variant], batches[variant], device))
     return rates
 
 
-def summarise(rates: dict[str, list[float]], memory: dict[str, float]) -> list[dict[str, Any]]:
+def gflop(variant: str, args: argparse.Namespace, device: torch.device) -> float | None:
+    """GFLOP an image of odis's own variants, counted on one batch; None for lightly's."""
+    if variant == "lightly":
+        return None
+    run = build_run(configure(variant, args), Ranks(0, 1, device), images=IMAGES)
+    run.step = run.schedules.total_steps // 2
+    return count_flops(run, batches_for(variant, args, 1, device)[0]) / args.batch / 1e9
+
+
+def summarise(rates: dict[str, list[float]], memory: dict[str, float], flops: dict[str, float | None]) -> list[dict[str, Any]]:
     """One row a variant: rate with its spread, ratios (medians over rounds of the ratio within the round, with intervals), memory."""
     rng = np.random.default_rng(0)
 
@@ -226,7 +264,8 @@ def summarise(rates: dict[str, list[float]], memory: dict[str, float]) -> list[d
     return [
         {
             "step": variant, "images_per_second": statistics.median(r), "slowest": min(r), "fastest": max(r),
-            "to_own_ibot": ratio(variant, "ibot"), "to_lightly": ratio(variant, "lightly"), "peak_mib": memory[variant],
+            "to_own_ibot": ratio(variant, "ibot"), "to_lightly": ratio(variant, "lightly"),
+            "to_one_object": ratio(variant, "objects-1"), "gflop_per_image": flops[variant], "peak_mib": memory[variant],
         }
         for variant, r in rates.items()
     ]  # fmt: skip
@@ -241,7 +280,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="images a step (default: 8)")
     parser.add_argument("--rounds", type=int, default=7, help="times each variant is measured (default: 7)")
     parser.add_argument("--steps", type=int, default=1, help="steps a measurement (default: 1; take more on a GPU)")
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="steps to measure (default: all)")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=COMPARED, help=f"default: {' '.join(COMPARED)}")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
@@ -259,16 +298,19 @@ def main() -> None:
 
     memory = {variant: peak_mib_in_own_process(variant) for variant in args.only}
     rates = measure(args, device)
-    rows = summarise(rates, memory)
+    rows = summarise(rates, memory, {variant: gflop(variant, args, device) for variant in args.only})
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     network = "tiny ViT" if args.tiny else "ViT-S/16, 2 x 224 + 10 x 96, 8192 prototypes"
     table = Table(title=f"Training step, {network}, batch {args.batch}, {args.precision}, {where}: median of {args.rounds} rounds")
-    for column in ("step", "images/s", "slowest - fastest", "to own iBOT", "to lightly", "peak memory"):
+    compared = [("to_one_object", "to objects-1")] if "objects-1" in args.only else []
+    compared += [("to_own_ibot", "to own iBOT"), ("to_lightly", "to lightly")] if set(COMPARED) & set(args.only) else []
+    for column in ("step", "images/s", "slowest - fastest", *(label for _, label in compared), "GFLOP/image", "peak memory"):
         table.add_column(column, justify="left" if column == "step" else "right")
     for r in rows:
         table.add_row(
             r["step"], f"{r['images_per_second']:.3f}", f"{r['slowest']:.3f} - {r['fastest']:.3f}",
-            shown(r["to_own_ibot"]), shown(r["to_lightly"]), f"{r['peak_mib']:.0f} MiB",
+            *(shown(r[key]) for key, _ in compared), "" if r["gflop_per_image"] is None else f"{r['gflop_per_image']:.1f}",
+            f"{r['peak_mib']:.0f} MiB",
         )  # fmt: skip
     Console(width=130).print(table)
     if args.json:

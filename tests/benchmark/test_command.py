@@ -21,6 +21,7 @@ def test_a_recipe_is_measured(index: ObjectIndex, tmp_path: Path, capsys: pytest
     assert figures["micro_batch"] == 2
     assert figures["total_steps"] == 300
     assert figures["config"]["train"]["batch_size"] == 2
+    assert figures["cached"] is None
     projected = 600 / figures["training"]["images_per_second"] + figures["input"]["startup_seconds"]
     assert figures["projected_seconds"] == pytest.approx(projected)
     assert 0 < figures["step"]["model_flops_utilisation"] < 1.5
@@ -29,6 +30,23 @@ def test_a_recipe_is_measured(index: ObjectIndex, tmp_path: Path, capsys: pytest
     assert figures["without_objects"]["resampling"]["mean"] >= 1
     for name in ("input alone", "step alone", "training", "memory", "of the matmul rate", "the whole run", "objects cost: step"):
         assert name in said
+
+
+def test_a_cached_run_is_projected_from_both_rates(index: ObjectIndex, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Each of two workers reads an image from its file once; the first epoch is read, of the second half is, and so on."""
+    out = tmp_path / "figures.json"
+    settings = ["--loader.cache", "true", "--loader.workers", "2", "--train.batch_size", "2", "--train.epochs", "3", "--model.depth", "1"]
+    settings += ["--train.steps", "null", "--objects.use", "false"]
+    main(["benchmark", "--data", index.path, "--recipe", "debug", "--seconds", "1", "--out", str(out), *settings])
+    figures = json.loads(out.read_text())
+    cached = figures["cached"]
+    assert figures["total_images"] == 36
+    assert cached["reads"] == pytest.approx(12 * (1 + 1 / 2 + 1 / 4))
+    seconds = 21 / figures["training"]["images_per_second"] + 15 / cached["training"]["images_per_second"]
+    assert figures["projected_seconds"] == pytest.approx(figures["input"]["startup_seconds"] + seconds)
+    said = capsys.readouterr().out
+    assert "cached: training" in said
+    assert "58 % of the run's images, read from files" in said
 
 
 def test_without_objects_there_is_nothing_to_compare(index: ObjectIndex, capsys: pytest.CaptureFixture[str]):

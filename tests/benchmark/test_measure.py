@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from odis.benchmark.measure import (
+    batches_of,
     both_rate,
     input_rate,
     peak_gib,
@@ -39,7 +40,7 @@ def test_rates_are_of_this_data(index: ObjectIndex):
     assert loading.images_per_second > 0
     assert loading.startup_seconds > 0
     taken = run.step
-    both = both_rate(run, index, 0.2)
+    both = both_rate(run, batches_of(config, index, run.patch_size), 0.2)
     assert run.step > taken + 2
     assert 0 < both.data_wait < 1, "without workers, loading is waiting"
     assert both.images_per_second < loading.images_per_second
@@ -56,8 +57,6 @@ def test_every_recipe_has_a_baseline_without_objects(recipe: str):
 def test_steps_are_taken_in_turns(index: ObjectIndex):
     config = debug(index)
     runs = {"this": start(config, index, CPU), "without": start(without_objects(config), index, CPU)}
-    from odis.benchmark.measure import batches_of
-
     batches = {name: [next(batches_of(run.config, index, run.patch_size))] for name, run in runs.items()}
     times = step_times(runs, batches, 0.0)
     assert {name: len(seconds) for name, seconds in times.items()} == {"this": 3, "without": 3}

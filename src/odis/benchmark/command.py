@@ -13,12 +13,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from odis.benchmark.cached import cached_batches, reads, uncached
 from odis.benchmark.flops import count_flops, matmul_rate
 from odis.benchmark.measure import (
     batches_of,
     both_rate,
     input_rate,
     peak_gib,
+    rate_of,
     ratio,
     resampling,
     start,
@@ -32,6 +34,7 @@ from odis.objects.index import ObjectIndex
 from odis.options import add_config, new_parser, parse, require, to_config
 from odis.train.distributed import Ranks, resolve_device
 from odis.train.run_folder import describe_device
+from odis.train.step import Run
 
 _ABOUT = "Measure what a recipe costs on this data and this machine: input, step, memory, and how long the run would take."
 
@@ -84,11 +87,12 @@ def measure(config: PretrainConfig, seconds: float, *, recipe: str = "") -> dict
     if len(index) == 0:
         raise ConfigError(f"data: {config.data} holds no images")
     ranks = Ranks(0, 1, resolve_device(config.train.device))
-    run = start(config, index, ranks)
+    run, cold = start(config, index, ranks), uncached(config)
     console.print("input alone", style="dim")
-    loading = input_rate(config, index, run.patch_size, 0.15 * seconds)
+    loading = input_rate(cold, index, run.patch_size, 0.1 * seconds)
     console.print("input and step together, as training runs", style="dim")
-    both = both_rate(run, index, 0.35 * seconds)
+    both = both_rate(run, batches_of(cold, index, run.patch_size, run.step), (0.15 if config.loader.cache else 0.35) * seconds)
+    cached = _cached(run, index, seconds, console) if config.loader.cache else None
 
     console.print("step alone, with objects and without", style="dim")
     runs, baseline = {"this": run}, None
@@ -103,7 +107,7 @@ def measure(config: PretrainConfig, seconds: float, *, recipe: str = "") -> dict
         source = batches_of(one.config, index, one.patch_size)
         batches[name] = [next(source).to(ranks.device) for _ in range(3)]
         del source
-    times = step_times(runs, batches, 0.4 * seconds)
+    times = step_times(runs, batches, 0.35 * seconds)
     flops = count_flops(run, batches["this"][0])
     tokens = batches["this"][0].prediction_masks.numel()
     rate = matmul_rate(ranks.device, config.train.precision, rows=tokens, width=run.student.backbone.embed_dim, seconds=0.05 * seconds)
@@ -113,21 +117,23 @@ def measure(config: PretrainConfig, seconds: float, *, recipe: str = "") -> dict
     step = statistics.median(times["this"])
     images = batches["this"][0].size
     total = run.schedules.total_steps * config.train.batch_size
+    from_files = float(total) if cached is None else cached["reads"]
+    faster = both.images_per_second if cached is None else cached["training"]["images_per_second"]
     figures: dict[str, Any] = {
         "recipe": recipe, "data": config.data, "images": len(index), "provenance": index.provenance,
         "device": describe_device(ranks.device), "precision": config.train.precision, "torch": torch.__version__,
-        "micro_batch": images, "total_steps": run.schedules.total_steps,
-        "input": asdict(loading), "training": asdict(both),
+        "micro_batch": images, "total_steps": run.schedules.total_steps, "total_images": total,
+        "input": asdict(loading), "training": asdict(both), "cached": cached,
         "step": {
             "images_per_second": images / step, "rounds": len(times["this"]), "seconds": step, "gflop_per_image": flops / images / 1e9,
             "matmul_gflops": rate / 1e9, "model_flops_utilisation": flops / step / rate,
         },
         "memory_gib": memory,
-        "projected_seconds": loading.startup_seconds + total / both.images_per_second,
+        "projected_seconds": loading.startup_seconds + from_files / both.images_per_second + (total - from_files) / faster,
         "without_objects": None,
     }  # fmt: skip
     if baseline is not None:
-        other = input_rate(baseline, index, run.patch_size, 0.1 * seconds)
+        other = input_rate(uncached(baseline), index, run.patch_size, 0.1 * seconds)
         crops = resampling(config, index)
         figures["without_objects"] = {
             "step_time": ratio(times["this"], times["without"]),
@@ -136,6 +142,20 @@ def measure(config: PretrainConfig, seconds: float, *, recipe: str = "") -> dict
             "resampling": None if crops is None else asdict(crops),
         }
     return figures
+
+
+def _cached(run: Run, index: ObjectIndex, seconds: float, console: Console) -> dict[str, Any]:
+    """The same rates once images are in memory, and how many images of the run come from files before."""
+    console.print("both, of images that are in memory", style="dim")
+    config, span = run.config, run.config.objects.rediscover_every
+    batches = cached_batches(config, index, run.patch_size, 0.05 * seconds, run.step)
+    both = both_rate(run, batches, 0.2 * seconds)
+    total = run.schedules.total_steps * config.train.batch_size
+    return {
+        "reads": reads(len(index), total, config.loader.workers, round(span * len(index)) if span else None),
+        "training": asdict(both),
+        "input": asdict(rate_of(batches, config, 0.05 * seconds)),
+    }
 
 
 def table(figures: dict[str, Any]) -> Table:
@@ -147,6 +167,7 @@ def table(figures: dict[str, Any]) -> Table:
         ("input alone", f"{loading['images_per_second']:.1f} images/s (starts in {loading['startup_seconds']:.1f} s)"),
         ("step alone", f"{step['images_per_second']:.2f} images/s, micro-batch {figures['micro_batch']}, {figures['precision']}"),
         ("training", f"{both['images_per_second']:.2f} images/s, of the time {100 * both['data_wait']:.1f} % spent waiting for data"),
+        *_cached_rows(figures),
         ("memory", f"{figures['memory_gib']:.2f} GiB (without loader workers)"),
         ("arithmetic", f"{step['gflop_per_image']:.1f} GFLOP an image"),
         ("of the matmul rate", f"{100 * step['model_flops_utilisation']:.0f} % of {step['matmul_gflops']:,.0f} GFLOP/s"),
@@ -165,6 +186,17 @@ def table(figures: dict[str, Any]) -> Table:
     for name, value in rows:
         shown.add_row(name, value)
     return shown
+
+
+def _cached_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    if (cached := figures["cached"]) is None:
+        return []
+    both, share = cached["training"], cached["reads"] / figures["total_images"]
+    return [
+        ("cached: input", f"{cached['input']['images_per_second']:.1f} images/s"),
+        ("cached: training", f"{both['images_per_second']:.2f} images/s, {100 * both['data_wait']:.1f} % waiting"),
+        ("cached: not yet", f"{100 * share:.0f} % of the run's images, read from files"),
+    ]
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from odis.benchmark.cached import ENDLESS
 from odis.config import PretrainConfig
 from odis.data.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
 from odis.data.loader import make_loader
@@ -25,8 +26,6 @@ from odis.train.report import peak_memory
 from odis.train.start import build_run
 from odis.train.step import Run, train_step
 from odis.types import Batch
-
-_ENDLESS = 2**31  # steps of a loader that is closed when enough was measured
 
 _MIDDLE = 0.5  # of its schedules: where a measured run stands, past warm-ups and frozen layers
 
@@ -49,7 +48,7 @@ def start(config: PretrainConfig, index: ObjectIndex, ranks: Ranks) -> Run:
 
 def batches_of(config: PretrainConfig, index: ObjectIndex, patch_size: int, start_step: int = 0) -> Iterator[Batch]:
     """The batches of training, without end."""
-    return iter(make_loader(index, config, patch_size=patch_size, start_step=start_step, steps=_ENDLESS))
+    return iter(make_loader(index, config, patch_size=patch_size, start_step=start_step, steps=ENDLESS))
 
 
 def input_rate(config: PretrainConfig, index: ObjectIndex, patch_size: int, seconds: float) -> Rate:
@@ -58,20 +57,31 @@ def input_rate(config: PretrainConfig, index: ObjectIndex, patch_size: int, seco
     batches = batches_of(config, index, patch_size)
     next(batches)
     startup = time.perf_counter() - began
+    return replace(rate_of(batches, config, seconds), startup_seconds=startup)
+
+
+def rate_of(batches: Iterator[Batch], config: PretrainConfig, seconds: float) -> Rate:
+    """Of these batches, once what was prepared ahead is used up."""
     for _ in range(config.loader.workers * config.loader.prefetch):
         next(batches)
     images, began = 0, time.perf_counter()
     while images == 0 or time.perf_counter() - began < seconds:
         images += next(batches).size
-    return Rate(images / (time.perf_counter() - began), startup_seconds=startup)
+    return Rate(images / (time.perf_counter() - began))
 
 
-def both_rate(run: Run, index: ObjectIndex, seconds: float) -> Rate:
-    """Of training as it is run: loader, transfer, step."""
-    batches = batches_of(run.config, index, run.patch_size, run.step)
-    accumulate = run.config.train.accumulate
-    for _ in range(2):
+def both_rate(run: Run, batches: Iterator[Batch], seconds: float) -> Rate:
+    """Of training as it is run: loader, transfer, step.
+
+    What workers prepared ahead while nobody asked would count as faster than they are, so it is used up first, if that takes no more than
+    a third of the time.
+    """
+    loader, accumulate = run.config.loader, run.config.train.accumulate
+    ahead = -(-loader.workers * loader.prefetch // accumulate) + 1
+    began, steps = time.perf_counter(), 0
+    while steps < 2 or (steps < ahead and time.perf_counter() - began < seconds / 3):
         _step(run, batches, accumulate)
+        steps += 1
     images, waited, began = 0, 0.0, time.perf_counter()
     while images == 0 or time.perf_counter() - began < seconds:
         size, wait = _step(run, batches, accumulate)

@@ -1,0 +1,100 @@
+"""Data that stay in memory (`loader.cache`): how many images of a run are read from files all the same, and input that reads none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from odis.config import PretrainConfig
+from odis.data.loader import make_loader
+from odis.objects.index import ObjectIndex
+from odis.types import Batch, ImageObjects
+
+ENDLESS = 2**31
+"""Steps of a loader that is closed when enough was measured."""
+
+_IMAGES = 256
+
+
+class Part(ObjectIndex):
+    """Some rows of another index, as an index of their own.
+
+    Args:
+        base: The index.
+        rows: int64 (n,), positions in it.
+    """
+
+    def __init__(self, base: ObjectIndex, rows: np.ndarray) -> None:
+        super().__init__(base.path, root=base.root, provenance=base.provenance, classes=base.classes)
+        self.base, self.rows = base, rows
+
+    @property
+    def is_folder(self) -> bool:
+        return self.base.is_folder
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> ImageObjects:
+        return self.base[int(self.rows[self._position(i)])]
+
+    def image_name(self, i: int) -> str:
+        return self.base.image_name(int(self.rows[self._position(i)]))
+
+
+def uncached(config: PretrainConfig) -> PretrainConfig:
+    """The same run reading every image from its file, as the first epoch does."""
+    return replace(config, loader=replace(config.loader, cache=False))
+
+
+def cached_batches(config: PretrainConfig, index: ObjectIndex, patch_size: int, seconds: float, start_step: int = 0) -> Iterator[Batch]:
+    """The batches of a run, without end, from images that every worker holds in memory before the first one is asked for.
+
+    Args:
+        config: With `loader.cache`.
+        index: Of its images up to 256 are taken, at random: as many as are read in the time given, but no fewer than four.
+        patch_size: Side of a patch in pixels of a view.
+        seconds: How long reading them may take, about.
+        start_step: As of `make_loader`.
+
+    Raises:
+        DataError: for images that cannot be used.
+    """
+    rows = np.random.default_rng(0).permutation(len(index))
+
+    def read(count: int) -> DataLoader[Any]:
+        loader = make_loader(Part(index, rows[:count]), config, patch_size=patch_size, start_step=start_step, steps=ENDLESS)
+        for row in range(count):
+            loader.dataset[0, row]  # before the workers start, each of which then begins with all of it
+        return loader
+
+    began, few = time.perf_counter(), min(4, len(rows))
+    read(few)
+    affordable = int(seconds * few / max(time.perf_counter() - began, 1e-9))
+    return iter(read(min(_IMAGES, len(rows), max(few, affordable))))
+
+
+def reads(images: int, total: int, workers: int, span: int | None = None) -> float:
+    """How many of the images of a cached run come from files, to be expected: those that the worker at hand has not had yet.
+
+        for epoch in 0, 1, ...: each of its images has been with the same worker in none of the `epoch` epochs before with
+            probability (1 - 1 / workers) ** epoch
+
+    Args:
+        images: Of the data.
+        total: Images of the whole run, epoch after epoch.
+        workers: Each has a memory of its own; 0 is the training process alone.
+        span: Images after which workers start anew (re-discovery); None if they last the whole run.
+    """
+    if span is not None and 0 < span < total:
+        whole, rest = divmod(total, span)
+        return whole * reads(images, span, workers) + reads(images, rest, workers)
+    new = 1 - 1 / max(1, workers)
+    epochs, rest = divmod(total, images)
+    chances = new ** np.arange(epochs + 1, dtype=np.float64)
+    return float(images * chances[:-1].sum() + rest * chances[-1])

@@ -1,0 +1,65 @@
+"""Reads from files, counted in the order that training takes; batches of images in memory are those that files would give."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from odis.benchmark.cached import Part, cached_batches, reads, uncached
+from odis.data.loader import BatchPlan, make_loader
+from odis.objects.index import ObjectIndex
+from odis.options import load_recipe
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 5])
+@pytest.mark.parametrize(("epochs", "span"), [(0.5, None), (1, None), (3.25, None), (4.5, 2)])
+def test_reads_are_those_of_the_order_of_training(workers: int, epochs: float, span: int | None):
+    images, batch = 600, 6
+    config = load_recipe("debug", data="x", train__batch_size=batch)
+    steps = round(epochs * images / batch)
+    held: set[tuple[int, int]] = set()
+    read = 0
+    for k, keys in enumerate(BatchPlan(images, config, start_step=0, steps=steps)):
+        if span and k % (span * images // batch) == 0:
+            held.clear()
+        for _, row in keys:
+            read += (k % max(1, workers), row) not in held
+            held.add((k % max(1, workers), row))
+    expected = reads(images, steps * batch, workers, span * images if span else None)
+    assert expected == pytest.approx(read, rel=0.05 if workers > 1 else 1e-9)
+
+
+def test_a_part_is_an_index_of_its_rows(index: ObjectIndex):
+    part = Part(index, np.array([7, 3, 11]))
+    assert len(part) == 3
+    assert [part[i] for i in range(3)] == [index[i] for i in (7, 3, 11)]
+    assert part[-1] == index[11]
+    assert [part.image_path(i) for i in range(3)] == [index.image_path(i) for i in (7, 3, 11)]
+    assert not part.is_folder
+    with pytest.raises(IndexError):
+        part[3]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_in_memory_are_not_read_again(index: ObjectIndex, tmp_path: Path, workers: int):
+    shutil.copytree(index.root, tmp_path / "images")
+    moved = ObjectIndex.open(index.path, root=tmp_path / "images")
+    config = load_recipe("debug", data=index.path, loader__cache=True, loader__workers=workers, train__batch_size=5)
+    part = Part(moved, np.random.default_rng(0).permutation(len(index)))
+    expected = list(make_loader(part, uncached(config), patch_size=8, start_step=4, steps=8))
+    batches = cached_batches(config, moved, 8, 1e9, start_step=4)
+    shutil.rmtree(tmp_path / "images")
+    for batch in expected:
+        taken = next(batches)
+        assert torch.equal(taken.global_views, batch.global_views)
+        assert taken.indices == batch.indices
+        assert not taken.skipped
+
+
+def test_as_many_images_as_there_is_time_for(index: ObjectIndex):
+    config = load_recipe("debug", data=index.path, loader__cache=True, loader__workers=0, train__batch_size=4)
+    batches = cached_batches(config, index, 8, 0.0)
+    assert {i for _ in range(3) for i in next(batches).indices} == {0, 1, 2, 3}
+    assert not uncached(config).loader.cache
