@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test install lint
+.PHONY: demo test evidence install lint
 
 install: $(VENV)/.installed
 
@@ -13,6 +13,11 @@ $(VENV)/.installed: pyproject.toml
 
 demo: install
 	$(BIN)/odis demo --out odis-demo
+
+# Hours, in slices if wanted: `benchmarks/evidence/run.py --minutes 9`. What is done is not done again.
+evidence: install
+	$(BIN)/python benchmarks/evidence/run.py --world scenes --study core
+	$(BIN)/python benchmarks/evidence/tables.py --doc docs/evidence.md --plots docs/evidence
 
 lint: install
 	$(BIN)/ruff check .

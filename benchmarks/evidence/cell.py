@@ -1,0 +1,216 @@
+"""One cell of the study: an ordinary run, measured in every way, and written down with all that its figures depend on."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from grid import ALL_OBJECTS, METHODS, REFERENCE, Cell
+from worlds import World
+
+from odis.benchmark.flops import count_flops
+from odis.config import PretrainConfig
+from odis.data.loader import make_loader
+from odis.evaluate.dense_knn import DenseKnnSettings, evaluate_dense_knn
+from odis.evaluate.knn import KnnSettings, evaluate_knn
+from odis.evaluate.label_maps import LabelledImages
+from odis.evaluate.linear import LinearSettings, evaluate_linear
+from odis.evaluate.probe import Grid
+from odis.evaluate.results import write_results
+from odis.inference import Encoder, load
+from odis.objects.index import ObjectIndex
+from odis.options import load_recipe
+from odis.queries import MODES
+from odis.train.distributed import ranks
+from odis.train.loop import pretrain
+from odis.train.metrics import collapse_warning
+from odis.train.run_folder import read_config
+from odis.train.start import build_run
+
+K = 20
+
+CONTEXT = 1.6
+"""Window over the box, in which an object is about as large as in a view of training."""
+
+WINDOW = "masked-attention, window"
+
+ASKED = (*MODES, WINDOW)
+"""How objects are asked about: the five modes on images of the world's size, and masked attention in a window."""
+
+CHOOSE_SEED = 1000
+
+CHOOSE_SHARE = 0.5
+"""Length of the runs that settings are chosen by, over that of the runs that are reported."""
+
+NEIGHBOURS = 1000
+"""Train images whose objects are neighbours, or on which a classifier is trained."""
+
+PROBE_STEPS = 1000
+"""Steps of the linear probes."""
+
+_BATCHES = 4  # over which the arithmetic of a step is averaged: how many patches are hidden and objects shown differs
+
+_POINTS = 12  # of a run's meters that are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where things are: data and runs in `work`, results in `results`."""
+
+    work: Path
+    results: Path
+
+    def result(self, world: World, cell: str, seed: int) -> Path:
+        """File of a cell's figures."""
+        return self.results / world.name / f"{cell}-seed{seed}.json"
+
+    def trial(self, world: World, method: str, candidate: str) -> Path:
+        """File of the figures that one candidate of a method is judged by."""
+        return self.results / world.name / "choose" / f"{method}.{candidate}.json"
+
+
+def chosen(place: Place, world: World, method: str) -> tuple[str, str]:
+    """The candidate and the way to ask that were best for a method on images held out of training; the first of equals.
+
+    Raises:
+        FileNotFoundError: A candidate was not tried yet.
+    """
+    best, choice = -1.0, ("", "")
+    for candidate in world.candidates:
+        scores = json.loads(place.trial(world, method, candidate).read_text())["scores"]["knn"]
+        for asked in ASKED:
+            if scores[asked]["value"] > best:
+                best, choice = scores[asked]["value"], (candidate, asked)
+    return choice
+
+
+def config_of(world: World, cell: Cell, candidate: str, data: str, seed: int, epochs: float | None = None) -> PretrainConfig:
+    """The settings of a run: base of the world, the candidate, the method, the cell; the later has the last word."""
+    settings: dict[str, Any] = {**world.candidates[candidate], **METHODS[cell.method], **cell.settings}
+    if settings.get("objects.per_image") == ALL_OBJECTS:
+        settings["objects.per_image"] = world.most_objects
+    settings |= {"train.seed": seed, "data": data} | ({} if epochs is None else {"train.epochs": epochs})
+    return load_recipe(str(world.base), **{name.replace(".", "__"): value for name, value in settings.items()})
+
+
+def flops_per_image(config: PretrainConfig, index: ObjectIndex) -> float:
+    """Arithmetic of a training step for each image, both passes and the backward one: a mean over some batches."""
+    with ranks(config.train.device) as here:
+        run = build_run(config, here, images=len(index))
+        loader = make_loader(index, config, patch_size=run.patch_size, start_step=0, steps=_BATCHES, rank=0, world_size=1)
+        return statistics.mean(count_flops(run, batch.to(here.device)) for batch in loader) / config.train.batch_size
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a cell is about to do: its settings, what they were chosen as, and the arithmetic of a step for each image."""
+
+    config: PretrainConfig
+    candidate: str
+    asked: str
+    flops_per_image: float
+
+
+def plan(place: Place, world: World, cell: Cell, seed: int) -> Plan:
+    """The settings of a cell; with `Cell.compute`, as long as that share of the reference's arithmetic lasts."""
+    candidate, asked = chosen(place, world, cell.method)
+    index = world.training_index(cell.objects, place.work)
+    config = config_of(world, cell, candidate, index.path, seed)
+    per_image = flops_per_image(config, index)
+    if cell.compute is not None:
+        reference = config_of(world, Cell(REFERENCE, REFERENCE), chosen(place, world, REFERENCE)[0], index.path, seed)
+        ratio = flops_per_image(reference, index) / per_image
+        config.train.epochs = round(cell.compute * ratio * reference.train.epochs, 4)
+    return Plan(config, candidate, asked, per_image)
+
+
+def run_cell(place: Place, world: World, cell: Cell, seed: int) -> None:
+    """Train, measure on the test part, and write the figures; a call after an interruption goes on."""
+    planned = plan(place, world, cell, seed)
+    figures = trained(place, world, cell.name, planned.config, seed)
+    scores = measured(figures.pop("encoder"), world.index("train", place.work), world.index("test", place.work), world)
+    figures |= {"candidate": planned.candidate, "asked": planned.asked, "objects": cell.objects}
+    figures |= {"flops_per_image": planned.flops_per_image, "flops": planned.flops_per_image * figures["images_seen"]}
+    write_results(place.result(world, cell.name, seed), {"world": world.name, "cell": cell.name, "seed": seed, "scores": scores, **figures})
+
+
+def run_trial(place: Place, world: World, method: str, candidate: str) -> None:
+    """A short run of one candidate, measured on the images that settings are chosen on."""
+    train = world.index("train", place.work)
+    config = config_of(world, Cell(method, method), candidate, train.path, CHOOSE_SEED)
+    config.train.epochs *= CHOOSE_SHARE
+    figures = trained(place, world, f"choose.{method}.{candidate}", config, CHOOSE_SEED)
+    encoder = figures.pop("encoder")
+    scores = {"knn": object_knn(encoder, train, world.index("choose", place.work), world)}
+    path = place.trial(world, method, candidate)
+    write_results(path, {"world": world.name, "cell": method, "candidate": candidate, "scores": scores, **figures})
+
+
+def trained(place: Place, world: World, name: str, config: PretrainConfig, seed: int) -> dict[str, Any]:
+    """The run of a config, made or gone on with: its encoder, and what its folder says of it."""
+    run = world.folder(place.work) / "runs" / f"{name}-seed{seed}"
+    pretrain(config, run, recipe=name)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if "images_per_second" in line]
+    record = read_config(run)
+    batch = config.train.batch_size
+    seconds = sum((line["step"] - before) * batch / line["images_per_second"] for before, line in zip(_befores(lines), lines))
+    shown = lines[:: max(1, len(lines) // _POINTS)]
+    meters = ("step", "loss", "loss_object", "loss_patch", "teacher_entropy", "mean_entropy", "feature_spread")
+    return {
+        "encoder": load(run, device=config.train.device),
+        "run": str(run.relative_to(place.work)),
+        "steps": lines[-1]["step"],
+        "images_seen": lines[-1]["step"] * batch,
+        "seconds": seconds,
+        "images_per_second": lines[-1]["step"] * batch / seconds,
+        "data_wait": statistics.mean(line["data_wait"] for line in lines),
+        "peak_memory_gib": max(line["memory_gib"] for line in lines),
+        "collapse": collapse_warning(lines[-1], config.head.prototypes),
+        "meters": [{name: line.get(name) for name in meters} for line in shown + ([] if shown[-1] is lines[-1] else lines[-1:])],
+        "config": record["config"],
+        "resolved": record["resolved"],
+        "versions": record["versions"],
+        "git": record["git"],
+    }
+
+
+def _befores(lines: list[dict[str, Any]]) -> list[int]:
+    return [0, *(line["step"] for line in lines[:-1])]
+
+
+def object_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, world: World) -> dict[str, Any]:
+    """k-NN accuracy of objects in every way to ask, with its interval over test images."""
+    found = {}
+    for asked in ASKED:
+        window = asked == WINDOW
+        mode = "masked-attention" if window else asked
+        # A box that is cut out, and a window, are resized to the size of a view; whole images are asked about at their own.
+        size = None if window or mode == "crop" else world.side
+        settings = KnnSettings(modes=(mode,), k=(K,), size=size, context=CONTEXT if window else None, max_train=NEIGHBOURS)
+        found[asked] = evaluate_knn(encoder, train, test, settings)["rows"][0]["scores"][f"k={K}"]
+    return found
+
+
+def measured(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, world: World) -> dict[str, Any]:
+    """Every measure of a trained network on the test part."""
+    torch.manual_seed(0)
+    grid = Grid(steps=PROBE_STEPS)
+    common: Mapping[str, Any] = {"size": world.side, "max_train": NEIGHBOURS}
+    linear = evaluate_linear(encoder, train, test, LinearSettings(grid=grid, **common))
+    images = evaluate_linear(
+        encoder, train, test, LinearSettings(grid=grid, modes=("whole-image",), images=True, multi_label=True, **common)
+    )
+    labelled = [LabelledImages.from_index(index, boxes=True) for index in (train, test)]
+    dense = evaluate_dense_knn(encoder, *labelled, DenseKnnSettings(max_patches=20_000, size=world.side, max_train=NEIGHBOURS))
+    return {
+        "knn": object_knn(encoder, train, test, world),
+        "linear": linear["rows"][0]["scores"]["top-1"],
+        "images_map": images["rows"][0]["scores"]["mAP"],
+        "dense_knn": dense["rows"][0]["scores"]["mIoU"],
+    }

@@ -1,0 +1,97 @@
+"""What was published or hoped for, each as a difference that the study measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from figures import Figure, Results, knn
+from grid import BEST
+
+POST = "author's post on ODIS"
+PAPER = "arXiv 2506.05409"
+OURS = "ours"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim, who made it, and the figure that is above `bound` if it holds."""
+
+    says: str
+    source: str
+    compared: str
+    figure: Callable[[Results], Figure]
+    bound: float = 0.0
+    unit: str = "points"
+
+
+def _gap(result: Results, cell: str, ours: str, theirs: str) -> Figure:
+    return result.paired(cell, cell, knn(ours), knn(theirs))
+
+
+def _help_of_masks(results: Results) -> Figure:
+    def gain(result: dict[str, Any]) -> float:
+        return knn("masked-attention")(result) - knn("whole-image")(result)
+
+    return results.paired("odis-single", "ibot", gain)
+
+
+CLAIMS = [
+    Claim("the object as the unit beats the image", PAPER, "odis-single - ibot", lambda r: r.paired("odis-single", "ibot", knn())),
+    Claim(
+        "crops alone bring most of the gain",
+        POST,
+        "gain of crop-only over that of odis-single",
+        lambda r: r.kept("crop-only", "odis-single", "ibot", knn()),
+        50.0,
+        "% of the gain",
+    ),
+    Claim("crops bring more than masks", POST, "crop-only - mask-only", lambda r: r.paired("crop-only", "mask-only", knn())),
+    Claim("masks add to crops", POST, "odis-single - crop-only", lambda r: r.paired("odis-single", "crop-only", knn())),
+    Claim("a mean of patches is far behind", POST, "odis-single - mean-pool", lambda r: r.paired("odis-single", "mean-pool", knn())),
+    Claim("masks at inference help ODIS more than iBOT", PAPER, "(masked-attention - whole-image): odis-single - ibot", _help_of_masks),
+    Claim(
+        "masking pixels instead (blackout) is worse",
+        PAPER,
+        "odis-single: masked-attention - blackout",
+        lambda r: _gap(r, "odis-single", "masked-attention", "blackout"),
+    ),
+    Claim(
+        "several objects a view help, if tokens are read-only",
+        OURS,
+        "odis-read-only-4 - odis-read-only-1",
+        lambda r: r.paired("odis-read-only-4", "odis-read-only-1", knn()),
+    ),
+    Claim(
+        "read-only tokens for all objects beat a single one", OURS, f"{BEST} - odis-single", lambda r: r.paired(BEST, "odis-single", knn())
+    ),
+    Claim(
+        "the same at equal arithmetic",
+        OURS,
+        f"{BEST}.compute - odis-single",
+        lambda r: r.paired(f"{BEST}.compute", "odis-single", knn()),
+    ),
+    Claim(
+        "half of the arithmetic is enough for single's score",
+        OURS,
+        f"{BEST}.half-compute - odis-single",
+        lambda r: r.paired(f"{BEST}.half-compute", "odis-single", knn()),
+    ),
+    Claim(
+        "discovered objects keep 80 % of the gain over iBOT",
+        OURS,
+        f"gain of {BEST}.discovered over that of {BEST}",
+        lambda r: r.kept(f"{BEST}.discovered", BEST, "ibot", knn()),
+        80.0,
+        "% of the gain",
+    ),
+    Claim(
+        "boxes moved by .3 of their size, 30 % missing, keep 70 %",
+        OURS,
+        f"gain of {BEST}.jitter-0.3-missing-0.3 over that of {BEST}",
+        lambda r: r.kept(f"{BEST}.jitter-0.3-missing-0.3", BEST, "ibot", knn()),
+        70.0,
+        "% of the gain",
+    ),
+]

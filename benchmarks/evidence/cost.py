@@ -1,0 +1,84 @@
+"""What a training step of every method costs, measured side by side: images a second and memory, on the study's own data.
+
+    python benchmarks/evidence/cost.py [--world scenes] [--rounds 7] [--work evidence-work] [--results DIR]
+
+Cells of the study run beside each other and beside whatever else the machine does, so their own speed says little. Here all methods take
+steps in turns, in one process, on batches that are ready; a rate is the median over rounds. Memory is that of a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from cell import Place, chosen, config_of, flops_per_image
+from grid import METHODS, Cell
+from worlds import World, worlds
+
+from odis.benchmark.measure import batches_of, peak_gib, start
+from odis.evaluate.results import write_results
+from odis.train.distributed import Ranks, resolve_device
+from odis.train.run_folder import describe_device
+from odis.train.step import train_step
+
+HERE = Path(__file__).parent
+
+_STEPS = 3  # a method takes in one round
+
+
+def measure(place: Place, world: World, rounds: int) -> tuple[dict[str, dict[str, float]], str]:
+    """Images a second, GFLOP an image and peak GiB of every method, and the device they are of."""
+    index = world.index("train", place.work)
+    configs = {name: config_of(world, Cell(name, name), chosen(place, world, name)[0], index.path, 0) for name in METHODS}
+    device = resolve_device(next(iter(configs.values())).train.device)
+    ranks = Ranks(0, 1, device)
+    torch.set_num_threads(1)
+    runs = {name: start(config, index, ranks) for name, config in configs.items()}
+    ready = {}
+    for name, run in runs.items():
+        ready[name] = [batch.to(device) for batch in itertools.islice(batches_of(configs[name], index, run.patch_size), _STEPS)]
+    rates: dict[str, list[float]] = {name: [] for name in METHODS}
+    for turn in range(rounds + 1):
+        for name in list(METHODS)[:: 1 if turn % 2 else -1]:
+            began = time.perf_counter()
+            for batch in ready[name]:
+                train_step(runs[name], [batch])
+            if turn:  # the first round warms up
+                rates[name].append(_STEPS * configs[name].train.batch_size / (time.perf_counter() - began))
+    found = {
+        name: {
+            "images_per_second": statistics.median(rates[name]),
+            "gflop_per_image": flops_per_image(config, index) / 1e9,
+            "peak_gib": peak_gib(config, index, ranks),
+        }
+        for name, config in configs.items()
+    }
+    return found, describe_device(device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", default="scenes", help="the data (default: scenes)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds (default: 7)")
+    parser.add_argument("--work", type=Path, default=Path("evidence-work"), help="data and runs (default: evidence-work)")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="figures (default: beside this file)")
+    parser.add_argument("--photographs", type=Path, help="Tiny-ImageNet's folder, for photographs and tiny-imagenet")
+    args = parser.parse_args()
+    known = worlds(args.photographs)
+    if args.world not in known:
+        parser.error(f"no world {args.world!r}; there are {', '.join(known)}")
+    place = Place(args.work.resolve(), args.results.resolve())
+    found, device = measure(place, known[args.world], args.rounds)
+    for name, row in found.items():
+        print(f"{name:20} {row['images_per_second']:8.1f} images/s {row['gflop_per_image']:7.3f} GFLOP an image {row['peak_gib']:6.2f} GiB")
+    path = place.results / args.world / "cost.json"
+    write_results(path, {"world": args.world, "rounds": args.rounds, "device": device, "methods": found})
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()

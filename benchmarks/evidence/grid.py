@@ -1,0 +1,131 @@
+"""The cells of the study: which methods are compared, what is varied around one of them, and with how much arithmetic.
+
+A cell is a name and the settings in which it differs from the base settings of its world (`worlds.py`, `scenes.yaml`, ...). Nothing else
+differs between two cells: data, test objects, measures and code are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+READ_ONLY = {"model.object_tokens": "read-only"}
+
+ALL_OBJECTS = "all"
+"""As `objects.per_image`: as many as an image of the world has at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One column of a study.
+
+    Args:
+        name: Of its files.
+        method: The method (a key of `METHODS`) whose settings it starts from, and whose choice of settings it takes.
+        settings: Dotted settings in which it differs from the method.
+        objects: What the training index holds: `annotated`, `whole-image`, `discovered`, or amounts of noise (`jitter=0.1,drop=0.3`).
+        compute: Length of the run as a share of the arithmetic of `REFERENCE`; None for as many images as the reference sees.
+    """
+
+    name: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    objects: str = "annotated"
+    compute: float | None = None
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "dino": {"objects.use": False, "loss.patch_weight": 0.0},
+    "ibot": {"objects.use": False},
+    "crop-only": {"views.object_masks": False},
+    "mask-only": {"views.object_crops": False, "views.local_crops": "free"},
+    "mean-pool": {"model.object_readout": "mean-pool"},
+    "odis-single": {},
+    "odis-read-only-1": {**READ_ONLY, "objects.per_image": 1},
+    "odis-read-only-2": {**READ_ONLY, "objects.per_image": 2},
+    "odis-read-only-4": {**READ_ONLY, "objects.per_image": 4},
+    "odis-read-only-all": {**READ_ONLY, "objects.per_image": ALL_OBJECTS},
+}
+"""The methods, as the recipes of the same names have them, on the base settings of a world."""
+
+REFERENCE = "odis-single"
+"""Whose images and arithmetic the others get."""
+
+BEST = "odis-read-only-all"
+"""What the smaller studies are around."""
+
+LOCALS = {"views.local_views": 4}
+
+
+def _around(name: str, objects: str = "annotated", **settings: Any) -> Cell:
+    return Cell(f"{BEST}.{name}", BEST, {key.replace("__", "."): value for key, value in settings.items()}, objects)
+
+
+STUDIES: dict[str, list[Cell]] = {
+    "core": [Cell(name, name) for name in METHODS],
+    "compute": [
+        *(Cell(f"{name}.compute", name, compute=1.0) for name in METHODS if name != REFERENCE),
+        Cell(f"{BEST}.half-compute", BEST, compute=0.5),
+    ],
+    "noise": [
+        _around("jitter-0.1", "jitter=0.1,scale=0.1"),
+        _around("jitter-0.3", "jitter=0.3,scale=0.3"),
+        _around("missing-0.3", "drop=0.3"),
+        _around("false-0.3", "false_boxes=0.3"),
+        _around("jitter-0.3-missing-0.3", "jitter=0.3,scale=0.3,drop=0.3"),
+    ],
+    "coverage": [
+        _around("coverage-any", views__min_coverage=0.0),
+        _around("coverage-0.5", views__min_coverage=0.5),
+        _around("coverage-1", views__min_coverage=1.0),
+    ],
+    "source": [_around("discovered", "discovered"), _around("whole-image", "whole-image")],
+    "sampling": [_around("sampling-area", objects__sampling="area")],
+    "margin": [_around("boxes-margin-0", "boxes"), _around("boxes-margin-1", "boxes", views__mask_margin=1)],
+    "image-term": [_around("image-term", loss__image_weight=1.0)],
+    "locals": [
+        Cell(f"{BEST}.locals-aware", BEST, LOCALS),
+        Cell(f"{BEST}.locals-free", BEST, {**LOCALS, "views.local_crops": "free"}),
+    ],
+    "teacher": [
+        _around("teacher-temp-0.04", loss__teacher_temp=0.04, loss__warmup_teacher_temp=0.04),
+        _around("teacher-temp-0.1", loss__teacher_temp=0.1, loss__warmup_teacher_temp=0.1),
+        _around("momentum-0.95", optim__momentum_teacher=0.95),
+        _around("momentum-0.996", optim__momentum_teacher=0.996),
+    ],
+    "heads": [_around("separate-heads", head__shared=False)],
+    "rate": [
+        Cell(f"{method}.{name}", method, {"optim.base_lr": rate})
+        for method in ("ibot", "crop-only", REFERENCE, BEST)
+        for name, rate in (("rate-half", 4.0e-3), ("rate-double", 16.0e-3))
+    ],
+}
+
+ONE_SEED = ("sampling", "margin", "image-term", "locals", "teacher", "heads", "rate")
+"""Studies of which one seed is run unless more are asked for."""
+
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "near": {"views.global_scale": [0.08, 0.25]},
+    "middle": {"views.global_scale": [0.15, 0.5]},
+    "far": {"views.global_scale": [0.25, 1.0]},
+}
+"""What every method chooses from, on images that are held out of training: how much of a scene a view shows."""
+
+WIDER: dict[str, dict[str, Any]] = {
+    "middle": {"views.global_scale": [0.15, 0.6]},
+    "far": {"views.global_scale": [0.25, 1.0]},
+    "farther": {"views.global_scale": [0.4, 1.0]},
+}
+"""The same for images of one object that fills most of them."""
+
+
+def cells(study: str) -> list[Cell]:
+    """The cells of a study.
+
+    Raises:
+        ValueError: There is no such study.
+    """
+    if study not in STUDIES:
+        raise ValueError(f"no study {study!r}; there are {', '.join(STUDIES)}")
+    return STUDIES[study]

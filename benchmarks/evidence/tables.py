@@ -1,0 +1,175 @@
+"""Tables, plots and verdicts of the study, made of the cells' JSON; nothing in them is typed.
+
+    python benchmarks/evidence/tables.py [--results DIR] [--doc docs/evidence.md] [--plots docs/evidence]
+
+Every block of the document between `<!-- made: NAME -->` and `<!-- end -->` is written anew; the text around them stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cell import ASKED
+from claims import CLAIMS
+from figures import Figure, Measure, Results, knn, score, verdict
+from grid import BEST, METHODS, REFERENCE, STUDIES
+from plots import draw
+
+HERE = Path(__file__).parent
+
+_BLOCK = re.compile(r"(<!-- made: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rows(header: list[str], body: list[list[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def core(results: Results) -> str:
+    """The core table: every method, every measure."""
+    measures: list[tuple[str, Measure]] = [
+        ("object k-NN", knn()),
+        ("linear probe", score("linear")),
+        ("image mAP", score("images_map")),
+        ("dense k-NN", score("dense_knn")),
+    ]
+    header = ["method", "settings", "asked by", *(name for name, _ in measures), "GFLOP an image", "images/s", "GiB"]
+    body = []
+    for name in METHODS:
+        cells = results.cells.get(name)
+        if not cells:
+            continue
+        first, cost = next(iter(cells.values())), results.cost.get(name)
+        body.append(
+            [
+                f"`{name}`",
+                first["candidate"],
+                first["asked"],
+                *(str(results.of(name, measure)) for _, measure in measures),
+                f"{results.of(name, lambda r: r['flops_per_image'] / 1e9).mean:.3f}",
+                f"{cost['images_per_second']:.0f}" if cost else "-",
+                f"{cost['peak_gib']:.2f}" if cost else "-",
+            ]
+        )
+    return rows(header, body) if body else "*Not run yet.*\n"
+
+
+def modes(results: Results) -> str:
+    """Object k-NN of every method in every way to ask."""
+    header = ["method", *ASKED]
+    body = [[f"`{name}`", *(str(results.of(name, knn(asked))) for asked in ASKED)] for name in METHODS if name in results.cells]
+    return rows(header, body) if body else "*Not run yet.*\n"
+
+
+def study(results: Results, name: str) -> str:
+    """One of the smaller studies: its cells, and their difference from what they are around."""
+    header = ["cell", "seeds", "object k-NN", "linear probe", "image mAP", "dense k-NN", "k-NN against", "difference", "arithmetic over it"]
+    body = []
+    for item in STUDIES[name]:
+        if item.name not in results.cells:
+            continue
+        other = REFERENCE if name == "compute" else BEST
+        arithmetic = results.of(item.name, lambda r: r["flops"]).mean / results.of(other, lambda r: r["flops"]).mean
+        body.append(
+            [
+                f"`{item.name}`",
+                str(len(results.cells[item.name])),
+                *(str(results.of(item.name, measure)) for measure in (knn(), score("linear"), score("images_map"), score("dense_knn"))),
+                f"`{other}` {results.of(other, knn())}",
+                results.paired(item.name, other, knn()).signed(),
+                f"{arithmetic:.2f}",
+            ]
+        )
+    return rows(header, body) if body else "*Not run yet.*\n"
+
+
+def claims(results: Results) -> str:
+    """Every claim beside its figure."""
+    body = []
+    for claim in CLAIMS:
+        found = claim.figure(results)
+        shown = f"{found} %" if claim.unit.startswith("%") and found.seeds else found.signed()
+        body.append([claim.says, claim.source, f"`{claim.compared}`", shown, verdict(found, claim.bound)])
+    return rows(["claim", "whose", "compared (object k-NN)", "measured", "verdict"], body)
+
+
+def choices(results: Results) -> str:
+    """What every method chose from: its best k-NN on held-out train images by candidate."""
+    candidates = sorted({name for trials in results.trials.values() for name in trials})
+    body = []
+    for method in METHODS:
+        trials = results.trials.get(method, {})
+        if trials:
+            best = {name: max(trial["scores"]["knn"][asked]["value"] for asked in ASKED) for name, trial in trials.items()}
+            body.append([f"`{method}`", *(f"{best[name]:.1f}" if name in best else "-" for name in candidates)])
+    return rows(["method", *candidates], body) if body else "*Not run yet.*\n"
+
+
+def meters(results: Results) -> str:
+    """The collapse meters at the end of every method's runs."""
+    body = []
+    for name, cells in results.cells.items():
+        last: dict[str, Figure] = {}
+        for meter in ("teacher_entropy", "mean_entropy", "feature_spread"):
+            last[meter] = results.of(name, lambda r, meter=meter: r["meters"][-1][meter])  # type: ignore[misc]
+        warned = sum(bool(result["collapse"]) for result in cells.values())
+        body.append([f"`{name}`", *(f"{value.mean:.2f}" for value in last.values()), f"{warned} of {len(cells)}"])
+    return rows(["cell", "teacher entropy", "mean entropy", "feature spread", "collapsed"], body) if body else "*Not run yet.*\n"
+
+
+BLOCKS: dict[str, Callable[[Results], str]] = {
+    "core": core,
+    "modes": modes,
+    "claims": claims,
+    "choices": choices,
+    "meters": meters,
+    **{name: (lambda results, name=name: study(results, name)) for name in STUDIES if name != "core"},
+}
+
+
+def made(name: str, everything: dict[str, Results]) -> str:
+    """The text of a block, `TABLE WORLD`.
+
+    Raises:
+        ValueError: There is no such table.
+    """
+    table, _, world = name.partition(" ")
+    if table not in BLOCKS or not world:
+        raise ValueError(f"no block {name!r}; they are TABLE WORLD with a table of {', '.join(BLOCKS)}")
+    return BLOCKS[table](everything.get(world, Results(world)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="figures of the cells (default: beside this file)")
+    parser.add_argument("--doc", type=Path, help="document whose blocks are written anew; without it all tables are printed")
+    parser.add_argument("--plots", type=Path, help="folder for the plots")
+    args = parser.parse_args()
+    everything = {path.name: Results.read(path) for path in sorted(args.results.glob("*")) if path.is_dir()}
+    if args.doc is not None:
+        text = args.doc.read_text()
+
+        def anew(match: re.Match[str]) -> str:
+            return f"{match[1]}\n{made(match['name'], everything)}\n{match[3]}"
+
+        try:
+            args.doc.write_text(_BLOCK.sub(anew, text))
+        except ValueError as error:
+            sys.exit(f"{args.doc}: {error}")
+    else:
+        for results in everything.values():
+            for name, table in BLOCKS.items():
+                print(f"## {results.world}: {name}\n\n{table(results)}")
+    if args.plots is not None:
+        args.plots.mkdir(parents=True, exist_ok=True)
+        for results in everything.values():
+            draw(results, args.plots)
+
+
+if __name__ == "__main__":
+    main()

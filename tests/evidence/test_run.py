@@ -1,0 +1,151 @@
+"""The study end to end on few scenes: trials, cells, figures; interrupted and gone on with."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """One cell of the study on 30 scenes, with the settings that are chosen from cut down to one."""
+    import cell
+    import grid
+    import worlds
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cell, "PROBE_STEPS", 50)
+        folder = tmp_path_factory.mktemp("evidence")
+        place, world = (
+            cell.Place(folder / "work", folder / "results"),
+            replace(worlds.worlds()["scenes"].of_size(30), candidates={"near": grid.CANDIDATES["near"]}),
+        )
+        for method in ("ibot", "odis-single"):
+            cell.run_trial(place, world, method, "near")
+        cell.run_cell(place, world, grid.cells("core")[1], 4)
+        yield place, world
+
+
+def test_a_cell_writes_what_its_figures_depend_on(small):
+    import cell
+
+    place, world = small
+    result = json.loads(place.result(world, "ibot", 4).read_text())
+    assert (result["world"], result["cell"], result["seed"], result["candidate"]) == ("scenes", "ibot", 4, "near")
+    assert set(result["scores"]["knn"]) == set(cell.ASKED)
+    assert all(score["low"] <= score["value"] <= score["high"] for score in result["scores"]["knn"].values())
+    assert {"linear", "images_map", "dense_knn"} <= set(result["scores"])
+    assert result["steps"] == 2  # 5 epochs of 30 images
+    assert result["images_seen"] == 2 * 64
+    assert result["flops"] == pytest.approx(result["images_seen"] * result["flops_per_image"])
+    assert result["config"]["objects"]["use"] is False
+    assert result["config"]["train"]["seed"] == 4
+    assert result["config"]["train"]["epochs"] == 5
+    assert (place.work / result["run"] / "config.yaml").exists()
+    trial = json.loads(place.trial(world, "ibot", "near").read_text())
+    assert trial["config"]["train"]["epochs"] == 2.5
+    assert trial["config"]["train"]["seed"] != 4
+
+
+def test_settings_are_chosen_by_images_that_are_neither_trained_nor_tested_on(small):
+    import cell
+
+    place, world = small
+    parts = {part: {row.image for row in world.index(part, place.work)} for part in ("train", "choose", "test")}
+    roots = {part: world.index(part, place.work).root for part in parts}
+    assert len(set(roots.values())) == 3
+    assert [len(images) for images in parts.values()] == [30, 30, 30]
+    trial = json.loads(place.trial(world, "ibot", "near").read_text())["scores"]["knn"]
+    candidate, asked = cell.chosen(place, world, "ibot")
+    assert candidate == "near"
+    assert trial[asked]["value"] == max(score["value"] for score in trial.values())
+    assert json.loads(place.result(world, "ibot", 4).read_text())["asked"] == asked
+    with pytest.raises(FileNotFoundError):
+        cell.chosen(place, world, "dino")
+
+
+def test_equal_arithmetic_is_that_of_the_reference(small, monkeypatch):
+    import cell
+    import grid
+
+    place, world = small
+    monkeypatch.setattr(cell, "chosen", lambda *_: ("near", "crop"))
+    monkeypatch.setattr(cell, "_BATCHES", 1)
+    reference = cell.plan(place, world, grid.Cell("odis-single", "odis-single"), 0)
+    for share in (1.0, 0.5):
+        ours = cell.plan(place, world, grid.Cell("all", "odis-read-only-all", compute=share), 0)
+        assert ours.flops_per_image > 1.1 * reference.flops_per_image  # more tokens a view
+        arithmetic = ours.flops_per_image * ours.config.train.epochs
+        assert arithmetic == pytest.approx(share * reference.flops_per_image * reference.config.train.epochs, rel=1e-3)
+
+
+def test_a_slice_ends_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
+    import run as runner
+
+    results = [tmp_path / f"{k}.json" for k in range(3)]
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import pathlib, sys, time\n"
+        "out = pathlib.Path(sys.argv[-1])\n"
+        "saved = out.with_suffix('.saved')\n"
+        "if saved.exists():\n"
+        "    sys.exit(out.write_text('{}') and 0)\n"
+        "try:\n"
+        "    out.with_suffix('.began').touch()\n"
+        "    time.sleep(100)\n"
+        "except KeyboardInterrupt:\n"
+        "    saved.touch()\n"
+        "    sys.exit(130)\n"
+    )
+    monkeypatch.setattr(runner, "HERE", tmp_path)
+    began = [path.with_suffix(".began") for path in results[:2]]
+    # The slice ends as soon as two of the three runs have begun.
+    monkeypatch.setattr(runner.time, "monotonic", lambda: 1.0 if all(path.exists() for path in began) else 0.0)
+    jobs = [runner.Job(path.stem, (str(path),), path) for path in results]
+    assert runner.work_through(jobs, [], tmp_path / "logs", 2, 0.5) == ([], 3)
+    assert [path.with_suffix(".saved").exists() for path in results] == [True, True, False]
+    monkeypatch.setattr(runner.time, "monotonic", lambda: 0.0)
+    assert runner.work_through(jobs[:2], [], tmp_path / "logs", 2, 0.5) == ([], 0)
+    assert [path.exists() for path in results] == [True, True, False]
+    assert "failed" not in capsys.readouterr().out
+
+
+def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
+    import run as runner
+
+    for arguments, said in (
+        (
+            ("--world", "moon"),
+            "no world 'moon'; there are scenes, scenes-context, scenes-one; photographs and tiny-imagenet need --photographs",
+        ),
+        (("--processes", "0"), "--processes 0 must be 1 or more"),
+        (("--images", "3"), "--images 3 must be 20 or more"),
+        (("--study", "everything"), "invalid choice: 'everything'"),
+    ):
+        monkeypatch.setattr("sys.argv", ["run.py", "--work", str(tmp_path / "work"), *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            runner.main()
+        assert stopped.value.code == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_failing_run_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    import run as runner
+
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, pathlib\n"
+        "name = sys.argv[sys.argv.index('--job') + 1]\n"
+        "sys.exit('broken') if name == 'bad' else pathlib.Path(name).write_text('{}')\n"
+    )
+    monkeypatch.setattr(runner, "HERE", tmp_path)
+    jobs = [runner.Job("bad", ("bad",), bad), runner.Job("good", (str(good),), good)]
+    failed, left = runner.work_through(jobs, [], tmp_path / "logs", 1, float("inf"))
+    assert (failed, left) == (["bad"], 0)
+    assert good.exists()
+    assert "bad: failed (1), see its log" in capsys.readouterr().out
+    assert "broken" in (tmp_path / "logs" / "bad.log").read_text()
+    assert runner.work_through(jobs[1:], [], tmp_path / "logs", 1, float("inf")) == ([], 0)  # is there already
+    assert capsys.readouterr().out == ""
