@@ -90,7 +90,7 @@ def test_input_compares_all_views_with_the_published_pipeline(tmp_path: Path):
     times = figures["milliseconds"]
     assert figures["images"] == 3
     assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in times.values())
-    parts = ("decoding", "objects", "crops", "resizing", "photometrics", "normalisation")
+    parts = ("decoding", "objects", "crops", "resizing", "photometrics")
     assert all(sum(times[part][k] for part in parts) < times["odis"][k] for k in range(2))
     value, low, high = figures["pil_over_odis"]
     assert low <= value <= high
