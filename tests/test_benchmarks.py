@@ -103,7 +103,9 @@ def test_index_counts_every_image(tmp_path: Path):
     done = subprocess.run([sys.executable, str(BENCHMARKS / "index.py"), *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = json.loads(file.read_text())["rows"]
-    assert [(row["images"], row["opened"]) for row in rows] == [(300, False), (20, True), (20, True)]
+    assert [(row["images"], row["opened"]) for row in rows] == [(300, False), (30, False), *[(20, True)] * 3]
+    assert [row["what"].split(",")[0] for row in rows] == ["coco", "coco", "coco", "open-images", "imagenet"]
+    assert "50% with a mask" in rows[1]["what"]
     assert all(row["cpu_seconds"] > 0 for row in rows)
 
 

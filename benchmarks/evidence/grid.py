@@ -63,7 +63,8 @@ def _around(name: str, objects: str = "annotated", **settings: Any) -> Cell:
 
 
 STUDIES: dict[str, list[Cell]] = {
-    "core": [Cell(name, name) for name in METHODS],
+    # Untrained: the rate of a run's first step is 0.
+    "core": [*(Cell(name, name) for name in METHODS), Cell("untrained", REFERENCE, {"train.steps": 1, "train.log_every": 1})],
     "compute": [
         *(Cell(f"{name}.compute", name, compute=1.0) for name in METHODS if name != REFERENCE),
         Cell(f"{BEST}.half-compute", BEST, compute=0.5),

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from figures import Measure, Results, knn, score
-from grid import BEST, METHODS, STUDIES
+from grid import BEST, STUDIES
 
 _ACCENT, _OTHER, _SEED = "#1b6ca8", "#555555", "#b0b0b0"
 
@@ -14,7 +14,7 @@ _ACCENT, _OTHER, _SEED = "#1b6ca8", "#555555", "#b0b0b0"
 def draw(results: Results, folder: Path) -> list[Path]:
     """All plots of a world for which there are figures."""
     drawn = []
-    names = [name for name in METHODS if name in results.cells]
+    names = [item.name for item in STUDIES["core"] if item.name in results.cells]
     if names:
         drawn.append(_dots(results, names, f"{results.world}: methods", folder / f"{results.world}-core.png"))
     around = [item.name for study in ("noise", "coverage", "source") for item in STUDIES[study] if item.name in results.cells]

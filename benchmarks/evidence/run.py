@@ -150,8 +150,9 @@ def main() -> None:
         prepared = {cell.objects for study in args.study for cell in cells(study)} - {"annotated", "discovered"}
         for objects in ("annotated", *sorted(prepared)):
             world.training_index(objects, place.work)  # once, before several processes ask for it
-        for part in ("choose", "test"):
-            world.index(part, place.work)
+        world.index("choose", place.work)
+        for part in ("train", "test"):
+            world.boxes(part, place.work)
         logs = world.folder(place.work) / "logs"
         failed, left = work_through(trials(place, world, args.study), base, logs, args.processes, end)
         if not failed and not left:

@@ -21,6 +21,8 @@ from plots import draw
 
 HERE = Path(__file__).parent
 
+CORE = [cell.name for cell in STUDIES["core"]]
+
 _BLOCK = re.compile(r"(<!-- made: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -40,7 +42,7 @@ def core(results: Results) -> str:
     ]
     header = ["method", "settings", "asked by", *(name for name, _ in measures), "GFLOP an image", "images/s", "GiB"]
     body = []
-    for name in METHODS:
+    for name in CORE:
         cells = results.cells.get(name)
         if not cells:
             continue
@@ -62,7 +64,7 @@ def core(results: Results) -> str:
 def modes(results: Results) -> str:
     """Object k-NN of every method in every way to ask."""
     header = ["method", *ASKED]
-    body = [[f"`{name}`", *(str(results.of(name, knn(asked))) for asked in ASKED)] for name in METHODS if name in results.cells]
+    body = [[f"`{name}`", *(str(results.of(name, knn(asked))) for asked in ASKED)] for name in CORE if name in results.cells]
     return rows(header, body) if body else "*Not run yet.*\n"
 
 

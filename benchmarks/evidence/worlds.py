@@ -95,11 +95,19 @@ class World:
                 rows = (replace(row, objects=()) for row in train)
                 write_index(path, rows, root=train.root, provenance="whole-image", classes=train.classes)
             elif objects == "boxes":
-                rows = (replace(row, objects=tuple(replace(o, mask=None) for o in row.objects)) for row in train)
-                write_index(path, rows, root=train.root, provenance=train.provenance, classes=train.classes)
+                return self.boxes("train", work)
             else:
                 amounts = {name: float(value) for name, value in (pair.split("=") for pair in objects.split(","))}
                 perturb_index(train, path, Noise(**amounts))
+        return ObjectIndex.open(path)
+
+    def boxes(self, part: str, work: Path) -> ObjectIndex:
+        """`train`, `choose` or `test` with the boxes of its objects alone, made if it is not there."""
+        index = self.index(part, work)
+        path = Path(index.path).with_name(f"{part}-boxes.parquet")
+        if not path.exists():
+            rows = (replace(row, objects=tuple(replace(item, mask=None) for item in row.objects)) for row in index)
+            write_index(path, rows, root=index.root, provenance=index.provenance, classes=index.classes)
         return ObjectIndex.open(path)
 
     def _discover(self, train: ObjectIndex, path: Path, work: Path) -> None:

@@ -197,7 +197,7 @@ def choose_objects(
 
 
 def _rectangles(counts: bytes, width: int, height: int) -> np.ndarray:
-    runs = rle._runs(counts)
+    runs = rle.run_lengths(counts)
     if runs.sum() != width * height:
         rle.check(counts, width, height)
     return mask_rectangles(runs, height)

@@ -19,7 +19,7 @@ SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "t
 
 _ORIENTATION_TAG = 0x0112
 
-_TRANSPOSE = {
+TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -29,7 +29,7 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_SIDEWAYS = frozenset({5, 6, 7, 8})
+SIDEWAYS = frozenset({5, 6, 7, 8})
 
 
 @dataclass(slots=True)
@@ -122,10 +122,10 @@ def header_sizes(path: str | Path) -> list[tuple[int, int]]:
     """
     found = read_header(path)
     if found is None:
-        with _opened(path) as image:
-            found = (*image.size, _orientation(image))
+        with opened(path) as image:
+            found = (*image.size, orientation_of(image))
     width, height, orientation = found
-    return [(height, width), (width, height)] if orientation in _SIDEWAYS else [(width, height)]
+    return [(height, width), (width, height)] if orientation in SIDEWAYS else [(width, height)]
 
 
 def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -> Image.Image:
@@ -141,26 +141,31 @@ def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -
     Raises:
         DataError: Naming the file: missing, empty, truncated, not an image, of another size than expected.
     """
-    with _opened(path) as image:
-        orientation = _orientation(image)
+    with opened(path) as image:
+        orientation = orientation_of(image)
         try:
             image.load()
-            turn = _TRANSPOSE.get(orientation)
-            size = (image.height, image.width) if orientation in _SIDEWAYS else image.size
+            turn = TRANSPOSE.get(orientation)
+            size = (image.height, image.width) if orientation in SIDEWAYS else image.size
             if expected_size is not None and size != tuple(expected_size):
                 if image.size != tuple(expected_size):
                     expected = f"{expected_size[0]} x {expected_size[1]}"
                     raise DataError(f"{path}: is {size[0]} x {size[1]} pixels, but its objects are for {expected}")
                 turn = None
-            rgb = _rgb(image, path)
+            rgb = to_rgb(image, path)
             return rgb if turn is None else rgb.transpose(turn)
         except DataError:
             raise
         except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ... on bad bytes
-            raise DataError(f"{path}: cannot be decoded ({_reason(error)})") from error
+            raise DataError(f"{path}: cannot be decoded ({reason_of(error)})") from error
 
 
-def _opened(path: str | Path) -> Image.Image:
+def opened(path: str | Path) -> Image.Image:
+    """The image by Pillow, its header read and nothing decoded.
+
+    Raises:
+        DataError: The file is missing, empty or not an image.
+    """
     try:
         if os.path.getsize(path) == 0:
             raise DataError(f"{path}: is empty (0 bytes)")
@@ -170,16 +175,17 @@ def _opened(path: str | Path) -> Image.Image:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except Exception as error:  # a broken header makes Pillow's parsers raise almost anything
-        raise DataError(f"{path}: is not an image that can be read ({_reason(error)})") from error
+        raise DataError(f"{path}: is not an image that can be read ({reason_of(error)})") from error
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What a decoder complains of, in one line."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "unknown format"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 (upright) if there is none, or none that makes sense."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # Pillow would decode the whole image to look for a trailing chunk
@@ -190,7 +196,12 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _rgb(image: Image.Image, path: str | Path) -> Image.Image:
+def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
+    """A decoded image as 8-bit RGB, a copy of its own.
+
+    Raises:
+        DataError: Its pixels have more than 16 bits.
+    """
     if image.mode == "F":
         raise DataError(f"{path}: has floating-point pixels; 8-bit and 16-bit integers can be used")
     if image.mode == "I" or image.mode.startswith("I;16"):

@@ -29,7 +29,7 @@ def area(counts: bytes) -> int:
     Raises:
         DataError: The bytes are not COCO compressed RLE counts.
     """
-    return int(_runs(counts)[1::2].sum())
+    return int(run_lengths(counts)[1::2].sum())
 
 
 def check(counts: bytes, width: int, height: int) -> int:
@@ -38,7 +38,7 @@ def check(counts: bytes, width: int, height: int) -> int:
     Raises:
         DataError: The counts are no mask of that size: saying what is wrong with them.
     """
-    runs = _runs(counts)
+    runs = run_lengths(counts)
     pixels = int(runs.sum())
     if pixels != width * height:
         raise DataError(f"mask has {pixels} pixels, but the image has {width} x {height} = {width * height}")
@@ -81,7 +81,7 @@ def are_sound(counts: list[bytes], pixels: np.ndarray) -> np.ndarray:
     return sound & (np.add.reduceat(values, first) == pixels) & (inside > 0)
 
 
-def _runs(counts: bytes) -> np.ndarray:
+def run_lengths(counts: bytes) -> np.ndarray:
     """int64 run lengths, background first (pycocotools `rleFrString`: 5 bits a byte, low bits first, runs as differences)."""
     code = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
     if code.size == 0 or code.min() < 0 or code.max() > 63 or code[-1] & 0x20:

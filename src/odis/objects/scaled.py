@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from odis.errors import DataError
-from odis.objects.images import _SIDEWAYS, _TRANSPOSE, _opened, _orientation, _reason, _rgb, load_image
+from odis.objects.images import SIDEWAYS, TRANSPOSE, load_image, opened, orientation_of, reason_of, to_rgb
 
 # libjpeg computes a block of 8 x 8 pixels at 8 x 8, 4 x 4, 2 x 2 or 1 x 1 from the same coefficients.
 _LARGEST_DCT_SCALE = 8
@@ -46,10 +46,10 @@ def load_scaled(path: str | Path, expected_size: tuple[int, int], shrink: int) -
     """
     if shrink == 1:
         return ScaledImage(load_image(path, expected_size))
-    with _opened(path) as image:
-        orientation = _orientation(image)
+    with opened(path) as image:
+        orientation = orientation_of(image)
         stored = image.size
-        turned = stored[::-1] if orientation in _SIDEWAYS else stored
+        turned = stored[::-1] if orientation in SIDEWAYS else stored
         if turned != tuple(expected_size):
             if stored != tuple(expected_size):
                 expected = f"{expected_size[0]} x {expected_size[1]}"
@@ -60,14 +60,14 @@ def load_scaled(path: str | Path, expected_size: tuple[int, int], shrink: int) -
             image.draft(None, (max(1, stored[0] // by_decoder), max(1, stored[1] // by_decoder)))  # nothing but JPEG heeds it
             rest = shrink // by_decoder if image.size != stored else shrink
             image.load()
-            rgb = _rgb(image, path)
+            rgb = to_rgb(image, path)
             rgb = rgb.reduce(rest) if rest > 1 else rgb
-            turn = _TRANSPOSE.get(orientation)
+            turn = TRANSPOSE.get(orientation)
             rgb = rgb if turn is None else rgb.transpose(turn)
         except DataError:
             raise
         except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ... on bad bytes
-            raise DataError(f"{path}: cannot be decoded ({_reason(error)})") from error
+            raise DataError(f"{path}: cannot be decoded ({reason_of(error)})") from error
     x = rgb.width - turned[0] / shrink if orientation in _MIRRORED_X else 0.0
     y = rgb.height - turned[1] / shrink if orientation in _MIRRORED_Y else 0.0
     return ScaledImage(rgb, shrink, (x, y))
@@ -79,5 +79,5 @@ def is_plain_jpeg(path: str | Path, size: tuple[int, int]) -> bool:
     Raises:
         DataError: The file is missing, empty or not an image.
     """
-    with _opened(path) as image:
-        return image.format == "JPEG" and image.mode in ("RGB", "L") and image.size == tuple(size) and _orientation(image) == 1
+    with opened(path) as image:
+        return image.format == "JPEG" and image.mode in ("RGB", "L") and image.size == tuple(size) and orientation_of(image) == 1
