@@ -173,7 +173,7 @@ def trained(place: Place, world: World, name: str, config: PretrainConfig, seed:
         "peak_memory_gib": max(line["memory_gib"] for line in lines),
         "collapse": collapse_warning(lines[-1], config.head.prototypes),
         "meters": [{name: line.get(name) for name in meters} for line in shown + ([] if shown[-1] is lines[-1] else lines[-1:])],
-        "config": record["config"],
+        "config": record["config"] | {"data": str(Path(config.data).relative_to(place.work))},
         "resolved": record["resolved"],
         "versions": record["versions"],
         "git": record["git"],

@@ -27,8 +27,9 @@ _BLOCK = re.compile(r"(<!-- made: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.
 
 
 def rows(header: list[str], body: list[list[str]]) -> str:
-    """A Markdown table, numbers to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+    """A Markdown table, columns of numbers to the right."""
+    numbers = [all(cell[:1] in "0123456789+-" for cell in column) for column in zip(*body)]
+    lines = [header, ["---:" if right else "---" for right in numbers], *body]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

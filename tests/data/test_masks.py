@@ -100,7 +100,7 @@ def test_coverage_of_a_masks_rectangles_equals_the_pixel_loop(data, views, grid,
     if data.draw(st.booleans()):  # columns that are whole, and runs that go on in the next one
         mask[:, 3 : data.draw(st.integers(3, 12))] = 1
         mask[data.draw(st.integers(0, 23)) :, 20] = mask[: data.draw(st.integers(0, 24)), 21] = 1
-    rectangles = mask_rectangles(rle._runs(rle.encode(mask)), 24)
+    rectangles = mask_rectangles(rle.run_lengths(rle.encode(mask)), 24)
     painted = np.zeros_like(mask)
     for x0, y0, x1, y1 in rectangles.T:
         assert (x0, y0) < (x1, y1)
@@ -118,7 +118,7 @@ def test_coverage_of_a_masks_rectangles_equals_the_pixel_loop(data, views, grid,
 
 def test_a_mask_of_noise_has_more_rectangles_than_are_looked_at_at_once():
     mask = np.random.default_rng(0).random((150, 200)) < 0.5
-    rectangles = mask_rectangles(rle._runs(rle.encode(mask)), 150)
+    rectangles = mask_rectangles(rle.run_lengths(rle.encode(mask)), 150)
     assert rectangles.shape[1] > 4096
     shares = patch_coverage_of_rectangles(rectangles, np.array([[20, 10, 140, 130]]), np.array([True]), (5, 6))[0]
     assert shares == pytest.approx(patch_coverage_of_mask(mask, Crop(20, 10, 140, 130, True), (5, 6)), abs=1e-9)
@@ -127,7 +127,7 @@ def test_a_mask_of_noise_has_more_rectangles_than_are_looked_at_at_once():
 def test_a_large_mask_leaves_nothing_where_nothing_is():
     mask = np.ones((3000, 4000), dtype=np.uint8)
     mask[1000:2000, 1500:2500] = 0
-    rectangles = mask_rectangles(rle._runs(rle.encode(mask)), 3000)
+    rectangles = mask_rectangles(rle.run_lengths(rle.encode(mask)), 3000)
     crop = np.array([[1500, 1000, 2500, 2000]])
     for grid in ((7, 7), (14, 13), (1, 1)):
         assert (patch_coverage_of_rectangles(rectangles, crop, np.array([False]), grid) == 0).all()

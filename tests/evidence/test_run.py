@@ -42,6 +42,7 @@ def test_a_cell_writes_what_its_figures_depend_on(small):
     assert result["config"]["train"]["seed"] == 4
     assert result["config"]["train"]["epochs"] == 10
     assert (place.work / result["run"] / "config.yaml").exists()
+    assert result["config"]["data"] == "scenes/data/train.parquet"  # no path of the machine it was made on
     trial = json.loads(place.trial(world, "ibot", "near").read_text())
     assert trial["config"]["train"]["epochs"] == 2.5
     assert trial["config"]["train"]["seed"] != 4

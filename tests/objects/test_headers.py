@@ -25,8 +25,8 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)  #
 def pillow(path: Path) -> tuple[int, int, int] | str:
     """The same from Pillow, or its refusal."""
     try:
-        with images._opened(path) as image:
-            return (*image.size, images._orientation(image))
+        with images.opened(path) as image:
+            return (*image.size, images.orientation_of(image))
     except DataError as error:
         return str(error)
 

@@ -58,7 +58,7 @@ def test_many_together_are_sound_if_each_is(many: list[tuple[bytes, int]]) -> No
     def size(counts: bytes, other: int) -> int:
         """Pixels of the mask, or a few more, if these are counts at all."""
         try:
-            return int(rle._runs(counts).sum()) + other // 50
+            return int(rle.run_lengths(counts).sum()) + other // 50
         except DataError:
             return other
 
