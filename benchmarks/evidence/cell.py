@@ -89,12 +89,12 @@ def chosen(place: Place, world: World, method: str) -> tuple[str, str]:
     return choice
 
 
-def config_of(world: World, cell: Cell, candidate: str, data: str, seed: int, epochs: float | None = None) -> PretrainConfig:
+def config_of(world: World, cell: Cell, candidate: str, data: str, seed: int) -> PretrainConfig:
     """The settings of a run: base of the world, the candidate, the method, the cell; the later has the last word."""
     settings: dict[str, Any] = {**world.candidates[candidate], **METHODS[cell.method], **cell.settings}
     if settings.get("objects.per_image") == ALL_OBJECTS:
         settings["objects.per_image"] = world.most_objects
-    settings |= {"train.seed": seed, "data": data} | ({} if epochs is None else {"train.epochs": epochs})
+    settings |= {"train.seed": seed, "data": data}
     return load_recipe(str(world.base), **{name.replace(".", "__"): value for name, value in settings.items()})
 
 

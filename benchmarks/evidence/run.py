@@ -147,8 +147,8 @@ def main() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             parser.error(f"{world.folder(place.work)}: another process works in it")
-        prepared = {cell.objects for study in args.study for cell in cells(study)} - {"annotated", "discovered"}
-        for objects in ("annotated", *sorted(prepared)):
+        prepared = {cell.objects for study in args.study for cell in cells(study)}
+        for objects in sorted(prepared):
             world.training_index(objects, place.work)  # once, before several processes ask for it
         world.index("choose", place.work)
         for part in ("train", "test"):
