@@ -44,9 +44,6 @@ ASKED = (*MODES, WINDOW)
 
 CHOOSE_SEED = 1000
 
-CHOOSE_SHARE = 0.25
-"""Length of the runs that settings are chosen by, over that of the runs that are reported."""
-
 NEIGHBOURS = 1000
 """Train images whose objects are neighbours, or on which a classifier is trained."""
 
@@ -143,7 +140,7 @@ def run_trial(place: Place, world: World, method: str, candidate: str) -> None:
     """A short run of one candidate, measured on the images that settings are chosen on."""
     train = world.index("train", place.work)
     config = config_of(world, Cell(method, method), candidate, train.path, CHOOSE_SEED)
-    config.train.epochs *= CHOOSE_SHARE
+    config.train.epochs *= world.choose_share
     figures = trained(place, world, f"choose.{method}.{candidate}", config, CHOOSE_SEED)
     encoder = figures.pop("encoder")
     scores = {"knn": object_knn(encoder, train, world.index("choose", place.work), world)}

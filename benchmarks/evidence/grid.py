@@ -96,6 +96,7 @@ STUDIES: dict[str, list[Cell]] = {
         _around("momentum-0.996", optim__momentum_teacher=0.996),
     ],
     "heads": [_around("separate-heads", head__shared=False)],
+    "longer": [Cell(f"{name}.longer", name, {"train.epochs": 10}) for name in ("dino", "ibot", REFERENCE, BEST)],
     "rate": [
         Cell(f"{method}.{name}", method, {"optim.base_lr": rate})
         for method in ("ibot", "crop-only", REFERENCE, BEST)
@@ -103,7 +104,7 @@ STUDIES: dict[str, list[Cell]] = {
     ],
 }
 
-ONE_SEED = ("sampling", "margin", "image-term", "locals", "teacher", "heads", "rate")
+ONE_SEED = ("sampling", "margin", "image-term", "locals", "teacher", "heads", "longer", "rate")
 """Studies of which one seed is run unless more are asked for."""
 
 CANDIDATES: dict[str, dict[str, Any]] = {

@@ -47,6 +47,7 @@ class World:
         side: Of an image in pixels: models are asked about whole images at this size, so that objects are as large as in training.
         most_objects: Objects an image has at most.
         discover: Whether objects can be discovered by the recipe that was made for scenes of digits.
+        choose_share: Length of the runs that settings are chosen by, over that of the runs that are reported.
         candidates: What every method chooses from (`grid.CANDIDATES`).
     """
 
@@ -60,6 +61,7 @@ class World:
     side: int
     most_objects: int
     discover: bool = False
+    choose_share: float = 0.5
     candidates: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: CANDIDATES)
 
     def of_size(self, images: int) -> World:
@@ -174,6 +176,6 @@ def worlds(photographs: Path | None = None) -> Mapping[str, World]:
         whole = _tiny_imagenet(photographs, held_out := 1000)
         base = HERE / "tiny-imagenet.yaml"
         found["tiny-imagenet"] = World(
-            "tiny-imagenet", "Tiny-ImageNet, 100 classes", base, whole, 21_000, held_out, 5000, 64, 1, candidates=WIDER
+            "tiny-imagenet", "Tiny-ImageNet, 100 classes", base, whole, 21_000, held_out, 5000, 64, 1, choose_share=0.25, candidates=WIDER
         )  # fmt: skip
     return found
