@@ -55,12 +55,13 @@ def figure(values: list[float]) -> Figure:
 
 @dataclass(slots=True)
 class Results:
-    """The figures of one world: `cells[name][seed]` is the JSON of a cell, `cost` what `cost.py` measured."""
+    """The figures of one world: `cells[name][seed]` is the JSON of a cell, `cost` what `cost.py` measured, `measured` how."""
 
     world: str
     cells: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
     trials: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     cost: dict[str, dict[str, float]] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def read(folder: Path) -> Results:
@@ -70,7 +71,8 @@ class Results:
             result = json.loads(path.read_text())
             found.cells.setdefault(result["cell"], {})[result["seed"]] = result
         if (folder / "cost.json").exists():
-            found.cost = json.loads((folder / "cost.json").read_text())["methods"]
+            found.measured = json.loads((folder / "cost.json").read_text())
+            found.cost = found.measured.pop("methods")
         for path in sorted((folder / "choose").glob("*.json")):
             result = json.loads(path.read_text())
             found.trials.setdefault(result["cell"], {})[result["candidate"]] = result

@@ -16,7 +16,7 @@ from pathlib import Path
 from cell import ASKED
 from claims import CLAIMS
 from figures import Figure, Measure, Results, knn, score, verdict
-from grid import BEST, METHODS, REFERENCE, STUDIES
+from grid import METHODS, REFERENCE, STUDIES
 from plots import draw
 
 HERE = Path(__file__).parent
@@ -70,13 +70,13 @@ def modes(results: Results) -> str:
 
 
 def study(results: Results, name: str) -> str:
-    """One of the smaller studies: its cells, and their difference from what they are around."""
+    """One of the smaller studies: its cells, and their difference from their method's core cell (equal arithmetic: from the reference)."""
     header = ["cell", "seeds", "object k-NN", "linear probe", "image mAP", "dense k-NN", "k-NN against", "difference", "arithmetic over it"]
     body = []
     for item in STUDIES[name]:
         if item.name not in results.cells:
             continue
-        other = REFERENCE if name == "compute" else BEST
+        other = REFERENCE if name == "compute" else item.method
         arithmetic = results.of(item.name, lambda r: r["flops"]).mean / results.of(other, lambda r: r["flops"]).mean
         body.append(
             [
@@ -125,12 +125,33 @@ def meters(results: Results) -> str:
     return rows(["cell", "teacher entropy", "mean entropy", "feature spread", "collapsed"], body) if body else "*Not run yet.*\n"
 
 
+SUSTAINED = 1e14
+"""FLOP/s that the projection for a GPU assumes: a tenth of what an H100 is sold for in bf16. Nothing here has measured it."""
+
+
+def cost(results: Results) -> str:
+    """What a run of each method costs: measured where `cost.py` ran, and by its arithmetic on a GPU."""
+    if not results.cost:
+        return "*Not run yet.*\n"
+    how, images = results.measured, results.measured["images_a_run"]
+    header = ["method", "GFLOP an image", "images/s", "GiB", "images a run", "hours a run", f"hours at {SUSTAINED / 1e12:.0f} TFLOP/s"]
+    body = []
+    for name, row in results.cost.items():
+        hours = images / row["images_per_second"] / 3600
+        projected = images * row["gflop_per_image"] * 1e9 / SUSTAINED / 3600
+        numbers = (f"{row['gflop_per_image']:.3f}", f"{row['images_per_second']:.1f}", f"{row['peak_gib']:.2f}")
+        body.append([f"`{name}`", *numbers, f"{images:,}", f"{hours:.2f}", f"{projected:.2g}"])
+    said = f"Measured on {how['device']}, {how['precision']}, batches of {how['batch']}; settings: {how['candidate']}."
+    return f"{rows(header, body)}\n{said}\n"
+
+
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "core": core,
     "modes": modes,
     "claims": claims,
     "choices": choices,
     "meters": meters,
+    "cost": cost,
     **{name: (lambda results, name=name: study(results, name)) for name in STUDIES if name != "core"},
 }
 
