@@ -99,7 +99,7 @@ STUDIES: dict[str, list[Cell]] = {
     "longer": [Cell(f"{name}.longer", name, {"train.epochs": 10}) for name in ("dino", "ibot", REFERENCE, BEST)],
     "rate": [
         Cell(f"{method}.{name}", method, {"optim.base_lr": rate})
-        for method in ("ibot", "crop-only", REFERENCE, BEST)
+        for method in ("dino", "ibot", "crop-only", REFERENCE, BEST)
         for name, rate in (("rate-half", 4.0e-3), ("rate-double", 16.0e-3))
     ],
 }

@@ -54,7 +54,9 @@ def _dots(results: Results, names: list[str], title: str, path: Path, cut: str =
             axis.spines[side].set_visible(False)
     axes[0].set_yticks(range(len(names)), [name.removeprefix(cut) for name in reversed(names)])
     seeds = sorted({len(results.cells[name]) for name in names})
-    figure.suptitle(f"{title} ({'/'.join(map(str, seeds))} seeds; whiskers: 95 % interval over seeds)", fontsize=10)
+    figure.suptitle(
+        f"{title} (seeds: {' to '.join(map(str, sorted({seeds[0], seeds[-1]})))}; whiskers: 95 % interval over them)", fontsize=10
+    )
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path
