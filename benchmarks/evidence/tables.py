@@ -101,6 +101,14 @@ def claims(results: Results) -> str:
     return rows(["claim", "whose", "compared (object k-NN)", "measured", "verdict"], body)
 
 
+def short(results: Results) -> str:
+    """The claims by verdict, a line each."""
+    by_verdict: dict[str, list[str]] = {"held": [], "the reverse": [], "not decided": [], "one seed, not decided": [], "not run": []}
+    for claim in CLAIMS:
+        by_verdict[verdict(claim.figure(results), claim.bound)].append(claim.says)
+    return "".join(f"- **{name[0].upper()}{name[1:]}**: {'; '.join(claims)}.\n" for name, claims in by_verdict.items() if claims)
+
+
 def choices(results: Results) -> str:
     """What every method chose from: its best k-NN on held-out train images by candidate."""
     candidates = sorted({name for trials in results.trials.values() for name in trials})
@@ -149,6 +157,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "core": core,
     "modes": modes,
     "claims": claims,
+    "short": short,
     "choices": choices,
     "meters": meters,
     "cost": cost,

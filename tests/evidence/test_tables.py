@@ -80,3 +80,20 @@ def test_a_cell_is_compared_with_what_it_differs_from(tmp_path):
     found = Results("small", {name: result(accuracy) for name, accuracy in accuracies.items()})
     assert "| `ibot` 10.0 | +3.0 |" in tables.study(found, "longer")
     assert "| `odis-single` 20.0 | -6.0 |" in tables.study(found, "compute")
+
+
+def test_every_claim_has_one_verdict():
+    import tables
+    from claims import CLAIMS
+    from figures import Results
+
+    def result(accuracy):
+        value = {"value": accuracy}
+        return {"asked": "crop", "scores": {"knn": dict.fromkeys(("crop", "masked-attention", "blackout", "whole-image"), value)}}
+
+    cells = {"odis-single": {seed: result(50.0 + seed) for seed in range(3)}, "ibot": {seed: result(40.0 + seed) for seed in range(3)}}
+    cells["crop-only"] = {0: result(60.0)}
+    said = tables.short(Results("small", cells))
+    assert "- **Held**: the object as the unit beats the image." in said
+    assert "- **One seed, not decided**: crops alone bring most of the gain; masks add to crops." in said
+    assert sum(said.count(claim.says) for claim in CLAIMS) == len(CLAIMS)
