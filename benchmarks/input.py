@@ -8,8 +8,9 @@ images by every pipeline in turn, and ratios are taken within a round: their med
 `pil` decodes with Pillow and makes the views as `DataAugmentationDINO` of DINO and iBOT does (main_dino.py, utils.py), with torchvision's
 transforms on PIL images: 2 crops of 224 and 10 of 96 pixels, jitter, grey, blur, solarisation, normalisation. It knows no objects.
 `odis` is what a worker of `odis pretrain` does with the recipe odis-vits16: object-aware crops, object masks, prediction masks, decoding,
-the same photometrics, normalisation. Its parts are timed in the same run. `hand-over` is what a worker does with `loader.render device`:
-all of it but the pixels of views. Times are processor time, so that what else the machine does counts little.
+the same photometrics, normalisation. Its parts are timed in the same run. `ibot` is the same without objects (the recipe ibot-vits16): what
+its crops and masks take less is what object-aware sampling and object masks cost. `hand-over` is what a worker does with `loader.render
+device`: all of it but the pixels of views. Times are processor time, so that what else the machine does counts little.
 
 The second table is of one photograph (the first of the index) as a JPEG of 640 x 480 and of 6000 x 4000 pixels.
 """
@@ -80,10 +81,11 @@ def published() -> Callable[[Image.Image], list[torch.Tensor]]:
 
 
 PARTS = {
-    "decoding": (loader_module, ("decode",)), "objects": (view_module, ("choose_objects", "_object_masks")),
-    "crops": (view_module, ("_draw_crops",)), "resizing": (view_module, ("render_decoded",)),
-    "photometrics": (view_module, ("apply_photometrics",)),
+    "decoding": (loader_module, ("decode",)), "objects": (view_module, ("choose_objects", "object_masks")),
+    "crops": (view_module, ("_draw_crops",)), "resizing": (view_module, ("resized_crop",)),
+    "photometrics": (view_module, ("planes", "normalised_photometrics")),
 }  # fmt: skip
+OF_OBJECTS = ("objects", "crops")
 
 
 def time_parts(parts: dict[str, float]) -> None:
@@ -112,7 +114,7 @@ def pil_views(path: str, augment: Callable[[Image.Image], list[torch.Tensor]]) -
 
 def measure(index: ObjectIndex, count: int, rounds: int) -> dict[str, list[float]]:
     """Milliseconds an image of each pipeline and part, in each round."""
-    dataset = ViewDataset(index, load_recipe("odis-vits16", data="x"), PATCH)
+    dataset, without = (ViewDataset(index, load_recipe(recipe, data="x"), PATCH) for recipe in ("odis-vits16", "ibot-vits16"))
     rows, augment = range(min(count, len(index))), published()
     parts: dict[str, float] = {}
     time_parts(parts)
@@ -126,12 +128,17 @@ def measure(index: ObjectIndex, count: int, rounds: int) -> dict[str, list[float
         middle = clock()
         for row in rows:
             _ = dataset[k, row]
-        rendered = clock()
+        rendered, of_odis = clock(), dict(parts)
+        for row in rows:
+            _ = without[k, row]
+        plain, of_ibot = clock(), {name: seconds - of_odis[name] for name, seconds in parts.items()}
         for row in rows:
             pil_views(index.image_path(row), augment)
         end = clock()
         if k:  # the first round warms up
-            measured = {"odis": rendered - middle, "hand-over": handed_over - began, "pil": end - rendered, **parts}
+            ours = {"odis": rendered - middle, "hand-over": handed_over - began, **of_odis}
+            added = {"objects add": sum(of_odis[name] - of_ibot[name] for name in OF_OBJECTS)}
+            measured = {**ours, **added, "ibot": plain - rendered, "pil": end - plain}
             for name, seconds in measured.items():
                 times.setdefault(name, []).append(1000 * seconds / len(rows))
     return times
@@ -190,14 +197,19 @@ def main() -> None:
     for column in ("", "ms an image", "pil / this", "share of odis"):
         table.add_column(column, justify="left" if not column else "right")
     figures: dict[str, Any] = {"images": min(args.images, len(index)), "torch": torch.__version__, "milliseconds": times}
-    for name in ("pil", "odis", *PARTS, "hand-over"):
-        values, whole = np.array(times[name]), name in ("odis", "hand-over")
+    for name in ("pil", "odis", *PARTS, "ibot", "hand-over"):
+        values, whole = np.array(times[name]), name in ("odis", "ibot", "hand-over")
         speed = "{:.2f} ({:.2f} - {:.2f})".format(*interval(np.array(times["pil"]) / values)) if whole else ""
         share = f"{100 * np.median(values / ours):.1f} %" if name in PARTS else ""
         table.add_row(f"  {name}" if name in PARTS else name, f"{np.median(values):.2f}", speed, share)
     figures["pil_over_odis"] = interval(np.array(times["pil"]) / ours)
+    figures["odis_over_ibot"] = interval(ours / np.array(times["ibot"]))
     figures["pil_over_hand_over"] = interval(np.array(times["pil"]) / np.array(times["hand-over"]))
     Console(width=100).print(table)
+    figures["objects_add"] = interval(np.array(times["objects add"]) / ours)
+    percent = [100 * value for value in figures["objects_add"]]
+    print("object-aware sampling and object masks, beyond free crops: {:.1f} % ({:.1f} - {:.1f}) of odis".format(*percent))
+    print("odis / ibot: {:.3f} ({:.3f} - {:.3f})".format(*figures["odis_over_ibot"]))
     sizes = measure_sizes(index.image_path(0), args.rounds)
     table = Table(title="One photograph as a JPEG of .3 and of 24 megapixels: ms")
     for column in ("", ".3 MP", "24 MP", "24 MP / .3 MP"):

@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
-from odis.data.filters import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, gaussian_blur, luminance
+from odis.data.filters import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    finish,
+    gaussian_blur,
+    luminance,
+    planes,
+)
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:
@@ -84,3 +93,29 @@ def test_blur_reaches_across_the_whole_image():
         image = picture(side, side, side)
         expected = F.gaussian_blur(unit(image), [2 * side - 1] * 2, [2.0] * 2)
         assert_close(gaussian_blur(image, 2.0, side - 1), expected, 3e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 20), st.booleans())
+def test_planes_are_the_pixels_mirrored_if_asked(seed, height, width, flip):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    expected = pixels.transpose(2, 0, 1)[..., :: -1 if flip else 1]
+    found = planes(pixels, flip)
+    assert found.dtype == np.float32
+    assert found.flags.c_contiguous
+    assert (found == expected).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 20), st.booleans())
+def test_finish_rounds_solarises_and_normalises_as_torchvision(seed, height, width, solarise):
+    image = picture(seed, height, width)
+    before, out = image.copy(), np.full_like(image, np.nan)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    finish(image, solarise, 255 * np.array(mean, np.float32), 255 * np.array(std, np.float32), out)
+    whole = torch.from_numpy(image).round().to(torch.uint8)
+    shown = F.solarize(whole, 128) if solarise else whole
+    np.testing.assert_allclose(out, F.normalize(F.to_dtype(shown, torch.float32, scale=True), mean, std).numpy(), atol=1e-5, rtol=0)
+    assert (image == before).all()
+    finish(image, solarise, np.zeros(3, np.float32), np.ones(3, np.float32), image)
+    assert (image == shown.numpy()).all()

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from odis.data.crops import coverage
 from odis.data.masks import (
     mask_rectangles,
     mask_window,
     object_mask,
+    object_masks,
     patch_coverage_of_box,
     patch_coverage_of_boxes,
     patch_coverage_of_mask,
@@ -102,7 +104,7 @@ def test_coverage_of_a_masks_rectangles_equals_the_pixel_loop(data, views, grid,
         mask[data.draw(st.integers(0, 23)) :, 20] = mask[: data.draw(st.integers(0, 24)), 21] = 1
     rectangles = mask_rectangles(rle.run_lengths(rle.encode(mask)), 24)
     painted = np.zeros_like(mask)
-    for x0, y0, x1, y1 in rectangles.T:
+    for x0, y0, x1, y1 in rectangles:
         assert (x0, y0) < (x1, y1)
         painted[y0:y1, x0:x1] += 1
     assert (painted == mask).all()
@@ -116,10 +118,10 @@ def test_coverage_of_a_masks_rectangles_equals_the_pixel_loop(data, views, grid,
         assert (object_mask(shares, 0.5) == object_mask(patch_coverage_of_mask(mask, crop, grid), 0.5)).all()
 
 
-def test_a_mask_of_noise_has_more_rectangles_than_are_looked_at_at_once():
+def test_the_many_rectangles_of_a_mask_of_noise_add_up():
     mask = np.random.default_rng(0).random((150, 200)) < 0.5
     rectangles = mask_rectangles(rle.run_lengths(rle.encode(mask)), 150)
-    assert rectangles.shape[1] > 4096
+    assert len(rectangles) > 4096
     shares = patch_coverage_of_rectangles(rectangles, np.array([[20, 10, 140, 130]]), np.array([True]), (5, 6))[0]
     assert shares == pytest.approx(patch_coverage_of_mask(mask, Crop(20, 10, 140, 130, True), (5, 6)), abs=1e-9)
 
@@ -272,3 +274,47 @@ def test_prediction_masks_follow_their_probability_and_ratio():
     assert hidden.max() > 0.48
     again = [prediction_mask(np.random.default_rng(5), (14, 14), 1.0, 0.3, 0.2) for _ in range(2)]
     assert (again[0] == again[1]).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.lists(crops(), min_size=0, max_size=4), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2))
+def test_masks_of_all_objects_equal_those_of_each(data, views, side, n, margin):
+    """Boxes and pixel masks mixed, in views mirrored or not, against the functions of one object and one view."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    threshold, min_visible = data.draw(st.sampled_from([1e-3, 0.5, 1.0])), data.draw(st.sampled_from([0.0, 0.1, 1.0]))
+    low, high = rng.integers(0, (28, 22), (n, 2)), rng.integers(1, 12, (n, 2))
+    boxes = np.concatenate([low, np.minimum(low + high, (30, 24))], 1).astype(np.float64)
+    pixels: list[np.ndarray | None] = []
+    for x0, y0, x1, y1 in boxes.astype(int):
+        mask = np.zeros((24, 30), dtype=np.uint8)
+        mask[y0:y1, x0:x1] = rng.random((y1 - y0, x1 - x0)) < 0.6
+        pixels.append(mask if mask.any() and rng.random() < 0.6 else None)
+    pieces = [np.empty((0, 4)) if mask is None else mask_rectangles(rle.run_lengths(rle.encode(mask)), 24) for mask in pixels]
+    corners = np.array([[c.x0, c.y0, c.x1, c.y1] for c in views], dtype=np.float64).reshape(-1, 4)
+    flips = np.array([c.flip for c in views], dtype=bool)
+    starts = np.array([0, *map(len, pieces)]).cumsum()
+    masks, visible = object_masks(
+        np.concatenate(pieces).astype(np.float64), starts, boxes, corners, flips, side, n + 1, threshold, margin, min_visible
+    )
+    assert masks.shape == (len(views), n + 1, side * side)
+    assert visible.shape == (len(views), n + 1)
+    assert masks[:, n].all()
+    assert not visible[:, n].any()
+    for v, crop in enumerate(views):
+        for k, mask in enumerate(pixels):
+            if mask is None:
+                expected = object_mask(patch_coverage_of_box(boxes[k], crop, (side, side)), threshold, margin)
+            else:
+                expected = object_mask(patch_coverage_of_mask(mask, crop, (side, side)), threshold)
+            shown = bool(expected.any()) and coverage(corners[v], boxes[k]) >= min_visible
+            assert visible[v, k] == shown
+            assert (masks[v, k] == (expected.ravel() if shown else True)).all()
+
+
+def test_a_margin_reaches_as_far_as_the_grid():
+    covered = np.zeros((2, 4, 5))
+    covered[0, 0, 1] = covered[1, 3, 4] = 1
+    near, far = object_mask(covered, 0.5, 1), object_mask(covered, 0.5, 9)
+    assert near[0].astype(int).tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [0] * 5, [0] * 5]
+    assert near[1].astype(int).tolist() == [[0] * 5, [0] * 5, [0, 0, 0, 1, 1], [0, 0, 0, 1, 1]]
+    assert far.all()

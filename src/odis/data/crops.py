@@ -10,6 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from odis.compiled import compiled
+
 # torchvision's RandomResizedCrop tries this often before it falls back on the central crop.
 ATTEMPTS = 10
 
@@ -30,57 +32,71 @@ def propose_crops(
     Returns:
         int64 (*count, 4).
     """
-    n = math.prod(count)
     # One draw for all attempts of all crops: calls cost more than numbers at this size.
-    uniform = rng.random((2 * ATTEMPTS + 2, n))
-    area = (width * height) * (scale[0] + (scale[1] - scale[0]) * uniform[:ATTEMPTS])
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = np.exp(low + (high - low) * uniform[ATTEMPTS:-2])
-    w = np.rint(np.sqrt(area * aspect))
-    h = np.rint(np.sqrt(area / aspect))
-    accepted = (w <= width) & (h <= height) & (w > 0) & (h > 0)
-    first = accepted.argmax(0)
-    crop = np.arange(n)
-    w, h = w[first, crop], h[first, crop]
-    # floor(u * k) of u in [0, 1) is uniform on 0..k-1.
-    x0 = np.floor(uniform[-2] * (width - w + 1))
-    y0 = np.floor(uniform[-1] * (height - h + 1))
-    crops = np.array((x0, y0, x0 + w, y0 + h))
-    if not (found := accepted[first, crop]).all():
-        crops[:, ~found] = np.array(_central_crop(width, height, ratio))[:, None]
-    return crops.T.astype(np.int64).reshape(*count, 4)
+    uniform = rng.random((2 * ATTEMPTS + 2, math.prod(count)))
+    return _crops_from(uniform, width, height, *scale, *ratio).reshape(*count, 4)
 
 
-def _central_crop(width: int, height: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+@compiled()
+def _crops_from(uniform: np.ndarray, width: int, height: int, smallest: float, largest: float, narrow: float, wide: float) -> np.ndarray:
+    """int64 (n, 4): of the areas and shapes that numbers (2 * ATTEMPTS + 2, n) in [0, 1) stand for, the first that fits; then its place."""
+    n = uniform.shape[1]
+    crops = np.empty((n, 4), dtype=np.int64)
+    low, high = math.log(narrow), math.log(wide)
+    for k in range(n):
+        w = h = 0.0
+        for attempt in range(ATTEMPTS):
+            area = (width * height) * (smallest + (largest - smallest) * uniform[attempt, k])
+            aspect = math.exp(low + (high - low) * uniform[ATTEMPTS + attempt, k])
+            w, h = np.rint(math.sqrt(area * aspect)), np.rint(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                # floor(u * k) of u in [0, 1) is uniform on 0..k-1.
+                x0, y0 = math.floor(uniform[-2, k] * (width - w + 1)), math.floor(uniform[-1, k] * (height - h + 1))
+                crops[k] = x0, y0, x0 + int(w), y0 + int(h)
+                break
+        else:
+            crops[k] = _central_crop(width, height, narrow, wide)
+    return crops
+
+
+@compiled()
+def _central_crop(width: int, height: int, narrow: float, wide: float) -> tuple[int, int, int, int]:
     """The largest central crop whose aspect ratio is allowed: torchvision's fallback, at least a pixel wide and high."""
     w, h = width, height
-    if width / height < min(ratio):
-        h = max(1, round(width / min(ratio)))
-    elif width / height > max(ratio):
-        w = max(1, round(height * max(ratio)))
+    if width / height < narrow:
+        h = max(1, round(width / narrow))
+    elif width / height > wide:
+        w = max(1, round(height * wide))
     x0, y0 = (width - w) // 2, (height - h) // 2
     return x0, y0, x0 + w, y0 + h
 
 
-def coverage(crops: np.ndarray, box: np.ndarray) -> np.ndarray:
+def coverage(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """How well each crop shows an object: overlap / min(object area, crop area), so that a crop inside a large object counts.
 
     Args:
         crops: (..., 4).
-        box: (4,), or any shape that broadcasts with `crops`.
+        boxes: (4,) or (n, 4).
 
     Returns:
-        float64 (...), from 0 to 1; 0 for empty boxes.
+        float64 (...) or (..., n), from 0 to 1; 0 for empty boxes.
     """
-    # Column by column: numpy's reductions over an axis of length two cost more than the arithmetic.
-    crops, box = np.asarray(crops, dtype=np.float64), np.asarray(box, dtype=np.float64)
-    x0, y0, x1, y1 = crops[..., 0], crops[..., 1], crops[..., 2], crops[..., 3]
-    bx0, by0, bx1, by1 = box[..., 0], box[..., 1], box[..., 2], box[..., 3]
-    overlap_x = np.maximum(np.minimum(x1, bx1) - np.maximum(x0, bx0), 0.0)
-    overlap_y = np.maximum(np.minimum(y1, by1) - np.maximum(y0, by0), 0.0)
-    smaller = np.minimum((x1 - x0) * (y1 - y0), (bx1 - bx0) * (by1 - by0))
-    # An empty box overlaps nothing; the tiny divisor only keeps its 0 / 0 from being NaN.
-    return overlap_x * overlap_y / np.maximum(smaller, np.finfo(np.float64).tiny)
+    crops, boxes = np.asarray(crops, dtype=np.float64), np.asarray(boxes, dtype=np.float64)
+    return shown_shares(crops.reshape(-1, 4), boxes.reshape(-1, 4)).reshape(crops.shape[:-1] + boxes.shape[:-1])
+
+
+@compiled()
+def shown_shares(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """`coverage` of float64 (V, 4) and (n, 4): float64 (V, n)."""
+    shares = np.zeros((len(crops), len(boxes)))
+    for i in range(len(crops)):
+        x0, y0, x1, y1 = crops[i]
+        for k in range(len(boxes)):
+            bx0, by0, bx1, by1 = boxes[k]
+            across, down = min(x1, bx1) - max(x0, bx0), min(y1, by1) - max(y0, by0)
+            if across > 0 and down > 0:
+                shares[i, k] = across * down / min((x1 - x0) * (y1 - y0), (bx1 - bx0) * (by1 - by0))
+    return shares
 
 
 def object_aware_crops(
@@ -118,10 +134,24 @@ def object_aware_crops(
     if box[0] <= 0 and box[1] <= 0 and box[2] >= width and box[3] >= height:
         return propose_crops(rng, width, height, (views,), scale, ratio)  # the whole image: any crop covers it
     crops = propose_crops(rng, width, height, (views, candidates), scale, ratio)
-    share = coverage(crops, box)
-    fits = share >= min_coverage if min_coverage > 0 else share > 0
-    best = np.where(fits, 2.0, share).argmax(1)  # argmax takes the first of equals, and no share exceeds 1
-    return crops[np.arange(views), best]
+    return _first_that_shows(crops, coverage(crops, box), min_coverage)
+
+
+@compiled()
+def _first_that_shows(crops: np.ndarray, shares: np.ndarray, min_coverage: float) -> np.ndarray:
+    """int64 (V, 4) of candidates (V, K, 4) and their coverage (V, K)."""
+    chosen = np.empty((len(crops), 4), dtype=np.int64)
+    for v in range(len(crops)):
+        best = 0
+        for k in range(crops.shape[1]):
+            share = shares[v, k]
+            if share > shares[v, best]:
+                best = k
+            if share > 0 and share >= min_coverage:
+                best = k
+                break
+        chosen[v] = crops[v, best]
+    return chosen
 
 
 def choose_target(rng: np.random.Generator, boxes: np.ndarray, sampling: Literal["area", "uniform"]) -> int:
@@ -136,9 +166,22 @@ def choose_target(rng: np.random.Generator, boxes: np.ndarray, sampling: Literal
         return 0  # no draw where there is no choice: an image that is one object draws what an image without objects does
     if sampling == "uniform":
         return int(rng.integers(len(boxes)))
-    boxes = np.asarray(boxes, dtype=np.float64)
-    total = np.cumsum((boxes[:, 2:] - boxes[:, :2]).prod(1))
-    return int(np.searchsorted(total, rng.random() * total[-1], side="right"))
+    return _by_area(np.asarray(boxes, dtype=np.float64), rng.random())
+
+
+@compiled()
+def _by_area(boxes: np.ndarray, share: float) -> int:
+    """The box in which that share of all area, taken in their order, ends."""
+    total = 0.0
+    for x0, y0, x1, y1 in boxes:
+        total += (x1 - x0) * (y1 - y0)
+    end = 0.0
+    for k in range(len(boxes)):
+        x0, y0, x1, y1 = boxes[k]
+        end += (x1 - x0) * (y1 - y0)
+        if end > share * total:
+            return k
+    return len(boxes) - 1
 
 
 def clip_boxes(boxes: np.ndarray, width: int, height: int, min_size: float) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +196,17 @@ def clip_boxes(boxes: np.ndarray, width: int, height: int, min_size: float) -> t
     Returns:
         Clipped boxes, float64 (n, 4), and `keep`, bool (n,).
     """
-    clipped = np.clip(np.asarray(boxes, dtype=np.float64).reshape(-1, 4), 0.0, [width, height, width, height])
-    sides = clipped[:, 2:] - clipped[:, :2]
-    large = (sides > 0) & (sides >= min_size)  # NaN compares false
-    return clipped, large[:, 0] & large[:, 1]
+    return _clip(np.array(boxes, dtype=np.float64).reshape(-1, 4), width, height, min_size)
+
+
+@compiled()
+def _clip(boxes: np.ndarray, width: int, height: int, min_size: float) -> tuple[np.ndarray, np.ndarray]:
+    keep = np.empty(len(boxes), dtype=np.bool_)
+    for k in range(len(boxes)):
+        box = boxes[k]
+        for c in range(4):
+            limit = float(height if c % 2 else width)
+            box[c] = 0.0 if box[c] < 0 else limit if box[c] > limit else box[c]  # NaN stays what it is
+        across, down = box[2] - box[0], box[3] - box[1]
+        keep[k] = across > 0 and down > 0 and across >= min_size and down >= min_size  # NaN compares false
+    return boxes, keep

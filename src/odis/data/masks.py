@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from odis.compiled import compiled
+from odis.data.crops import shown_shares
 from odis.types import Crop
 
 # Sums of exact shares carry rounding errors; a patch that is just covered enough must not depend on them.
 _ROUNDING = 1e-9
 
 _SLIVER = 1e-7  # share of a patch that is less than any pixel's, and more than rounding
-
-_AT_ONCE = 4096  # rectangles of a mask: a mask of noise has more than memory should hold the shares of
 
 
 def patch_coverage_of_box(box: np.ndarray, crop: Crop, grid: tuple[int, int]) -> np.ndarray:
@@ -76,6 +76,7 @@ def patch_coverage_of_mask(mask: np.ndarray, crop: Crop, grid: tuple[int, int], 
     return down.T @ inside.astype(np.float64, copy=False) @ across
 
 
+@compiled()
 def mask_rectangles(runs: np.ndarray, height: int) -> np.ndarray:
     """The rectangles that a mask consists of: its pieces of columns, and columns that are whole, side by side.
 
@@ -84,33 +85,32 @@ def mask_rectangles(runs: np.ndarray, height: int) -> np.ndarray:
         height: Height of the mask in pixels.
 
     Returns:
-        int64 (4, n): x0, y0, x1, y1 in pixels, x1 and y1 exclusive; no two overlap.
+        int64 (n, 4): x0, y0, x1, y1 in pixels, x1 and y1 exclusive; no two overlap.
     """
-    ends = np.cumsum(runs)
-    stop = ends[1::2]
-    start = ends[: 2 * len(stop) : 2]
-    if not (kept := stop > start).all():
-        start, stop = start[kept], stop[kept]
-    first, last = start // height, (stop - 1) // height  # columns
-    top, bottom = start - first * height, stop - last * height
-    on = np.flatnonzero(last > first)  # runs that go on in the next column
-    if not len(on):
-        return np.array((first, top, first + 1, bottom))
-    whole = on[last[on] > first[on] + 1]
-    nothing = np.zeros_like(on)
-    return np.array((
-        np.concatenate((first, last[on], first[whole] + 1)),
-        np.concatenate((top, nothing, nothing[: len(whole)])),
-        np.concatenate((first + 1, last[on] + 1, last[whole])),
-        np.concatenate((np.where(last > first, height, bottom), bottom[on], nothing[: len(whole)] + height)),
-    ))  # fmt: skip
+    out = np.empty((3 * (len(runs) // 2), 4), dtype=np.int64)  # a run is at most the rest of a column, whole columns, part of another
+    n, start = 0, 0
+    for k in range(len(runs)):
+        stop = start + runs[k]
+        if k % 2 == 1 and stop > start:
+            x, y = start // height, start % height
+            last, bottom = (stop - 1) // height, (stop - 1) % height + 1
+            if y > 0 and last > x:
+                out[n] = x, y, x + 1, height
+                n, x, y = n + 1, x + 1, 0
+            if last > x and bottom < height:
+                out[n] = x, 0, last, height
+                n, x = n + 1, last
+            out[n] = x, y, last + 1, bottom
+            n += 1
+        start = stop
+    return out[:n]
 
 
 def patch_coverage_of_rectangles(rectangles: np.ndarray, crops: np.ndarray, flips: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """`patch_coverage_of_mask` of one mask in V views at once, from its `mask_rectangles`.
 
     Args:
-        rectangles: (4, n), in pixels of the image.
+        rectangles: int64 (n, 4), in pixels of the image.
         crops: (V, 4), x0, y0, x1, y1 of the views' crops.
         flips: bool (V,), which views are mirrored.
         grid: Rows and columns of patches.
@@ -118,27 +118,36 @@ def patch_coverage_of_rectangles(rectangles: np.ndarray, crops: np.ndarray, flip
     Returns:
         float64 (V, rows, columns), from 0 to 1.
     """
-    crops = np.asarray(crops, dtype=np.float64)
-    inside = np.zeros((len(crops), *grid))
-    for first in range(0, rectangles.shape[1], _AT_ONCE):
-        x0, y0, x1, y1 = rectangles[:, first : first + _AT_ONCE].astype(np.float64)
-        across = _lengths_within(x0, x1, crops[:, 0], crops[:, 2], grid[1])
-        down = _lengths_within(y0, y1, crops[:, 1], crops[:, 3], grid[0])
-        inside += down @ across.transpose(0, 2, 1)
-    patch = (crops[:, 2] - crops[:, 0]) * (crops[:, 3] - crops[:, 1]) / (grid[0] * grid[1])
-    shares = inside / patch[:, None, None]
-    shares[shares < _SLIVER] = 0.0  # what rounding leaves of a rectangle that ends where the patch begins
-    shares = np.minimum(shares, 1.0)
-    return np.where(flips[:, None, None], shares[..., ::-1], shares)
+    return _coverage_of_rectangles(rectangles.astype(np.float64), np.asarray(crops, dtype=np.float64), flips, *grid, _SLIVER)
 
 
-def _lengths_within(low: np.ndarray, high: np.ndarray, start: np.ndarray, end: np.ndarray, parts: int) -> np.ndarray:
-    """How much of each interval low..high, (n,), lies in each of `parts` equal parts of start..end, (V,): float64 (V, parts, n)."""
-    edges = start[:, None] + np.arange(parts + 1) * ((end - start)[:, None] / parts)
-    before = edges[..., None] - low
-    np.maximum(before, 0.0, out=before)
-    np.minimum(before, high - low, out=before)
-    return before[:, 1:] - before[:, :-1]
+@compiled()
+def _coverage_of_rectangles(
+    rectangles: np.ndarray, crops: np.ndarray, flips: np.ndarray, rows: int, columns: int, sliver: float
+) -> np.ndarray:
+    out = np.zeros((len(crops), rows, columns))
+    for v in range(len(crops)):
+        left, top, right, bottom = crops[v]
+        wide, high = (right - left) / columns, (bottom - top) / rows  # of a patch, in pixels of the image
+        for k in range(len(rectangles)):
+            x0, y0 = max(left, rectangles[k, 0]), max(top, rectangles[k, 1])
+            x1, y1 = min(right, rectangles[k, 2]), min(bottom, rectangles[k, 3])
+            if x0 >= x1 or y0 >= y1:
+                continue
+            first_row, end_row = int((y0 - top) / high), min(int((y1 - top) / high) + 1, rows)
+            first_column, end_column = int((x0 - left) / wide), min(int((x1 - left) / wide) + 1, columns)
+            for r in range(first_row, end_row):
+                down = min(y1, top + (r + 1) * high) - max(y0, top + r * high)
+                for c in range(first_column, end_column):
+                    across = min(x1, left + (c + 1) * wide) - max(x0, left + c * wide)
+                    out[v, r, c] += max(down, 0.0) * max(across, 0.0)
+        for r in range(rows):
+            for c in range(columns):
+                share = min(out[v, r, c] / (wide * high), 1.0)
+                out[v, r, c] = share if share >= sliver else 0.0  # what rounding leaves of a rectangle that ends where the patch begins
+        if flips[v]:
+            out[v] = out[v, :, ::-1].copy()
+    return out
 
 
 def mask_window(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
@@ -186,21 +195,84 @@ def object_mask(coverage: np.ndarray, threshold: float, margin: int = 0) -> np.n
     Returns:
         bool (..., rows, columns).
     """
-    enough = threshold * coverage.max((-2, -1), keepdims=True)
-    mask = (coverage >= enough * (1 - _ROUNDING)) & (coverage > 0)
-    return _widen(mask, margin) if margin else mask
+    mask = _covered_enough(coverage.reshape(-1, *coverage.shape[-2:]), threshold)
+    return (_widen(mask, margin) if margin else mask).reshape(coverage.shape)
 
 
-def _widen(mask: np.ndarray, margin: int) -> np.ndarray:
-    """Or of the mask and its shifts by up to `margin` patches, (..., rows, columns)."""
-    for axis in (-2, -1):
-        source = np.moveaxis(mask, axis, 0)
-        wide = source.copy()
-        for shift in range(1, min(margin, len(source) - 1) + 1):
-            wide[shift:] |= source[:-shift]
-            wide[:-shift] |= source[shift:]
-        mask = np.moveaxis(wide, 0, axis)
+@compiled()
+def _covered_enough(coverage: np.ndarray, threshold: float) -> np.ndarray:
+    n, rows, columns = coverage.shape
+    mask = np.empty((n, rows, columns), dtype=np.bool_)
+    for i in range(n):
+        largest = 0.0
+        for r in range(rows):
+            for c in range(columns):
+                largest = max(largest, coverage[i, r, c])
+        enough = threshold * largest * (1 - _ROUNDING)
+        for r in range(rows):
+            for c in range(columns):
+                mask[i, r, c] = coverage[i, r, c] >= enough and coverage[i, r, c] > 0
     return mask
+
+
+@compiled()
+def _widen(mask: np.ndarray, margin: int) -> np.ndarray:
+    """Or of the mask and its shifts by up to `margin` patches, (n, rows, columns)."""
+    n, rows, columns = mask.shape
+    wide = np.zeros((n, rows, columns), dtype=np.bool_)
+    for i in range(n):
+        for r in range(rows):
+            for c in range(columns):
+                if mask[i, r, c]:
+                    wide[i, max(r - margin, 0) : r + margin + 1, max(c - margin, 0) : c + margin + 1] = True
+    return wide
+
+
+@compiled()
+def object_masks(
+    rectangles: np.ndarray,
+    starts: np.ndarray,
+    boxes: np.ndarray,
+    crops: np.ndarray,
+    flips: np.ndarray,
+    side: int,
+    slots: int,
+    threshold: float,
+    margin: int,
+    min_visible: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`object_mask` of the objects of an image in V views of it, and which views show which object.
+
+    Args:
+        rectangles: float64 (R, 4), in pixels of the image: the objects' `mask_rectangles`, one object after the other; an object without
+            a mask has none, and is its box.
+        starts: int64 (n + 1,), where the rectangles of each object begin, and where the last one's end.
+        boxes: float64 (n, 4), of the objects.
+        crops: float64 (V, 4), x0, y0, x1, y1 of the views' crops.
+        flips: bool (V,), which views are mirrored.
+        side: Patches in a row, and rows.
+        slots: Q >= n; slots beyond the objects are not visible.
+        threshold: As in `object_mask`.
+        margin: As there; of boxes alone.
+        min_visible: Least `crops.coverage` at which a view shows an object. One that covers no patch is never shown.
+
+    Returns:
+        bool (V, Q, side * side), all-true where the object is not visible, and bool (V, Q).
+    """
+    masks = np.ones((len(crops), slots, side * side), dtype=np.bool_)
+    visible = np.zeros((len(crops), slots), dtype=np.bool_)
+    shares = shown_shares(crops, boxes)
+    for k in range(len(boxes)):
+        is_box = starts[k] == starts[k + 1]
+        parts = boxes[k : k + 1] if is_box else rectangles[starts[k] : starts[k + 1]]
+        of_object = _covered_enough(_coverage_of_rectangles(parts, crops, flips, side, side, 0.0 if is_box else _SLIVER), threshold)
+        if is_box and margin > 0:
+            of_object = _widen(of_object, margin)
+        for v in range(len(crops)):
+            if shares[v, k] >= min_visible and of_object[v].any():
+                visible[v, k] = True
+                masks[v, k] = of_object[v].ravel()
+    return masks, visible
 
 
 def prediction_mask(rng: np.random.Generator, grid: tuple[int, int], probability: float, ratio: float, spread: float) -> np.ndarray:

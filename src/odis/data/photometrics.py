@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from odis.config import ViewsConfig
-from odis.data.filters import TOP, adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, gaussian_blur, luminance
+from odis.data.filters import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, finish, gaussian_blur, luminance
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
@@ -72,6 +72,21 @@ def apply_photometrics(pixels: np.ndarray, drawn: Photometrics) -> np.ndarray:
     Returns:
         float32 (3, S, S), whole numbers from 0 to 255.
     """
+    out = np.empty_like(pixels)
+    normalised_photometrics(pixels, drawn, np.zeros(3, np.float32), np.ones(3, np.float32), out)
+    return out
+
+
+def normalised_photometrics(pixels: np.ndarray, drawn: Photometrics, offset: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
+    """`apply_photometrics` into `out`, normalised: `(pixel - offset) / scale` in each channel.
+
+    Args:
+        pixels: As there.
+        drawn: What to do.
+        offset: float32 (3,).
+        scale: float32 (3,).
+        out: float32 (3, S, S), written.
+    """
     adjust = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
     for op, amount in drawn.jitter:
         pixels = adjust[op](pixels, amount)
@@ -79,8 +94,4 @@ def apply_photometrics(pixels: np.ndarray, drawn: Photometrics) -> np.ndarray:
         pixels[:] = luminance(pixels)
     if drawn.sigma:
         pixels = gaussian_blur(pixels, drawn.sigma, drawn.radius)
-    if drawn.jitter or drawn.grey or drawn.sigma:
-        np.rint(pixels, out=pixels)
-    if drawn.solarise:  # inverts what is 128 or more: of a value and its inverse the darker
-        np.minimum(pixels, np.float32(TOP) - pixels, out=pixels)
-    return pixels
+    finish(pixels, drawn.solarise, offset, scale, out)

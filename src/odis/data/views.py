@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from odis.config import ObjectsConfig, PredictionConfig, ViewsConfig
-from odis.data.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
+from odis.data.crops import choose_target, clip_boxes, object_aware_crops, propose_crops
 from odis.data.decode import Decoded, hull
-from odis.data.masks import mask_rectangles, object_mask, patch_coverage_of_boxes, patch_coverage_of_rectangles, prediction_mask
-from odis.data.photometrics import Photometrics, apply_photometrics, draw_photometrics
+from odis.data.filters import planes
+from odis.data.masks import mask_rectangles, object_masks, prediction_mask
+from odis.data.photometrics import Photometrics, draw_photometrics, normalised_photometrics
 from odis.objects import rle
 from odis.types import Crop, ImageObjects, View
 
@@ -45,10 +46,7 @@ def render(image: Tensor, crop: Crop, size: int) -> Tensor:
     Returns:
         uint8 (3, size, size).
     """
-    # In the layout of a decoded image, and in one piece, torch resizes bytes twice as fast.
-    part = image[None, :, crop.y0 : crop.y1, crop.x0 : crop.x1].contiguous(memory_format=torch.channels_last)
-    pixels = interpolate(part, size=(size, size), mode="bicubic", antialias=True)[0]
-    return pixels.flip(-1) if crop.flip else pixels
+    return render_decoded(Decoded(image), crop, size)
 
 
 def render_decoded(image: Decoded, crop: Crop, size: int) -> Tensor:
@@ -62,17 +60,24 @@ def render_decoded(image: Decoded, crop: Crop, size: int) -> Tensor:
     Returns:
         uint8 (3, size, size).
     """
+    pixels = torch.from_numpy(resized_crop(image, crop, size)).permute(2, 0, 1)
+    return pixels.flip(-1) if crop.flip else pixels
+
+
+def resized_crop(image: Decoded, crop: Crop, size: int) -> np.ndarray:
+    """`render_decoded` as uint8 (size, size, 3), never mirrored."""
     if image.shrink == 1:
-        return render(image.pixels, crop, size)
+        # In the layout of a decoded image, and in one piece, torch resizes bytes twice as fast.
+        part = image.pixels[None, :, crop.y0 : crop.y1, crop.x0 : crop.x1].contiguous(memory_format=torch.channels_last)
+        resized = interpolate(part, size=(size, size), mode="bicubic", antialias=True)[0]
+        return resized.permute(1, 2, 0).contiguous().numpy()
     box = image.box(crop)
     x0, y0, x1, y1 = hull(box)
     # Pillow resizes from borders within pixels, torchvision does not. Only pixels of the crop are seen, and lines are resized before
-    # columns, as in `render`.
-    part = Image.fromarray(image.pixels[:, y0:y1, x0:x1].permute(1, 2, 0).numpy())
-    narrow = part.resize((size, part.height), Image.Resampling.BICUBIC, box=(box[0] - x0, 0, box[2] - x0, part.height))
-    view = narrow.resize((size, size), Image.Resampling.BICUBIC, box=(0, box[1] - y0, size, box[3] - y0))
-    pixels = torch.from_numpy(np.array(view)).permute(2, 0, 1)
-    return pixels.flip(-1) if crop.flip else pixels
+    # columns, as in torchvision.
+    shown = Image.fromarray(image.pixels[:, y0:y1, x0:x1].permute(1, 2, 0).numpy())
+    narrow = shown.resize((size, shown.height), Image.Resampling.BICUBIC, box=(box[0] - x0, 0, box[2] - x0, shown.height))
+    return np.array(narrow.resize((size, size), Image.Resampling.BICUBIC, box=(0, box[1] - y0, size, box[3] - y0)))
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -139,7 +144,7 @@ def plan_views(
     Raises:
         DataError: A mask of the row is no mask of that image.
     """
-    boxes, pieces = choose_objects(rng, row, width, height, objects)
+    boxes, rectangles, starts = choose_objects(rng, row, width, height, objects)
     crops = _draw_crops(rng, width, height, boxes[0], views)
     flips = rng.random(len(crops)) < views.flip
     grid = (views.global_size // patch_size,) * 2
@@ -148,10 +153,12 @@ def plan_views(
     masks: list[Tensor] = []
     visible: list[Tensor] = []
     g = views.global_views
-    for part, size in ((geometry[:g], views.global_size), (geometry[g:], views.local_size)):
-        of_objects = _object_masks(boxes, pieces, part, size // patch_size, objects, views)
-        masks.extend(of_objects[0])
-        visible.extend(of_objects[1])
+    rule = (objects.per_image, views.mask_coverage, views.mask_margin, objects.min_visible)
+    for part, size in ((slice(g), views.global_size), (slice(g, None), views.local_size)):
+        corners = crops[part].astype(np.float64)
+        of_objects, seen = map(torch.from_numpy, object_masks(rectangles, starts, boxes, corners, flips[part], size // patch_size, *rule))
+        masks.extend(of_objects if views.object_masks else torch.ones_like(of_objects))
+        visible.extend(seen)
     sizes = [views.global_size] * g + [views.local_size] * (len(geometry) - g)
     return Plan(geometry, sizes, masks, visible, torch.from_numpy(np.stack(hidden)).flatten(1))
 
@@ -165,42 +172,43 @@ def draw_all(rng: np.random.Generator, plan: Plan, views: ViewsConfig) -> list[P
 def render_views(plan: Plan, image: Decoded, views: ViewsConfig, drawn: list[Photometrics]) -> tuple[list[View], list[View], Tensor]:
     """The views of a plan on the CPU: the second half of `make_sample`, whose result it returns."""
     made: list[View] = []
-    offset, scale = (np.array(v, dtype=np.float32)[:, None, None] * np.float32(255) for v in (views.mean, views.std))  # as in `normalise`
+    offset, scale = (np.array(v, dtype=np.float32) * np.float32(255) for v in (views.mean, views.std))  # as in `normalise`
     for part in (slice(0, views.global_views), slice(views.global_views, len(plan.crops))):
         side = plan.sizes[part][0] if plan.sizes[part] else 0
-        pixels = np.empty((len(plan.sizes[part]), 3, side, side), dtype=np.float32)
-        for view, crop, done in zip(pixels, plan.crops[part], drawn[part]):
-            shown = apply_photometrics(_planes(render_decoded(image, crop, side)), done)
-            np.divide(np.subtract(shown, offset, out=shown), scale, out=view)
-        made += [View(*view) for view in zip(torch.from_numpy(pixels), plan.crops[part], plan.masks[part], plan.visible[part])]
+        shown = np.empty((len(plan.sizes[part]), 3, side, side), dtype=np.float32)
+        for view, crop, done in zip(shown, plan.crops[part], drawn[part]):
+            pixels = planes(resized_crop(image, crop, side), crop.flip)
+            normalised_photometrics(pixels, done, offset, scale, view)
+        made += [View(*view) for view in zip(torch.from_numpy(shown), plan.crops[part], plan.masks[part], plan.visible[part])]
     return made[: views.global_views], made[views.global_views :], plan.hidden
-
-
-def _planes(pixels: Tensor) -> np.ndarray:
-    """float32 (3, S, S), laid out so, of uint8 (3, S, S)."""
-    return np.array(pixels.numpy(), dtype=np.float32, order="C")
 
 
 def choose_objects(
     rng: np.random.Generator, row: ImageObjects, width: int, height: int, objects: ObjectsConfig
-) -> tuple[np.ndarray, list[np.ndarray | None]]:
-    """Boxes (n, 4) of the target and up to `per_image - 1` others, clipped to the image, and `mask_rectangles` of those with a mask."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The target and up to `per_image - 1` others, as `masks.object_masks` takes them.
+
+    Returns:
+        Boxes (n, 4), clipped to the image; rectangles (R, 4) of those with a mask; starts (n + 1,).
+    """
     clipped, keep = clip_boxes(row.boxes, width, height, objects.min_size)
     usable = np.flatnonzero(keep) if objects.use else np.array([], dtype=np.int64)
     if not len(usable):
-        return np.array([[0.0, 0.0, width, height]]), [None]
+        return np.array([[0.0, 0.0, width, height]]), np.empty((0, 4)), np.zeros(2, dtype=np.int64)
     target = choose_target(rng, clipped[usable], objects.sampling)
     others = rng.permutation(np.delete(usable, target))[: objects.per_image - 1]
     chosen = [int(usable[target]), *others.tolist()]
     masks = [row.objects[k].mask for k in chosen]
-    return clipped[chosen], [None if counts is None else _rectangles(counts, width, height) for counts in masks]
+    pieces = [np.empty((0, 4)) if counts is None else _rectangles(counts, width, height) for counts in masks]
+    starts = np.array([0, *map(len, pieces)]).cumsum()
+    return clipped[chosen], pieces[0] if len(pieces) == 1 else np.concatenate(pieces), starts
 
 
 def _rectangles(counts: bytes, width: int, height: int) -> np.ndarray:
     runs = rle.run_lengths(counts)
     if runs.sum() != width * height:
         rle.check(counts, width, height)
-    return mask_rectangles(runs, height)
+    return mask_rectangles(runs, height).astype(np.float64)
 
 
 def _draw_crops(rng: np.random.Generator, width: int, height: int, target: np.ndarray, views: ViewsConfig) -> np.ndarray:
@@ -226,26 +234,3 @@ def _draw_crops(rng: np.random.Generator, width: int, height: int, target: np.nd
             drawn = propose_crops(rng, width, height, (count,), scale, views.ratio)
         crops.append(drawn)
     return np.concatenate(crops)
-
-
-def _object_masks(
-    boxes: np.ndarray, pieces: list[np.ndarray | None], crops: list[Crop], side: int, objects: ObjectsConfig, views: ViewsConfig
-) -> tuple[Tensor, Tensor]:
-    """Object masks bool (V, Q, P) and visibility bool (V, Q) of n <= Q objects on grids of `side` x `side` patches."""
-    corners = np.array([(crop.x0, crop.y0, crop.x1, crop.y1) for crop in crops], dtype=np.float64).reshape(-1, 4)
-    flips = np.array([crop.flip for crop in crops], dtype=bool)
-    shown = np.empty((len(crops), len(boxes), side, side), dtype=bool)
-    if plain := [slot for slot, of_mask in enumerate(pieces) if of_mask is None]:
-        covered = patch_coverage_of_boxes(boxes[plain], corners, flips, (side, side))
-        shown[:, plain] = object_mask(covered, views.mask_coverage, views.mask_margin)
-    for slot, of_mask in enumerate(pieces):
-        if of_mask is not None:
-            shown[:, slot] = object_mask(patch_coverage_of_rectangles(of_mask, corners, flips, (side, side)), views.mask_coverage)
-    share = coverage(corners[:, None], boxes)
-    n = len(boxes)
-    visible = np.zeros((len(crops), objects.per_image), dtype=bool)
-    visible[:, :n] = (share >= objects.min_visible) & shown.any((2, 3))  # no overlap, no patch
-    masks = np.ones((len(crops), objects.per_image, side * side), dtype=bool)
-    if views.object_masks:
-        masks[:, :n] = shown.reshape(len(crops), n, side * side) | ~visible[:, :n, None]
-    return torch.from_numpy(masks), torch.from_numpy(visible)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from odis.compiled import compiled
 from odis.errors import DataError
 
 
@@ -82,20 +83,40 @@ def are_sound(counts: list[bytes], pixels: np.ndarray) -> np.ndarray:
 
 
 def run_lengths(counts: bytes) -> np.ndarray:
-    """int64 run lengths, background first (pycocotools `rleFrString`: 5 bits a byte, low bits first, runs as differences)."""
-    code = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
-    if code.size == 0 or code.min() < 0 or code.max() > 63 or code[-1] & 0x20:
-        raise DataError("mask is not COCO compressed RLE counts")
-    ends = np.flatnonzero((code & 0x20) == 0)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    length = ends - starts + 1
-    if length.max() > 7:  # 35 bits: more than any image has pixels
-        raise DataError("mask is not COCO compressed RLE counts")
-    digit = np.arange(code.size) - np.repeat(starts, length)
-    values = np.add.reduceat((code & 0x1F) << (5 * digit), starts)
-    values -= np.where(code[ends] & 0x10, np.int64(1) << (5 * length), 0)
-    values[1::2] = np.cumsum(values[1::2])  # from the fourth on, each run is written as the difference to the run two before
-    values[2::2] = np.cumsum(values[2::2])
-    if values.min() < 0:
-        raise DataError("mask is not COCO compressed RLE counts (negative run)")
-    return values
+    """int64 run lengths, background first (pycocotools `rleFrString`: 5 bits a byte, low bits first, runs as differences).
+
+    Raises:
+        DataError: The bytes are not COCO compressed RLE counts.
+    """
+    code = np.frombuffer(counts, dtype=np.uint8)
+    runs = np.empty(len(code), dtype=np.int64)
+    found = _read_runs(code, runs)
+    if found < 0:
+        raise DataError("mask is not COCO compressed RLE counts" + (" (negative run)" if found == _NEGATIVE else ""))
+    return runs[:found]
+
+
+_BROKEN, _NEGATIVE = -1, -2
+
+
+@compiled()
+def _read_runs(code: np.ndarray, runs: np.ndarray) -> int:
+    """Number of runs, which are written to `runs`; `_BROKEN` or `_NEGATIVE` for bytes that are no counts."""
+    found, value, digit, problem = 0, np.int64(0), 0, 0
+    for k in range(len(code)):
+        bits = np.int64(code[k]) - 48
+        if bits < 0 or bits > 63 or digit == 7:  # 7 digits are 35 bits: more than any image has pixels
+            return _BROKEN
+        value |= (bits & 0x1F) << (5 * digit)
+        digit += 1
+        if bits & 0x20:
+            continue
+        if bits & 0x10:
+            value -= np.int64(1) << (5 * digit)
+        if found > 2:  # from the fourth on, each run is written as the difference to the run two before
+            value += runs[found - 2]
+        if value < 0:
+            problem = _NEGATIVE
+        runs[found] = value
+        found, value, digit = found + 1, np.int64(0), 0
+    return _BROKEN if digit > 0 or found == 0 else problem or found
