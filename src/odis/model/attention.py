@@ -17,7 +17,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Attention
-from torch import Tensor
+from torch import Tensor, nn
+
+from odis.model.cpu_attention import attention_in_products, products_are_faster
 
 ObjectTokens = Literal["single", "read-only"]
 
@@ -76,14 +78,26 @@ def object_attention(attn: Attention, x: Tensor, keys: Tensor | None, kind: Obje
     Returns:
         (B, T, D).
     """
-    if keys is None:
-        return attn(x)
-    views, tokens, _ = x.shape
-    queries = keys.shape[1]
-    qkv = attn.qkv(x).reshape(views, tokens, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
-    q, k, v = qkv.unbind(0)  # (B, h, T, d)
-    q, k = attn.q_norm(q), attn.k_norm(k)
+    qkv = attn.qkv(x).unflatten(-1, (3, attn.num_heads, attn.head_dim))  # (B, T, 3, h, d)
     dropout = attn.attn_drop.p if attn.training else 0.0
+    if products_are_faster(qkv, dropout) and isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity):
+        out = attention_in_products(qkv, keys, kind == "single")
+    else:
+        out = _split_attention(attn, qkv, keys, kind, dropout)
+    if (norm := getattr(attn, "norm", None)) is not None:
+        out = norm(out)
+    if (gate := getattr(attn, "gate", None)) is not None:
+        out = out * gate(x).sigmoid()
+    return attn.proj_drop(attn.proj(out))
+
+
+def _split_attention(attn: Attention, qkv: Tensor, keys: Tensor | None, kind: ObjectTokens, dropout: float) -> Tensor:
+    """(B, T, h * d) of (B, T, 3, h, d): object queries in one call, context queries in another."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, h, T, d)
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    if keys is None:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
+    queries, tokens = keys.shape[1:]
     masked = keys.unsqueeze(1)  # (B, 1, Q, T)
     # Split, not sliced twice: the gradient of a split is one concatenation, that of two slices two padded tensors and their sum.
     if kind == "single":
@@ -97,12 +111,7 @@ def object_attention(attn: Attention, x: Tensor, keys: Tensor | None, kind: Obje
         context = F.scaled_dot_product_attention(others, k[:, :, :last], v[:, :, :last], dropout_p=dropout)
         objects = F.scaled_dot_product_attention(asking, k, v, attn_mask=masked, dropout_p=dropout)
         parts = [context, objects]
-    out = torch.cat([part.transpose(1, 2) for part in parts], dim=1).flatten(2)  # (B, T, h * d)
-    if (norm := getattr(attn, "norm", None)) is not None:
-        out = norm(out)
-    if (gate := getattr(attn, "gate", None)) is not None:
-        out = out * gate(x).sigmoid()
-    return attn.proj_drop(attn.proj(out))
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=1).flatten(2)
 
 
 def object_attention_weights(attn: Attention, x: Tensor, keys: Tensor, kind: ObjectTokens) -> Tensor:

@@ -96,7 +96,9 @@ def project(attention: Any, x: Tensor, facet: Facet) -> Tensor:
 def _from_attention(model: ObjectViT | PlainModel, images: Tensor, facet: Facet) -> tuple[Tensor, tuple[int, int]]:
     inputs: list[Tensor] = []
     attention = last_attention(model)
-    handle = attention.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    # Where queries are split, the parts of the module are called, not the module.
+    first = attention.qkv if isinstance(model, ObjectViT) and model.split_queries else attention
+    handle = first.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     try:
         with torch.compiler.set_stance("force_eager"):
             _timm(model).forward_features(images) if isinstance(model, PlainModel) else model(images)
