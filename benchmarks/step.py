@@ -6,7 +6,9 @@
 A step is teacher pass, student pass, losses, backward pass, gradient clipping, AdamW, and the teacher's update, for ViT-S/16 with 2 views
 of 224 and 10 of 96 pixels and 8192 prototypes. Data loading is left out. Rounds interleave the three, every other round backwards, so that
 whatever else the machine does meets all of them; ratios are taken within a round, and their median is given with its 95 % bootstrap
-interval over rounds: a shared machine easily varies by 10 % from step to step. Memory is measured in a process of its own for each.
+interval over rounds: a shared machine easily varies by 10 % from step to step. Each variant is a process of its own, which waits while
+others are measured: how memory is allocated is part of the training code. Peak memory is measured in yet another.
+The rate of matrix products is measured in every round too, and how much of it a step's counted arithmetic comes to.
 
 `odis` and `ibot` are the recipes odis-vits16 and ibot-vits16 in the real training code. `lightly` is wired as its documented iBOT example
 (examples/pytorch/ibot.py: MaskedVisionTransformerTIMM, DINOProjectionHead, DINOLoss, IBOTPatchLoss, update_momentum, AdamW as torch
@@ -39,7 +41,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from odis.benchmark.flops import count_flops
+from odis.benchmark.flops import count_flops, matmul_rate
 from odis.config import PretrainConfig
 from odis.data.loader import collate
 from odis.data.views import make_sample
@@ -227,17 +229,47 @@ def peak_mib_in_own_process(variant: str) -> float:
     return float(done.stdout.split()[-1])
 
 
-def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[float]]:
-    """Images a second of each variant in each round."""
-    batches = {variant: batches_for(variant, args, args.steps, device) for variant in args.only}
-    steps = {variant: build(variant, args, device) for variant in args.only}
-    for variant, step in steps.items():
-        seconds(step, batches[variant][:1], device)  # the first step allocates
+class Server:
+    """A process that holds one variant and takes its steps when it is asked to, so that its allocator and threads are its own."""
+
+    def __init__(self, variant: str) -> None:
+        command = [sys.executable, __file__, *sys.argv[1:], "--serve", variant]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.seconds()  # the first step allocates
+
+    def seconds(self) -> float:
+        """Time of `args.steps` steps."""
+        assert self.process.stdin
+        assert self.process.stdout
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+            return float(self.process.stdout.readline())
+        except (OSError, ValueError):
+            sys.exit("a variant failed; its error is above")
+
+
+def serve(variant: str, args: argparse.Namespace, device: torch.device) -> None:
+    """The other end of `Server`: a line in, the seconds of the steps out."""
+    batches, step = batches_for(variant, args, args.steps, device), build(variant, args, device)
+    for _ in sys.stdin:
+        print(seconds(step, batches, device), flush=True)
+
+
+def measure(args: argparse.Namespace, device: torch.device) -> tuple[dict[str, list[float]], list[float]]:
+    """Images a second of each variant in each round, and in each the GFLOPs a second of matrix products as wide as the MLP's."""
+    views = configure("ibot", args).views
+    shape = {"rows": args.batch * views.global_views * (views.global_size // 16) ** 2, "width": 384}
+    servers = {variant: Server(variant) for variant in args.only}
     rates: dict[str, list[float]] = {variant: [] for variant in args.only}
+    products: list[float] = []
     for i in range(args.rounds):
+        products.append(matmul_rate(device, args.precision, **shape, seconds=0.05 if args.tiny else 1.0) / 1e9)
         for variant in args.only if i % 2 == 0 else args.only[::-1]:
-            rates[variant].append(args.batch * args.steps / seconds(steps[variant], batches[variant], device))
-    return rates
+            rates[variant].append(args.batch * args.steps / servers[variant].seconds())
+    for server in servers.values():
+        server.process.terminate()
+    return rates, products
 
 
 def gflop(variant: str, args: argparse.Namespace, device: torch.device) -> float | None:
@@ -249,23 +281,29 @@ def gflop(variant: str, args: argparse.Namespace, device: torch.device) -> float
     return count_flops(run, batches_for(variant, args, 1, device)[0]) / args.batch / 1e9
 
 
-def summarise(rates: dict[str, list[float]], memory: dict[str, float], flops: dict[str, float | None]) -> list[dict[str, Any]]:
+def summarise(
+    rates: dict[str, list[float]], products: list[float], memory: dict[str, float], flops: dict[str, float | None]
+) -> list[dict[str, Any]]:
     """One row a variant: rate with its spread, ratios (medians over rounds of the ratio within the round, with intervals), memory."""
     rng = np.random.default_rng(0)
 
-    def ratio(one: str, other: str) -> list[float] | None:
+    def middle(within: np.ndarray) -> list[float]:
         """Median, and the bounds of its 95 % bootstrap interval."""
-        if other not in rates or one == other:
-            return None
-        within = np.array(rates[one]) / np.array(rates[other])
         medians = np.median(rng.choice(within, (2000, len(within))), axis=1)
         return [float(np.median(within)), *(float(q) for q in np.quantile(medians, (0.025, 0.975)))]
+
+    def ratio(one: str, other: str) -> list[float] | None:
+        return None if other not in rates or one == other else middle(np.array(rates[one]) / np.array(rates[other]))
+
+    def of_products(variant: str) -> list[float] | None:
+        return None if (work := flops[variant]) is None else middle(work * np.array(rates[variant]) / np.array(products))
 
     return [
         {
             "step": variant, "images_per_second": statistics.median(r), "slowest": min(r), "fastest": max(r),
             "to_own_ibot": ratio(variant, "ibot"), "to_lightly": ratio(variant, "lightly"),
-            "to_one_object": ratio(variant, "objects-1"), "gflop_per_image": flops[variant], "peak_mib": memory[variant],
+            "to_one_object": ratio(variant, "objects-1"), "gflop_per_image": flops[variant],
+            "of_matmul_rate": of_products(variant), "peak_mib": memory[variant],
         }
         for variant, r in rates.items()
     ]  # fmt: skip
@@ -288,34 +326,49 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny network and views: seconds, to see that it runs")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--memory-of", choices=list(VARIANTS), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=list(VARIANTS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     device = resolve_device(args.device)
+    if args.serve:
+        serve(args.serve, args, device)
+        return
     if args.memory_of:
         print(peak_mib(args.memory_of, args, device))
         return
 
     memory = {variant: peak_mib_in_own_process(variant) for variant in args.only}
-    rates = measure(args, device)
-    rows = summarise(rates, memory, {variant: gflop(variant, args, device) for variant in args.only})
+    rates, products = measure(args, device)
+    rows = summarise(rates, products, memory, {variant: gflop(variant, args, device) for variant in args.only})
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     network = "tiny ViT" if args.tiny else "ViT-S/16, 2 x 224 + 10 x 96, 8192 prototypes"
     table = Table(title=f"Training step, {network}, batch {args.batch}, {args.precision}, {where}: median of {args.rounds} rounds")
     compared = [("to_one_object", "to objects-1")] if "objects-1" in args.only else []
     compared += [("to_own_ibot", "to own iBOT"), ("to_lightly", "to lightly")] if set(COMPARED) & set(args.only) else []
-    for column in ("step", "images/s", "slowest - fastest", *(label for _, label in compared), "GFLOP/image", "peak memory"):
+    for column in (
+        "step",
+        "images/s",
+        "slowest - fastest",
+        *(label for _, label in compared),
+        "GFLOP/image",
+        "of matmul rate",
+        "peak memory",
+    ):
         table.add_column(column, justify="left" if column == "step" else "right")
     for r in rows:
         table.add_row(
             r["step"], f"{r['images_per_second']:.3f}", f"{r['slowest']:.3f} - {r['fastest']:.3f}",
             *(shown(r[key]) for key, _ in compared), "" if r["gflop_per_image"] is None else f"{r['gflop_per_image']:.1f}",
+            "" if (share := r["of_matmul_rate"]) is None else "{:.0f} % ({:.0f} - {:.0f})".format(*(100 * v for v in share)),
             f"{r['peak_mib']:.0f} MiB",
         )  # fmt: skip
-    Console(width=130).print(table)
+    Console(width=150).print(table)
+    print(f"Matrix products: {statistics.median(products):.0f} GFLOP/s (median of the rounds)")
     if args.json:
-        setting = {k: v for k, v in vars(args).items() if k not in ("json", "memory_of")}
+        setting = {k: v for k, v in vars(args).items() if k not in ("json", "memory_of", "serve")}
         figures = {**setting, "device": where, "torch": torch.__version__, "variants": rows, "rounds_images_per_second": rates}
+        figures |= {"rounds_matmul_gflops": products}
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 

@@ -227,10 +227,16 @@ class _GeluLinear(torch.autograd.Function):
         hidden, weight = ctx.saved_tensors
         rows = grad.flatten(0, -2)
         wants = ctx.needs_input_grad
-        of_weight = rows.T @ F.gelu(hidden).flatten(0, -2) if wants[1] else None
+        # One tensor as wide as the hidden layer holds first what the activation makes, then its gradient, then that of its input: new
+        # memory costs a CPU more than what is done with it.
+        wide = F.gelu(hidden) if wants[1] else torch.empty_like(hidden)
+        of_weight = rows.T @ wide.flatten(0, -2) if wants[1] else None
         of_bias = rows.sum(0) if wants[2] else None
-        of_hidden = torch.ops.aten.gelu_backward(grad @ weight, hidden) if wants[0] else None
-        return of_hidden, of_weight, of_bias
+        if not wants[0]:
+            return None, of_weight, of_bias
+        torch.mm(rows, weight, out=wide.view(len(rows), hidden.shape[-1]))
+        torch.ops.aten.gelu_backward.grad_input(wide, hidden, grad_input=wide)
+        return wide, of_weight, of_bias
 
 
 def _require_shape(name: str, masks: Tensor, shape: tuple[int, ...]) -> None:

@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 from odis.config import PretrainConfig
 from odis.model.pair import build_pair
 from odis.train.distributed import Ranks
-from odis.train.memory import return_freed_memory
+from odis.train.memory import keep_freed_memory, return_freed_memory
 from odis.train.optim import build_optimizer
 from odis.train.schedules import Schedules
 from odis.train.step import Centres, Question, Run, StudentPass
@@ -27,8 +27,8 @@ def build_run(config: PretrainConfig, ranks: Ranks, *, images: int, provenance: 
     Raises:
         ConfigError: for a model that cannot be built.
     """
-    if ranks.device.type == "cpu" and config.model.grad_checkpointing:
-        return_freed_memory()
+    if ranks.device.type == "cpu":
+        return_freed_memory() if config.model.grad_checkpointing else keep_freed_memory()
     torch.manual_seed(config.train.seed)
     student, teacher = build_pair(config)
     question = Question.of(config)
