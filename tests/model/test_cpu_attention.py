@@ -9,8 +9,8 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor
 
 from odis.model import attention, cpu_attention
-from odis.model.attention import dense_mask, object_attention, object_keys
-from odis.model.cpu_attention import attention_in_products, products_are_faster
+from odis.model.attention import dense_mask, object_attention, object_keys, products_are_faster
+from odis.model.cpu_attention import attention_in_products
 
 KINDS = ["single", "read-only"]
 

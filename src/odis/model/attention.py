@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
-from odis.model.cpu_attention import attention_in_products, products_are_faster
+from odis.model.cpu_attention import attention_in_products
 
 ObjectTokens = Literal["single", "read-only"]
+
+_MOST_TOKENS = 512  # of more, torch's kernel, which never holds all weights of a query, is faster than products
 
 
 def object_keys(object_masks: Tensor, *, class_token: bool, registers: int, kind: ObjectTokens) -> Tensor:
@@ -89,6 +91,18 @@ def object_attention(attn: Attention, x: Tensor, keys: Tensor | None, kind: Obje
     if (gate := getattr(attn, "gate", None)) is not None:
         out = out * gate(x).sigmoid()
     return attn.proj_drop(attn.proj(out))
+
+
+def products_are_faster(qkv: Tensor, dropout: float) -> bool:
+    """Whether `attention_in_products` is: with bf16 instructions, few tokens, and no compiler, which makes a kernel of its own.
+
+    Args:
+        qkv: (B, T, ...).
+        dropout: Share of the attention weights that are dropped; products drop none.
+    """
+    if qkv.device.type != "cpu" or qkv.dtype != torch.bfloat16 or torch.compiler.is_compiling():
+        return False
+    return dropout == 0 and qkv.shape[1] <= _MOST_TOKENS and torch.cpu._is_avx512_bf16_supported()
 
 
 def _split_attention(attn: Attention, qkv: Tensor, keys: Tensor | None, kind: ObjectTokens, dropout: float) -> Tensor:

@@ -11,22 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-MOST_TOKENS = 512
-"""Of more tokens torch's kernel, which never holds all weights of a query, is the faster one."""
-
 _AT_ONCE = 2**21  # bytes of weights: what stays in a core's cache
-
-
-def products_are_faster(qkv: Tensor, dropout: float) -> bool:
-    """Whether `attention_in_products` is: with bf16 instructions, few tokens, and no compiler, which makes a kernel of its own.
-
-    Args:
-        qkv: (B, T, ...).
-        dropout: Share of the attention weights that are dropped; products drop none.
-    """
-    if qkv.device.type != "cpu" or qkv.dtype != torch.bfloat16 or torch.compiler.is_compiling():
-        return False
-    return dropout == 0 and qkv.shape[1] <= MOST_TOKENS and torch.cpu._is_avx512_bf16_supported()
 
 
 def attention_in_products(qkv: Tensor, keys: Tensor | None, objects_first: bool) -> Tensor:
