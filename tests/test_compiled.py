@@ -1,9 +1,14 @@
 """That compiled functions are what the functions are, where code can be kept on disk and where it cannot."""
 
+import importlib
+from pathlib import Path
+
 import numba
 import numpy as np
 import pytest
+from numba.core.registry import CPUDispatcher
 
+import odis
 from odis import compiled as module
 from odis.compiled import compiled
 
@@ -35,3 +40,19 @@ def test_code_that_cannot_be_kept_is_compiled_all_the_same(monkeypatch: pytest.M
 
     monkeypatch.setattr(module, "njit", refuse)
     assert compiled()(total)(np.ones(3)) == 3.0
+
+
+USERS = [p for p in Path(odis.__file__).parent.rglob("*.py") if "@compiled(" in p.read_text()]
+
+
+@pytest.mark.parametrize("path", USERS, ids=lambda p: p.stem)
+def test_compiled_functions_call_only_those_of_their_file(path: Path) -> None:
+    """What is kept on disk does not see that another file has changed."""
+    name = ".".join(path.relative_to(Path(odis.__file__).parents[1]).with_suffix("").parts)
+    values = vars(importlib.import_module(name))
+    functions = [f for f in values.values() if isinstance(f, CPUDispatcher) and f.py_func.__module__ == name]
+    assert functions
+    for function in functions:
+        for called in function.py_func.__code__.co_names:
+            other = values.get(called)
+            assert not isinstance(other, CPUDispatcher) or other.py_func.__module__ == name, called

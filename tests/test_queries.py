@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
+from odis.data.decode import Decoded
 from odis.data.views import render
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
@@ -91,7 +92,7 @@ def test_crop_of_a_box_that_reaches_over_the_edge_is_clipped() -> None:
 def test_square_crops_are_rendered_as_training_renders_them() -> None:
     image = picture(50, 40)
     query = only(asker("crop")(image, [Object((5, 7, 29, 31))]))
-    assert torch.equal(torch.from_numpy(query.pixels), render(image, Crop(5, 7, 29, 31), 32))
+    assert torch.equal(torch.from_numpy(query.pixels), render(Decoded(image), Crop(5, 7, 29, 31), 32))
 
 
 def test_blackout_leaves_the_box_alone_and_paints_the_rest() -> None:

@@ -12,7 +12,8 @@ def compiled(*, reorder: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """A decorator: the function, compiled for the types that it is called with.
 
     The machine code is kept on disk (beside the source, or in the user's cache folder; `NUMBA_CACHE_DIR` says otherwise), so that no
-    process compiles what another has.
+    process compiles what another has. It is made anew when its own file has changed, not when another has: compiled functions call
+    only those of their own file.
 
     Args:
         reorder: Whether sums may be taken in another order and products added unrounded, as vector instructions do it. NaN and infinity

@@ -13,7 +13,7 @@ from PIL import Image
 from odis.config import LoaderConfig, ObjectsConfig, PretrainConfig, TrainConfig, ViewsConfig
 from odis.data.decode import LARGE, Decoded, decode, hull, needed_shrink
 from odis.data.loader import ViewDataset, make_loader
-from odis.data.views import render, render_decoded
+from odis.data.views import render
 from odis.errors import DataError
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex, write_index
@@ -50,7 +50,7 @@ def test_crops_within_pixels_follow_the_picture(flip):
     shrunk = at_full.reshape(120, 2, 120, 2).mean((1, 3))
     image = Decoded(torch.from_numpy(np.round(shrunk).astype(np.uint8)).expand(3, -1, -1), 2)
     for crop in (Crop(11, 20, 112, 121, flip), Crop(50, 3, 199, 152, flip), Crop(1, 1, 238, 238, flip)):
-        view = render_decoded(image, crop, 50)[0].float().numpy()
+        view = render(image, crop, 50)[0].float().numpy()
         expected = crop.x0 - 0.5 + (np.arange(50) + 0.5) * crop.width / 50
         expected = expected[::-1] if flip else expected
         assert np.abs(view[5:-5, 5:-5] - expected[5:-5]).max() < 1.6
@@ -69,7 +69,7 @@ def test_views_of_photos_are_nearly_those_of_the_full_decode(coco_dir: Path):
             for _ in range(4):
                 x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
                 crop = Crop(x, y, x + side, y + side)
-                one, other = render(full.pixels, crop, 64).float(), render_decoded(half, crop, 64).float()
+                one, other = render(full, crop, 64).float(), render(half, crop, 64).float()
                 found.append(float((one - other).abs().mean()))
                 contrast.append(float(other.std() / one.std()))
     assert np.mean(differences[2.0]) < 4  # of 255

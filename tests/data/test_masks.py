@@ -109,7 +109,9 @@ def test_coverage_of_a_masks_rectangles_equals_the_pixel_loop(data, views, grid,
         painted[y0:y1, x0:x1] += 1
     assert (painted == mask).all()
     corners = np.array([[c.x0, c.y0, c.x1, c.y1] for c in views], dtype=np.int64).reshape(-1, 4)
-    found = patch_coverage_of_rectangles(rectangles, corners, np.array([c.flip for c in views], dtype=bool), grid)
+    found = patch_coverage_of_rectangles(
+        rectangles.astype(float), corners.astype(float), np.array([c.flip for c in views], dtype=bool), *grid
+    )
     assert found.shape == (len(views), *grid)
     for shares, crop in zip(found, views):
         expected = pixel_loop(mask, crop, grid)
@@ -122,7 +124,7 @@ def test_the_many_rectangles_of_a_mask_of_noise_add_up():
     mask = np.random.default_rng(0).random((150, 200)) < 0.5
     rectangles = mask_rectangles(rle.run_lengths(rle.encode(mask)), 150)
     assert len(rectangles) > 4096
-    shares = patch_coverage_of_rectangles(rectangles, np.array([[20, 10, 140, 130]]), np.array([True]), (5, 6))[0]
+    shares = patch_coverage_of_rectangles(rectangles.astype(float), np.array([[20.0, 10, 140, 130]]), np.array([True]), 5, 6)[0]
     assert shares == pytest.approx(patch_coverage_of_mask(mask, Crop(20, 10, 140, 130, True), (5, 6)), abs=1e-9)
 
 
@@ -130,10 +132,10 @@ def test_a_large_mask_leaves_nothing_where_nothing_is():
     mask = np.ones((3000, 4000), dtype=np.uint8)
     mask[1000:2000, 1500:2500] = 0
     rectangles = mask_rectangles(rle.run_lengths(rle.encode(mask)), 3000)
-    crop = np.array([[1500, 1000, 2500, 2000]])
+    crop, rectangles = np.array([[1500.0, 1000, 2500, 2000]]), rectangles.astype(float)
     for grid in ((7, 7), (14, 13), (1, 1)):
-        assert (patch_coverage_of_rectangles(rectangles, crop, np.array([False]), grid) == 0).all()
-        whole = patch_coverage_of_rectangles(rectangles, np.array([[0, 0, 1400, 900]]), np.array([True]), grid)
+        assert (patch_coverage_of_rectangles(rectangles, crop, np.array([False]), *grid) == 0).all()
+        whole = patch_coverage_of_rectangles(rectangles, np.array([[0.0, 0, 1400, 900]]), np.array([True]), *grid)
         assert whole == pytest.approx(1, abs=1e-6)
 
 
@@ -293,8 +295,9 @@ def test_masks_of_all_objects_equal_those_of_each(data, views, side, n, margin):
     corners = np.array([[c.x0, c.y0, c.x1, c.y1] for c in views], dtype=np.float64).reshape(-1, 4)
     flips = np.array([c.flip for c in views], dtype=bool)
     starts = np.array([0, *map(len, pieces)]).cumsum()
+    enough = coverage(corners, boxes) >= min_visible
     masks, visible = object_masks(
-        np.concatenate(pieces).astype(np.float64), starts, boxes, corners, flips, side, n + 1, threshold, margin, min_visible
+        np.concatenate(pieces).astype(np.float64), starts, boxes, enough, corners, flips, side, n + 1, threshold, margin
     )
     assert masks.shape == (len(views), n + 1, side * side)
     assert visible.shape == (len(views), n + 1)

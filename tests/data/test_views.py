@@ -9,6 +9,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from odis.config import ObjectsConfig, PredictionConfig, ViewsConfig
+from odis.data.decode import Decoded
 from odis.data.masks import object_mask, patch_coverage_of_box, patch_coverage_of_mask
 from odis.data.photometrics import apply_photometrics, draw_photometrics
 from odis.data.views import make_sample, normalise, render
@@ -53,11 +54,11 @@ def test_rendering_equals_torchvision(size):
         box = (crop.y0, crop.x0, crop.height, crop.width)
         expected = F.resized_crop(image.contiguous(), *box, [size, size], interpolation=bicubic, antialias=True)
         expected = F.horizontal_flip(expected) if crop.flip else expected
-        assert render(image, crop, size).equal(expected)
+        assert render(Decoded(image), crop, size).equal(expected)
 
 
 def test_a_single_pixel_fills_a_view():
-    assert (render(torch.full((3, 1, 1), 77, dtype=torch.uint8), Crop(0, 0, 1, 1, True), 16) == 77).all()
+    assert (render(Decoded(torch.full((3, 1, 1), 77, dtype=torch.uint8)), Crop(0, 0, 1, 1, True), 16) == 77).all()
 
 
 def test_normalising_equals_torchvision():
@@ -70,7 +71,8 @@ def test_normalising_equals_torchvision():
 def photometrics(rng: np.random.Generator, pixels: torch.Tensor, kind: int, views: ViewsConfig) -> torch.Tensor:
     """uint8 pixels with what is drawn for them done to them."""
     drawn = draw_photometrics(rng, pixels.shape[-1], kind, views)
-    done = torch.from_numpy(apply_photometrics(np.array(pixels.numpy(), dtype=np.float32, order="C"), drawn))
+    done = torch.empty(pixels.shape)
+    apply_photometrics(pixels.float().contiguous().numpy(), drawn, np.zeros(3, np.float32), np.ones(3, np.float32), done.numpy())
     assert done.dtype == torch.float32
     assert done.equal(done.to(torch.uint8).float())
     return done.to(torch.uint8)
@@ -105,7 +107,7 @@ def torchvision_photometrics(rng: np.random.Generator, pixels: torch.Tensor, kin
 def test_photometrics_equal_torchvisions_operations(strength, size):
     views = ViewsConfig(jitter_strength=strength, blur=(1.0, 0.1, 0.5), solarise=(0.0, 0.7, 0.3), grey=0.3)
     for seed in range(25):
-        pixels = render(picture(seed), Crop(10, 10, 60, 70), size)
+        pixels = render(Decoded(picture(seed)), Crop(10, 10, 60, 70), size)
         before = pixels.clone()
         ours = photometrics(np.random.default_rng(seed), pixels, seed % 3, views)
         theirs = torchvision_photometrics(np.random.default_rng(seed), pixels, seed % 3, views)
@@ -115,7 +117,7 @@ def test_photometrics_equal_torchvisions_operations(strength, size):
 
 
 def test_photometrics_follow_their_probabilities():
-    pixels, rng = render(picture(), Crop(0, 0, 75, 75), 16), np.random.default_rng(0)
+    pixels, rng = render(Decoded(picture()), Crop(0, 0, 75, 75), 16), np.random.default_rng(0)
     off = replace(QUIET, flip=0)
     assert all(photometrics(rng, pixels, kind, off).equal(pixels) for kind in (0, 1, 2))
     grey = [photometrics(rng, pixels, 0, replace(off, grey=0.2)) for _ in range(1000)]
@@ -153,7 +155,7 @@ def test_a_sample_has_the_shapes_and_pixels_of_its_crops():
     assert hidden.dtype == torch.bool
     for view, size in [(v, 48) for v in views] + [(v, 24) for v in locals_]:
         assert view.pixels.dtype == torch.float32
-        assert view.pixels.equal(normalise(render(image, view.crop, size), QUIET.mean, QUIET.std))
+        assert view.pixels.equal(normalise(render(Decoded(image), view.crop, size), QUIET.mean, QUIET.std))
         assert view.object_masks.shape == (3, (size // 8) ** 2)
         assert view.object_masks.dtype == view.visible.dtype == torch.bool
         assert view.visible.shape == (3,)

@@ -82,12 +82,11 @@ def coverage(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         float64 (...) or (..., n), from 0 to 1; 0 for empty boxes.
     """
     crops, boxes = np.asarray(crops, dtype=np.float64), np.asarray(boxes, dtype=np.float64)
-    return shown_shares(crops.reshape(-1, 4), boxes.reshape(-1, 4)).reshape(crops.shape[:-1] + boxes.shape[:-1])
+    return _coverage(crops.reshape(-1, 4), boxes.reshape(-1, 4)).reshape(crops.shape[:-1] + boxes.shape[:-1])
 
 
 @compiled()
-def shown_shares(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """`coverage` of float64 (V, 4) and (n, 4): float64 (V, n)."""
+def _coverage(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     shares = np.zeros((len(crops), len(boxes)))
     for i in range(len(crops)):
         x0, y0, x1, y1 = crops[i]

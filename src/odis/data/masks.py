@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from odis.compiled import compiled
-from odis.data.crops import shown_shares
 from odis.types import Crop
 
 # Sums of exact shares carry rounding errors; a patch that is just covered enough must not depend on them.
@@ -106,25 +105,23 @@ def mask_rectangles(runs: np.ndarray, height: int) -> np.ndarray:
     return out[:n]
 
 
-def patch_coverage_of_rectangles(rectangles: np.ndarray, crops: np.ndarray, flips: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+@compiled()
+def patch_coverage_of_rectangles(
+    rectangles: np.ndarray, crops: np.ndarray, flips: np.ndarray, rows: int, columns: int, sliver: float = _SLIVER
+) -> np.ndarray:
     """`patch_coverage_of_mask` of one mask in V views at once, from its `mask_rectangles`.
 
     Args:
-        rectangles: int64 (n, 4), in pixels of the image.
-        crops: (V, 4), x0, y0, x1, y1 of the views' crops.
+        rectangles: float64 (n, 4), in pixels of the image.
+        crops: float64 (V, 4), x0, y0, x1, y1 of the views' crops.
         flips: bool (V,), which views are mirrored.
-        grid: Rows and columns of patches.
+        rows: Rows of patches.
+        columns: Columns of patches.
+        sliver: Least share of a patch that is not taken for rounding.
 
     Returns:
         float64 (V, rows, columns), from 0 to 1.
     """
-    return _coverage_of_rectangles(rectangles.astype(np.float64), np.asarray(crops, dtype=np.float64), flips, *grid, _SLIVER)
-
-
-@compiled()
-def _coverage_of_rectangles(
-    rectangles: np.ndarray, crops: np.ndarray, flips: np.ndarray, rows: int, columns: int, sliver: float
-) -> np.ndarray:
     out = np.zeros((len(crops), rows, columns))
     for v in range(len(crops)):
         left, top, right, bottom = crops[v]
@@ -233,13 +230,13 @@ def object_masks(
     rectangles: np.ndarray,
     starts: np.ndarray,
     boxes: np.ndarray,
+    shown: np.ndarray,
     crops: np.ndarray,
     flips: np.ndarray,
     side: int,
     slots: int,
     threshold: float,
     margin: int,
-    min_visible: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`object_mask` of the objects of an image in V views of it, and which views show which object.
 
@@ -248,28 +245,27 @@ def object_masks(
             a mask has none, and is its box.
         starts: int64 (n + 1,), where the rectangles of each object begin, and where the last one's end.
         boxes: float64 (n, 4), of the objects.
+        shown: bool (V, n), which views show enough of which object. One that covers no patch is never visible.
         crops: float64 (V, 4), x0, y0, x1, y1 of the views' crops.
         flips: bool (V,), which views are mirrored.
         side: Patches in a row, and rows.
         slots: Q >= n; slots beyond the objects are not visible.
         threshold: As in `object_mask`.
         margin: As there; of boxes alone.
-        min_visible: Least `crops.coverage` at which a view shows an object. One that covers no patch is never shown.
 
     Returns:
         bool (V, Q, side * side), all-true where the object is not visible, and bool (V, Q).
     """
     masks = np.ones((len(crops), slots, side * side), dtype=np.bool_)
     visible = np.zeros((len(crops), slots), dtype=np.bool_)
-    shares = shown_shares(crops, boxes)
     for k in range(len(boxes)):
         is_box = starts[k] == starts[k + 1]
         parts = boxes[k : k + 1] if is_box else rectangles[starts[k] : starts[k + 1]]
-        of_object = _covered_enough(_coverage_of_rectangles(parts, crops, flips, side, side, 0.0 if is_box else _SLIVER), threshold)
+        of_object = _covered_enough(patch_coverage_of_rectangles(parts, crops, flips, side, side, 0.0 if is_box else _SLIVER), threshold)
         if is_box and margin > 0:
             of_object = _widen(of_object, margin)
         for v in range(len(crops)):
-            if shares[v, k] >= min_visible and of_object[v].any():
+            if shown[v, k] and of_object[v].any():
                 visible[v, k] = True
                 masks[v, k] = of_object[v].ravel()
     return masks, visible

@@ -62,26 +62,11 @@ def draw_photometrics(rng: np.random.Generator, size: int, kind: int, views: Vie
     return Photometrics(operations, grey, sigma, radius, solarise)
 
 
-def apply_photometrics(pixels: np.ndarray, drawn: Photometrics) -> np.ndarray:
-    """A view's pixels with what was drawn for it done to them.
+def apply_photometrics(pixels: np.ndarray, drawn: Photometrics, offset: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
+    """A view's pixels with what was drawn for it done to them, rounded to whole numbers and normalised: `(pixel - offset) / scale`.
 
     Args:
-        pixels: float32 (3, S, S), whole numbers from 0 to 255; may be changed in place.
-        drawn: What to do.
-
-    Returns:
-        float32 (3, S, S), whole numbers from 0 to 255.
-    """
-    out = np.empty_like(pixels)
-    normalised_photometrics(pixels, drawn, np.zeros(3, np.float32), np.ones(3, np.float32), out)
-    return out
-
-
-def normalised_photometrics(pixels: np.ndarray, drawn: Photometrics, offset: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
-    """`apply_photometrics` into `out`, normalised: `(pixel - offset) / scale` in each channel.
-
-    Args:
-        pixels: As there.
+        pixels: float32 (3, S, S), whole numbers from 0 to 255; may be changed.
         drawn: What to do.
         offset: float32 (3,).
         scale: float32 (3,).

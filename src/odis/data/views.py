@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from odis.config import ObjectsConfig, PredictionConfig, ViewsConfig
-from odis.data.crops import choose_target, clip_boxes, object_aware_crops, propose_crops
+from odis.data.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
 from odis.data.decode import Decoded, hull
 from odis.data.filters import planes
 from odis.data.masks import mask_rectangles, object_masks, prediction_mask
-from odis.data.photometrics import Photometrics, draw_photometrics, normalised_photometrics
+from odis.data.photometrics import Photometrics, apply_photometrics, draw_photometrics
 from odis.objects import rle
 from odis.types import Crop, ImageObjects, View
 
@@ -35,27 +35,13 @@ class Plan:
     hidden: Tensor  # bool (G, P), prediction masks
 
 
-def render(image: Tensor, crop: Crop, size: int) -> Tensor:
-    """The crop's pixels, resized (bicubic, antialiased) to a square, mirrored if the crop is.
+def render(image: Decoded, crop: Crop, size: int) -> Tensor:
+    """The crop's pixels, resized (bicubic, antialiased) to a square, mirrored if the crop is: what both paths to a view are held to.
 
     Args:
-        image: uint8 (3, H, W).
-        crop: A crop inside the image.
-        size: Side of the result in pixels; a smaller crop is enlarged.
-
-    Returns:
-        uint8 (3, size, size).
-    """
-    return render_decoded(Decoded(image), crop, size)
-
-
-def render_decoded(image: Decoded, crop: Crop, size: int) -> Tensor:
-    """`render` from an image that was perhaps decoded at a fraction of its size, where crops begin and end within pixels.
-
-    Args:
-        image: The image.
+        image: The image, perhaps decoded at a fraction of its size, where crops begin and end within pixels.
         crop: A crop in pixels of the image at full size.
-        size: Side of the result in pixels.
+        size: Side of the result in pixels; a smaller crop is enlarged.
 
     Returns:
         uint8 (3, size, size).
@@ -65,7 +51,7 @@ def render_decoded(image: Decoded, crop: Crop, size: int) -> Tensor:
 
 
 def resized_crop(image: Decoded, crop: Crop, size: int) -> np.ndarray:
-    """`render_decoded` as uint8 (size, size, 3), never mirrored."""
+    """`render` as uint8 (size, size, 3), never mirrored."""
     if image.shrink == 1:
         # In the layout of a decoded image, and in one piece, torch resizes bytes twice as fast.
         part = image.pixels[None, :, crop.y0 : crop.y1, crop.x0 : crop.x1].contiguous(memory_format=torch.channels_last)
@@ -153,10 +139,12 @@ def plan_views(
     masks: list[Tensor] = []
     visible: list[Tensor] = []
     g = views.global_views
-    rule = (objects.per_image, views.mask_coverage, views.mask_margin, objects.min_visible)
+    rule = (objects.per_image, views.mask_coverage, views.mask_margin)
     for part, size in ((slice(g), views.global_size), (slice(g, None), views.local_size)):
         corners = crops[part].astype(np.float64)
-        of_objects, seen = map(torch.from_numpy, object_masks(rectangles, starts, boxes, corners, flips[part], size // patch_size, *rule))
+        shown = coverage(corners, boxes) >= objects.min_visible
+        found = object_masks(rectangles, starts, boxes, shown, corners, flips[part], size // patch_size, *rule)
+        of_objects, seen = map(torch.from_numpy, found)
         masks.extend(of_objects if views.object_masks else torch.ones_like(of_objects))
         visible.extend(seen)
     sizes = [views.global_size] * g + [views.local_size] * (len(geometry) - g)
@@ -178,7 +166,7 @@ def render_views(plan: Plan, image: Decoded, views: ViewsConfig, drawn: list[Pho
         shown = np.empty((len(plan.sizes[part]), 3, side, side), dtype=np.float32)
         for view, crop, done in zip(shown, plan.crops[part], drawn[part]):
             pixels = planes(resized_crop(image, crop, side), crop.flip)
-            normalised_photometrics(pixels, done, offset, scale, view)
+            apply_photometrics(pixels, done, offset, scale, view)
         made += [View(*view) for view in zip(torch.from_numpy(shown), plan.crops[part], plan.masks[part], plan.visible[part])]
     return made[: views.global_views], made[views.global_views :], plan.hidden
 
@@ -201,7 +189,7 @@ def choose_objects(
     masks = [row.objects[k].mask for k in chosen]
     pieces = [np.empty((0, 4)) if counts is None else _rectangles(counts, width, height) for counts in masks]
     starts = np.array([0, *map(len, pieces)]).cumsum()
-    return clipped[chosen], pieces[0] if len(pieces) == 1 else np.concatenate(pieces), starts
+    return clipped[chosen], np.concatenate(pieces), starts
 
 
 def _rectangles(counts: bytes, width: int, height: int) -> np.ndarray:
