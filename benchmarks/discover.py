@@ -126,7 +126,7 @@ def measure(seed: int, args: argparse.Namespace, folder: Path) -> list[dict[str,
     share = best_centre_box(truth)
 
     def centre(images: list[np.ndarray]) -> list[list[Object]]:
-        return [[Object(tuple(centre_box(i.shape[1], i.shape[0], share)[0].tolist()), score=1.0)] for i in images]  # type: ignore[arg-type]
+        return [[Object(tuple(centre_box(i.shape[1], i.shape[0], share)[0].tolist()), score=1.0)] for i in images]  # type: ignore[arg-type]  # four numbers
 
     rows = [
         {

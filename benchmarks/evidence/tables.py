@@ -127,7 +127,7 @@ def meters(results: Results) -> str:
     for name, cells in results.cells.items():
         last: dict[str, Figure] = {}
         for meter in ("teacher_entropy", "mean_entropy", "feature_spread"):
-            last[meter] = results.of(name, lambda r, meter=meter: r["meters"][-1][meter])  # type: ignore[misc]
+            last[meter] = results.of(name, lambda r, meter=meter: r["meters"][-1][meter])  # type: ignore[misc]  # lambda with a default
         warned = sum(bool(result["collapse"]) for result in cells.values())
         body.append([f"`{name}`", *(f"{value.mean:.2f}" for value in last.values()), f"{warned} of {len(cells)}"])
     return rows(["cell", "teacher entropy", "mean entropy", "feature spread", "collapsed"], body) if body else "*Not run yet.*\n"

@@ -145,7 +145,7 @@ class DenseReader:
         asker = encoder.asker("whole-image", settings.size)
         loader: Any = DataLoader(
             DenseRows(data, rows, asker, train_positions(data, self.train)),
-            batch_size=None, num_workers=settings.workers, collate_fn=_as_it_is,  # type: ignore[arg-type]
+            batch_size=None, num_workers=settings.workers, collate_fn=_as_it_is,  # type: ignore[arg-type]  # of one item, not a list
         )  # fmt: skip
         counts = {"images": 0, "skipped": 0}
         what = f"{encoder.source or 'model'}, {side}"

@@ -165,7 +165,7 @@ class Encoder:
             picture: Any = images
             return self.embed([picture], one[0], mode, boxes=one[1], masks=one[2], size=size, context=context, batch_size=batch_size)[0]
         asker = self.asker(mode, size, context)
-        pictures: list[Any] = list(images)  # type: ignore[arg-type]
+        pictures: list[Any] = list(images)  # type: ignore[arg-type]  # one picture was ruled out
         if objects is not None and (boxes is not None or masks is not None):
             raise OdisError("objects were given, and boxes or masks beside them; give one of the two")
         for name, given in (("objects", objects), ("boxes", boxes), ("masks", masks)):

@@ -135,11 +135,11 @@ def export_features(
             chunks = stream_index(
                 encoder, index, settings.mode, images=settings.images, rows=rows, size=settings.size, context=settings.context,
                 batch_size=settings.batch_size, workers=min(settings.workers, len(rows)), chunk=len(rows), strict=settings.strict,
-                progress=None if progress is None else lambda n, before=before: progress(before + n, total),  # type: ignore[misc]
+                progress=None if progress is None else lambda n, before=before: progress(before + n, total),  # type: ignore[misc]  # default
             )  # fmt: skip
             (found,) = chunks
             for skipped in found.skipped if skip is not None else ():
-                skip(skipped)  # type: ignore[misc]
+                skip(skipped)  # type: ignore[misc]  # not None here
             _write(path, _table(found, index, schema))
         done += len(rows)
         paths.append(path)

@@ -78,7 +78,7 @@ class ObjectViT(VisionTransformer):
         self.attention_branch = torch.compile(_attention_branch)
         self.mlp_branch = torch.compile(_mlp_branch)
 
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[override]  # takes masks, gives Tokens
         self, images: Tensor, object_masks: Tensor | None = None, prediction_masks: Tensor | None = None
     ) -> Tokens:
         """All tokens of B views after the final norm.

@@ -44,7 +44,7 @@ def clip_gradients(student: nn.Module, max_norm: float) -> Tensor:
 def step_if_finite(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> Tensor:
     """Take the step unless the gradient norm is not finite; returns whether it was, as a bool tensor on the device."""
     finite = torch.isfinite(gradient_norm)
-    optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
+    optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]  # torch reads it, undeclared
     try:
         optimizer.step()
     finally:
