@@ -22,7 +22,7 @@ from rich.table import Table
 
 from odis.config import ModelConfig, PretrainConfig, ViewsConfig
 from odis.inference import Encoder
-from odis.model.vit import build_vit
+from odis.model.build import build_vit
 
 SIDE = 224
 

@@ -14,9 +14,10 @@ from odis.config import DiscoverConfig, ModelConfig
 from odis.data.views import normalise
 from odis.discovery import Discoverer
 from odis.errors import ConfigError
+from odis.model.build import build_vit
 from odis.model.keys import patch_features
 from odis.model.plain import PlainModel
-from odis.model.vit import ObjectViT, build_vit
+from odis.model.vit import ObjectViT
 from odis.objects.clean import object_problem
 from odis.objects.discover import discover
 from odis.objects.refine import luminance

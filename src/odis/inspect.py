@@ -24,7 +24,7 @@ from odis.data.crops import clip_boxes
 from odis.data.loader import ViewDataset
 from odis.data.views import choose_objects
 from odis.errors import ConfigError, DataError
-from odis.model.vit import build_vit
+from odis.model.build import build_vit
 from odis.objects import rle
 from odis.objects.clean import object_problem
 from odis.objects.images import load_image

@@ -13,8 +13,9 @@ from PIL import Image
 import odis
 from odis.cli import main
 from odis.config import ModelConfig
+from odis.model.build import build_vit
 from odis.model.saved import save_model
-from odis.model.vit import ObjectViT, build_vit
+from odis.model.vit import ObjectViT
 from odis.objects import rle
 from odis.objects.index import write_index
 from odis.options import load_recipe

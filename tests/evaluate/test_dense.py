@@ -21,7 +21,7 @@ from odis.evaluate.label_maps import LabelledImages, patch_label_shares
 from odis.evaluate.probe import Grid
 from odis.evaluate.segment import SegmentSettings, evaluate_segment, patch_miou
 from odis.inference import Encoder
-from odis.model.vit import build_vit
+from odis.model.build import build_vit
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects, Object

@@ -18,8 +18,8 @@ from odis.evaluate.knn import KnnSettings, evaluate_knn, periodic_knn
 from odis.evaluate.parts import Part
 from odis.evaluate.results import check_writable, results_table, write_results
 from odis.inference import Encoder, embed_index
+from odis.model.build import build_vit
 from odis.model.saved import save_model
-from odis.model.vit import build_vit
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects, Object
 

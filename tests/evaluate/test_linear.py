@@ -24,7 +24,7 @@ from odis.evaluate.parts import Part
 from odis.evaluate.probe import Grid
 from odis.evaluate.transfer import DataSet, TransferSettings, evaluate_transfer
 from odis.inference import Encoder, embed_index
-from odis.model.vit import build_vit
+from odis.model.build import build_vit
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects, Object
 

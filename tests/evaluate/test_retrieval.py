@@ -22,7 +22,7 @@ from odis.evaluate.landmark_retrieval import evaluate_landmarks
 from odis.evaluate.landmarks import landmark_scores, load_ground_truth
 from odis.evaluate.retrieval import RetrievalSettings, evaluate_retrieval, rank
 from odis.inference import Encoder, embed_index
-from odis.model.vit import build_vit
+from odis.model.build import build_vit
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects, Object
 

@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional as tv
 from odis.config import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
 from odis.inference import Encoder, embed_index, load
+from odis.model.build import build_vit
 from odis.model.saved import save_model
-from odis.model.vit import build_vit
 from odis.objects.index import ObjectIndex, write_index
 from odis.queries import MODES
 from odis.types import ImageObjects, Object

@@ -16,8 +16,8 @@ from odis.config import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
 from odis.inference import Encoder, embed_index, export
 from odis.inference.export import ExportSettings, export_features
+from odis.model.build import build_vit
 from odis.model.saved import save_model
-from odis.model.vit import build_vit
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects, Object, Skipped
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from odis.config import ModelConfig
 from odis.errors import ConfigError
+from odis.model.build import build_vit
 from odis.model.keys import FACETS, has_attention, keeps_aspect, patch_features, project
 from odis.model.plain import PlainModel
-from odis.model.vit import ObjectViT, build_vit
+from odis.model.vit import ObjectViT
 
 TINY = {"embed_dim": 24, "depth": 2, "num_heads": 3}
 

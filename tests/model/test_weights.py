@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from odis.config import ModelConfig
 from odis.errors import ConfigError
-from odis.model.vit import build_vit
+from odis.model.build import build_vit
 
 SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
 CONFIG = ModelConfig(name="vit_tiny_patch16_224", object_tokens="read-only", **SIZES)

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as tv
 from odis.config import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import OdisError
 from odis.inference import Encoder, embed_index, load
-from odis.model.vit import build_vit
+from odis.model.build import build_vit
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
 from odis.report.answers import layers_shown, looks, nearest, no_attention, patch_colours, patch_features, whole_size

@@ -12,9 +12,10 @@ import torch
 from odis.config import ModelConfig
 from odis.errors import ConfigError, DataError, OdisError
 from odis.inference.encoder import DTYPES, Encoder
+from odis.model.build import build_vit
 from odis.model.plain import PlainModel, build_plain, takes_object_tokens
 from odis.model.saved import load_model, load_teacher
-from odis.model.vit import ObjectViT, build_vit
+from odis.model.vit import ObjectViT
 
 
 def load(source: str | Path, *, device: str = "auto", precision: str = "auto") -> Encoder:

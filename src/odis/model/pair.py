@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from odis.config import PretrainConfig
 from odis.errors import ConfigError
+from odis.model.build import build_vit
 from odis.model.heads import ProjectionHead
-from odis.model.vit import ObjectViT, build_vit
+from odis.model.vit import ObjectViT
 from odis.types import Tokens
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from odis.config import ModelConfig
 from odis.errors import DataError
-from odis.model.vit import ObjectViT, build_vit
+from odis.model.build import build_vit
+from odis.model.vit import ObjectViT
 
 
 def save_model(path: Path, backbone: ObjectViT, card: dict[str, Any]) -> None:
