@@ -97,15 +97,23 @@ def gflop_an_image(config: PretrainConfig) -> float:
     patch, dim, depth = model.patch_size or 16, model.embed_dim or dim, model.depth or depth
     queries = config.objects.per_image if model.object_tokens == "read-only" else 0
 
-    def backbone(size: int) -> float:
-        return forward_flop(size, patch, dim, depth, extra_tokens=1 + queries)
+    def backbone(size: int, read: float) -> float:
+        """Of the last block only what leads to the patches that are read, and to the object tokens."""
+        patches = (size // patch) ** 2
+        tokens = patches + 1 + queries
+        spared = tokens - max(queries, 1) - read
+        unread = 18 * spared * dim**2  # projection and MLP
+        if read == 0:  # no query either
+            unread += 2 * spared * dim**2 + 4 * spared * tokens * dim
+        whole = forward_flop(size, patch, dim, depth, extra_tokens=1 + queries)
+        return whole if model.object_readout == "mean-pool" else whole - unread
 
     widths = [dim, *[head.hidden] * (head.layers - 1), head.bottleneck, head.prototypes]
     row = 2 * sum(a * b for a, b in itertools.pairwise(widths))
     objects = max(queries, 1)
     hidden = config.prediction.probability * config.prediction.ratio * (views.global_size // patch) ** 2 if config.loss.patch_weight else 0
-    global_cost = views.global_views * (backbone(views.global_size) + (objects + hidden) * row)
-    local_cost = views.local_views * (backbone(views.local_size) + objects * row)
+    global_cost = views.global_views * (backbone(views.global_size, hidden) + (objects + hidden) * row)
+    local_cost = views.local_views * (backbone(views.local_size, 0) + objects * row)
     return (global_cost + 3 * (global_cost + local_cost)) / 1e9
 
 

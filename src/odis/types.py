@@ -150,6 +150,15 @@ class Tokens:
 
 
 @dataclass(slots=True)
+class ReadTokens:
+    """The tokens of B views that somebody reads, after the final norm."""
+
+    objects: Tensor | None  # (B, Q, D), as in `Tokens`
+    image: Tensor | None  # (B, D), as in `Tokens`; None too if it was not asked for
+    patches: Tensor  # (H, D): the patches that were asked for
+
+
+@dataclass(slots=True)
 class Features:
     """Frozen features of one image's objects."""
 

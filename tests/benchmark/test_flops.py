@@ -6,7 +6,7 @@ from torch import nn
 
 from odis.benchmark.flops import count_flops, matmul_rate
 from odis.benchmark.measure import batches_of, start
-from odis.model import vit
+from odis.model import attention, vit
 from odis.objects.index import ObjectIndex
 from odis.options import load_recipe
 from odis.train.distributed import Ranks
@@ -43,8 +43,23 @@ def test_flops_are_those_of_linear_layers_convolutions_and_attention(index: Obje
         attended.append((torch.is_grad_enabled(), 4 * query.numel() * key.shape[2]))
         return attend(query, key, value, *more, **kinds)
 
+    products, few = attention.attention_in_products, vit.attention_of_few
+
+    def noted_products(qkv, *more):
+        attended.append((qkv.requires_grad, 4 * qkv[:, :, 0].numel() * qkv.shape[1]))
+        return products(qkv, *more)
+
+    def noted_few(attn, x, asking, visible):
+        times = 3 if torch.is_grad_enabled() else 1
+        of_few.append(times * 2 * attn.attn_dim * (attn.qkv.in_features * (len(x) * asking.shape[1] + 2 * len(x) * x.shape[1])))
+        of_few.append(times * 4 * asking.numel() * x.shape[1])
+        return few(attn, x, asking, visible)
+
+    of_few: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+        patch.setattr(attention, "attention_in_products", noted_products)
+        patch.setattr(vit, "attention_of_few", noted_few)
         patch.setattr(vit, "lean_mlp", lambda module, x: module(x))  # which calls no module for its second layer
         train_step(run, [batch])
 
@@ -55,6 +70,8 @@ def test_flops_are_those_of_linear_layers_convolutions_and_attention(index: Obje
     linear = expected
     for with_gradient, flops in attended:
         expected += flops * (3.5 if with_gradient else 1)  # backward: five products for the two of the forward pass
+    expected += sum(of_few)
+    assert of_few  # local views
     # The prototypes and products of Sinkhorn-Knopp are not in this sum.
     assert linear < counted
     assert counted == pytest.approx(expected, rel=0.01)

@@ -7,23 +7,27 @@ attend with one. Both kinds of object token (`kind`) are served:
 - `single`: the first token, `[CLS]`, is the object token; the tokens are `[OBJ], registers, patches`, and all of them see it.
 - `read-only`: Q object tokens stand last, `[CLS], registers, patches, [OBJ] * Q`, and no other token sees them.
 
+What is computed is always this; there are three ways to it. `_split_attention` is the one to read, and the one of GPUs. On a CPU
+`attention_in_products` is faster: there a second call costs more than the mask of a few rows. And where only a few tokens are read at
+all, `attention_of_few` computes no other's.
+
 Letters: B views, Q object tokens, P patches, T all tokens, C context keys, D width, h heads, d head width.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
-
-from odis.model.cpu_attention import attention_in_products
+from torch.autograd.function import once_differentiable
 
 ObjectTokens = Literal["single", "read-only"]
 
 _MOST_TOKENS = 512  # of more, torch's kernel, which never holds all weights of a query, is faster than products
+_AT_ONCE = 2**20  # bytes of attention weights in products: what stays in a core's cache
 
 
 def object_keys(object_masks: Tensor, *, class_token: bool, registers: int, kind: ObjectTokens) -> Tensor:
@@ -80,29 +84,78 @@ def object_attention(attn: Attention, x: Tensor, keys: Tensor | None, kind: Obje
     Returns:
         (B, T, D).
     """
+    return project(attn, attend(attn, x, keys, kind), x)
+
+
+def attend(attn: Attention, x: Tensor, keys: Tensor | None, kind: ObjectTokens) -> Tensor:
+    """What every token of `object_attention` gathers, (B, T, h * d), before it is projected."""
     qkv = attn.qkv(x).unflatten(-1, (3, attn.num_heads, attn.head_dim))  # (B, T, 3, h, d)
     dropout = attn.attn_drop.p if attn.training else 0.0
-    if products_are_faster(qkv, dropout) and isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity):
-        out = attention_in_products(qkv, keys, kind == "single")
-    else:
-        out = _split_attention(attn, qkv, keys, kind, dropout)
+    if (
+        products_are_faster(qkv, dropout, masked=keys is not None)
+        and isinstance(attn.q_norm, nn.Identity)
+        and isinstance(attn.k_norm, nn.Identity)
+    ):
+        return attention_in_products(qkv, keys, kind == "single")
+    return _split_attention(attn, qkv, keys, kind, dropout)
+
+
+def project(attn: Attention, gathered: Tensor, x: Tensor) -> Tensor:
+    """What `object_attention` gives of what tokens gathered, (..., h * d), and of these tokens themselves, (..., D)."""
     if (norm := getattr(attn, "norm", None)) is not None:
-        out = norm(out)
+        gathered = norm(gathered)
     if (gate := getattr(attn, "gate", None)) is not None:
-        out = out * gate(x).sigmoid()
-    return attn.proj_drop(attn.proj(out))
+        gathered = gathered * gate(x).sigmoid()
+    return attn.proj_drop(attn.proj(gathered))
 
 
-def products_are_faster(qkv: Tensor, dropout: float) -> bool:
-    """Whether `attention_in_products` is: with bf16 instructions, few tokens, and no compiler, which makes a kernel of its own.
+def attention_of_few(attn: Attention, x: Tensor, asking: Tensor, visible: Tensor | None) -> Tensor:
+    """What a few tokens gather: `attend` at their rows, without the queries of all others.
+
+    Args:
+        attn: timm's module.
+        x: (B, T, D) tokens.
+        asking: (B, n, D), those of them that are read.
+        visible: bool (B, n, T), the keys that each of these sees, or None: all.
+
+    Returns:
+        (B, n, h * d).
+    """
+    weights, v = _weights_of_few(attn, x, asking, visible)
+    return (attn.attn_drop(weights) @ v).transpose(1, 2).flatten(2)
+
+
+def _weights_of_few(attn: Attention, x: Tensor, asking: Tensor, visible: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention weights (B, h, n, T) of the tokens that ask, and the values (B, h, T, d)."""
+    width = attn.num_heads * attn.head_dim
+    weights, biases = attn.qkv.weight.split([width, 2 * width]), [None, None]
+    if attn.qkv.bias is not None:
+        biases = attn.qkv.bias.split([width, 2 * width])
+    q = F.linear(asking, weights[0], biases[0]).unflatten(-1, (attn.num_heads, attn.head_dim)).transpose(1, 2)
+    kv = F.linear(x, weights[1], biases[1]).unflatten(-1, (2, attn.num_heads, attn.head_dim))
+    k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
+    scores = (attn.q_norm(q) * attn.scale) @ attn.k_norm(k).transpose(-2, -1)
+    if visible is not None:
+        scores = scores.masked_fill(~visible.unsqueeze(1), float("-inf"))
+    return scores.softmax(dim=-1).to(v.dtype), v
+
+
+def products_are_faster(qkv: Tensor, dropout: float, masked: bool) -> bool:
+    """Whether `attention_in_products` is: on a CPU, for few tokens, and without a compiler, which makes a kernel of its own.
+
+    In fp32 it spares a masked pass its second call; without masks torch's kernel is as fast, and gives what timm gives to the last bit.
+    In bf16 that kernel takes several times as long, if the CPU has instructions for bf16.
 
     Args:
         qkv: (B, T, ...).
         dropout: Share of the attention weights that are dropped; products drop none.
+        masked: Whether object queries are.
     """
-    if qkv.device.type != "cpu" or qkv.dtype != torch.bfloat16 or torch.compiler.is_compiling():
+    if qkv.device.type != "cpu" or dropout > 0 or qkv.shape[1] > _MOST_TOKENS or torch.compiler.is_compiling():
         return False
-    return dropout == 0 and qkv.shape[1] <= _MOST_TOKENS and torch.cpu._is_avx512_bf16_supported()
+    if qkv.dtype == torch.float32:
+        return masked
+    return qkv.dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported()
 
 
 def _split_attention(attn: Attention, qkv: Tensor, keys: Tensor | None, kind: ObjectTokens, dropout: float) -> Tensor:
@@ -140,9 +193,76 @@ def object_attention_weights(attn: Attention, x: Tensor, keys: Tensor, kind: Obj
     Returns:
         (B, Q, h, T), rows that sum to 1.
     """
-    views, tokens, _ = x.shape
     queries = keys.shape[1]
-    q, k, _ = attn.qkv(x).reshape(views, tokens, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-    asking = q[:, :, :queries] if kind == "single" else q[:, :, tokens - queries :]
-    scores = attn.q_norm(asking) @ attn.k_norm(k).transpose(-2, -1) * attn.scale  # (B, h, Q, T)
-    return scores.masked_fill(~keys.unsqueeze(1), float("-inf")).softmax(dim=-1).transpose(1, 2)
+    asking = x[:, :queries] if kind == "single" else x[:, x.shape[1] - queries :]
+    return _weights_of_few(attn, x, asking, keys)[0].transpose(1, 2)
+
+
+def attention_in_products(qkv: Tensor, keys: Tensor | None, objects_first: bool) -> Tensor:
+    """Self-attention in which object queries see what `keys` says; the weights are computed again in the backward pass, not kept.
+
+    Args:
+        qkv: (B, T, 3, h, d), contiguous.
+        keys: bool (B, Q, T) from `attention.object_keys`, or None: all see all.
+        objects_first: Whether the object tokens are the first Q, which all others see, or the last Q, which no other sees.
+
+    Returns:
+        (B, T, h * d).
+    """
+    return _AttentionInProducts.apply(qkv, keys, objects_first)
+
+
+class _AttentionInProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, keys: Tensor | None, objects_first: bool) -> Tensor:
+        ctx.save_for_backward(qkv, keys)
+        ctx.objects_first = objects_first
+        out = qkv.new_empty(*qkv.shape[:2], *qkv.shape[3:])  # (B, T, h, d)
+        for part in _parts(qkv):
+            weights, _ = _weights(qkv[part], None if keys is None else keys[part], objects_first)
+            out[part] = (weights @ _heads(qkv, part, 2)).transpose(1, 2)
+        return out.flatten(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        qkv, keys = ctx.saved_tensors
+        of_qkv = torch.empty_like(qkv)
+        grad = grad.unflatten(2, qkv.shape[3:]).transpose(1, 2)  # (B, h, T, d)
+        for part in _parts(qkv):
+            weights, scaled = _weights(qkv[part], None if keys is None else keys[part], ctx.objects_first)
+            of_out = grad[part]
+            of_weights = of_out @ _heads(qkv, part, 2).transpose(-2, -1)
+            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            _heads(of_qkv, part, 0)[:] = (of_scores @ _heads(qkv, part, 1)).mul_(qkv.shape[-1] ** -0.5)
+            _heads(of_qkv, part, 1)[:] = of_scores.transpose(-2, -1) @ scaled
+            _heads(of_qkv, part, 2)[:] = weights.transpose(-2, -1) @ of_out
+        return of_qkv, None, None
+
+
+def _heads(qkv: Tensor, part: slice, which: int) -> Tensor:
+    """Queries (0), keys (1) or values (2) of some views, (B, h, T, d)."""
+    return qkv[part, :, which].transpose(1, 2)
+
+
+def _weights(qkv: Tensor, keys: Tensor | None, objects_first: bool) -> tuple[Tensor, Tensor]:
+    """Attention weights (B, h, T, T), and the queries divided by sqrt(d), (B, h, T, d)."""
+    every = slice(None)
+    scaled = _heads(qkv, every, 0) * qkv.shape[-1] ** -0.5
+    scores = scaled @ _heads(qkv, every, 1).transpose(-2, -1)
+    if keys is not None:
+        queries, closed = keys.shape[1], ~keys[:, None]
+        if objects_first:
+            scores[:, :, :queries].masked_fill_(closed, float("-inf"))
+        else:
+            last = scores.shape[-1] - queries
+            scores[:, :, last:].masked_fill_(closed, float("-inf"))
+            scores[:, :, :last, last:] = float("-inf")
+    return scores.softmax(dim=-1), scaled
+
+
+def _parts(qkv: Tensor) -> list[slice]:
+    """Views whose weights are small enough together."""
+    views, tokens, _, heads, _ = qkv.shape
+    at_once = max(1, _AT_ONCE // (heads * tokens * tokens * qkv.element_size()))
+    return [slice(first, first + at_once) for first in range(0, views, at_once)]

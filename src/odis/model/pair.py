@@ -13,7 +13,7 @@ from odis.errors import ConfigError
 from odis.model.build import build_vit
 from odis.model.heads import ProjectionHead
 from odis.model.vit import ObjectViT
-from odis.types import Tokens
+from odis.types import ReadTokens, Tokens
 
 
 class Network(nn.Module):
@@ -61,6 +61,23 @@ class Network(nn.Module):
         if object_masks is not None:
             tokens.objects = pool(tokens.patches, object_masks)
         return tokens
+
+    def read(
+        self, images: Tensor, object_masks: Tensor | None, prediction_masks: Tensor | None, patches: Tensor, *, image: bool
+    ) -> ReadTokens:
+        """Those tokens of `embed` that a loss reads, for less: see `ObjectViT.read`.
+
+        Args:
+            images: As in `embed`.
+            object_masks: As in `embed`.
+            prediction_masks: As in `embed`.
+            patches: int64 (H,), positions in the flattened (B * P).
+            image: Whether `[CLS]` is read beside object tokens.
+        """
+        if self.object_readout == "token":
+            return self.backbone.read(images, object_masks, prediction_masks, patches, image=image)
+        tokens = self.embed(images, object_masks, prediction_masks)  # an object is the mean of its patches: all are read
+        return ReadTokens(tokens.objects, tokens.image, tokens.patches.flatten(0, 1)[patches])
 
 
 def pool(patches: Tensor, masks: Tensor) -> Tensor:

@@ -20,8 +20,17 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from odis.errors import ConfigError
-from odis.model.attention import ObjectTokens, dense_mask, object_attention, object_attention_weights, object_keys
-from odis.types import Tokens
+from odis.model.attention import (
+    ObjectTokens,
+    attend,
+    attention_of_few,
+    dense_mask,
+    object_attention,
+    object_attention_weights,
+    object_keys,
+    project,
+)
+from odis.types import ReadTokens, Tokens
 
 
 class ObjectViT(VisionTransformer):
@@ -46,6 +55,7 @@ class ObjectViT(VisionTransformer):
         self.split_queries = all(type(b) in (Block, ResPostBlock) and type(b.attn) is Attention for b in self.blocks)
         self.attention_branch: Callable[..., Tensor] = _attention_branch
         self.mlp_branch: Callable[..., Tensor] = _mlp_branch
+        self.last_block: Callable[..., Tensor] = _last_block
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
         trunc_normal_(self.mask_token, std=0.02)
         if object_tokens == "read-only":
@@ -70,9 +80,13 @@ class ObjectViT(VisionTransformer):
         return super().no_weight_decay() | {"mask_token", "object_token"}
 
     def compile_blocks(self) -> None:
-        """Compile the two branches of the blocks, once for all blocks (drop path stays outside: its rate differs in each)."""
+        """Compile the two branches of the blocks, once for all blocks (drop path stays outside: its rate differs in each).
+
+        And what `read` has of the last block: how many patches are read differs from step to step, so its sizes are left open.
+        """
         self.attention_branch = torch.compile(_attention_branch)
         self.mlp_branch = torch.compile(_mlp_branch)
+        self.last_block = torch.compile(_last_block, dynamic=True)
 
     def forward(  # type: ignore[override]  # takes masks, gives Tokens
         self, images: Tensor, object_masks: Tensor | None = None, prediction_masks: Tensor | None = None
@@ -90,9 +104,62 @@ class ObjectViT(VisionTransformer):
             ValueError: masks of another shape than the views'.
         """
         x, keys, grid = self._embed(images, object_masks, prediction_masks)
-        x = self._blocks(x, keys)
+        x = self._blocks(self.blocks, x, keys)
         x = self.fc_norm(self.norm(x))  # timm has one of the two, the other is an identity
         return self._tokens(x, 0 if keys is None else keys.shape[1], grid)
+
+    def read(
+        self,
+        images: Tensor,
+        object_masks: Tensor | None,
+        prediction_masks: Tensor | None,
+        patches: Tensor,
+        *,
+        image: bool = True,
+    ) -> ReadTokens:
+        """Some of the tokens of `forward`: of the last block nothing is computed that only others need.
+
+        A loss reads the object tokens and the hidden patches, which are few. For all others the last block still makes keys and values, but
+        no MLP, no projection and, where no patch is read at all, no query.
+
+        Args:
+            images: As in `forward`.
+            object_masks: As in `forward`.
+            prediction_masks: As in `forward`.
+            patches: int64 (H,), which are read: positions in the flattened (B * P).
+            image: Read `[CLS]` beside object tokens; without object masks it is read in any case.
+        """
+        x, keys, grid = self._embed(images, object_masks, prediction_masks)
+        views, tokens, _ = x.shape
+        queries = 0 if keys is None else keys.shape[1]
+        objects_first = self.object_tokens == "single"
+        image = self.has_class_token and (queries == 0 or (image and not objects_first))
+        # Positions of the tokens that are read in every view: `[CLS]` or the single object token, then read-only object tokens.
+        first = int(image or (queries > 0 and objects_first))
+        last = 0 if objects_first else queries
+        every = torch.arange(tokens, device=x.device)
+        every = torch.cat([every[:first], every[tokens - last :]])
+        of_patches = patches // (grid[0] * grid[1]) * tokens + self.num_prefix_tokens + patches % (grid[0] * grid[1])
+        of_views = torch.arange(0, views * tokens, tokens, device=x.device)[:, None] + every
+        rows = torch.cat([of_views.flatten(), of_patches])
+        if self.split_queries:
+            x = self._blocks(self.blocks[:-1], x, keys)
+            few = None if len(patches) else every
+            block: Any = self.blocks[-1]
+            scales = [_scale_of_rows(drop, x, rows) for drop in (block.drop_path1, block.drop_path2)]
+            given = (block, x, keys, self.object_tokens, rows, few, *scales)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(self.last_block, *given, use_reentrant=False)
+            else:
+                x = self.last_block(*given)
+        else:
+            x = self._blocks(self.blocks, x, keys).flatten(0, 1)[rows]
+        x = self.fc_norm(self.norm(x))
+        count = first + last
+        shown, read = x[: views * count].unflatten(0, (views, count)), x[views * count :]
+        if queries == 0:
+            return ReadTokens(None, shown[:, 0] if image else None, read)
+        return ReadTokens(shown if objects_first else shown[:, first:], shown[:, 0] if image else None, read)
 
     @torch.no_grad()
     def object_attention(self, images: Tensor, object_masks: Tensor, layer: int = -1) -> Tensor:
@@ -113,10 +180,9 @@ class ObjectViT(VisionTransformer):
             raise ConfigError("model.name: attention maps need timm's common attention, which this model does not have")
         x, keys, (rows, columns) = self._embed(images, object_masks, None)
         assert keys is not None
-        blocks: list[Any] = list(self.blocks)
-        for block in blocks[: layer % len(blocks)]:
-            x = self._block(block, x, keys)
-        block = blocks[layer % len(blocks)]
+        number = layer % len(self.blocks)
+        block: Any = self.blocks[number]
+        x = self._blocks(self.blocks[:number], x, keys)
         weights = object_attention_weights(block.attn, x if isinstance(block, ResPostBlock) else block.norm1(x), keys, self.object_tokens)
         return weights[..., self.num_prefix_tokens : self.num_prefix_tokens + rows * columns]
 
@@ -144,13 +210,13 @@ class ObjectViT(VisionTransformer):
         registers = self.num_prefix_tokens - int(self.has_class_token)
         return object_keys(object_masks, class_token=self.has_class_token, registers=registers, kind=self.object_tokens)
 
-    def _blocks(self, x: Tensor, keys: Tensor | None) -> Tensor:
+    def _blocks(self, blocks: Any, x: Tensor, keys: Tensor | None) -> Tensor:
         masks = keys
         if keys is not None and not self.split_queries:
             # Additive, since some of timm's unfused attentions add their mask as it is.
             visible = dense_mask(keys, self.object_tokens).unsqueeze(1)
             masks = torch.zeros_like(visible, dtype=x.dtype).masked_fill_(~visible, float("-inf"))
-        for block in self.blocks:
+        for block in blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(self._block, block, x, masks, use_reentrant=False)
             else:
@@ -185,6 +251,58 @@ def _mlp_branch(block: Any, x: Tensor) -> Tensor:
     if isinstance(block, ResPostBlock):
         return block.norm2(lean_mlp(block.mlp, x))
     return block.ls2(lean_mlp(block.mlp, block.norm2(x)))
+
+
+def _last_block(
+    block: Any,
+    x: Tensor,
+    keys: Tensor | None,
+    kind: ObjectTokens,
+    rows: Tensor,
+    few: Tensor | None,
+    scale1: Tensor | None,
+    scale2: Tensor | None,
+) -> Tensor:
+    """Some tokens as a block leaves them, (N, D).
+
+    Args:
+        block: The block.
+        x: (B, T, D) tokens before it.
+        keys: bool (B, Q, T), as in `object_attention`.
+        kind: Which token is the object's.
+        rows: int64 (N,), which tokens: positions in the flattened (B * T).
+        few: int64 (n,): if all of these are the same n tokens of each view, which; in the order of the rows.
+        scale1: (N, 1) of drop path, see `_scale_of_rows`.
+        scale2: The same for the second branch.
+    """
+    attn, post = block.attn, isinstance(block, ResPostBlock)
+    normed = x if post else block.norm1(x)
+    asking = normed.flatten(0, 1)[rows]
+    if few is None:
+        gathered = attend(attn, normed, keys, kind).flatten(0, 1)[rows]
+    else:
+        gathered = attention_of_few(attn, normed, normed[:, few], _visible_to_few(keys, kind, few)).flatten(0, 1)
+    branch = project(attn, gathered, asking)
+    branch = block.norm1(branch) if post else block.ls1(branch)
+    y = x.flatten(0, 1)[rows] + (branch if scale1 is None else branch * scale1)
+    branch = _mlp_branch(block, y)
+    return y + (branch if scale2 is None else branch * scale2)
+
+
+def _visible_to_few(keys: Tensor | None, kind: ObjectTokens, few: Tensor) -> Tensor | None:
+    """bool (B, n, T): what the tokens at these positions see, of which object tokens are all Q or none; None: all."""
+    if keys is None or kind == "single":
+        return keys
+    views, queries, tokens = keys.shape
+    context = torch.arange(tokens, device=keys.device) < tokens - queries
+    return torch.cat([context.expand(views, len(few) - queries, tokens), keys], dim=1)
+
+
+def _scale_of_rows(drop_path: nn.Module, x: Tensor, rows: Tensor) -> Tensor | None:
+    """What drop path multiplies these rows of the flattened (B * T) tokens by, (N, 1); each view's number is drawn as if all were there."""
+    if isinstance(drop_path, nn.Identity) or not drop_path.training:
+        return None
+    return drop_path(x.new_ones(len(x), 1))[rows // x.shape[1]]
 
 
 def lean_mlp(module: Any, x: Tensor) -> Tensor:

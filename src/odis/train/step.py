@@ -111,21 +111,29 @@ class Question:
 
 
 def read_tokens(
-    network: Network, images: Tensor, masks: Tensor, prediction_masks: Tensor | None, question: Question
+    network: Network, images: Tensor, masks: Tensor, prediction_masks: Tensor | None, patches: Tensor, question: Question
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Backbone features of V views.
 
+    Args:
+        network: Student or teacher.
+        images: (V, 3, S, S).
+        masks: bool (V, Q, P), object masks.
+        prediction_masks: bool (V, P), patches to hide, or None.
+        patches: int64 (H,), the patches that are read: positions in the flattened (V * P).
+        question: What is asked.
+
     Returns:
-        object tokens (V, Q, D), patches (V, P, D), and image tokens (V, D) if the question asks for them.
+        object tokens (V, Q, D), patches (H, D), and image tokens (V, D) if the question asks for them.
     """
-    tokens = network.embed(images, masks if question.masks else None, prediction_masks)
+    tokens = network.read(images, masks if question.masks else None, prediction_masks, patches, image=question.image)
     # Without masks only `single` is asked, and there `[CLS]` is the object token.
     objects = tokens.objects if tokens.objects is not None else tokens.image[:, None]  # type: ignore[index]
     image = None
     if question.image:
         image = tokens.image
         if image is None:  # `[CLS]` stood for the object: the whole view is another question, and another pass
-            image = network.embed(images, None, prediction_masks).image
+            image = network.read(images, None, prediction_masks, patches[:0], image=True).image
     return objects, tokens.patches, image
 
 
@@ -134,9 +142,10 @@ def teacher_pass(
     teacher: Network, batch: Batch, centres: Centres, temp: float, config: PretrainConfig, question: Question
 ) -> TeacherOutput:
     """The teacher sees the global views, nothing hidden, and answers for every visible object and every hidden patch."""
-    objects, patches, image = read_tokens(teacher, batch.global_views, batch.global_masks, None, question)
+    hidden = batch.hidden if question.patches else batch.hidden[:0]
+    objects, patches, image = read_tokens(teacher, batch.global_views, batch.global_masks, None, hidden, question)
     object_logits = teacher.head(objects.flatten(0, 1)[batch.teacher_rows])
-    patch_logits = teacher.patch_head(patches.flatten(0, 1)[batch.hidden if question.patches else batch.hidden[:0]])
+    patch_logits = teacher.patch_head(patches)
     image_logits = None if image is None else teacher.head(image)
 
     def probabilities(logits: Tensor, centre: Centre) -> Tensor:
@@ -156,16 +165,16 @@ def teacher_pass(
 
 def student_pass(student: Network, batch: Batch, question: Question) -> StudentOutput:
     """The student sees the global views with patches hidden, and the local views."""
-    hide = batch.prediction_masks if question.patches else None
-    objects, patches, global_image = read_tokens(student, batch.global_views, batch.global_masks, hide, question)
+    hide, hidden = (batch.prediction_masks, batch.hidden) if question.patches else (None, batch.hidden[:0])
+    objects, patches, global_image = read_tokens(student, batch.global_views, batch.global_masks, hide, hidden, question)
     features, local_image = objects.flatten(0, 1)[batch.student_global_rows], None
     if len(batch.local_views):
-        objects, _, local_image = read_tokens(student, batch.local_views, batch.local_masks, None, question)
+        objects, _, local_image = read_tokens(student, batch.local_views, batch.local_masks, None, hidden[:0], question)
         features = torch.cat([features, objects.flatten(0, 1)[batch.student_local_rows]])
     projections = student.head.project(features)
     return StudentOutput(
         objects=student.head.last_layer(projections),
-        patches=student.patch_head(patches.flatten(0, 1)[batch.hidden if question.patches else batch.hidden[:0]]),
+        patches=student.patch_head(patches),
         global_image=None if global_image is None else student.head(global_image),
         local_image=None if local_image is None else student.head(local_image),
         projections=projections,

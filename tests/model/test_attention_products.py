@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import Attention
 from torch import Tensor
 
-from odis.model import attention, cpu_attention
-from odis.model.attention import dense_mask, object_attention, object_keys, products_are_faster
-from odis.model.cpu_attention import attention_in_products
+from odis.model import attention
+from odis.model.attention import attention_in_products, dense_mask, object_attention, object_keys, products_are_faster
 
 KINDS = ["single", "read-only"]
 
@@ -38,7 +37,7 @@ def test_products_and_their_gradients_equal_torchs(data, views, heads, patches, 
     tokens = 1 + patches if keys is None else keys.shape[2]
     qkv = torch.randn(views, tokens, 3, heads, width, generator=generator, dtype=torch.float64, requires_grad=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_attention, "_AT_ONCE", at_once)  # one view at a time, some, all
+        patch.setattr(attention, "_AT_ONCE", at_once)  # one view at a time, some, all
         ours = attention_in_products(qkv, keys, kind == "single")
         grad = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
         (of_ours,) = torch.autograd.grad(ours, qkv, grad)
@@ -65,7 +64,7 @@ def test_a_layer_in_half_precision_is_as_near_as_half_precision_can_be(monkeypat
         taken.append(True)
         return attention_in_products(*args)
 
-    monkeypatch.setattr(attention, "products_are_faster", lambda *_: faster)
+    monkeypatch.setattr(attention, "products_are_faster", lambda *_, **__: faster)
     monkeypatch.setattr(attention, "attention_in_products", products)
     torch.manual_seed(0)
     attn = Attention(48, num_heads=3, qkv_bias=True)
@@ -79,14 +78,14 @@ def test_a_layer_in_half_precision_is_as_near_as_half_precision_can_be(monkeypat
 
     found = layer(attn.bfloat16(), x.bfloat16())
     assert bool(taken) == faster
-    monkeypatch.setattr(attention, "products_are_faster", lambda *_: False)
+    monkeypatch.setattr(attention, "products_are_faster", lambda *_, **__: False)
     for ours, exact in zip(found, layer(attn.double(), x.bfloat16().double())):
         assert ours.dtype == torch.bfloat16
         assert (ours.double() - exact).abs().max() < 0.02 * exact.abs().max()
 
 
 def test_queries_that_are_normed_are_left_to_torch(monkeypatch):
-    monkeypatch.setattr(attention, "products_are_faster", lambda *_: True)
+    monkeypatch.setattr(attention, "products_are_faster", lambda *_, **__: True)
     attn = Attention(24, num_heads=2, qk_norm=True, norm_layer=torch.nn.LayerNorm)
     x = torch.randn(2, 7, 24)
     torch.testing.assert_close(object_attention(attn, x, None, "single"), attn(x))
@@ -95,10 +94,15 @@ def test_queries_that_are_normed_are_left_to_torch(monkeypatch):
 def test_products_are_taken_where_they_are_faster(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     qkv = torch.zeros(2, 5, 3, 2, 4, dtype=torch.bfloat16)
-    assert products_are_faster(qkv, 0.0)
-    assert not products_are_faster(qkv, 0.1)
-    assert not products_are_faster(qkv.float(), 0.0)
-    assert not products_are_faster(qkv.to("meta"), 0.0)
-    assert not products_are_faster(qkv.repeat(1, 200, 1, 1, 1), 0.0)
+    assert products_are_faster(qkv, 0.0, masked=True)
+    assert products_are_faster(qkv, 0.0, masked=False)
+    assert products_are_faster(qkv.float(), 0.0, masked=True)
+    assert not products_are_faster(qkv.float(), 0.0, masked=False)  # torch's kernel is as fast, and timm's
+    assert not products_are_faster(qkv, 0.1, masked=True)
+    assert not products_are_faster(qkv.double(), 0.0, masked=True)
+    assert not products_are_faster(qkv.half(), 0.0, masked=True)
+    assert not products_are_faster(qkv.to("meta"), 0.0, masked=True)
+    assert not products_are_faster(qkv.repeat(1, 200, 1, 1, 1), 0.0, masked=True)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    assert not products_are_faster(qkv, 0.0)
+    assert not products_are_faster(qkv, 0.0, masked=True)
+    assert products_are_faster(qkv.float(), 0.0, masked=True)
