@@ -12,7 +12,8 @@ the same photometrics, normalisation. Its parts are timed in the same run. `ibot
 its crops and masks take less is what object-aware sampling and object masks cost. `hand-over` is what a worker does with `loader.render
 device`: all of it but the pixels of views. Times are processor time, so that what else the machine does counts little.
 
-The second table is of one photograph (the first of the index) as a JPEG of 640 x 480 and of 6000 x 4000 pixels.
+The second table is of one photograph (the first of the index) as a JPEG of 640 x 480 and of 6000 x 4000 pixels. `first time` is what the
+latter costs with `loader.copies` when its copy is made, `copies` what it costs in every later epoch.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import json
 import random
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import process_time as clock
 from typing import Any
@@ -157,13 +159,21 @@ def measure_sizes(photo: str, rounds: int) -> dict[str, list[float]]:
             (Path(folder) / name).mkdir()
             picture.save(Path(folder) / name / "a.jpg", quality=90)
             datasets[name] = ViewDataset(ObjectIndex.open(Path(folder) / name), config, PATCH)
-        repeats = {"odis": 5, "hand-over": 5, "pil": 1}
+        kept = Path(folder) / "copies"
+        copying = replace(config, loader=replace(config.loader, copies=str(kept)))
+        with_copies = {name: ViewDataset(dataset.index, copying, PATCH) for name, dataset in datasets.items()}
+        repeats = {"odis": 5, "hand-over": 5, "pil": 1, "first time": 1, "copies": 5, "copies, hand-over": 5}
         for k in range(rounds + 1):
             for name, dataset in datasets.items():
+                for file in kept.rglob("*.jpg"):
+                    file.unlink()
                 calls: dict[str, Callable[[int], Any]] = {
                     "odis": lambda i, d=dataset: d[i, 0],
                     "hand-over": lambda i, d=dataset: d.source((i, 0)),
                     "pil": lambda _, d=dataset: pil_views(d.index.image_path(0), augment),
+                    "first time": lambda i, d=with_copies[name]: d[i, 0],
+                    "copies": lambda i, d=with_copies[name]: d[i, 0],
+                    "copies, hand-over": lambda i, d=with_copies[name]: d.source((i, 0)),
                 }
                 for pipeline, call in calls.items():
                     began = clock()
@@ -215,7 +225,7 @@ def main() -> None:
     for column in ("", ".3 MP", "24 MP", "24 MP / .3 MP"):
         table.add_column(column, justify="left" if not column else "right")
     figures["sizes"], figures["large_over_small"] = sizes, {}
-    for name in ("pil", "odis", "hand-over"):
+    for name in ("pil", "odis", "hand-over", "first time", "copies", "copies, hand-over"):
         small, large = np.array(sizes[f"{name}, .3 MP"]), np.array(sizes[f"{name}, 24 MP"])
         figures["large_over_small"][name] = interval(large / small)
         ratio = "{:.2f} ({:.2f} - {:.2f})".format(*figures["large_over_small"][name])

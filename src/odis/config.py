@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 @dataclass
 class LoaderConfig:
-    """How images are read; none of it changes what is computed, beyond the rounding of pixels to 8 bits.
+    """How images are read; none of it changes what is computed, beyond the rounding of pixels to 8 bits, and what a JPEG loses in `copies`.
 
     Args:
         workers: Data loading processes on each rank; 0 loads in the training process.
         prefetch: Batches each worker prepares ahead.
         cache: Keep decoded images in each worker's memory (for data that fits several times over).
+        copies: Folder in which images of more pixels than any view needs are kept smaller, when they are first read: photographs of many
+            megapixels cost as much as small ones from the second epoch on. By default none are made.
         render: Where pixels of views are made: by the workers (`cpu`), or, for a GPU that they cannot keep busy, on the training device,
             for which workers only decode.
     """
@@ -25,6 +27,7 @@ class LoaderConfig:
     workers: int = 4
     prefetch: int = 2
     cache: bool = False
+    copies: str | None = None
     render: Literal["cpu", "device"] = "cpu"
 
 

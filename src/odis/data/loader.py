@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from odis.config import PretrainConfig, ViewsConfig
+from odis.data.copies import Copies, sure_shrink
 from odis.data.decode import Decoded, decode, needed_shrink
 from odis.data.source import Source, UnrenderedBatch, collate_sources, make_source
 from odis.data.views import Plan, draw_all, plan_views, render_views
@@ -31,7 +32,7 @@ class ViewDataset(Dataset[Sample]):
 
     Args:
         index: Images and their objects.
-        config: What the objects, views and prediction masks are; `strict`, `loader.cache` and `train.seed` are read too.
+        config: What the objects, views and prediction masks are; `strict`, `loader.cache`, `loader.copies` and `train.seed` are read too.
         patch_size: Side of a patch in pixels of a view.
     """
 
@@ -40,6 +41,7 @@ class ViewDataset(Dataset[Sample]):
         self._objects: dict[int, ImageObjects] = {}
         # An image is kept at each size that views were made from: the views are those that an image read anew would give.
         self._images: dict[tuple[int, int], Decoded] = {}
+        self._copies = None if config.loader.copies is None else Copies(config.loader.copies)
         # Rows whose objects are known to be usable. The index of a folder holds whole images, which are.
         self._sound = np.full(len(index), index.is_folder)
 
@@ -100,10 +102,13 @@ class ViewDataset(Dataset[Sample]):
         return objects, unusable
 
     def _decode(self, row: int, path: str, objects: ImageObjects, shrink: int) -> Decoded:
-        """The image of a row at 1 / `shrink` of its size."""
+        """The image of a row at 1 / `shrink` of its size; with copies at the size of its copy, which is at least that."""
+        copies, size = None, (objects.width, objects.height)
+        if self._copies is not None and 1 < (sure := sure_shrink(*size, self.config.views)) <= shrink:
+            copies, shrink = self._copies, sure
         if (row, shrink) in self._images:
             return self._images[row, shrink]
-        image = decode(path, (objects.width, objects.height), shrink)
+        image = decode(path, size, shrink) if copies is None else copies.load(path, size, shrink)
         if self.config.loader.cache:
             self._objects[row] = objects
             self._images[row, shrink] = image

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -20,6 +19,7 @@ from odis.data.decode import Decoded, hull
 from odis.data.filters import planes
 from odis.data.masks import mask_rectangles, object_masks, prediction_mask
 from odis.data.photometrics import Photometrics, apply_photometrics, draw_photometrics
+from odis.data.resampling import resample
 from odis.objects import rle
 from odis.types import Crop, ImageObjects, View
 
@@ -57,13 +57,10 @@ def resized_crop(image: Decoded, crop: Crop, size: int) -> np.ndarray:
         part = image.pixels[None, :, crop.y0 : crop.y1, crop.x0 : crop.x1].contiguous(memory_format=torch.channels_last)
         resized = interpolate(part, size=(size, size), mode="bicubic", antialias=True)[0]
         return resized.permute(1, 2, 0).contiguous().numpy()
-    box = image.box(crop)
-    x0, y0, x1, y1 = hull(box)
-    # Pillow resizes from borders within pixels, torchvision does not. Only pixels of the crop are seen, and lines are resized before
-    # columns, as in torchvision.
-    shown = Image.fromarray(image.pixels[:, y0:y1, x0:x1].permute(1, 2, 0).numpy())
-    narrow = shown.resize((size, shown.height), Image.Resampling.BICUBIC, box=(box[0] - x0, 0, box[2] - x0, shown.height))
-    return np.array(narrow.resize((size, size), Image.Resampling.BICUBIC, box=(0, box[1] - y0, size, box[3] - y0)))
+    # Only pixels of the crop are seen, as in torchvision.
+    x0, y0, x1, y1 = hull(box := image.box(crop))
+    shown = image.pixels[:, y0:y1, x0:x1].permute(1, 2, 0).contiguous().numpy()
+    return resample(shown, box[0] - x0, box[1] - y0, box[2] - x0, box[3] - y0, size)
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
