@@ -8,7 +8,9 @@ of 224 and 10 of 96 pixels and 8192 prototypes. Data loading is left out. Rounds
 whatever else the machine does meets all of them; ratios are taken within a round, and their median is given with its 95 % bootstrap
 interval over rounds: a shared machine easily varies by 10 % from step to step. Each variant is a process of its own, which waits while
 others are measured: how memory is allocated is part of the training code. Peak memory is measured in yet another.
-The rate of matrix products is measured in every round too, and how much of it a step's counted arithmetic comes to.
+The rate of matrix products is measured in every round too, and how much of it a step's counted arithmetic comes to. `all tokens` counts
+in addition what the last block would make of tokens that no loss reads, as published code makes it: the arithmetic of the method as it is
+usually counted.
 
 `odis` and `ibot` are the recipes odis-vits16 and ibot-vits16 in the real training code. `lightly` is wired as its documented iBOT example
 (examples/pytorch/ibot.py: MaskedVisionTransformerTIMM, DINOProjectionHead, DINOLoss, IBOTPatchLoss, update_momentum, AdamW as torch
@@ -28,6 +30,7 @@ import statistics
 import subprocess
 import sys
 import time
+import unittest.mock
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,13 +48,14 @@ from odis.benchmark.flops import count_flops, matmul_rate
 from odis.config import PretrainConfig
 from odis.data.loader import collate
 from odis.data.views import make_sample
+from odis.model.vit import ObjectViT
 from odis.options import load_recipe
 from odis.train.distributed import Ranks, resolve_device
 from odis.train.report import peak_memory
 from odis.train.schedules import Schedules
 from odis.train.start import build_run
 from odis.train.step import train_step
-from odis.types import Batch, ImageObjects, Object, Sample
+from odis.types import Batch, ImageObjects, Object, ReadTokens, Sample
 
 try:
     from lightly.loss import DINOLoss, IBOTPatchLoss
@@ -281,8 +285,23 @@ def gflop(variant: str, args: argparse.Namespace, device: torch.device) -> float
     return count_flops(run, batches_for(variant, args, 1, device)[0]) / args.batch / 1e9
 
 
+def gflop_of_all_tokens(variant: str, args: argparse.Namespace, device: torch.device) -> float | None:
+    """`gflop`, if every token went through all of the last block."""
+
+    def read(self: ObjectViT, images: Tensor, objects: Tensor | None, hide: Tensor | None, patches: Tensor, *, image: bool) -> ReadTokens:
+        tokens = self(images, objects, hide)
+        return ReadTokens(tokens.objects, tokens.image if image or tokens.objects is None else None, tokens.patches.flatten(0, 1)[patches])
+
+    with unittest.mock.patch.object(ObjectViT, "read", read):
+        return gflop(variant, args, device)
+
+
 def summarise(
-    rates: dict[str, list[float]], products: list[float], memory: dict[str, float], flops: dict[str, float | None]
+    rates: dict[str, list[float]],
+    products: list[float],
+    memory: dict[str, float],
+    flops: dict[str, float | None],
+    of_all_tokens: dict[str, float | None],
 ) -> list[dict[str, Any]]:
     """One row a variant: rate with its spread, ratios (medians over rounds of the ratio within the round, with intervals), memory."""
     rng = np.random.default_rng(0)
@@ -295,15 +314,16 @@ def summarise(
     def ratio(one: str, other: str) -> list[float] | None:
         return None if other not in rates or one == other else middle(np.array(rates[one]) / np.array(rates[other]))
 
-    def of_products(variant: str) -> list[float] | None:
-        return None if (work := flops[variant]) is None else middle(work * np.array(rates[variant]) / np.array(products))
+    def of_products(work: float | None, variant: str) -> list[float] | None:
+        return None if work is None else middle(work * np.array(rates[variant]) / np.array(products))
 
     return [
         {
             "step": variant, "images_per_second": statistics.median(r), "slowest": min(r), "fastest": max(r),
             "to_own_ibot": ratio(variant, "ibot"), "to_lightly": ratio(variant, "lightly"),
             "to_one_object": ratio(variant, "objects-1"), "gflop_per_image": flops[variant],
-            "of_matmul_rate": of_products(variant), "peak_mib": memory[variant],
+            "of_matmul_rate": of_products(flops[variant], variant), "peak_mib": memory[variant],
+            "gflop_of_all_tokens": of_all_tokens[variant], "of_matmul_rate_all_tokens": of_products(of_all_tokens[variant], variant),
         }
         for variant, r in rates.items()
     ]  # fmt: skip
@@ -311,6 +331,10 @@ def summarise(
 
 def shown(ratio: list[float] | None) -> str:
     return "" if ratio is None else f"{ratio[0]:.3f} ({ratio[1]:.3f} - {ratio[2]:.3f})"
+
+
+def percent(share: list[float] | None) -> str:
+    return "" if share is None else "{:.0f} % ({:.0f} - {:.0f})".format(*(100 * v for v in share))
 
 
 def main() -> None:
@@ -340,7 +364,8 @@ def main() -> None:
 
     memory = {variant: peak_mib_in_own_process(variant) for variant in args.only}
     rates, products = measure(args, device)
-    rows = summarise(rates, products, memory, {variant: gflop(variant, args, device) for variant in args.only})
+    flops, whole = ({variant: count(variant, args, device) for variant in args.only} for count in (gflop, gflop_of_all_tokens))
+    rows = summarise(rates, products, memory, flops, whole)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     network = "tiny ViT" if args.tiny else "ViT-S/16, 2 x 224 + 10 x 96, 8192 prototypes"
     table = Table(title=f"Training step, {network}, batch {args.batch}, {args.precision}, {where}: median of {args.rounds} rounds")
@@ -353,6 +378,7 @@ def main() -> None:
         *(label for _, label in compared),
         "GFLOP/image",
         "of matmul rate",
+        "all tokens",
         "peak memory",
     ):
         table.add_column(column, justify="left" if column == "step" else "right")
@@ -360,10 +386,10 @@ def main() -> None:
         table.add_row(
             r["step"], f"{r['images_per_second']:.3f}", f"{r['slowest']:.3f} - {r['fastest']:.3f}",
             *(shown(r[key]) for key, _ in compared), "" if r["gflop_per_image"] is None else f"{r['gflop_per_image']:.1f}",
-            "" if (share := r["of_matmul_rate"]) is None else "{:.0f} % ({:.0f} - {:.0f})".format(*(100 * v for v in share)),
+            percent(r["of_matmul_rate"]), percent(r["of_matmul_rate_all_tokens"]),
             f"{r['peak_mib']:.0f} MiB",
         )  # fmt: skip
-    Console(width=150).print(table)
+    Console(width=165).print(table)
     print(f"Matrix products: {statistics.median(products):.0f} GFLOP/s (median of the rounds)")
     if args.json:
         setting = {k: v for k, v in vars(args).items() if k not in ("json", "memory_of", "serve")}
