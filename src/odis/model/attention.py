@@ -16,6 +16,7 @@ Letters: B views, Q object tokens, P patches, T all tokens, C context keys, D wi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,7 @@ from torch.autograd.function import once_differentiable
 ObjectTokens = Literal["single", "read-only"]
 
 _MOST_TOKENS = 512  # of more, torch's kernel, which never holds all weights of a query, is faster than products
-_AT_ONCE = 2**20  # bytes of attention weights in products: what stays in a core's cache
+_AT_ONCE = 2**20  # bytes of attention weights in products: what stays in a core's cache; of halves twice as many, as measured
 
 
 def object_keys(object_masks: Tensor, *, class_token: bool, registers: int, kind: ObjectTokens) -> Tensor:
@@ -218,51 +219,61 @@ class _AttentionInProducts(torch.autograd.Function):
         ctx.save_for_backward(qkv, keys)
         ctx.objects_first = objects_first
         out = qkv.new_empty(*qkv.shape[:2], *qkv.shape[3:])  # (B, T, h, d)
-        for part in _parts(qkv):
-            weights, _ = _weights(qkv[part], None if keys is None else keys[part], objects_first)
-            out[part] = (weights @ _heads(qkv, part, 2)).transpose(1, 2)
+        for part, weights, spare in _parts(qkv):
+            _, _, v = _into_weights(weights, spare, qkv[part], None if keys is None else keys[part], objects_first)
+            _put(out[part], weights @ v)
         return out.flatten(2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         qkv, keys = ctx.saved_tensors
-        of_qkv = torch.empty_like(qkv)
-        grad = grad.unflatten(2, qkv.shape[3:]).transpose(1, 2)  # (B, h, T, d)
-        for part in _parts(qkv):
-            weights, scaled = _weights(qkv[part], None if keys is None else keys[part], ctx.objects_first)
-            of_out = grad[part]
-            of_weights = of_out @ _heads(qkv, part, 2).transpose(-2, -1)
+        of_qkv, scale = torch.empty_like(qkv), qkv.shape[-1] ** -0.5
+        grad = grad.unflatten(2, qkv.shape[3:])  # (B, T, h, d)
+        for part, weights, spare in _parts(qkv):
+            q, k, v = _into_weights(weights, spare, qkv[part], None if keys is None else keys[part], ctx.objects_first)
+            of_out = _heads(grad[part])
+            _put(of_qkv[part, :, 2], weights.transpose(1, 2) @ of_out)
+            of_weights = torch.bmm(of_out, v.transpose(1, 2), out=spare)
             of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            _heads(of_qkv, part, 0)[:] = (of_scores @ _heads(qkv, part, 1)).mul_(qkv.shape[-1] ** -0.5)
-            _heads(of_qkv, part, 1)[:] = of_scores.transpose(-2, -1) @ scaled
-            _heads(of_qkv, part, 2)[:] = weights.transpose(-2, -1) @ of_out
+            _put(of_qkv[part, :, 0], (of_scores @ k).mul_(scale))
+            _put(of_qkv[part, :, 1], (of_scores.transpose(1, 2) @ q).mul_(scale))
         return of_qkv, None, None
 
 
-def _heads(qkv: Tensor, part: slice, which: int) -> Tensor:
-    """Queries (0), keys (1) or values (2) of some views, (B, h, T, d)."""
-    return qkv[part, :, which].transpose(1, 2)
+def _heads(x: Tensor) -> Tensor:
+    """(n * h, T, d) of (n, T, h, d); of one view it is a view of memory."""
+    return x.transpose(1, 2).flatten(0, 1)
 
 
-def _weights(qkv: Tensor, keys: Tensor | None, objects_first: bool) -> tuple[Tensor, Tensor]:
-    """Attention weights (B, h, T, T), and the queries divided by sqrt(d), (B, h, T, d)."""
-    every = slice(None)
-    scaled = _heads(qkv, every, 0) * qkv.shape[-1] ** -0.5
-    scores = scaled @ _heads(qkv, every, 1).transpose(-2, -1)
+def _put(place: Tensor, x: Tensor) -> None:
+    """(n * h, T, d) into (n, T, h, d)."""
+    place.transpose(1, 2).copy_(x.unflatten(0, (len(place), -1)))
+
+
+def _into_weights(weights: Tensor, spare: Tensor, qkv: Tensor, keys: Tensor | None, objects_first: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Fill `weights` (n * h, T, T) with those of attention, by way of `spare`, of the same shape; returns q, k and v, (n * h, T, d)."""
+    q, k, v = (_heads(qkv[:, :, which]) for which in range(3))
+    scores = torch.baddbmm(spare, q, k.transpose(1, 2), beta=0, alpha=qkv.shape[-1] ** -0.5, out=spare)
     if keys is not None:
         queries, closed = keys.shape[1], ~keys[:, None]
+        of_views = scores.unflatten(0, (len(qkv), -1))
         if objects_first:
-            scores[:, :, :queries].masked_fill_(closed, float("-inf"))
+            of_views[:, :, :queries].masked_fill_(closed, float("-inf"))
         else:
             last = scores.shape[-1] - queries
-            scores[:, :, last:].masked_fill_(closed, float("-inf"))
-            scores[:, :, :last, last:] = float("-inf")
-    return scores.softmax(dim=-1), scaled
+            of_views[:, :, last:].masked_fill_(closed, float("-inf"))
+            of_views[:, :, :last, last:] = float("-inf")
+    torch.softmax(scores, dim=-1, out=weights)
+    return q, k, v
 
 
-def _parts(qkv: Tensor) -> list[slice]:
-    """Views whose weights are small enough together."""
+def _parts(qkv: Tensor) -> Iterator[tuple[Any, ...]]:
+    """Some views at a time, whose weights are small enough together; and twice memory for weights (n * h, T, T), the same every time."""
     views, tokens, _, heads, _ = qkv.shape
-    at_once = max(1, _AT_ONCE // (heads * tokens * tokens * qkv.element_size()))
-    return [slice(first, first + at_once) for first in range(0, views, at_once)]
+    budget = _AT_ONCE * (2 if qkv.element_size() == 2 else 1)
+    at_once = min(views, max(1, budget // (heads * tokens * tokens * qkv.element_size())))
+    memory = [qkv.new_empty(at_once * heads, tokens, tokens) for _ in range(2)]
+    for first in range(0, views, at_once):
+        part = slice(first, min(views, first + at_once))
+        yield part, *(m[: (part.stop - first) * heads] for m in memory)
