@@ -371,16 +371,8 @@ def main() -> None:
     table = Table(title=f"Training step, {network}, batch {args.batch}, {args.precision}, {where}: median of {args.rounds} rounds")
     compared = [("to_one_object", "to objects-1")] if "objects-1" in args.only else []
     compared += [("to_own_ibot", "to own iBOT"), ("to_lightly", "to lightly")] if set(COMPARED) & set(args.only) else []
-    for column in (
-        "step",
-        "images/s",
-        "slowest - fastest",
-        *(label for _, label in compared),
-        "GFLOP/image",
-        "of matmul rate",
-        "all tokens",
-        "peak memory",
-    ):
+    ends = ("GFLOP/image", "of matmul rate", "all tokens", "peak memory")
+    for column in ("step", "images/s", "slowest - fastest", *(label for _, label in compared), *ends):
         table.add_column(column, justify="left" if column == "step" else "right")
     for r in rows:
         table.add_row(
