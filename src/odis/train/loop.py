@@ -17,6 +17,7 @@ from torch import Tensor
 from odis import __version__
 from odis.config import PretrainConfig, as_dict
 from odis.config_check import check
+from odis.data.copies import Copies
 from odis.data.loader import make_loader
 from odis.errors import ConfigError, DataError, OdisError
 from odis.model.saved import save_model
@@ -66,6 +67,8 @@ def _start(config: PretrainConfig, out: Path, here: Ranks, recipe: str) -> tuple
     index = ObjectIndex.open(config.data, strict=config.strict)
     if len(index) == 0:
         raise ConfigError(f"data: {config.data} holds no images")
+    if config.loader.copies is not None:
+        Copies(config.loader.copies)  # a folder that cannot be is refused before there is a run
     run = build_run(config, here, images=len(index), provenance=provenance_of(config, index), recipe=recipe)
     if here.is_first:
         prepare(out, config, _resolved(run, index))

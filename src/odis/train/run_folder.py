@@ -22,6 +22,7 @@ _FREE = {
     "loader.workers",
     "loader.prefetch",
     "loader.cache",
+    "loader.copies",
     "loader.render",
     "train.log_every",
     "train.checkpoint_every",
