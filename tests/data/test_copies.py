@@ -42,7 +42,7 @@ def same(a: Decoded, b: Decoded) -> bool:
 
 
 def files(folder: Path) -> list[Path]:
-    return [file for file in folder.rglob("*") if file.is_file() and file.name != ".writable"]
+    return [file for file in folder.rglob("*") if file.is_file()]
 
 
 @settings(max_examples=200, deadline=None)

@@ -68,7 +68,8 @@ class Copies:
         self._warned = False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(self.folder / ".writable", b"")
+            self._write(probe := self.folder / f".{secrets.token_hex(4)}", b"")
+            probe.unlink()
         except OSError as error:
             raise ConfigError(f"loader.copies: {folder} must be a folder that can be written to ({error.strerror})") from error
 
