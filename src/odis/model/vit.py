@@ -281,7 +281,8 @@ def _last_block(
     if few is None:
         gathered = attend(attn, normed, keys, kind).flatten(0, 1)[rows]
     else:
-        gathered = attention_of_few(attn, normed, normed[:, few], _visible_to_few(keys, kind, few)).flatten(0, 1)
+        of_views = asking.unflatten(0, (len(x), len(few)))
+        gathered = attention_of_few(attn, normed, of_views, _visible_to_few(keys, kind, few)).flatten(0, 1)
     branch = project(attn, gathered, asking)
     branch = block.norm1(branch) if post else block.ls1(branch)
     y = x.flatten(0, 1)[rows] + (branch if scale1 is None else branch * scale1)
