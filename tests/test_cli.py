@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -347,3 +348,26 @@ def test_scenes_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         said(capsys, "index", "scenes", "scenes", "--out", f"{split}.parquet", "--split", split, "--count", count)
     results = way(capsys, "train.parquet", "val.parquet", tmp_path / "out", "--k=3")
     assert results["test"]["images"] == 8
+
+
+@pytest.mark.parametrize("command", ["pretrain", "embed"])
+def test_a_killed_data_worker_is_one_line(command, pictures, tmp_path, monkeypatch, capsys):
+    """As when memory runs out: the system kills whoever asks for more."""
+
+    def kill(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    main(["pretrain", *TINY, f"--data={pictures}", f"--out={tmp_path / 'run'}"])
+    for reader in ("odis.data.loader.decode", "odis.queries.load_image"):
+        monkeypatch.setattr(reader, kill)
+    arguments = {
+        "pretrain": [*TINY, f"--data={pictures}", "--loader.workers=2"],
+        "embed": [f"--model={tmp_path / 'run'}", str(pictures), "--workers=2"],
+    }[command]
+    with pytest.raises(SystemExit) as stop:
+        main([command, *arguments, f"--out={tmp_path / 'out'}"])
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"odis {command}: ")
+    assert "DataLoader worker" in last
+    assert "fewer workers" in last

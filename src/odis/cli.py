@@ -53,6 +53,13 @@ def main(argv: list[str] | None = None) -> None:
         where = f"{e.filename}: " if e.filename else ""
         print(f"odis {command}: {where}{e.strerror or e}", file=sys.stderr)
         raise SystemExit(2) from e
+    except RuntimeError as e:
+        from odis.data.workers import worker_error
+
+        if (death := worker_error(e)) is None:  # torch tells of a killed worker wherever the program is
+            raise
+        print(f"odis {command}: {death}", file=sys.stderr)
+        raise SystemExit(2) from e
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

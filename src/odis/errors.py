@@ -11,3 +11,7 @@ class ConfigError(OdisError):
 
 class DataError(OdisError):
     """An image, annotation or index that cannot be used; the message names the file."""
+
+
+class WorkerError(OdisError, RuntimeError):
+    """A process that reads data was killed; what torch raises then is a `RuntimeError`, so this is one too."""

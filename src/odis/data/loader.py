@@ -21,6 +21,7 @@ from odis.data.copies import Copies, sure_shrink
 from odis.data.decode import Decoded, decode, needed_shrink
 from odis.data.source import Source, UnrenderedBatch, collate_sources, make_source
 from odis.data.views import Plan, draw_all, plan_views, render_views
+from odis.data.workers import watched
 from odis.errors import DataError
 from odis.objects.clean import object_problem
 from odis.objects.index import ObjectIndex
@@ -241,10 +242,10 @@ def _collate_answers(answers: list[Any], views: ViewsConfig) -> Batch | Unrender
 
 
 class ViewLoader(DataLoader[Any]):
-    """A `DataLoader` of batches that raises `DataError` where the dataset did."""
+    """A `DataLoader` of batches that raises `DataError` where the dataset did, and `WorkerError` where a worker was killed."""
 
     def __iter__(self) -> Any:
-        return _raise_errors(super().__iter__())  # workers start now, not at the first batch
+        return _raise_errors(watched(super().__iter__(), self.num_workers))  # workers start now, not at the first batch
 
 
 def _raise_errors(batches: Iterator[Batch | UnrenderedBatch | DataError]) -> Iterator[Batch | UnrenderedBatch]:

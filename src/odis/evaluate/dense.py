@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as tv
 
+from odis.data.workers import watched
 from odis.errors import DataError, OdisError
 from odis.evaluate.asking import Asking, Evaluation
 from odis.evaluate.label_maps import IGNORE, LabelledImages, patch_label_shares
@@ -151,7 +152,7 @@ class DenseReader:
         what = f"{encoder.source or 'model'}, {side}"
 
         def queries() -> Iterator[tuple[tuple[int, np.ndarray], Query]]:
-            for position, item in enumerate(loader):
+            for position, item in enumerate(watched(iter(loader), settings.workers)):
                 if settings.strict and item.skipped:
                     raise DataError(f"{item.skipped[0].what}: {item.skipped[0].why}")
                 if item.foreign is not None:

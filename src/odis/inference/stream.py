@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from odis.data.workers import watched
 from odis.errors import DataError
 from odis.inference.encoder import Encoder
 from odis.objects.index import ObjectIndex
@@ -90,7 +91,7 @@ def stream_index(
     asker = encoder.asker(mode, size, context)
     rows = range(len(index)) if rows is None else rows
     loader: Any = DataLoader(IndexRows(index, rows, asker, images), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
-    read = iter(loader)
+    read = watched(iter(loader), workers)
     for start in range(0, len(rows), chunk):
         yield _chunk(encoder, read, rows[start : start + chunk], start, asker, batch_size, strict, progress)
 
