@@ -200,7 +200,10 @@ def object_attention_weights(attn: Attention, x: Tensor, keys: Tensor, kind: Obj
 
 
 def attention_in_products(qkv: Tensor, keys: Tensor | None, objects_first: bool) -> Tensor:
-    """Self-attention in which object queries see what `keys` says; the weights are computed again in the backward pass, not kept.
+    """Self-attention in which object queries see what `keys` says.
+
+    The weights are computed again in the backward pass. Only if there are no more tokens than a head is wide, as in a local view, they are
+    kept: they then take no more memory than the values that they weigh.
 
     Args:
         qkv: (B, T, 3, h, d), contiguous.
@@ -216,28 +219,33 @@ def attention_in_products(qkv: Tensor, keys: Tensor | None, objects_first: bool)
 class _AttentionInProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, keys: Tensor | None, objects_first: bool) -> Tensor:
-        ctx.save_for_backward(qkv, keys)
+        views, tokens, _, heads, width = qkv.shape
+        kept = qkv.new_empty(views * heads, tokens, tokens) if tokens <= width and ctx.needs_input_grad[0] else None
+        ctx.save_for_backward(qkv, keys, kept)
         ctx.objects_first = objects_first
-        out = qkv.new_empty(*qkv.shape[:2], *qkv.shape[3:])  # (B, T, h, d)
-        for part, weights, spare in _parts(qkv):
-            _, _, v = _into_weights(weights, spare, qkv[part], None if keys is None else keys[part], objects_first)
+        out = qkv.new_empty(views, tokens, heads, width)
+        for part, weights, spare in _parts(qkv, kept):
+            q, k, v = (_heads(qkv[part, :, which]) for which in range(3))
+            _into_weights(weights, spare, q, k, None if keys is None else keys[part], objects_first)
             _put(out[part], weights @ v)
         return out.flatten(2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        qkv, keys = ctx.saved_tensors
-        of_qkv, scale = torch.empty_like(qkv), qkv.shape[-1] ** -0.5
+        qkv, keys, kept = ctx.saved_tensors
+        of_qkv = torch.empty_like(qkv)
         grad = grad.unflatten(2, qkv.shape[3:])  # (B, T, h, d)
-        for part, weights, spare in _parts(qkv):
-            q, k, v = _into_weights(weights, spare, qkv[part], None if keys is None else keys[part], ctx.objects_first)
+        for part, weights, spare in _parts(qkv, kept):
+            q, k, v = (_heads(qkv[part, :, which]) for which in range(3))
+            if kept is None:
+                _into_weights(weights, spare, q, k, None if keys is None else keys[part], ctx.objects_first)
             of_out = _heads(grad[part])
             _put(of_qkv[part, :, 2], weights.transpose(1, 2) @ of_out)
             of_weights = torch.bmm(of_out, v.transpose(1, 2), out=spare)
             of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            _put(of_qkv[part, :, 0], (of_scores @ k).mul_(scale))
-            _put(of_qkv[part, :, 1], (of_scores.transpose(1, 2) @ q).mul_(scale))
+            _put(of_qkv[part, :, 0], _scaled(of_scores, k))
+            _put(of_qkv[part, :, 1], _scaled(of_scores.transpose(1, 2), q))
         return of_qkv, None, None
 
 
@@ -251,13 +259,17 @@ def _put(place: Tensor, x: Tensor) -> None:
     place.transpose(1, 2).copy_(x.unflatten(0, (len(place), -1)))
 
 
-def _into_weights(weights: Tensor, spare: Tensor, qkv: Tensor, keys: Tensor | None, objects_first: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Fill `weights` (n * h, T, T) with those of attention, by way of `spare`, of the same shape; returns q, k and v, (n * h, T, d)."""
-    q, k, v = (_heads(qkv[:, :, which]) for which in range(3))
-    scores = torch.baddbmm(spare, q, k.transpose(1, 2), beta=0, alpha=qkv.shape[-1] ** -0.5, out=spare)
+def _scaled(of_scores: Tensor, x: Tensor) -> Tensor:
+    """The gradient (n * h, T, d) of queries or keys; x are the others."""
+    return torch.baddbmm(x, of_scores, x, beta=0, alpha=x.shape[-1] ** -0.5)
+
+
+def _into_weights(weights: Tensor, spare: Tensor, q: Tensor, k: Tensor, keys: Tensor | None, objects_first: bool) -> None:
+    """Fill `weights` (n * h, T, T) with those of queries and keys (n * h, T, d), by way of `spare`, of the same shape."""
+    scores = torch.baddbmm(spare, q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5, out=spare)
     if keys is not None:
         queries, closed = keys.shape[1], ~keys[:, None]
-        of_views = scores.unflatten(0, (len(qkv), -1))
+        of_views = scores.unflatten(0, (len(keys), -1))
         if objects_first:
             of_views[:, :, :queries].masked_fill_(closed, float("-inf"))
         else:
@@ -265,15 +277,18 @@ def _into_weights(weights: Tensor, spare: Tensor, qkv: Tensor, keys: Tensor | No
             of_views[:, :, last:].masked_fill_(closed, float("-inf"))
             of_views[:, :, :last, last:] = float("-inf")
     torch.softmax(scores, dim=-1, out=weights)
-    return q, k, v
 
 
-def _parts(qkv: Tensor) -> Iterator[tuple[Any, ...]]:
-    """Some views at a time, whose weights are small enough together; and twice memory for weights (n * h, T, T), the same every time."""
+def _parts(qkv: Tensor, kept: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Some views at a time, whose weights are small enough together; and memory for weights (n * h, T, T) and as much to spare.
+
+    It is the same every time, unless weights are `kept` (B * h, T, T): then it is theirs.
+    """
     views, tokens, _, heads, _ = qkv.shape
     budget = _AT_ONCE * (2 if qkv.element_size() == 2 else 1)
     at_once = min(views, max(1, budget // (heads * tokens * tokens * qkv.element_size())))
-    memory = [qkv.new_empty(at_once * heads, tokens, tokens) for _ in range(2)]
+    memory = [qkv.new_empty(at_once * heads, tokens, tokens) for _ in range(2 if kept is None else 1)]
     for first in range(0, views, at_once):
         part = slice(first, min(views, first + at_once))
-        yield part, *(m[: (part.stop - first) * heads] for m in memory)
+        count = (part.stop - first) * heads
+        yield part, memory[-1][:count] if kept is None else kept[first * heads :][:count], memory[0][:count]

@@ -28,7 +28,7 @@ class ProjectionHead(nn.Module):
 
     def __init__(self, dim: int, config: HeadConfig) -> None:
         super().__init__()
-        batch = config.norm == "batch"
+        batch = self.mixes_rows = config.norm == "batch"
         widths = [dim, *[config.hidden] * (config.layers - 1), config.bottleneck]
         layers: list[nn.Module] = []
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
@@ -52,6 +52,17 @@ class ProjectionHead(nn.Module):
     def project(self, x: Tensor) -> Tensor:
         """Unit vectors (R, bottleneck) of tokens (R, D): where the prototypes are."""
         return F.normalize(self.mlp(x).float(), dim=-1, eps=1e-6)
+
+    def of_kinds(self, kinds: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Projections (R, bottleneck) and logits (R, K) of tokens of several kinds, each (R, D) with an R of its own.
+
+        All go through in one call, in which the prototypes are normalised once; unless the head mixes rows: then each kind is a batch.
+        """
+        rows = [len(kind) for kind in kinds]
+        if self.mixes_rows and len(kinds) > 1:
+            return [pair for kind in kinds for pair in self.of_kinds([kind])]
+        projections = self.project(torch.cat(kinds))
+        return list(zip(projections.split(rows), self.last_layer(projections).split(rows), strict=True))
 
 
 class Prototypes(nn.Module):

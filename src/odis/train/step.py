@@ -137,6 +137,14 @@ def read_tokens(
     return objects, tokens.patches, image
 
 
+def through_heads(network: Network, tokens: list[Tensor], patches: Tensor) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
+    """Projections and logits of each kind of tokens (R, D), and those of patches (H, D)."""
+    if network.patch_head is network.head:
+        *of_tokens, of_patches = network.head.of_kinds([*tokens, patches])
+        return of_tokens, of_patches
+    return network.head.of_kinds(tokens), network.patch_head.of_kinds([patches])[0]
+
+
 @torch.no_grad()
 def teacher_pass(
     teacher: Network, batch: Batch, centres: Centres, temp: float, config: PretrainConfig, question: Question
@@ -144,9 +152,9 @@ def teacher_pass(
     """The teacher sees the global views, nothing hidden, and answers for every visible object and every hidden patch."""
     hidden = batch.hidden if question.patches else batch.hidden[:0]
     objects, patches, image = read_tokens(teacher, batch.global_views, batch.global_masks, None, hidden, question)
-    object_logits = teacher.head(objects.flatten(0, 1)[batch.teacher_rows])
-    patch_logits = teacher.patch_head(patches)
-    image_logits = None if image is None else teacher.head(image)
+    tokens = [objects.flatten(0, 1)[batch.teacher_rows]] + ([] if image is None else [image])
+    of_tokens, (_, patch_logits) = through_heads(teacher, tokens, patches)
+    object_logits, image_logits = of_tokens[0][1], None if image is None else of_tokens[1][1]
 
     def probabilities(logits: Tensor, centre: Centre) -> Tensor:
         if config.loss.centring == "sinkhorn":
@@ -171,12 +179,14 @@ def student_pass(student: Network, batch: Batch, question: Question) -> StudentO
     if len(batch.local_views):
         objects, _, local_image = read_tokens(student, batch.local_views, batch.local_masks, None, hidden[:0], question)
         features = torch.cat([features, objects.flatten(0, 1)[batch.student_local_rows]])
-    projections = student.head.project(features)
+    images = [image for image in (global_image, local_image) if image is not None]
+    ((projections, object_logits), *of_images), (_, patch_logits) = through_heads(student, [features, *images], patches)
+    image_logits = [logits for _, logits in of_images]
     return StudentOutput(
-        objects=student.head.last_layer(projections),
-        patches=student.patch_head(patches),
-        global_image=None if global_image is None else student.head(global_image),
-        local_image=None if local_image is None else student.head(local_image),
+        objects=object_logits,
+        patches=patch_logits,
+        global_image=image_logits.pop(0) if global_image is not None else None,
+        local_image=image_logits.pop(0) if local_image is not None else None,
         projections=projections,
         features=features.detach(),
     )
