@@ -1,23 +1,24 @@
 """Cost of one whole training step: ODIS, own iBOT, and iBOT from lightly's parts, on the same images.
 
     python benchmarks/step.py [--batch 8] [--rounds 7] [--precision bf16] [--checkpointing] [--only odis ibot] [--json FILE]
-    python benchmarks/step.py --only objects-1 objects-8    # what eight object tokens a view cost, all of them visible in all views
+    python benchmarks/step.py --only objects-1 objects-8                  # what eight object tokens a view cost, all visible in all views
+    python benchmarks/step.py --only objects-1 objects-8 --data INDEX --steps 4     # ... where views show what they show in these images
 
 A step is teacher pass, student pass, losses, backward pass, gradient clipping, AdamW, and the teacher's update, for ViT-S/16 with 2 views
 of 224 and 10 of 96 pixels and 8192 prototypes. Data loading is left out. Rounds interleave the three, every other round backwards, so that
 whatever else the machine does meets all of them; ratios are taken within a round, and their median is given with its 95 % bootstrap
 interval over rounds: a shared machine easily varies by 10 % from step to step. Each variant is a process of its own, which waits while
 others are measured: how memory is allocated is part of the training code. Peak memory is measured in yet another.
-The rate of matrix products is measured in every round too, and how much of it a step's counted arithmetic comes to. `all tokens` counts
-in addition what the last block would make of tokens that no loss reads, as published code makes it: the arithmetic of the method as it is
-usually counted.
+The rate of matrix products is measured in every round too, and how much of it a step's counted arithmetic is. `all tokens` also counts
+what would be made of tokens that no loss reads, as published code makes it: the arithmetic of the method as it is usually counted.
 
 `odis` and `ibot` are the recipes odis-vits16 and ibot-vits16 in the real training code. `lightly` is wired as its documented iBOT example
 (examples/pytorch/ibot.py: MaskedVisionTransformerTIMM, DINOProjectionHead, DINOLoss, IBOTPatchLoss, update_momentum, AdamW as torch
 makes it), without the example's layer scale, which the other two networks have not; it does not clip gradients.
 
 `objects-1` and `objects-8` are odis-vits16 with read-only object tokens, on the same views, each of which shows eight objects: the worst
-case, since objects that a view does not show do not go through the head. FLOPs are counted, and the same on every machine.
+case, since objects that a view does not show are left out. With `--data` each has views of its own, of the images of an object index.
+FLOPs are counted, and the same on every machine.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ from torch import Tensor, nn
 
 from odis.benchmark.flops import count_flops, matmul_rate
 from odis.config import PretrainConfig
-from odis.data.loader import collate
+from odis.data.loader import collate, make_loader
 from odis.data.views import make_sample
 from odis.model.vit import ObjectViT
+from odis.objects.index import ObjectIndex
 from odis.options import load_recipe
 from odis.train.distributed import Ranks, resolve_device
 from odis.train.report import peak_memory
@@ -95,7 +97,11 @@ def objects_of(variant: str) -> int | None:
 
 
 def batches_for(variant: str, args: argparse.Namespace, count: int, device: torch.device) -> list[Batch]:
-    """What a variant is measured on: the same images, views and hidden patches for all that are compared."""
+    """What a variant is measured on: the same images, views and hidden patches for all that are compared, unless they are of an index."""
+    if args.data:
+        config = configure(variant, args)
+        loader = make_loader(ObjectIndex.open(args.data), config, patch_size=config.model.patch_size or 16, start_step=0, steps=count)
+        return [batch.to(device) for batch in loader]
     if (tokens := objects_of(variant)) is None:
         return random_batches(configure("odis", args), count, device)
     return random_batches(configure(f"objects-{MOST}", args), count, device, tokens)
@@ -288,20 +294,17 @@ def gflop(variant: str, args: argparse.Namespace, device: torch.device) -> float
 def gflop_of_all_tokens(variant: str, args: argparse.Namespace, device: torch.device) -> float | None:
     """`gflop`, if every token went through all of the last block."""
 
-    def read(self: ObjectViT, images: Tensor, objects: Tensor | None, hide: Tensor | None, patches: Tensor, *, image: bool) -> ReadTokens:
-        tokens = self(images, objects, hide)
-        return ReadTokens(tokens.objects, tokens.image if image or tokens.objects is None else None, tokens.patches.flatten(0, 1)[patches])
+    def read(self: ObjectViT, images: Tensor, masks: Any, hide: Any, patches: Tensor, objects: Tensor, *, image: bool) -> ReadTokens:
+        tokens = self(images, masks, hide)
+        found = None if tokens.objects is None else tokens.objects.flatten(0, 1)[objects]
+        return ReadTokens(found, tokens.image if image or found is None else None, tokens.patches.flatten(0, 1)[patches])
 
     with unittest.mock.patch.object(ObjectViT, "read", read):
         return gflop(variant, args, device)
 
 
 def summarise(
-    rates: dict[str, list[float]],
-    products: list[float],
-    memory: dict[str, float],
-    flops: dict[str, float | None],
-    of_all_tokens: dict[str, float | None],
+    rates: dict[str, list[float]], products: list[float], memory: dict[str, float], flops: dict[str, Any], of_all_tokens: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """One row a variant: rate with its spread, ratios (medians over rounds of the ratio within the round, with intervals), memory."""
     rng = np.random.default_rng(0)
@@ -343,6 +346,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="times each variant is measured (default: 7)")
     parser.add_argument("--steps", type=int, default=1, help="steps a measurement (default: 1; take more on a GPU)")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=COMPARED, help=f"default: {' '.join(COMPARED)}")
+    parser.add_argument("--data", help="object index: measure on views of its images, not on noise")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")

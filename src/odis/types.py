@@ -153,7 +153,7 @@ class Tokens:
 class ReadTokens:
     """The tokens of B views that somebody reads, after the final norm."""
 
-    objects: Tensor | None  # (B, Q, D), as in `Tokens`
+    objects: Tensor | None  # (R, D): the object tokens that were asked for; None if no object was
     image: Tensor | None  # (B, D), as in `Tokens`; None too if it was not asked for
     patches: Tensor  # (H, D): the patches that were asked for
 

@@ -11,12 +11,13 @@ What is computed is always this; there are three ways to it. `_split_attention` 
 `attention_in_products` is faster: there a second call costs more than the mask of a few rows. And where only a few tokens are read at
 all, `attention_of_few` computes no other's.
 
-Letters: B views, Q object tokens, P patches, T all tokens, C context keys, D width, h heads, d head width.
+Letters: B views, Q object tokens, P patches, T all tokens, C context tokens, D width, h heads, d head width; R object tokens that are read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,35 @@ ObjectTokens = Literal["single", "read-only"]
 
 _MOST_TOKENS = 512  # of more, torch's kernel, which never holds all weights of a query, is faster than products
 _AT_ONCE = 2**20  # bytes of attention weights in products: what stays in a core's cache; of halves twice as many, as measured
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """Tokens of B views without those read-only object tokens that nobody reads, (N, D): all context tokens, then R object tokens.
+
+    No other token sees an object token, so those that are read do not miss the others. Attention needs views of equal length: for it
+    the gaps are filled with zeros, which no other token sees either.
+    """
+
+    views: int
+    context: int  # C
+    queries: int  # Q
+    objects: Tensor  # int64 (R,), positions in the flattened (B * Q)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """(N, ...) of (B, C + Q, ...)."""
+        context, objects = x.split([self.context, self.queries], dim=1)
+        return torch.cat([context.flatten(0, 1), objects.flatten(0, 1)[self.objects]])
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """(B, C + Q, D) of (N, D); tokens that are not there are zeros."""
+        context, objects = x.split([self.views * self.context, len(self.objects)])
+        slots = objects.new_zeros(self.views * self.queries, x.shape[-1]).index_copy(0, self.objects, objects)
+        return torch.cat([context.unflatten(0, (self.views, self.context)), slots.unflatten(0, (self.views, self.queries))], dim=1)
+
+    def of_views(self, x: Tensor) -> Tensor:
+        """(N, D): each token's row of (B, D)."""
+        return torch.cat([x.repeat_interleave(self.context, dim=0), x[self.objects // self.queries]])
 
 
 def object_keys(object_masks: Tensor, *, class_token: bool, registers: int, kind: ObjectTokens) -> Tensor:
@@ -73,24 +103,33 @@ def dense_mask(keys: Tensor, kind: ObjectTokens) -> Tensor:
     return torch.cat([context, keys], dim=1)
 
 
-def object_attention(attn: Attention, x: Tensor, keys: Tensor | None, kind: ObjectTokens) -> Tensor:
+def object_attention(attn: Attention, x: Tensor, keys: Tensor | None, kind: ObjectTokens, packing: Packing | None = None) -> Tensor:
     """Self-attention with the parameters of a timm `Attention`, object queries masked, context queries not.
 
     Args:
         attn: timm's module; its qkv, norms, gate, projection and dropouts are used as they are.
-        x: (B, T, D) tokens.
+        x: (B, T, D) tokens, or (N, D) if they are packed.
         keys: bool (B, Q, T) from `object_keys`, or None for plain attention.
         kind: Which token is the object's.
+        packing: Of read-only tokens, how they are packed.
 
     Returns:
-        (B, T, D).
+        As x.
     """
-    return project(attn, attend(attn, x, keys, kind), x)
+    return project(attn, attend(attn, x, keys, kind, packing), x)
 
 
-def attend(attn: Attention, x: Tensor, keys: Tensor | None, kind: ObjectTokens) -> Tensor:
-    """What every token of `object_attention` gathers, (B, T, h * d), before it is projected."""
-    qkv = attn.qkv(x).unflatten(-1, (3, attn.num_heads, attn.head_dim))  # (B, T, 3, h, d)
+def attend(attn: Attention, x: Tensor, keys: Tensor | None, kind: ObjectTokens, packing: Packing | None = None) -> Tensor:
+    """What every token of `object_attention` gathers, (..., h * d), before it is projected."""
+    qkv = attn.qkv(x)
+    if packing is not None:
+        return packing.pack(_attend(attn, packing.unpack(qkv), keys, kind))
+    return _attend(attn, qkv, keys, kind)
+
+
+def _attend(attn: Attention, qkv: Tensor, keys: Tensor | None, kind: ObjectTokens) -> Tensor:
+    """(B, T, h * d) of (B, T, 3 * h * d)."""
+    qkv = qkv.unflatten(-1, (3, attn.num_heads, attn.head_dim))  # (B, T, 3, h, d)
     dropout = attn.attn_drop.p if attn.training else 0.0
     if (
         products_are_faster(qkv, dropout, masked=keys is not None)

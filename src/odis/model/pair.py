@@ -63,7 +63,7 @@ class Network(nn.Module):
         return tokens
 
     def read(
-        self, images: Tensor, object_masks: Tensor | None, prediction_masks: Tensor | None, patches: Tensor, *, image: bool
+        self, images: Tensor, object_masks: Tensor | None, prediction_masks: Tensor | None, patches: Tensor, objects: Tensor, *, image: bool
     ) -> ReadTokens:
         """Those tokens of `embed` that a loss reads, for less: see `ObjectViT.read`.
 
@@ -72,12 +72,14 @@ class Network(nn.Module):
             object_masks: As in `embed`.
             prediction_masks: As in `embed`.
             patches: int64 (H,), positions in the flattened (B * P).
+            objects: int64 (R,), positions in the flattened (B * Q).
             image: Whether `[CLS]` is read beside object tokens.
         """
         if self.object_readout == "token":
-            return self.backbone.read(images, object_masks, prediction_masks, patches, image=image)
+            return self.backbone.read(images, object_masks, prediction_masks, patches, objects, image=image)
         tokens = self.embed(images, object_masks, prediction_masks)  # an object is the mean of its patches: all are read
-        return ReadTokens(tokens.objects, tokens.image, tokens.patches.flatten(0, 1)[patches])
+        found = None if tokens.objects is None else tokens.objects.flatten(0, 1)[objects]
+        return ReadTokens(found, tokens.image, tokens.patches.flatten(0, 1)[patches])
 
 
 def pool(patches: Tensor, masks: Tensor) -> Tensor:

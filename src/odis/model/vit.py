@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from odis.errors import ConfigError
 from odis.model.attention import (
     ObjectTokens,
+    Packing,
     attend,
     attention_of_few,
     dense_mask,
@@ -31,6 +32,8 @@ from odis.model.attention import (
     project,
 )
 from odis.types import ReadTokens, Tokens
+
+_WORTH_PACKING = 32  # one token in so many has to be spared
 
 
 class ObjectViT(VisionTransformer):
@@ -114,52 +117,64 @@ class ObjectViT(VisionTransformer):
         object_masks: Tensor | None,
         prediction_masks: Tensor | None,
         patches: Tensor,
+        objects: Tensor,
         *,
         image: bool = True,
     ) -> ReadTokens:
-        """Some of the tokens of `forward`: of the last block nothing is computed that only others need.
+        """Some of the tokens of `forward`, without most of what only others need.
 
-        A loss reads the object tokens and the hidden patches, which are few. For all others the last block still makes keys and values, but
-        no MLP, no projection and, where no patch is read at all, no query.
+        A loss reads some object tokens and the hidden patches, which are few. For all others the last block still makes keys and values,
+        but no MLP, no projection and, where no patch is read at all, no query. Read-only object tokens that are not read, such as those of
+        objects that a view does not show, are left out from the first block on, if they are enough to be worth it.
 
         Args:
             images: As in `forward`.
             object_masks: As in `forward`.
             prediction_masks: As in `forward`.
             patches: int64 (H,), which are read: positions in the flattened (B * P).
+            objects: int64 (R,), which object tokens are read: positions in the flattened (B * Q), none twice. Without masks there are none.
             image: Read `[CLS]` beside object tokens; without object masks it is read in any case.
         """
-        x, keys, grid = self._embed(images, object_masks, prediction_masks)
+        x, keys, (height, width) = self._embed(images, object_masks, prediction_masks)
         views, tokens, _ = x.shape
-        queries = 0 if keys is None else keys.shape[1]
-        objects_first = self.object_tokens == "single"
-        image = self.has_class_token and (queries == 0 or (image and not objects_first))
-        # Positions of the tokens that are read in every view: `[CLS]` or the single object token, then read-only object tokens.
-        first = int(image or (queries > 0 and objects_first))
-        last = 0 if objects_first else queries
-        every = torch.arange(tokens, device=x.device)
-        every = torch.cat([every[:first], every[tokens - last :]])
-        of_patches = patches // (grid[0] * grid[1]) * tokens + self.num_prefix_tokens + patches % (grid[0] * grid[1])
-        of_views = torch.arange(0, views * tokens, tokens, device=x.device)[:, None] + every
-        rows = torch.cat([of_views.flatten(), of_patches])
+        queries, single = 0 if keys is None else keys.shape[1], self.object_tokens == "single"
+        objects = objects if queries else objects[:0]
+        image = self.has_class_token and (queries == 0 or (image and not single))
+        starts = torch.arange(0, views * tokens if image else 0, tokens, device=x.device)  # of the views, where `[CLS]` is
+        of_objects = objects // max(queries, 1) * tokens + (0 if single else tokens - queries + objects % max(queries, 1))
+        of_patches = patches // (height * width) * tokens + self.num_prefix_tokens + patches % (height * width)
+        rows = torch.cat([starts, of_objects, of_patches])
+        few = None
+        if not len(patches):  # then only these can be read of a view
+            few = torch.arange(tokens, device=x.device)
+            few = torch.cat([few[: int(image or (single and queries > 0))], few[tokens - (0 if single else queries) :]])
         if self.split_queries:
-            x = self._blocks(self.blocks[:-1], x, keys)
-            few = None if len(patches) else every
-            block: Any = self.blocks[-1]
-            scales = [_scale_of_rows(drop, x, rows) for drop in (block.drop_path1, block.drop_path2)]
-            given = (block, x, keys, self.object_tokens, rows, few, *scales)
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(self.last_block, *given, use_reentrant=False)
-            else:
-                x = self.last_block(*given)
+            x = self._read_last_block(self._blocks_before_last(x, keys, objects), keys, rows, few)
         else:
             x = self._blocks(self.blocks, x, keys).flatten(0, 1)[rows]
-        x = self.fc_norm(self.norm(x))
-        count = first + last
-        shown, read = x[: views * count].unflatten(0, (views, count)), x[views * count :]
-        if queries == 0:
-            return ReadTokens(None, shown[:, 0] if image else None, read)
-        return ReadTokens(shown if objects_first else shown[:, first:], shown[:, 0] if image else None, read)
+        of_views, of_objects, of_patches = self.fc_norm(self.norm(x)).split([len(starts), len(objects), len(patches)])
+        return ReadTokens(of_objects if queries else None, of_views if image else None, of_patches)
+
+    def _blocks_before_last(self, x: Tensor, keys: Tensor | None, objects: Tensor) -> Tensor:
+        """Tokens (B, T, D) before the last block; object tokens that are not read are zeros, if leaving them out spares enough."""
+        views, tokens, _ = x.shape
+        queries = 0 if keys is None or self.object_tokens == "single" else keys.shape[1]
+        if (views * queries - len(objects)) * _WORTH_PACKING < views * tokens:
+            return self._blocks(self.blocks[:-1], x, keys)
+        packing = Packing(views, tokens - queries, queries, objects)
+        return packing.unpack(self._blocks(self.blocks[:-1], packing.pack(x), keys, packing))
+
+    def _read_last_block(self, x: Tensor, keys: Tensor | None, rows: Tensor, few: Tensor | None) -> Tensor:
+        """`_last_block` of these rows; with drop path and checkpointing."""
+        places = None
+        if few is not None:
+            places = rows // x.shape[1] * len(few) + torch.searchsorted(few, rows % x.shape[1])
+        block: Any = self.blocks[-1]
+        scales = [_scale_of_rows(drop, x, rows) for drop in (block.drop_path1, block.drop_path2)]
+        given = (block, x, keys, self.object_tokens, rows, few, places, *scales)
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self.last_block, *given, use_reentrant=False)
+        return self.last_block(*given)
 
     @torch.no_grad()
     def object_attention(self, images: Tensor, object_masks: Tensor, layer: int = -1) -> Tensor:
@@ -210,7 +225,7 @@ class ObjectViT(VisionTransformer):
         registers = self.num_prefix_tokens - int(self.has_class_token)
         return object_keys(object_masks, class_token=self.has_class_token, registers=registers, kind=self.object_tokens)
 
-    def _blocks(self, blocks: Any, x: Tensor, keys: Tensor | None) -> Tensor:
+    def _blocks(self, blocks: Any, x: Tensor, keys: Tensor | None, packing: Packing | None = None) -> Tensor:
         masks = keys
         if keys is not None and not self.split_queries:
             # Additive, since some of timm's unfused attentions add their mask as it is.
@@ -218,16 +233,16 @@ class ObjectViT(VisionTransformer):
             masks = torch.zeros_like(visible, dtype=x.dtype).masked_fill_(~visible, float("-inf"))
         for block in blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(self._block, block, x, masks, use_reentrant=False)
+                x = checkpoint(self._block, block, x, masks, packing, use_reentrant=False)
             else:
-                x = self._block(block, x, masks)
+                x = self._block(block, x, masks, packing)
         return x
 
-    def _block(self, block: Any, x: Tensor, masks: Tensor | None) -> Tensor:
+    def _block(self, block: Any, x: Tensor, masks: Tensor | None, packing: Packing | None) -> Tensor:
         if not self.split_queries:
             return block(x) if masks is None else block(x, attn_mask=masks)
-        x = x + block.drop_path1(self.attention_branch(block, x, masks, self.object_tokens))
-        return x + block.drop_path2(self.mlp_branch(block, x))
+        x = x + _drop_views(block.drop_path1, self.attention_branch(block, x, masks, self.object_tokens, packing), packing)
+        return x + _drop_views(block.drop_path2, self.mlp_branch(block, x), packing)
 
     def _tokens(self, x: Tensor, queries: int, grid: tuple[int, int]) -> Tokens:
         prefix, end = self.num_prefix_tokens, self.num_prefix_tokens + grid[0] * grid[1]
@@ -240,11 +255,18 @@ class ObjectViT(VisionTransformer):
         return Tokens(x[:, end:], image, patches, grid)
 
 
-def _attention_branch(block: Any, x: Tensor, keys: Tensor | None, kind: ObjectTokens) -> Tensor:
+def _drop_views(drop_path: nn.Module, branch: Tensor, packing: Packing | None) -> Tensor:
+    """Drop path, by views."""
+    if packing is None or isinstance(drop_path, nn.Identity) or not drop_path.training:
+        return drop_path(branch)
+    return branch * packing.of_views(drop_path(branch.new_ones(packing.views, 1)))
+
+
+def _attention_branch(block: Any, x: Tensor, keys: Tensor | None, kind: ObjectTokens, packing: Packing | None) -> Tensor:
     attn: Any = block.attn
     if isinstance(block, ResPostBlock):
-        return block.norm1(object_attention(attn, x, keys, kind))
-    return block.ls1(object_attention(attn, block.norm1(x), keys, kind))
+        return block.norm1(object_attention(attn, x, keys, kind, packing))
+    return block.ls1(object_attention(attn, block.norm1(x), keys, kind, packing))
 
 
 def _mlp_branch(block: Any, x: Tensor) -> Tensor:
@@ -260,6 +282,7 @@ def _last_block(
     kind: ObjectTokens,
     rows: Tensor,
     few: Tensor | None,
+    places: Tensor | None,
     scale1: Tensor | None,
     scale2: Tensor | None,
 ) -> Tensor:
@@ -271,7 +294,8 @@ def _last_block(
         keys: bool (B, Q, T), as in `object_attention`.
         kind: Which token is the object's.
         rows: int64 (N,), which tokens: positions in the flattened (B * T).
-        few: int64 (n,): if all of these are the same n tokens of each view, which; in the order of the rows.
+        few: int64 (n,), ascending: if all of these are among the same n tokens of each view, which.
+        places: int64 (N,): where among the (B * n) they are then.
         scale1: (N, 1) of drop path, see `_scale_of_rows`.
         scale2: The same for the second branch.
     """
@@ -281,8 +305,7 @@ def _last_block(
     if few is None:
         gathered = attend(attn, normed, keys, kind).flatten(0, 1)[rows]
     else:
-        of_views = asking.unflatten(0, (len(x), len(few)))
-        gathered = attention_of_few(attn, normed, of_views, _visible_to_few(keys, kind, few)).flatten(0, 1)
+        gathered = attention_of_few(attn, normed, normed[:, few], _visible_to_few(keys, kind, few)).flatten(0, 1)[places]
     branch = project(attn, gathered, asking)
     branch = block.norm1(branch) if post else block.ls1(branch)
     y = x.flatten(0, 1)[rows] + (branch if scale1 is None else branch * scale1)

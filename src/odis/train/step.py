@@ -111,7 +111,7 @@ class Question:
 
 
 def read_tokens(
-    network: Network, images: Tensor, masks: Tensor, prediction_masks: Tensor | None, patches: Tensor, question: Question
+    network: Network, images: Tensor, masks: Tensor, prediction_masks: Tensor | None, patches: Tensor, rows: Tensor, question: Question
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Backbone features of V views.
 
@@ -121,19 +121,20 @@ def read_tokens(
         masks: bool (V, Q, P), object masks.
         prediction_masks: bool (V, P), patches to hide, or None.
         patches: int64 (H,), the patches that are read: positions in the flattened (V * P).
+        rows: int64 (R,), the object tokens that are read: positions in the flattened (V * Q).
         question: What is asked.
 
     Returns:
-        object tokens (V, Q, D), patches (H, D), and image tokens (V, D) if the question asks for them.
+        object tokens (R, D), patches (H, D), and image tokens (V, D) if the question asks for them.
     """
-    tokens = network.read(images, masks if question.masks else None, prediction_masks, patches, image=question.image)
-    # Without masks only `single` is asked, and there `[CLS]` is the object token.
-    objects = tokens.objects if tokens.objects is not None else tokens.image[:, None]  # type: ignore[index]
+    tokens = network.read(images, masks if question.masks else None, prediction_masks, patches, rows, image=question.image)
+    # Without masks only `single` is asked, and there `[CLS]` is the object token, one a view.
+    objects = tokens.objects if tokens.objects is not None else tokens.image[rows]  # type: ignore[index]
     image = None
     if question.image:
         image = tokens.image
         if image is None:  # `[CLS]` stood for the object: the whole view is another question, and another pass
-            image = network.read(images, None, prediction_masks, patches[:0], image=True).image
+            image = network.read(images, None, prediction_masks, patches[:0], rows, image=True).image
     return objects, tokens.patches, image
 
 
@@ -151,8 +152,9 @@ def teacher_pass(
 ) -> TeacherOutput:
     """The teacher sees the global views, nothing hidden, and answers for every visible object and every hidden patch."""
     hidden = batch.hidden if question.patches else batch.hidden[:0]
-    objects, patches, image = read_tokens(teacher, batch.global_views, batch.global_masks, None, hidden, question)
-    tokens = [objects.flatten(0, 1)[batch.teacher_rows]] + ([] if image is None else [image])
+    rows = batch.teacher_rows
+    objects, patches, image = read_tokens(teacher, batch.global_views, batch.global_masks, None, hidden, rows, question)
+    tokens = [objects] if image is None else [objects, image]
     of_tokens, (_, patch_logits) = through_heads(teacher, tokens, patches)
     object_logits, image_logits = of_tokens[0][1], None if image is None else of_tokens[1][1]
 
@@ -174,11 +176,13 @@ def teacher_pass(
 def student_pass(student: Network, batch: Batch, question: Question) -> StudentOutput:
     """The student sees the global views with patches hidden, and the local views."""
     hide, hidden = (batch.prediction_masks, batch.hidden) if question.patches else (None, batch.hidden[:0])
-    objects, patches, global_image = read_tokens(student, batch.global_views, batch.global_masks, hide, hidden, question)
-    features, local_image = objects.flatten(0, 1)[batch.student_global_rows], None
+    rows = batch.student_global_rows
+    features, patches, global_image = read_tokens(student, batch.global_views, batch.global_masks, hide, hidden, rows, question)
+    local_image = None
     if len(batch.local_views):
-        objects, _, local_image = read_tokens(student, batch.local_views, batch.local_masks, None, hidden[:0], question)
-        features = torch.cat([features, objects.flatten(0, 1)[batch.student_local_rows]])
+        rows = batch.student_local_rows
+        objects, _, local_image = read_tokens(student, batch.local_views, batch.local_masks, None, hidden[:0], rows, question)
+        features = torch.cat([features, objects])
     images = [image for image in (global_image, local_image) if image is not None]
     ((projections, object_logits), *of_images), (_, patch_logits) = through_heads(student, [features, *images], patches)
     image_logits = [logits for _, logits in of_images]
