@@ -296,6 +296,25 @@ def test_the_cache_reads_each_image_once(index, monkeypatch):
     assert max(read.values()) > 2
 
 
+def test_workers_share_what_one_of_them_read(index, monkeypatch, tmp_path):
+    from odis.data import loader
+
+    log, decode = tmp_path / "read", loader.decode
+
+    def counted(path, size, shrink):
+        with log.open("a") as file:
+            file.write(f"{path}\n")
+        return decode(path, size, shrink)
+
+    monkeypatch.setattr(loader, "decode", counted)
+    cached = load(index, config(cache=True, workers=2), steps=22)  # eight epochs: each worker meets each image
+    read = Counter(log.read_text().split())
+    assert len(read) == 11
+    assert sum(read.values()) < 16  # two that meet an image at the same moment both read it
+    for a, b in zip(cached, load(index, config(), steps=22), strict=True):
+        assert_equal(a, b)
+
+
 class Deadly(ObjectIndex):
     """Kills the process that reads row 3."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -53,7 +54,7 @@ def uncached(config: PretrainConfig) -> PretrainConfig:
 
 
 def cached_batches(config: PretrainConfig, index: ObjectIndex, patch_size: int, seconds: float, start_step: int = 0) -> Iterator[Batch]:
-    """The batches of a run, without end, from images that every worker holds in memory before the first one is asked for.
+    """The batches of a run, without end, from images that are all in memory before the first one is asked for.
 
     Args:
         config: With `loader.cache`.
@@ -70,7 +71,7 @@ def cached_batches(config: PretrainConfig, index: ObjectIndex, patch_size: int, 
     def read(count: int) -> DataLoader[Any]:
         loader = make_loader(Part(index, rows[:count]), config, patch_size=patch_size, start_step=start_step, steps=ENDLESS)
         for row in range(count):
-            loader.dataset[0, row]  # before the workers start, each of which then begins with all of it
+            loader.dataset[0, row]  # before the workers start, which share what is there
         return loader
 
     began, few = time.perf_counter(), min(4, len(rows))
@@ -79,22 +80,27 @@ def cached_batches(config: PretrainConfig, index: ObjectIndex, patch_size: int, 
     return iter(read(min(_IMAGES, len(rows), max(few, affordable))))
 
 
-def reads(images: int, total: int, workers: int, span: int | None = None) -> float:
-    """How many of the images of a cached run come from files, to be expected: those that the worker at hand has not had yet.
+def memories(workers: int) -> int:
+    """How many memories a loader with so many workers keeps images in: one if they are forked, which share it, else one each."""
+    return 1 if multiprocessing.get_start_method() == "fork" else max(1, workers)
 
-        for epoch in 0, 1, ...: each of its images has been with the same worker in none of the `epoch` epochs before with
-            probability (1 - 1 / workers) ** epoch
+
+def reads(images: int, total: int, memories: int, span: int | None = None) -> float:
+    """How many of the images of a cached run come from files, to be expected: those that the memory at hand has not had yet.
+
+        for epoch in 0, 1, ...: each of its images has been with the same memory in none of the `epoch` epochs before with
+            probability (1 - 1 / memories) ** epoch
 
     Args:
         images: Of the data.
         total: Images of the whole run, epoch after epoch.
-        workers: Each has a memory of its own; 0 is the training process alone.
+        memories: See `memories`.
         span: Images after which workers start anew (re-discovery); None if they last the whole run.
     """
     if span is not None and 0 < span < total:
         whole, rest = divmod(total, span)
-        return whole * reads(images, span, workers) + reads(images, rest, workers)
-    new = 1 - 1 / max(1, workers)
+        return whole * reads(images, span, memories) + reads(images, rest, memories)
+    new = 1 - 1 / max(1, memories)
     epochs, rest = divmod(total, images)
     chances = new ** np.arange(epochs + 1, dtype=np.float64)
     return float(images * chances[:-1].sum() + rest * chances[-1])

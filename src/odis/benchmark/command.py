@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from odis.benchmark.cached import cached_batches, reads, uncached
+from odis.benchmark.cached import cached_batches, memories, reads, uncached
 from odis.benchmark.flops import count_flops, matmul_rate
 from odis.benchmark.measure import (
     batches_of,
@@ -152,7 +152,7 @@ def _cached(run: Run, index: ObjectIndex, seconds: float, console: Console) -> d
     both = both_rate(run, batches, 0.2 * seconds)
     total = run.schedules.total_steps * config.train.batch_size
     return {
-        "reads": reads(len(index), total, config.loader.workers, round(span * len(index)) if span else None),
+        "reads": reads(len(index), total, memories(config.loader.workers), round(span * len(index)) if span else None),
         "training": asdict(both),
         "input": asdict(rate_of(batches, config, 0.05 * seconds)),
     }

@@ -20,6 +20,7 @@ from odis.config import PretrainConfig, ViewsConfig
 from odis.data.copies import Copies, sure_shrink
 from odis.data.decode import Decoded, decode, needed_shrink
 from odis.data.source import Source, UnrenderedBatch, collate_sources, make_source
+from odis.data.store import ImageStore
 from odis.data.views import Plan, draw_all, plan_views, render_views
 from odis.data.workers import watched
 from odis.errors import DataError
@@ -41,7 +42,7 @@ class ViewDataset(Dataset[Sample]):
         self.index, self.config, self.patch_size = index, config, patch_size
         self._objects: dict[int, ImageObjects] = {}
         # An image is kept at each size that views were made from: the views are those that an image read anew would give.
-        self._images: dict[tuple[int, int], Decoded] = {}
+        self._images = ImageStore(len(index)) if config.loader.cache else None
         self._copies = None if config.loader.copies is None else Copies(config.loader.copies)
         # Rows whose objects are known to be usable. The index of a folder holds whole images, which are.
         self._sound = np.full(len(index), index.is_folder)
@@ -107,12 +108,13 @@ class ViewDataset(Dataset[Sample]):
         copies, size = None, (objects.width, objects.height)
         if self._copies is not None and 1 < (sure := sure_shrink(*size, self.config.views)) <= shrink:
             copies, shrink = self._copies, sure
-        if (row, shrink) in self._images:
-            return self._images[row, shrink]
-        image = decode(path, size, shrink) if copies is None else copies.load(path, size, shrink)
-        if self.config.loader.cache:
+        image = None if self._images is None else self._images.get(row, shrink)
+        if image is None:
+            image = decode(path, size, shrink) if copies is None else copies.load(path, size, shrink)
+            if self._images is not None:
+                self._images.put(row, shrink, image)
+        if self._images is not None:
             self._objects[row] = objects
-            self._images[row, shrink] = image
         return image
 
     def _usable(self, row: ImageObjects, path: str) -> tuple[ImageObjects, list[Skipped]]:

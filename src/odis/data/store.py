@@ -1,0 +1,96 @@
+"""Decoded images in memory that worker processes share: whoever reads an image first keeps it for all."""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from odis.data.decode import Decoded
+
+_SHARE = 0.75  # of the memory there is; images beyond that are read from their files
+_LEVELS = 8  # shrunk by 1, 2, 4, ... 128
+_ENTRY = np.dtype([("start", "i8"), ("height", "i4"), ("width", "i4"), ("shrink", "i4"), ("x", "f8"), ("y", "f8")])
+
+
+class ImageStore:
+    """Images by row and shrink, as they were decoded.
+
+    It is shared with processes that are forked from this one. One that is started anew (`spawn`) gets an empty store of its own.
+    Memory is taken as images come.
+
+    Args:
+        rows: Images there may be.
+        most: Bytes that it may hold, by default three quarters of the memory that this process may have. What does not fit is not kept.
+    """
+
+    def __init__(self, rows: int, most: int | None = None) -> None:
+        self._most = int(_SHARE * memory()) if most is None else most
+        self._rows = rows
+        self._lock = multiprocessing.Lock()
+        table = mmap.mmap(-1, max(1, rows * _LEVELS * _ENTRY.itemsize))
+        self._entries = np.frombuffer(table, _ENTRY, rows * _LEVELS).reshape(rows, _LEVELS)
+        self._used = np.frombuffer(mmap.mmap(-1, 8), np.int64)
+        self._pixels = self._reserve()
+
+    def _reserve(self) -> mmap.mmap:
+        """Address space for `most` bytes, or for less where the system promises no more."""
+        while True:
+            try:
+                return mmap.mmap(-1, max(1, self._most))
+            except OSError:
+                if self._most == 0:
+                    raise
+                self._most //= 2
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ImageStore, (self._rows, self._most)
+
+    def get(self, row: int, shrink: int) -> Decoded | None:
+        """The image of a row at 1 / `shrink` of its size, if it is there; nobody may write to its pixels."""
+        level = shrink.bit_length() - 1
+        if level >= _LEVELS:
+            return None
+        with self._lock:  # an entry is seen whole, and after its pixels
+            start, height, width, shrunk, x, y = self._entries[row, level].tolist()
+        if not height:
+            return None
+        pixels = torch.frombuffer(self._pixels, dtype=torch.uint8, count=height * width * 3, offset=start)
+        return Decoded(pixels.view(height, width, 3).permute(2, 0, 1), shrunk, (x, y))
+
+    def put(self, row: int, shrink: int, image: Decoded) -> None:
+        """Keep an image, unless it is there already or does not fit."""
+        level = shrink.bit_length() - 1
+        if level >= _LEVELS:
+            return
+        _, height, width = image.pixels.shape
+        with self._lock:
+            start, taken = int(self._used[0]), self._entries[row, level]["height"] > 0
+            fits = start + 3 * height * width <= self._most
+            if fits and not taken:
+                self._used[0] += 3 * height * width
+        if taken:
+            return
+        if not fits:
+            warnings.warn(f"loader.cache: {self._most / 2**30:.1f} GiB are full; other images are read from their files", stacklevel=2)
+            return
+        place = torch.frombuffer(self._pixels, dtype=torch.uint8, count=height * width * 3, offset=start)
+        place.view(height, width, 3).copy_(image.pixels.permute(1, 2, 0))
+        with self._lock:
+            self._entries[row, level] = (start, height, width, image.shrink, *image.offset)
+
+
+def memory() -> int:
+    """Bytes of memory that this process may have: those of the machine, or of its control group if that is less."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    try:
+        return min(there, int(limit.read_text()))
+    except (OSError, ValueError):  # none, or "max"
+        return there
