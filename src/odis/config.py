@@ -17,7 +17,7 @@ class LoaderConfig:
     Args:
         workers: Data loading processes on each rank; 0 loads in the training process.
         prefetch: Batches each worker prepares ahead.
-        cache: Keep decoded images in memory, which the workers of a process share (three quarters of it at most).
+        cache: Keep decoded images in memory, which the workers of a rank share; three quarters of it at most, by all ranks.
         copies: Folder in which images of more pixels than any view needs are kept smaller, when they are first read: photographs of many
             megapixels cost as much as small ones from the second epoch on. By default none are made.
         render: Where pixels of views are made: by the workers (`cpu`), or, for a GPU that they cannot keep busy, on the training device,

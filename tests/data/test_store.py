@@ -112,6 +112,16 @@ def test_no_more_than_the_system_promises(monkeypatch):
     assert images.get(0, 1) is not None
 
 
+def test_ranks_on_one_machine_take_a_part_each(monkeypatch):
+    monkeypatch.setattr(store, "memory", lambda: 1600)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    images = ImageStore(2)  # 300 bytes
+    images.put(0, 1, an_image(10, 10))
+    assert images.get(0, 1) is not None
+    with pytest.warns(UserWarning, match="are full"):
+        images.put(1, 1, an_image(1, 1))
+
+
 def test_memory_is_that_of_the_control_group_if_that_is_less(monkeypatch, tmp_path):
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(store, "Path", lambda _: limit)

@@ -27,11 +27,12 @@ class ImageStore:
 
     Args:
         rows: Images there may be.
-        most: Bytes that it may hold, by default three quarters of the memory that this process may have. What does not fit is not kept.
+        most: Bytes that it may hold, by default its part of three quarters of the memory there is. What does not fit is not kept.
     """
 
     def __init__(self, rows: int, most: int | None = None) -> None:
-        self._most = int(_SHARE * memory()) if most is None else most
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of torchrun on this machine, each of which has a store
+        self._most = int(_SHARE * memory() / ranks) if most is None else most
         self._rows = rows
         self._lock = multiprocessing.Lock()
         table = mmap.mmap(-1, max(1, rows * _LEVELS * _ENTRY.itemsize))

@@ -45,7 +45,7 @@ def watched(batches: Iterator[Any], workers: int) -> Iterator[Any]:
             death, cause = _death(f"a DataLoader worker was gone before its answer was read ({type(error).__name__})"), error
             break
         yield batch
-    with unaware_of_children():
+    with _unaware_of_children():
         traceback.clear_frames(cause.__traceback__)  # they hold the iterator
         del batches
     raise death from cause
@@ -62,7 +62,7 @@ def _death(what: str) -> WorkerError:
 
 
 @contextlib.contextmanager
-def unaware_of_children() -> Iterator[None]:
+def _unaware_of_children() -> Iterator[None]:
     """No handler of SIGCHLD: torch's raises anew at the end of any child, for as long as the iterator of the dead worker exists."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         yield  # the handler runs in the main thread only
