@@ -1,4 +1,4 @@
-"""The MLP in less memory is the MLP: outputs bit for bit, gradients to rounding, and less is kept."""
+"""The MLP in less memory is the MLP: outputs bit for bit where both take the same kernel, gradients to rounding, and less is kept."""
 
 import copy
 
@@ -90,6 +90,17 @@ def test_any_other_module_is_called_as_it_is(module: nn.Module):
     expected = module(x)
     torch.manual_seed(1)
     assert torch.equal(lean_mlp(module, x), expected)
+
+
+@pytest.mark.parametrize("name", ["fc1", "act", "fc2"])
+def test_hooks_on_its_parts_are_called(name: str):
+    module, seen = Mlp(16, 64), []
+    getattr(module, name).register_forward_hook(lambda *_: seen.append(name))
+    x = torch.randn(4, 16)
+    assert torch.equal(lean_mlp(module, x), module(x))
+    with torch.no_grad():
+        lean_mlp(module, x)
+    assert seen == 3 * [name]
 
 
 def test_without_gradients_nothing_is_kept():

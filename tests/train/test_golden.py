@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from odis import losses
-from odis.model import vit
+from odis.model import linear, vit
 from odis.model.pair import Network
 from odis.train import step
 from odis.train.step import Run
@@ -146,6 +146,19 @@ def test_plain_mlp_and_plain_optimiser_change_no_loss(monkeypatch: pytest.Monkey
     monkeypatch.setattr(step, "update_teacher", average)
     assert strays("ibot", change=plain) < bound("ibot")
     assert set(calls) == {"mlp", "step"}
+
+
+def test_products_as_convolutions_change_no_loss(monkeypatch: pytest.MonkeyPatch):
+    """Batches of this size do not take them by themselves."""
+    calls: list[torch.dtype] = []
+
+    def faster(x: Tensor, dtype: torch.dtype) -> bool:
+        calls.append(dtype)
+        return True
+
+    monkeypatch.setattr(linear, "convolution_is_faster", faster)
+    assert strays("odis-read-only") < bound("odis-read-only")
+    assert set(calls) == {torch.float32}
 
 
 def everything_through_the_head(head: nn.Module, tokens: Tensor, rows: Tensor) -> Tensor:

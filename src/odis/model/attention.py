@@ -26,6 +26,8 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from odis.model.linear import linear
+
 ObjectTokens = Literal["single", "read-only"]
 
 _MOST_TOKENS = 512  # of more, torch's kernel, which never holds all weights of a query, is faster than products
@@ -121,7 +123,7 @@ def object_attention(attn: Attention, x: Tensor, keys: Tensor | None, kind: Obje
 
 def attend(attn: Attention, x: Tensor, keys: Tensor | None, kind: ObjectTokens, packing: Packing | None = None) -> Tensor:
     """What every token of `object_attention` gathers, (..., h * d), before it is projected."""
-    qkv = attn.qkv(x)
+    qkv = linear(attn.qkv, x)
     if packing is not None:
         return packing.pack(_attend(attn, packing.unpack(qkv), keys, kind))
     return _attend(attn, qkv, keys, kind)
@@ -146,7 +148,7 @@ def project(attn: Attention, gathered: Tensor, x: Tensor) -> Tensor:
         gathered = norm(gathered)
     if (gate := getattr(attn, "gate", None)) is not None:
         gathered = gathered * gate(x).sigmoid()
-    return attn.proj_drop(attn.proj(gathered))
+    return attn.proj_drop(linear(attn.proj, gathered))
 
 
 def attention_of_few(attn: Attention, x: Tensor, asking: Tensor, visible: Tensor | None) -> Tensor:
@@ -183,7 +185,7 @@ def _weights_of_few(attn: Attention, x: Tensor, asking: Tensor, visible: Tensor 
 def products_are_faster(qkv: Tensor, dropout: float, masked: bool) -> bool:
     """Whether `attention_in_products` is: on a CPU, for few tokens, and without a compiler, which makes a kernel of its own.
 
-    In fp32 it spares a masked pass its second call; without masks torch's kernel is as fast, and gives what timm gives to the last bit.
+    In fp32 it spares a masked pass its second call; without masks torch's kernel is as fast, and is the one that timm calls.
     In bf16 that kernel takes several times as long, if the CPU has instructions for bf16.
 
     Args:

@@ -31,6 +31,7 @@ from odis.model.attention import (
     object_keys,
     project,
 )
+from odis.model.linear import cast, is_plain, is_watched, linear, of_input, of_weight, product
 from odis.types import ReadTokens, Tokens
 
 _WORTH_PACKING = 32  # one token in so many has to be spared
@@ -335,20 +336,19 @@ def lean_mlp(module: Any, x: Tensor) -> Tensor:
     What its activation makes is as wide as the hidden layer, the widest there is, and cheap to make: it is computed again in the backward
     pass. Kept, it would be a quarter of all that a block keeps. Any module but timm's plain MLP with GELU is called as it is.
     """
-    if not _is_plain_mlp(module) or not torch.is_grad_enabled() or torch.compiler.is_compiling():  # a compiler decides itself what it keeps
+    if not _is_plain_mlp(module) or torch.compiler.is_compiling():  # a compiler decides itself what it keeps
         return module(x)
-    hidden = module.fc1(x)
-    weight, bias = module.fc2.weight, module.fc2.bias
-    if torch.is_autocast_enabled(x.device.type):  # inside of a function of one's own nothing is cast
-        weight, bias = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
-    return _GeluLinear.apply(hidden, weight, bias)
+    hidden = linear(module.fc1, x)
+    if not torch.is_grad_enabled():
+        return linear(module.fc2, F.gelu(hidden))
+    return _GeluLinear.apply(hidden, *cast(module.fc2, hidden))
 
 
 def _is_plain_mlp(module: Any) -> bool:
-    if type(module) is not Mlp or type(module.act) is not nn.GELU or module.act.approximate != "none":
+    if type(module) is not Mlp or type(module.act) is not nn.GELU or module.act.approximate != "none" or is_watched(module.act):
         return False
     dropped = module.training and (module.drop1.p > 0 or module.drop2.p > 0)
-    return type(module.norm) is nn.Identity and type(module.fc2) is nn.Linear and not dropped
+    return type(module.norm) is nn.Identity and is_plain(module.fc2) and not dropped
 
 
 class _GeluLinear(torch.autograd.Function):
@@ -357,24 +357,20 @@ class _GeluLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(hidden, weight)
-        return F.linear(F.gelu(hidden), weight, bias)
+        return product(F.gelu(hidden), weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         hidden, weight = ctx.saved_tensors
-        rows = grad.flatten(0, -2)
         wants = ctx.needs_input_grad
-        # One tensor as wide as the hidden layer holds first what the activation makes, then its gradient, then that of its input: new
-        # memory costs a CPU more than what is done with it.
-        wide = F.gelu(hidden) if wants[1] else torch.empty_like(hidden)
-        of_weight = rows.T @ wide.flatten(0, -2) if wants[1] else None
-        of_bias = rows.sum(0) if wants[2] else None
+        for_weight = of_weight(grad, F.gelu(hidden)) if wants[1] else None
+        for_bias = grad.flatten(0, -2).sum(0) if wants[2] else None
         if not wants[0]:
-            return None, of_weight, of_bias
-        torch.mm(rows, weight, out=wide.view(len(rows), hidden.shape[-1]))
+            return None, for_weight, for_bias
+        wide = of_input(grad, weight)
         torch.ops.aten.gelu_backward.grad_input(wide, hidden, grad_input=wide)
-        return wide, of_weight, of_bias
+        return wide, for_weight, for_bias
 
 
 def _require_shape(name: str, masks: Tensor, shape: tuple[int, ...]) -> None:
