@@ -80,3 +80,22 @@ def test_flops_are_those_of_linear_layers_convolutions_and_attention(index: Obje
 def test_the_matmul_rate_is_a_rate():
     rate = matmul_rate(torch.device("cpu"), "fp32", rows=256, width=64, seconds=0.1)
     assert 1e8 < rate < 1e15
+
+
+@pytest.mark.parametrize("ticks", [
+    [0, 0, 1, 2, 2.01],  # a slow product, and then no more time
+    [0, 0, 1e-4, 1e-3, 2e-3, 0.01, 0.05, 2, 2.01],  # fast ones are taken several at a time
+    [0, 2, 2.5, 3, 3.5],  # there was no time at all
+], ids=["slow", "fast", "late"])  # fmt: skip
+def test_a_rate_is_never_none(monkeypatch: pytest.MonkeyPatch, ticks: list[float]):
+    """However the clock runs: this product is 8 x 4 x 2 x 2 FLOPs."""
+    clock = iter(ticks)
+    monkeypatch.setattr("odis.benchmark.flops.time.perf_counter", lambda: next(clock, 10.0))
+    assert matmul_rate(torch.device("cpu"), "fp32", rows=4, width=2, seconds=1.0) > 0
+
+
+def test_a_fast_product_after_a_slow_one_does_not_begin_anew(monkeypatch: pytest.MonkeyPatch):
+    """Once it took .05 s, then .01 s, in which the clock is trusted less, but no more was to be had: the best of both."""
+    clock = iter([0.0, 0.0, 0.05, 0.06, 0.06, 0.07, 5.0])
+    monkeypatch.setattr("odis.benchmark.flops.time.perf_counter", lambda: next(clock))
+    assert matmul_rate(torch.device("cpu"), "fp32", rows=4, width=2, seconds=1.0) == pytest.approx(8 * 4 * 2 * 2 / 0.01)

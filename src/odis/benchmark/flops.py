@@ -53,15 +53,15 @@ def matmul_rate(device: torch.device, precision: str, *, rows: int, width: int, 
     b = torch.randn(width, 4 * width, device=device).to(dtype)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     repeats, best, end = 1, 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    while best == 0 or time.perf_counter() < end:
         wait()
         start = time.perf_counter()
         for _ in range(repeats):
             a @ b
         wait()
         elapsed = time.perf_counter() - start
-        best = max(best, repeats * 8 * rows * width * width / elapsed)
-        if elapsed < seconds / 50:  # so short that the clock's own noise would win
+        if best == 0 and elapsed < seconds / 50:  # so short that the clock's own noise would win
             repeats *= 2
-            best = 0.0
+            continue
+        best = max(best, repeats * 8 * rows * width * width / elapsed)
     return best
