@@ -265,10 +265,9 @@ class _AttentionInProducts(torch.autograd.Function):
         ctx.save_for_backward(qkv, keys, kept)
         ctx.objects_first = objects_first
         out = qkv.new_empty(views, tokens, heads, width)
-        for part, weights, spare in _parts(qkv, kept):
-            q, k, v = (_heads(qkv[part, :, which]) for which in range(3))
-            _into_weights(weights, spare, q, k, None if keys is None else keys[part], objects_first)
-            _put(out[part], weights @ v)
+        for (q, k, v), closed, weights, spare, (place,) in _parts(qkv, keys, kept, [out]):
+            _into_weights(weights, spare, q.flatten(0, 1), k.flatten(0, 1), closed, objects_first)
+            _put(place, weights @ v.flatten(0, 1))
         return out.flatten(2)
 
     @staticmethod
@@ -277,27 +276,21 @@ class _AttentionInProducts(torch.autograd.Function):
         qkv, keys, kept = ctx.saved_tensors
         of_qkv = torch.empty_like(qkv)
         grad = grad.unflatten(2, qkv.shape[3:])  # (B, T, h, d)
-        for part, weights, spare in _parts(qkv, kept):
-            q, k, v = (_heads(qkv[part, :, which]) for which in range(3))
+        for (q, k, v), closed, weights, spare, (of_out, *places) in _parts(qkv, keys, kept, [grad, *of_qkv.unbind(2)]):
+            q, k, of_out = q.flatten(0, 1), k.flatten(0, 1), of_out.flatten(0, 1)
             if kept is None:
-                _into_weights(weights, spare, q, k, None if keys is None else keys[part], ctx.objects_first)
-            of_out = _heads(grad[part])
-            _put(of_qkv[part, :, 2], weights.transpose(1, 2) @ of_out)
-            of_weights = torch.bmm(of_out, v.transpose(1, 2), out=spare)
+                _into_weights(weights, spare, q, k, closed, ctx.objects_first)
+            _put(places[2], weights.transpose(1, 2) @ of_out)
+            of_weights = torch.bmm(of_out, v.flatten(0, 1).transpose(1, 2), out=spare)
             of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            _put(of_qkv[part, :, 0], _scaled(of_scores, k))
-            _put(of_qkv[part, :, 1], _scaled(of_scores.transpose(1, 2), q))
+            _put(places[0], _scaled(of_scores, k))
+            _put(places[1], _scaled(of_scores.transpose(1, 2), q))
         return of_qkv, None, None
 
 
-def _heads(x: Tensor) -> Tensor:
-    """(n * h, T, d) of (n, T, h, d); of one view it is a view of memory."""
-    return x.transpose(1, 2).flatten(0, 1)
-
-
 def _put(place: Tensor, x: Tensor) -> None:
-    """(n * h, T, d) into (n, T, h, d)."""
-    place.transpose(1, 2).copy_(x.unflatten(0, (len(place), -1)))
+    """(n * h, T, d) into (n, h, T, d)."""
+    place.copy_(x.view(place.shape))
 
 
 def _scaled(of_scores: Tensor, x: Tensor) -> Tensor:
@@ -305,31 +298,40 @@ def _scaled(of_scores: Tensor, x: Tensor) -> Tensor:
     return torch.baddbmm(x, of_scores, x, beta=0, alpha=x.shape[-1] ** -0.5)
 
 
-def _into_weights(weights: Tensor, spare: Tensor, q: Tensor, k: Tensor, keys: Tensor | None, objects_first: bool) -> None:
-    """Fill `weights` (n * h, T, T) with those of queries and keys (n * h, T, d), by way of `spare`, of the same shape."""
+def _into_weights(weights: Tensor, spare: Tensor, q: Tensor, k: Tensor, closed: Tensor | None, objects_first: bool) -> None:
+    """Fill `weights` (n * h, T, T) with those of queries and keys (n * h, T, d), by way of `spare`, of the same shape.
+
+    `closed`, bool (n, 1, Q, T), are the keys that object queries do not see.
+    """
     scores = torch.baddbmm(spare, q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5, out=spare)
-    if keys is not None:
-        queries, closed = keys.shape[1], ~keys[:, None]
-        of_views = scores.unflatten(0, (len(keys), -1))
+    if closed is not None:
+        queries, tokens = closed.shape[2:]
+        of_views = scores.view(len(closed), -1, tokens, tokens)
         if objects_first:
             of_views[:, :, :queries].masked_fill_(closed, float("-inf"))
         else:
-            last = scores.shape[-1] - queries
+            last = tokens - queries
             of_views[:, :, last:].masked_fill_(closed, float("-inf"))
             of_views[:, :, :last, last:] = float("-inf")
     torch.softmax(scores, dim=-1, out=weights)
 
 
-def _parts(qkv: Tensor, kept: Tensor | None) -> Iterator[tuple[Any, ...]]:
-    """Some views at a time, whose weights are small enough together; and memory for weights (n * h, T, T) and as much to spare.
+def _parts(qkv: Tensor, keys: Tensor | None, kept: Tensor | None, others: list[Tensor]) -> Iterator[tuple[Any, ...]]:
+    """Some views at a time, whose weights are small enough together.
 
-    It is the same every time, unless weights are `kept` (B * h, T, T): then it is theirs.
+    Of these n views: queries, keys and values (n, h, T, d); the keys that object queries do not see, (n, 1, Q, T), or None; memory for
+    weights (n * h, T, T) and as much to spare; and the same views (n, h, T, d) of the others (B, T, h, d). What is given for one view can
+    be flattened without a copy. The memory is the same every time, unless weights are `kept` (B * h, T, T): then it is theirs.
     """
     views, tokens, _, heads, _ = qkv.shape
     budget = _AT_ONCE * (2 if qkv.element_size() == 2 else 1)
     at_once = min(views, max(1, budget // (heads * tokens * tokens * qkv.element_size())))
     memory = [qkv.new_empty(at_once * heads, tokens, tokens) for _ in range(2 if kept is None else 1)]
-    for first in range(0, views, at_once):
-        part = slice(first, min(views, first + at_once))
-        count = (part.stop - first) * heads
-        yield part, memory[-1][:count] if kept is None else kept[first * heads :][:count], memory[0][:count]
+    # Split once, not sliced in every turn: with few views at a time there are hundreds of turns in a step.
+    split = [x.transpose(1, 2).split(at_once) for x in (*qkv.unbind(2), *others)]
+    closed = [None] * len(split[0]) if keys is None else (~keys[:, None]).split(at_once)
+    owned = None if kept is None else kept.split(at_once * heads)
+    for turn, (shut, *parts) in enumerate(zip(closed, *split)):
+        count = len(parts[0]) * heads
+        weights = memory[-1][:count] if owned is None else owned[turn]
+        yield parts[:3], shut, weights, memory[0][:count], parts[3:]
