@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 ALL_PYTHON = sorted(p for folder in ("src", "tests", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
 
-BASE = {"errors", "types", "config", "ranks", "compiled"}
+BASE = {"errors", "types", "config", "ranks", "compiled", "memory"}
 DATA = BASE | {"objects", "data"}
 LEARNING = DATA | {"model", "losses", "config_check"}
 # Which parts of odis a part may import, besides itself. Data flows down this list; nothing points back up.
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "errors": set(),
     "types": set(),
     "ranks": set(),
+    "memory": set(),
     "config": {"errors"},
     "config_check": {"config", "errors"},
     "options": {"config", "errors"},

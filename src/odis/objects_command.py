@@ -16,6 +16,7 @@ from odis.config import DiscoverConfig
 from odis.config_check import check_discover
 from odis.errors import OdisError
 from odis.finding import add_engine, run_finder
+from odis.memory import keep_freed_memory
 from odis.objects.compare import compare
 from odis.objects.finder import Finder
 from odis.objects.index import ObjectIndex
@@ -94,6 +95,8 @@ def build_discoverer(source: str, discover: DiscoverConfig, device: str, threads
     if threads:
         torch.set_num_threads(threads)
     encoder = load(source, device=device, precision="fp32")
+    if encoder.device.type == "cpu":
+        keep_freed_memory()
     name = encoder.source if encoder.source.startswith("timm:") else Path(encoder.source).name
     return Discoverer(encoder.model, encoder.mean, encoder.std, discover, name=name, image_size=encoder.image_size)
 

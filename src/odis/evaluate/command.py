@@ -26,6 +26,7 @@ from odis.evaluate.retrieval import RetrievalSettings, evaluate_retrieval
 from odis.evaluate.segment import SegmentSettings, evaluate_segment
 from odis.evaluate.transfer import DataSet, TransferSettings, evaluate_transfer
 from odis.inference import Encoder, load
+from odis.memory import keep_freed_memory
 from odis.objects.index import ObjectIndex
 from odis.options import did_you_mean, new_parser, parse, require
 from odis.queries import MODES
@@ -96,7 +97,10 @@ def run_evaluate(arguments: list[str]) -> None:
 
 
 def _models(options: Any) -> list[Encoder]:
-    return [load(source, device=options.device, precision=options.precision) for source in options.model]
+    encoders = [load(source, device=options.device, precision=options.precision) for source in options.model]
+    if all(encoder.device.type == "cpu" for encoder in encoders):
+        keep_freed_memory()
+    return encoders
 
 
 def _asking(options: Any) -> dict[str, Any]:

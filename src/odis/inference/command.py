@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from odis.inference.export import ExportSettings, export_features
 from odis.inference.load import load
+from odis.memory import keep_freed_memory
 from odis.objects.index import ObjectIndex
 from odis.options import new_parser, parse, require
 from odis.queries import MODES
@@ -51,6 +52,8 @@ def run_embed(arguments: list[str]) -> None:
     settings.check()
     index = ObjectIndex.open(options.data)
     encoder = load(options.model, device=_own_device(options.device), precision=options.precision)
+    if encoder.device.type == "cpu":
+        keep_freed_memory()
     stderr = Console(stderr=True, markup=False, emoji=False)
     count = 0
 

@@ -6,9 +6,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from odis.config import PretrainConfig
+from odis.memory import keep_freed_memory, return_freed_memory
 from odis.model.pair import build_pair
 from odis.train.distributed import Ranks
-from odis.train.memory import keep_freed_memory, return_freed_memory
 from odis.train.optim import build_optimizer
 from odis.train.schedules import Schedules
 from odis.train.step import Centres, Question, Run, StudentPass

@@ -19,8 +19,8 @@ def keep_freed_memory() -> bool:
     """Have all blocks come from the heap, and the heap never shrink; returns whether that can be had.
 
     As it is, glibc maps the large tensors of every step anew and unmaps them, and the system clears every page that it hands out: on a CPU
-    a step of `benchmarks/step.py` met 100,000 new pages, and took 5 % longer. The setting is the whole process's. Other C libraries, and
-    memory of a GPU, are left as they are.
+    a step of `benchmarks/step.py` met 100,000 new pages, and took 5 % longer; a pass of 64 images through ViT-S/16 without gradients
+    600,000, and 20 %. The setting is the whole process's. Other C libraries, and memory of a GPU, are left as they are.
     """
     return _set((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, _GROWTH))
 

@@ -8,7 +8,7 @@ import pytest
 HELD = """
 import sys
 import torch
-from odis.train.memory import keep_freed_memory, return_freed_memory
+from odis.memory import keep_freed_memory, return_freed_memory
 
 def resident():
     return int(open("/proc/self/status").read().split("RssAnon:")[1].split()[0]) / 1024
@@ -31,7 +31,7 @@ print(resident() - before)
 REUSED = """
 import resource
 import torch
-from odis.train.memory import keep_freed_memory
+from odis.memory import keep_freed_memory
 
 def new_pages(large):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
