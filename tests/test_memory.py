@@ -60,7 +60,7 @@ def test_memory_that_is_kept_is_there_for_what_comes_next():
 
 
 def test_elsewhere_nothing_is_changed(monkeypatch):
-    from odis.train import memory
+    from odis import memory
 
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     assert memory.return_freed_memory() is False

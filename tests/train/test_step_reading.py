@@ -21,7 +21,8 @@ from odis.train.step import Centres, Question, Run, StudentPass, train_step
 from odis.types import ImageObjects, Object
 
 READ = {"train/step", "model/pair", "model/vit", "model/attention", "model/heads", "losses"}
-LEAVES = {"train/schedules", "train/optim", "train/metrics", "ranks", "config", "types"}  # values, AdamW, meters, sums over ranks, shapes
+# Linear layers, values, AdamW, meters, sums over ranks, shapes.
+LEAVES = {"model/linear", "train/schedules", "train/optim", "train/metrics", "ranks", "config", "types"}
 
 
 def a_run(config: PretrainConfig) -> Run:
