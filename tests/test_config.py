@@ -40,6 +40,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("data", {"data": ""}),
     ("loader.workers", {"loader.workers": -1}),
     ("loader.prefetch", {"loader.prefetch": 0}),
+    ("loader.resident_gib", {"loader.resident_gib": -1.0, "loader.render": "device"}),
+    ("loader.resident_gib", {"loader.resident_gib": 1.0}),
     ("objects.per_image", {"objects.per_image": 0}),
     ("objects.per_image", {"objects.per_image": 2}),
     ("objects.per_image", {"objects.per_image": 2, "objects.use": False, **READ_ONLY}),

@@ -22,6 +22,8 @@ class LoaderConfig:
             megapixels cost as much as small ones from the second epoch on. By default none are made.
         render: Where pixels of views are made: by the workers (`cpu`), or, for a GPU that they cannot keep busy, on the training device,
             for which workers only decode.
+        resident_gib: GiB of the training device in which decoded images stay, with `render: device`: their pixels are read and sent once.
+            0 keeps none.
     """
 
     workers: int = 4
@@ -29,6 +31,7 @@ class LoaderConfig:
     cache: bool = False
     copies: str | None = None
     render: Literal["cpu", "device"] = "cpu"
+    resident_gib: float = 0.0
 
 
 @dataclass

@@ -60,8 +60,8 @@ SETTINGS += [(s.name, f.name) for s in fields(PretrainConfig) if is_dataclass(v 
 
 # What may change between the parts of a run: how it is run and what is written down.
 FREE = {
-    "val", "strict", "loader.workers", "loader.prefetch", "loader.cache", "loader.copies", "loader.render", "train.log_every",
-    "train.checkpoint_every", "train.keep", "train.knn_every", "train.tensorboard", "train.nonfinite_limit",
+    "val", "strict", "loader.workers", "loader.prefetch", "loader.cache", "loader.copies", "loader.render", "loader.resident_gib",
+    "train.log_every", "train.checkpoint_every", "train.keep", "train.knn_every", "train.tensorboard", "train.nonfinite_limit",
 }  # fmt: skip
 
 

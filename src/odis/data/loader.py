@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from odis.config import PretrainConfig, ViewsConfig
 from odis.data.copies import Copies, sure_shrink
 from odis.data.decode import Decoded, decode, needed_shrink
+from odis.data.resident import ResidentImages
 from odis.data.source import Source, UnrenderedBatch, collate_sources, make_source
 from odis.data.store import ImageStore
 from odis.data.views import Plan, draw_all, plan_views, render_views
@@ -29,12 +30,25 @@ from odis.objects.index import ObjectIndex
 from odis.types import Batch, ImageObjects, Sample, Skipped, View
 
 
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A sample before its views are made."""
+
+    rng: np.random.Generator  # where its photometrics are drawn
+    image: Decoded
+    shrink: int  # that the image was asked for at
+    plan: Plan
+    row: int
+    path: str
+    skipped: list[Skipped]
+
+
 class ViewDataset(Dataset[Sample]):
     """The views of each image, made anew every epoch from (seed, epoch, row).
 
     Args:
         index: Images and their objects.
-        config: What the objects, views and prediction masks are; `strict`, `loader.cache`, `loader.copies` and `train.seed` are read too.
+        config: What the objects, views and prediction masks are; `strict`, `loader` and `train.seed` are read too.
         patch_size: Side of a patch in pixels of a view.
     """
 
@@ -43,6 +57,8 @@ class ViewDataset(Dataset[Sample]):
         self._objects: dict[int, ImageObjects] = {}
         # An image is kept at each size that views were made from: the views are those that an image read anew would give.
         self._images = ImageStore(len(index)) if config.loader.cache else None
+        gib = config.loader.resident_gib
+        self.resident = ResidentImages(len(index), int(gib * 2**30)) if gib else None
         self._copies = None if config.loader.copies is None else Copies(config.loader.copies)
         # Rows whose objects are known to be usable. The index of a folder holds whole images, which are.
         self._sound = np.full(len(index), index.is_folder)
@@ -56,9 +72,9 @@ class ViewDataset(Dataset[Sample]):
         Raises:
             DataError: No row can be used; or, with `strict`, this one or one of its objects cannot.
         """
-        rng, image, plan, row, path, skipped = self._planned(key)
-        views = self.config.views
-        return Sample(*render_views(plan, image, views, draw_all(rng, plan, views)), index=row, path=path, skipped=skipped)
+        it, views = self._planned(key), self.config.views
+        drawn = draw_all(it.rng, it.plan, views)
+        return Sample(*render_views(it.plan, it.image, views, drawn), index=it.row, path=it.path, skipped=it.skipped)
 
     def source(self, key: tuple[int, int]) -> Source:
         """What `__getitem__` would make the sample from: its views are without pixels, which the device renders.
@@ -66,12 +82,15 @@ class ViewDataset(Dataset[Sample]):
         Raises:
             DataError: As `__getitem__`.
         """
-        rng, image, plan, row, path, skipped = self._planned(key)
-        drawn = draw_all(rng, plan, self.config.views)
-        return make_source(image, plan, drawn, self.config.views, index=row, path=path, skipped=skipped)
+        it, views = self._planned(key), self.config.views
+        drawn = draw_all(it.rng, it.plan, views)
+        kept_as = None
+        if self.resident is not None and (it.image.pixels.is_meta or self.resident.takes(it.shrink)):
+            kept_as = it.shrink
+        return make_source(it.image, it.plan, drawn, views, index=it.row, path=it.path, skipped=it.skipped, kept_as=kept_as)
 
-    def _planned(self, key: tuple[int, int]) -> tuple[np.random.Generator, Decoded, Plan, int, str, list[Skipped]]:
-        """The geometry of a sample and the image it is of; the generator stands where its photometrics are drawn."""
+    def _planned(self, key: tuple[int, int]) -> _Planned:
+        """The geometry of a sample and the image it is of."""
         config, (epoch, first) = self.config, key
         skipped: list[Skipped] = []
         for row in ((first + k) % len(self) for k in range(len(self))):
@@ -83,13 +102,13 @@ class ViewDataset(Dataset[Sample]):
                 if min(width, height) < 1:
                     decode(path, (width, height))  # no image is as small as that, so this says what is wrong
                 plan = plan_views(rng, objects, width, height, config.objects, config.views, config.prediction, self.patch_size)
-                image = self._decode(row, path, objects, needed_shrink(width, height, plan.crops, plan.sizes))
+                image, shrink = self._decode(row, path, objects, needed_shrink(width, height, plan.crops, plan.sizes))
             except DataError as error:
                 if config.strict:
                     raise
                 skipped.append(Skipped(path, str(error).removeprefix(f"{path}: ")))
                 continue
-            return rng, image, plan, row, path, skipped + unusable
+            return _Planned(rng, image, shrink, plan, row, path, skipped + unusable)
         raise DataError(f"{self.index.path}: none of its {len(self)} images can be used; {skipped[0].what}: {skipped[0].why}")
 
     def _read(self, row: int, path: str) -> tuple[ImageObjects, list[Skipped]]:
@@ -103,11 +122,13 @@ class ViewDataset(Dataset[Sample]):
             self._sound[row] = not unusable
         return objects, unusable
 
-    def _decode(self, row: int, path: str, objects: ImageObjects, shrink: int) -> Decoded:
-        """The image of a row at 1 / `shrink` of its size; with copies at the size of its copy, which is at least that."""
+    def _decode(self, row: int, path: str, objects: ImageObjects, shrink: int) -> tuple[Decoded, int]:
+        """The image of a row at 1 / `shrink` of its size; with copies at the size of its copy, which is at least that. And the shrink."""
         copies, size = None, (objects.width, objects.height)
         if self._copies is not None and 1 < (sure := sure_shrink(*size, self.config.views)) <= shrink:
             copies, shrink = self._copies, sure
+        if self.resident is not None and (there := self.resident.find(row, shrink)) is not None:
+            return there, shrink
         image = None if self._images is None else self._images.get(row, shrink)
         if image is None:
             image = decode(path, size, shrink) if copies is None else copies.load(path, size, shrink)
@@ -115,7 +136,7 @@ class ViewDataset(Dataset[Sample]):
                 self._images.put(row, shrink, image)
         if self._images is not None:
             self._objects[row] = objects
-        return image
+        return image, shrink
 
     def _usable(self, row: ImageObjects, path: str) -> tuple[ImageObjects, list[Skipped]]:
         problems = [object_problem(item, row.width, row.height, len(self.index.classes)) for item in row.objects]
@@ -225,6 +246,7 @@ class _Answered(Dataset[Any]):
     """The dataset with its errors as values: a worker's exception would arrive as a page of traceback, not as the one line it is."""
 
     def __init__(self, dataset: ViewDataset) -> None:
+        self.resident = dataset.resident
         self.make: Any = dataset.source if dataset.config.loader.render == "device" else dataset.__getitem__
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | Source | DataError:
@@ -247,13 +269,16 @@ class ViewLoader(DataLoader[Any]):
     """A `DataLoader` of batches that raises `DataError` where the dataset did, and `WorkerError` where a worker was killed."""
 
     def __iter__(self) -> Any:
-        return _raise_errors(watched(super().__iter__(), self.num_workers))  # workers start now, not at the first batch
+        made = watched(super().__iter__(), self.num_workers)  # workers start now, not at the first batch
+        return _finished(made, self.dataset.resident)  # type: ignore[attr-defined]  # _Answered's
 
 
-def _raise_errors(batches: Iterator[Batch | UnrenderedBatch | DataError]) -> Iterator[Batch | UnrenderedBatch]:
+def _finished(batches: Iterator[Batch | UnrenderedBatch | DataError], resident: ResidentImages | None) -> Iterator[Batch | UnrenderedBatch]:
     for batch in batches:
         if isinstance(batch, DataError):
             raise batch
+        if isinstance(batch, UnrenderedBatch):
+            batch.resident = resident
         yield batch
 
 

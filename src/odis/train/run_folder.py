@@ -24,6 +24,7 @@ _FREE = {
     "loader.cache",
     "loader.copies",
     "loader.render",
+    "loader.resident_gib",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep",

@@ -1,0 +1,94 @@
+"""Decoded images that stay on the training device: workers send the pixels of an image once, and then only what its views show of it."""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odis.data.decode import Decoded
+
+_LEVELS = 8  # shrunk by 1, 2, 4, ... 128
+_FRAME = np.dtype([("height", "i4"), ("width", "i4"), ("shrink", "i4"), ("x", "f8"), ("y", "f8")])
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which image of a store a batch shows, and what it is if it is not there yet."""
+
+    row: int
+    shrink: int  # as it was asked for
+    hull: tuple[int, int, int, int]  # x0, y0, x1, y1: the part of it that views show
+    sent: tuple[int, int] | None  # height and width of the pixels that come with the batch: the whole image; None if it is there
+    shrunk: int = 1
+    offset: tuple[float, float] = (0.0, 0.0)
+
+
+class ResidentImages:
+    """Images by row and shrink. The process that trains puts them there; workers that are forked from it see which are there.
+
+    A worker that is started anew (`spawn`) sees none, and sends them all.
+
+    Args:
+        rows: Images there may be.
+        most: Bytes that they may take.
+    """
+
+    def __init__(self, rows: int, most: int) -> None:
+        self._rows, self._most, self._used = rows, most, 0
+        self._lock = multiprocessing.Lock()
+        self._frames = np.frombuffer(mmap.mmap(-1, max(1, rows * _LEVELS * _FRAME.itemsize)), _FRAME, rows * _LEVELS).reshape(rows, _LEVELS)
+        self._full = np.frombuffer(mmap.mmap(-1, 1), np.bool_)
+        self._pixels: dict[tuple[int, int], Tensor] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ResidentImages, (self._rows, self._most)
+
+    def find(self, row: int, shrink: int) -> Decoded | None:
+        """The image of a row at 1 / `shrink` of its size, without its pixels (they are on the device `meta`), if it is there."""
+        level = shrink.bit_length() - 1
+        if level >= _LEVELS:
+            return None
+        with self._lock:  # a frame is seen whole
+            height, width, shrunk, x, y = self._frames[row, level].tolist()
+        return Decoded(torch.empty(3, height, width, dtype=torch.uint8, device="meta"), shrunk, (x, y)) if height else None
+
+    def takes(self, shrink: int) -> bool:
+        """Whether an image at 1 / `shrink` of its size is worth sending whole."""
+        return shrink.bit_length() <= _LEVELS and not self._full[0]
+
+    def shown(self, place: Place, sent: Tensor | None) -> Tensor:
+        """What views show of an image, uint8 (h, w, 3), on the device; one that was not there is kept, if there is room.
+
+        Args:
+            place: Which image.
+            sent: uint8 (H, W, 3), the whole image if it came along, on the device.
+        """
+        key = place.row, place.shrink
+        image = self._pixels.get(key)
+        if image is None:
+            assert sent is not None, "a worker took an image to be there that is not"
+            image = sent
+            self._keep(place, sent)
+        x0, y0, x1, y1 = place.hull
+        return image[y0:y1, x0:x1]
+
+    def _keep(self, place: Place, image: Tensor) -> None:
+        if self._used + image.numel() > self._most:
+            if not self._full[0]:
+                self._full[0] = True
+                warnings.warn(
+                    f"loader.resident_gib: {self._most / 2**30:.2f} GiB are full with {len(self._pixels)} of {self._rows} images; "
+                    "others are sent for every batch", stacklevel=2,
+                )  # fmt: skip
+            return
+        self._used += image.numel()
+        self._pixels[place.row, place.shrink] = image.clone()  # not the whole batch that it came with
+        with self._lock:
+            self._frames[place.row, place.shrink.bit_length() - 1] = (*image.shape[:2], place.shrunk, *place.offset)
