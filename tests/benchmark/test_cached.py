@@ -1,6 +1,7 @@
 """Reads from files, counted in the order that training takes; batches of images in memory are those that files would give."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,4 @@ def test_as_many_images_as_there_is_time_for(index: ObjectIndex):
     batches = cached_batches(config, index, 8, 0.0)
     assert {i for _ in range(3) for i in next(batches).indices} == {0, 1, 2, 3}
     assert not uncached(config).loader.cache
+    assert uncached(replace(config, loader=replace(config.loader, resident_gib=1.0))).loader.resident_gib == 0

@@ -50,7 +50,7 @@ class Part(ObjectIndex):
 
 def uncached(config: PretrainConfig) -> PretrainConfig:
     """The same run reading every image from its file, as the first epoch does."""
-    return replace(config, loader=replace(config.loader, cache=False))
+    return replace(config, loader=replace(config.loader, cache=False, resident_gib=0.0))
 
 
 def cached_batches(config: PretrainConfig, index: ObjectIndex, patch_size: int, seconds: float, start_step: int = 0) -> Iterator[Batch]:
