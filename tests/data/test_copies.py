@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from odis.config import LoaderConfig, ObjectsConfig, PretrainConfig, ViewsConfig
-from odis.data.copies import Copies, sure_shrink
+from odis.data.copies import Copies, are_large, sure_shrink
 from odis.data.crops import propose_crops
 from odis.data.decode import LARGE, Decoded, decode, needed_shrink
 from odis.data.loader import ViewDataset
 from odis.errors import ConfigError, DataError
-from odis.objects.index import ObjectIndex
-from odis.types import Crop
+from odis.objects.index import ObjectIndex, write_index
+from odis.types import Crop, ImageObjects
 
 SIZE = (1404, 1001)  # not a multiple of 8: EXIF orientations that mirror have an offset
 
@@ -189,3 +189,21 @@ def test_views_are_those_of_the_first_epoch_whatever_is_kept(tmp_path: Path, cac
             assert torch.equal(x.pixels, y.pixels)
             assert x.crop == z.crop
             assert (x.pixels - z.pixels).abs().mean() < 0.1
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [
+    ([(6000, 4000)], True), ([(3600, 2700)], True), ([(1600, 1200)], False), ([(500, 375)] * 9, False),
+    ([(6000, 4000)] * 3 + [(500, 375)] * 2, True), ([(6000, 4000)] * 2 + [(500, 375)] * 2, False),
+    ([(500, 375)] * 400 + [(6000, 4000)] * 600, True), ([(500, 375)] * 600 + [(6000, 4000)] * 400, False),
+], ids=str)  # fmt: skip
+def test_whether_images_are_large_is_seen_of_some(tmp_path: Path, sizes: list[tuple[int, int]], expected: bool):
+    rows = [ImageObjects(f"{k}.jpg", *size) for k, size in enumerate(sizes)]
+    write_index(tmp_path / "i.parquet", rows, root=tmp_path, provenance="annotated", classes=[])
+    assert are_large(ObjectIndex.open(tmp_path / "i.parquet"), ViewsConfig()) is expected
+
+
+def test_files_that_are_no_images_are_not_large(tmp_path: Path):
+    (tmp_path / "a.jpg").write_bytes(b"nothing")
+    assert not are_large(ObjectIndex.open(tmp_path), ViewsConfig())
+    a_photo(tmp_path / "b.jpg")
+    assert are_large(ObjectIndex.open(tmp_path), ViewsConfig(global_size=32, local_size=16))

@@ -341,3 +341,22 @@ def test_data_that_cannot_be_read_at_all_stops_at_the_first_step(tmp_path: Path,
         assert stop.value.code == 2
         _, line = capsys.readouterr().err.splitlines()  # what it was about to do, then why not
         assert line.startswith(f"odis pretrain: {folder}: none of its 3 images can be used; {folder / '0.jpg'}: is empty")
+
+
+def test_large_photographs_are_worth_a_word(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Once, and only where they would be read from their files more than twice."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for k in range(2):
+        small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+        small.resize((1800, 1200), Image.Resampling.BICUBIC).save(folder / f"{k}.jpg")
+
+    def said(name: str, **more: Any) -> int:
+        main(["pretrain", *options(str(folder), tmp_path / name, **({"train.batch_size": 2, "train.steps": 3} | more))])
+        return capsys.readouterr().err.count("--loader.copies DIR")
+
+    assert said("plain") == 1
+    assert said("copies", **{"loader.copies": str(tmp_path / "copies")}) == 0
+    assert said("cache", **{"loader.cache": "true"}) == 0
+    assert said("short", **{"train.steps": 2}) == 0

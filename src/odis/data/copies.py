@@ -6,6 +6,7 @@ to make views of them. So the image, shrunk as far as any view of it allows, is 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
@@ -16,14 +17,18 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from odis.config import ViewsConfig
 from odis.data.decode import LARGE, Decoded
-from odis.errors import ConfigError
+from odis.errors import ConfigError, DataError
+from odis.objects.index import ObjectIndex
 from odis.objects.scaled import load_scaled
 
+_LOOKED_AT = 50  # images of an index
+_LARGE_SHRINK = 4  # of a photograph of 8 megapixels, with the usual views
 _QUALITY = 95  # of JPEG, with colours at full resolution
 _OFFSET = struct.Struct("<2d")  # `Decoded.offset`, behind the end of the JPEG, where decoders do not look
 
@@ -49,6 +54,16 @@ def sure_shrink(width: int, height: int, views: ViewsConfig) -> int:
             by_shape = min(width, height) * min(1.0, wide, 1 / narrow) - 1  # of the central crop of an image that is too long
             spare = min(spare, min(by_area, by_shape) / size)
     return 1 << (int(spare).bit_length() - 1) if spare >= 2 else 1
+
+
+def are_large(index: ObjectIndex, views: ViewsConfig) -> bool:
+    """Whether most of some fifty images of an index are photographs that copies would keep at a quarter of their sides or less."""
+    found = []
+    for row in np.linspace(0, len(index) - 1, min(len(index), _LOOKED_AT)).astype(int).tolist():
+        with contextlib.suppress(DataError):  # the loader will say what is wrong with it
+            image = index[row]
+            found.append(sure_shrink(image.width, image.height, views) >= _LARGE_SHRINK)
+    return bool(found) and sum(found) > len(found) / 2
 
 
 class Copies:

@@ -17,7 +17,7 @@ from torch import Tensor
 from odis import __version__
 from odis.config import PretrainConfig, as_dict
 from odis.config_check import check
-from odis.data.copies import Copies
+from odis.data.copies import Copies, are_large
 from odis.data.loader import make_loader
 from odis.errors import ConfigError, DataError, OdisError
 from odis.model.saved import save_model
@@ -106,6 +106,12 @@ def _train(run: Run, index: ObjectIndex, out: Path, report: Report, evaluate: Ev
         f"{len(index)} images ({run.provenance}), {total} steps of {train.batch_size} ({run.schedules.steps_per_epoch:.1f} an epoch), "
         f"lr {run.schedules.lr:.3g}, {train.precision} on {describe_device(run.ranks.device)}{resumed}"
     )
+    loader = run.config.loader
+    kept = loader.cache or loader.resident_gib or loader.copies is not None
+    if not kept and total > 2 * run.schedules.steps_per_epoch and are_large(index, run.config.views):
+        report.say(
+            "these are large photographs: with --loader.copies DIR they are kept smaller when first read, and read faster from then on"
+        )
     rounds = Rounds(run, index, out)
     with _stop_signals() as stop:
         while run.step < total:
