@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from odis import __version__
 from odis.cli import main
+from odis.errors import OdisWarning
 from odis.objects.index import ObjectIndex
 from odis.queries import MODES
 from odis.train.run_folder import read_config
@@ -371,3 +373,18 @@ def test_a_killed_data_worker_is_one_line(command, pictures, tmp_path, monkeypat
     assert last.startswith(f"odis {command}: ")
     assert "DataLoader worker" in last
     assert "fewer workers" in last
+
+
+def test_a_warning_of_odis_is_one_line(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    """Others are shown as usual, with the line of source that they are of."""
+
+    def warn(rest: list[str]) -> None:
+        for category in (OdisWarning, UserWarning):
+            sys.stderr.write(warnings.formatwarning("3 GiB are full", category, __file__, 1))
+
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # restored afterwards
+    monkeypatch.setattr("odis.cli._index", warn)
+    main(["index"])
+    own, *other = capsys.readouterr().err.splitlines()
+    assert own == "warning: 3 GiB are full"
+    assert other[0] == f"{__file__}:1: UserWarning: 3 GiB are full"

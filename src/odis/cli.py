@@ -6,11 +6,12 @@ Each command declares its options and calls one function. Heavy imports happen i
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 from odis import __version__
-from odis.errors import OdisError
+from odis.errors import OdisError, OdisWarning
 
 _COMMANDS = {
     "pretrain": "train a Vision Transformer by object-level self-distillation; the same command again resumes",
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"odis {__version__}")
         return
     command, rest = arguments[0], arguments[1:]
+    warnings.formatwarning = _format_warning
     try:
         runs = {
             "pretrain": _pretrain, "index": _index, "objects": _objects, "inspect": _inspect, "embed": _embed, "evaluate": _evaluate,
@@ -62,6 +64,16 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(2) from e
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+_usual_format = warnings.formatwarning
+
+
+def _format_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """The usual form, but of odis's own warnings no line of source: the message says all."""
+    if issubclass(category, OdisWarning):
+        return f"warning: {message}\n"
+    return _usual_format(message, category, filename, lineno, line)
 
 
 def _usage() -> str:

@@ -23,7 +23,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from odis.config import ViewsConfig
 from odis.data.decode import LARGE, Decoded
-from odis.errors import ConfigError, DataError
+from odis.errors import ConfigError, DataError, OdisWarning
 from odis.objects.index import ObjectIndex
 from odis.objects.scaled import load_scaled
 
@@ -129,7 +129,8 @@ class Copies:
             self._write(file, data)
         except OSError as error:  # a full disk must not end a run: images are shrunk anew each time then
             if not self._warned:
-                warnings.warn(f"{file}: cannot be written ({error.strerror}); training goes on without new copies", stacklevel=2)
+                said = f"{file}: cannot be written ({error.strerror}); training goes on without new copies"
+                warnings.warn(said, OdisWarning, stacklevel=2)
                 self._warned = True
 
     def _write(self, file: Path, data: bytes) -> None:

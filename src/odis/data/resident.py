@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from odis.data.decode import Decoded
+from odis.errors import OdisWarning
 
 _LEVELS = 8  # shrunk by 1, 2, 4, ... 128
 _FRAME = np.dtype([("height", "i4"), ("width", "i4"), ("shrink", "i4"), ("x", "f8"), ("y", "f8")])
@@ -85,7 +86,7 @@ class ResidentImages:
                 self._full[0] = True
                 warnings.warn(
                     f"loader.resident_gib: {self._most / 2**30:.2f} GiB are full with {len(self._pixels)} of {self._rows} images; "
-                    "others are sent for every batch", stacklevel=2,
+                    "others are sent for every batch", OdisWarning, stacklevel=2,
                 )  # fmt: skip
             return
         self._used += image.numel()

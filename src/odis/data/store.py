@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from odis.data.decode import Decoded
+from odis.errors import OdisWarning
 
 _SHARE = 0.75  # of the memory there is; images beyond that are read from their files
 _LEVELS = 8  # shrunk by 1, 2, 4, ... 128
@@ -79,7 +80,8 @@ class ImageStore:
         if taken:
             return
         if not fits:
-            warnings.warn(f"loader.cache: {self._most / 2**30:.1f} GiB are full; other images are read from their files", stacklevel=2)
+            said = f"loader.cache: {self._most / 2**30:.1f} GiB are full; other images are read from their files"
+            warnings.warn(said, OdisWarning, stacklevel=2)
             return
         place = torch.frombuffer(self._pixels, dtype=torch.uint8, count=height * width * 3, offset=start)
         place.view(height, width, 3).copy_(image.pixels.permute(1, 2, 0))
