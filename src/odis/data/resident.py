@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import multiprocessing
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,8 @@ import torch
 from torch import Tensor
 
 from odis.data.decode import Decoded
+from odis.data.store import Entries
 from odis.errors import OdisWarning
-
-_LEVELS = 8  # shrunk by 1, 2, 4, ... 128
-_FRAME = np.dtype([("height", "i4"), ("width", "i4"), ("shrink", "i4"), ("x", "f8"), ("y", "f8")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +40,7 @@ class ResidentImages:
 
     def __init__(self, rows: int, most: int) -> None:
         self._rows, self._most, self._used = rows, most, 0
-        self._lock = multiprocessing.Lock()
-        self._frames = np.frombuffer(mmap.mmap(-1, max(1, rows * _LEVELS * _FRAME.itemsize)), _FRAME, rows * _LEVELS).reshape(rows, _LEVELS)
+        self._entries = Entries(rows)
         self._full = np.frombuffer(mmap.mmap(-1, 1), np.bool_)
         self._pixels: dict[tuple[int, int], Tensor] = {}
 
@@ -53,16 +49,16 @@ class ResidentImages:
 
     def find(self, row: int, shrink: int) -> Decoded | None:
         """The image of a row at 1 / `shrink` of its size, without its pixels (they are on the device `meta`), if it is there."""
-        level = shrink.bit_length() - 1
-        if level >= _LEVELS:
+        with self._entries.lock:
+            entry = self._entries.get(row, shrink)
+        if entry is None:
             return None
-        with self._lock:  # a frame is seen whole
-            height, width, shrunk, x, y = self._frames[row, level].tolist()
-        return Decoded(torch.empty(3, height, width, dtype=torch.uint8, device="meta"), shrunk, (x, y)) if height else None
+        _, height, width, shrunk, x, y = entry
+        return Decoded(torch.empty(3, height, width, dtype=torch.uint8, device="meta"), shrunk, (x, y))
 
     def takes(self, shrink: int) -> bool:
         """Whether an image at 1 / `shrink` of its size is worth sending whole."""
-        return shrink.bit_length() <= _LEVELS and not self._full[0]
+        return self._entries.has(shrink) and not self._full[0]
 
     def shown(self, place: Place, sent: Tensor | None) -> Tensor:
         """What views show of an image, uint8 (h, w, 3), on the device; one that was not there is kept, if there is room.
@@ -91,5 +87,6 @@ class ResidentImages:
             return
         self._used += image.numel()
         self._pixels[place.row, place.shrink] = image.clone()  # not the whole batch that it came with
-        with self._lock:
-            self._frames[place.row, place.shrink.bit_length() - 1] = (*image.shape[:2], place.shrunk, *place.offset)
+        with self._entries.lock:
+            sides = image.shape[0], image.shape[1]
+            self._entries.set(place.row, place.shrink, 0, sides, (place.shrunk, place.offset))

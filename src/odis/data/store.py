@@ -20,6 +20,34 @@ _LEVELS = 8  # shrunk by 1, 2, 4, ... 128
 _ENTRY = np.dtype([("start", "i8"), ("height", "i4"), ("width", "i4"), ("shrink", "i4"), ("x", "f8"), ("y", "f8")])
 
 
+class Entries:
+    """What is known of each image at each shrink: where it begins, its sides, shrink and offset. Shared with forked processes.
+
+    Args:
+        rows: Images there may be.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.lock = multiprocessing.Lock()
+        table = mmap.mmap(-1, max(1, rows * _LEVELS * _ENTRY.itemsize))
+        self._table = np.frombuffer(table, _ENTRY, rows * _LEVELS).reshape(rows, _LEVELS)
+
+    @staticmethod
+    def has(shrink: int) -> bool:
+        """Whether there is room for an image at 1 / `shrink` of its size."""
+        return shrink.bit_length() <= _LEVELS
+
+    def get(self, row: int, shrink: int) -> tuple[int, int, int, int, float, float] | None:
+        """The entry of an image that is there, seen whole; ask with the lock held."""
+        entry = self._table[row, shrink.bit_length() - 1].tolist() if self.has(shrink) else None
+        return entry if entry and entry[1] else None
+
+    def set(self, row: int, shrink: int, start: int, sides: tuple[int, int], image: tuple[int, tuple[float, float]]) -> None:
+        """An image is there: (height, width), and (shrink, offset) as in `Decoded`; say so with the lock held, after its pixels."""
+        shrunk, offset = image
+        self._table[row, shrink.bit_length() - 1] = (start, *sides, shrunk, *offset)
+
+
 class ImageStore:
     """Images by row and shrink, as they were decoded.
 
@@ -35,9 +63,7 @@ class ImageStore:
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of torchrun on this machine, each of which has a store
         self._most = int(_SHARE * memory() / ranks) if most is None else most
         self._rows = rows
-        self._lock = multiprocessing.Lock()
-        table = mmap.mmap(-1, max(1, rows * _LEVELS * _ENTRY.itemsize))
-        self._entries = np.frombuffer(table, _ENTRY, rows * _LEVELS).reshape(rows, _LEVELS)
+        self._entries = Entries(rows)
         self._used = np.frombuffer(mmap.mmap(-1, 8), np.int64)
         self._pixels = self._reserve()
 
@@ -56,24 +82,21 @@ class ImageStore:
 
     def get(self, row: int, shrink: int) -> Decoded | None:
         """The image of a row at 1 / `shrink` of its size, if it is there; nobody may write to its pixels."""
-        level = shrink.bit_length() - 1
-        if level >= _LEVELS:
+        with self._entries.lock:
+            entry = self._entries.get(row, shrink)
+        if entry is None:
             return None
-        with self._lock:  # an entry is seen whole, and after its pixels
-            start, height, width, shrunk, x, y = self._entries[row, level].tolist()
-        if not height:
-            return None
+        start, height, width, shrunk, x, y = entry
         pixels = torch.frombuffer(self._pixels, dtype=torch.uint8, count=height * width * 3, offset=start)
         return Decoded(pixels.view(height, width, 3).permute(2, 0, 1), shrunk, (x, y))
 
     def put(self, row: int, shrink: int, image: Decoded) -> None:
         """Keep an image, unless it is there already or does not fit."""
-        level = shrink.bit_length() - 1
-        if level >= _LEVELS:
+        if not self._entries.has(shrink):
             return
         _, height, width = image.pixels.shape
-        with self._lock:
-            start, taken = int(self._used[0]), self._entries[row, level]["height"] > 0
+        with self._entries.lock:
+            start, taken = int(self._used[0]), self._entries.get(row, shrink) is not None
             fits = start + 3 * height * width <= self._most
             if fits and not taken:
                 self._used[0] += 3 * height * width
@@ -85,8 +108,8 @@ class ImageStore:
             return
         place = torch.frombuffer(self._pixels, dtype=torch.uint8, count=height * width * 3, offset=start)
         place.view(height, width, 3).copy_(image.pixels.permute(1, 2, 0))
-        with self._lock:
-            self._entries[row, level] = (start, height, width, image.shrink, *image.offset)
+        with self._entries.lock:
+            self._entries.set(row, shrink, start, (height, width), (image.shrink, image.offset))
 
 
 def memory() -> int:
