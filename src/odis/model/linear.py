@@ -96,9 +96,8 @@ def of_input(grad: Tensor, weight: Tensor) -> Tensor:
 def of_weight(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient (O, D) of the weight, from that of the product (..., O) and what it was made of (..., D)."""
     grad, x = grad.flatten(0, -2), x.flatten(0, -2)
-    if (
-        grad.dtype == torch.float32 and grad.device.type == "cpu" and x.shape[1] > grad.shape[1]
-    ):  # MKL's tall results took 10 to 17 % less time, as measured on a Zen 4
+    tall = x.shape[1] > grad.shape[1]
+    if tall and grad.dtype == torch.float32 and grad.device.type == "cpu":  # takes 10 to 17 % less time, as measured on a Zen 4
         return (x.T @ grad).T
     return grad.T @ x
 
