@@ -25,5 +25,6 @@ lint: install
 	$(BIN)/mypy
 
 # Two processes of one thread each get more done on two cores than one of two threads.
+test: export OMP_NUM_THREADS ?= 1
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
