@@ -3,8 +3,10 @@
 What may differ is rounding. `make.py` measured for each case how far the losses stray, in those 50 steps, when every first weight is moved
 by one part in 10^7 (`rounding` in the file): 1e-6 to 1e-4 of the loss. Kernels without AVX, oneDNN and MKL held to SSE, and code from
 before the cross-entropy went a few rows at a time, the queries were split and the MLP kept less, stray up to 3.3 times as far on fixed
-batches; the bound is 25 times. On images it is 100 times, since a pixel may be rounded to the next of 256 values: 16 times was met. A
-temperature that is wrong by a thousandth strays further than the bound.
+batches; the bound is 25 times. A temperature that is wrong by a thousandth strays further.
+On images a pixel may also be rounded to the next of 256 levels, which leads hundreds of times as far. `make.py` measures that too, with one
+pixel in 10,000 moved. The bound is 8 times it; ten times as many moved pixels lead five to eight times as far. A temperature that is wrong
+by a hundredth strays further.
 
 Every switch that is there for speed or memory is held against the same file, set to the slow way that it replaces.
 """
@@ -27,7 +29,7 @@ from odis.train.step import Run
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
 GOLDEN = json.loads((FOLDER / "losses.json").read_text())["cases"]
-STRAY = {"fixed": 25, "data": 100}
+STRAY = {"fixed": 25, "data": 8}
 
 
 def _script() -> ModuleType:
@@ -92,12 +94,17 @@ def test_golden_cases_are_those_of_the_script_and_learn():
     assert GOLDEN.keys() == make.CASES.keys()
     for case, golden in GOLDEN.items():
         assert len(golden["losses"]["loss"]) == make.STEPS == 50
-        assert 0 < golden["rounding"] < 2e-4, case
+        assert 0 < golden["rounding"] < (2e-3 if case in make.DATA else 2e-4), case
         assert len(set(golden["losses"]["loss"])) == 50
 
 
 def test_a_thousandth_of_the_temperature_is_no_rounding():
     assert strays("odis-read-only", loss__student_temp=0.1001) > bound("odis-read-only")
+
+
+@pytest.mark.parametrize("case", make.DATA)
+def test_a_hundredth_of_the_temperature_is_no_rounding_of_pixels(case: str, scenes: str):
+    assert strays(case, scenes, loss__student_temp=0.101) > bound(case)
 
 
 def test_recomputed_blocks_change_no_loss():
