@@ -1,8 +1,10 @@
-"""Cost of object-aware crops: all candidates drawn at once, against torchvision's crops drawn one after the other.
+"""Cost of object-aware crops: all candidates drawn at once, against torchvision's crops drawn one after the
+other.
 
     python benchmarks/crops.py [--json FILE]
 
-Both follow the same rule and have the same distribution (tests/data/test_crops.py); both are timed here in one run.
+Both follow the same rule and have the same distribution (tests/data/test_crops.py); both are timed here in
+one run.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torchvision.transforms import RandomResizedCrop
 
-from odis.data.crops import coverage, object_aware_crops
+from odis.data.geometry.crops import coverage, object_aware_crops
 
 WIDTH, HEIGHT, RATIO = 500, 375, (3 / 4, 4 / 3)
 # name: box, views, scale, min_coverage
@@ -33,7 +35,9 @@ CASES = {
 }
 
 
-def one_after_the_other(box: np.ndarray, views: int, scale: tuple[float, float], min_coverage: float, candidates: int) -> np.ndarray:
+def one_after_the_other(
+    box: np.ndarray, views: int, scale: tuple[float, float], min_coverage: float, candidates: int
+) -> np.ndarray:
     """The rule as written: draw, look, draw again."""
     image = torch.empty(1).expand(3, HEIGHT, WIDTH)  # get_params reads its size only
     chosen = []
@@ -65,7 +69,9 @@ def microseconds(call: Callable[[], object], seconds: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--candidates", type=int, default=20, help="crops drawn a view (default: 20)")
     parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each figure (default: 1)")
@@ -77,19 +83,44 @@ def main() -> None:
     for name, (corners, views, scale, min_coverage) in CASES.items():
         box, rng = np.array(corners), np.random.default_rng(0)
         rule = {"scale": scale, "ratio": RATIO, "min_coverage": min_coverage, "candidates": args.candidates}
-        at_once = microseconds(lambda: object_aware_crops(rng, WIDTH, HEIGHT, box, views, **rule), args.seconds)  # noqa: B023 - called before the loop goes on
-        in_turn = microseconds(lambda: one_after_the_other(box, views, scale, min_coverage, args.candidates), args.seconds)  # noqa: B023 - called before the loop goes on
-        rows.append({"case": name, "at_once_us": at_once, "one_after_the_other_us": in_turn, "ratio": in_turn / at_once})
+        # Both are called before the loop goes on.
+        at_once = microseconds(
+            lambda: object_aware_crops(rng, WIDTH, HEIGHT, box, views, **rule),  # noqa: B023
+            args.seconds,
+        )
+        in_turn = microseconds(
+            lambda: one_after_the_other(box, views, scale, min_coverage, args.candidates),  # noqa: B023
+            args.seconds,
+        )
+        rows.append(
+            {
+                "case": name,
+                "at_once_us": at_once,
+                "one_after_the_other_us": in_turn,
+                "ratio": in_turn / at_once,
+            }
+        )
 
-    table = Table(title=f"Object-aware crops of a {WIDTH} x {HEIGHT} image, {args.candidates} candidates a view: µs an image (median)")
+    table = Table(
+        title=f"Object-aware crops of a {WIDTH} x {HEIGHT} image, {args.candidates} candidates a view: µs "
+        f"an image (median)"
+    )
     table.add_column("case")
     for column in ("all at once", "one after the other", "ratio"):
         table.add_column(column, justify="right")
     for row in rows:
-        table.add_row(row["case"], f"{row['at_once_us']:.0f}", f"{row['one_after_the_other_us']:.0f}", f"{row['ratio']:.1f}")
+        table.add_row(
+            row["case"],
+            f"{row['at_once_us']:.0f}",
+            f"{row['one_after_the_other_us']:.0f}",
+            f"{row['ratio']:.1f}",
+        )
     Console(width=110).print(table)
     if args.json:
-        args.json.write_text(json.dumps({"candidates": args.candidates, "image": [WIDTH, HEIGHT], "cases": rows}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({"candidates": args.candidates, "image": [WIDTH, HEIGHT], "cases": rows}, indent=2)
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

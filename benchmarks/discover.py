@@ -2,10 +2,11 @@
 
     python benchmarks/discover.py [--seeds 0 1] [--recipe scenes-whole-image] [--run RUN] [--json FILE]
 
-For each seed, scenes of handwritten digits are made, a network is pretrained on whole ones (no box, mask or label is read), and it is
-asked for the objects of held-out scenes, by spectral cuts and by seeds. Beside it stand the untrained network of the same seed, asked in
-the same way, and one box in the middle of every image, of the size that is best for these very scenes. `found` are true objects that have
-a box of IoU .5 or more; COCO's evaluation says the rest.
+For each seed, scenes of handwritten digits are made, a network is pretrained on whole ones (no box, mask or
+label is read), and it is asked for the objects of held-out scenes, by spectral cuts and by seeds. Beside it
+stand the untrained network of the same seed, asked in the same way, and one box in the middle of every image,
+of the size that is best for these very scenes. `found` are true objects that have a box of IoU .5 or more;
+COCO's evaluation says the rest.
 """
 
 from __future__ import annotations
@@ -25,22 +26,29 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from odis.config import DiscoverConfig, PretrainConfig
-from odis.discovery import Discoverer
+from odis.backbones.build import build_pair
+from odis.config.options import load_recipe
+from odis.config.training import DiscoverConfig, PretrainConfig
+from odis.finding.discover.discoverer import Discoverer
 from odis.inference import load
-from odis.model.pair import build_pair
-from odis.model.vit import ObjectViT
-from odis.objects.compare import compare, iou
+from odis.method.vit import ObjectViT
+from odis.objects.edit.compare import compare, iou
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex, write_index
-from odis.objects.sources.scenes import write_scenes
-from odis.options import load_recipe
+from odis.objects.scenes.compose import write_scenes
 from odis.train.loop import pretrain
 from odis.train.run_folder import read_config
 from odis.types import ImageObjects, Object
 
 METHODS = ("spectral", "seeds")
-CHANGEABLE = {"size": int, "tau": float, "seeds_k": int, "max_objects": int, "edge_radius": float, "min_score": float}
+CHANGEABLE = {
+    "size": int,
+    "tau": float,
+    "seeds_k": int,
+    "max_objects": int,
+    "edge_radius": float,
+    "min_score": float,
+}
 _TOGETHER = 64  # images
 
 
@@ -66,7 +74,9 @@ def config_of(run: Path, folder: Path) -> PretrainConfig:
     return load_recipe(str(recipe))
 
 
-def measured(out: Path, truth: ObjectIndex, provenance: str, find: Callable[[list[np.ndarray]], list[list[Object]]]) -> dict[str, Any]:
+def measured(
+    out: Path, truth: ObjectIndex, provenance: str, find: Callable[[list[np.ndarray]], list[list[Object]]]
+) -> dict[str, Any]:
     """What `find` finds in the images of an index, written as an index and compared with it."""
 
     def rows() -> Iterator[ImageObjects]:
@@ -105,7 +115,16 @@ def best_centre_box(truth: ObjectIndex) -> float:
 
 def centre_box(width: int, height: int, share: float) -> np.ndarray:
     """The box (1, 4) in the middle of an image."""
-    return np.array([[(1 - share) * width / 2, (1 - share) * height / 2, (1 + share) * width / 2, (1 + share) * height / 2]])
+    return np.array(
+        [
+            [
+                (1 - share) * width / 2,
+                (1 - share) * height / 2,
+                (1 + share) * width / 2,
+                (1 + share) * height / 2,
+            ]
+        ]
+    )
 
 
 def measure(seed: int, args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
@@ -126,7 +145,9 @@ def measure(seed: int, args: argparse.Namespace, folder: Path) -> list[dict[str,
     share = best_centre_box(truth)
 
     def centre(images: list[np.ndarray]) -> list[list[Object]]:
-        return [[Object(tuple(centre_box(i.shape[1], i.shape[0], share)[0].tolist()), score=1.0)] for i in images]  # type: ignore[arg-type]  # four numbers
+        return [
+            [Object(tuple(centre_box(i.shape[1], i.shape[0], share)[0].tolist()), score=1.0)] for i in images
+        ]  # type: ignore[arg-type]  # four numbers
 
     rows = [
         {
@@ -138,9 +159,18 @@ def measure(seed: int, args: argparse.Namespace, folder: Path) -> list[dict[str,
     ]
     for method in args.methods:
         for name, model in networks.items():
-            finder = Discoverer(model, trained.mean, trained.std, settings(args, method), name=name, image_size=trained.image_size)
+            finder = Discoverer(
+                model,
+                trained.mean,
+                trained.std,
+                settings(args, method),
+                name=name,
+                image_size=trained.image_size,
+            )
             row = measured(folder / f"{method}-{name}.parquet", truth, finder.provenance, finder)
-            rows.append({"seed": seed, "network": name, "method": method, **row, "pretraining_cpu_minutes": minutes})
+            rows.append(
+                {"seed": seed, "network": name, "method": method, **row, "pretraining_cpu_minutes": minutes}
+            )
     return rows
 
 
@@ -151,19 +181,29 @@ def settings(args: argparse.Namespace, method: str) -> DiscoverConfig:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of scenes and training (default: 0)")
-    parser.add_argument("--recipe", default="scenes-whole-image", help="recipe of the pretraining, by name or path")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="seeds of scenes and training (default: 0)"
+    )
+    parser.add_argument(
+        "--recipe", default="scenes-whole-image", help="recipe of the pretraining, by name or path"
+    )
     parser.add_argument("--run", type=Path, help="take this run instead of pretraining one")
     parser.add_argument("--train", type=int, default=6000, help="scenes to train on (default: 6000)")
     parser.add_argument("--test", type=int, default=400, help="held-out scenes (default: 400)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="(default: both)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--device", default="cpu", help="of discovery: cpu or cuda (default: cpu)")
-    parser.add_argument("--out", type=Path, help="folder for scenes, runs and found objects (default: a temporary one)")
+    parser.add_argument(
+        "--out", type=Path, help="folder for scenes, runs and found objects (default: a temporary one)"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     for name, kind in CHANGEABLE.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"discover.{name} in place of the recipe's")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, help=f"discover.{name} in place of the recipe's"
+        )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows: list[dict[str, Any]] = []
@@ -173,17 +213,36 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             rows += measure(seed, args, folder)
     table = Table(title=f"Objects found in {args.test} held-out scenes")
-    for column in ("seed", "network", "method", "objects an image", "found", "recall %", "CorLoc", "AP50", "ms an image"):
+    for column in (
+        "seed",
+        "network",
+        "method",
+        "objects an image",
+        "found",
+        "recall %",
+        "CorLoc",
+        "AP50",
+        "ms an image",
+    ):
         table.add_column(column, justify="left" if column in ("network", "method") else "right")
     for row in rows:
         table.add_row(
-            str(row["seed"]), row["network"], row["method"], f"{row['objects_per_image']:.1f}", f"{row['found']} of {row['true_objects']}",
-            f"{row['recall50']:.1f}", f"{row['corloc']:.1f}", f"{row['ap50']:.1f}", f"{row['ms_per_image']:.0f}",
-        )  # fmt: skip
+            str(row["seed"]),
+            row["network"],
+            row["method"],
+            f"{row['objects_per_image']:.1f}",
+            f"{row['found']} of {row['true_objects']}",
+            f"{row['recall50']:.1f}",
+            f"{row['corloc']:.1f}",
+            f"{row['ap50']:.1f}",
+            f"{row['ms_per_image']:.0f}",
+        )
     Console(width=120).print(table)
     if args.json:
         setting = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "json"}
-        args.json.write_text(json.dumps({**setting, "torch": torch.__version__, "rows": rows}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({**setting, "torch": torch.__version__, "rows": rows}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

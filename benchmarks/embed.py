@@ -2,10 +2,11 @@
 
     python benchmarks/embed.py [--objects 1 4 16] [--images 16] [--rounds 15] [--json FILE]
 
-ViT-S/16 with read-only object tokens at 224 x 224, random weights: `Encoder.embed` of the same images with 1 and with more objects each, in
-turns, every other round backwards; the ratio to one object is taken within a round and its median given with a 95 % bootstrap interval.
-Resizing and masks are part of it. Before anything is timed, the answers for 16 objects are compared with those of 16 single calls, and with
-`single` tokens, which need a pass for each.
+ViT-S/16 with read-only object tokens at 224 x 224, random weights: `Encoder.embed` of the same images with 1
+and with more objects each, in turns, every other round backwards; the ratio to one object is taken within a
+round and its median given with a 95 % bootstrap interval. Resizing and masks are part of it. Before anything
+is timed, the answers for 16 objects are compared with those of 16 single calls, and with `single` tokens,
+which need a pass for each.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from odis.config import ModelConfig, PretrainConfig, ViewsConfig
+from odis.backbones.build import build_vit
+from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
 from odis.inference import Encoder
-from odis.model.build import build_vit
 
 SIDE = 224
 
@@ -47,8 +48,12 @@ def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--objects", type=int, nargs="+", default=[1, 4, 16], help="objects an image; the first is the base")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--objects", type=int, nargs="+", default=[1, 4, 16], help="objects an image; the first is the base"
+    )
     parser.add_argument("--images", type=int, default=16, help="images a call (default: 16)")
     parser.add_argument("--rounds", type=int, default=15, help="times each is measured (default: 15)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -63,7 +68,9 @@ def main() -> None:
 
     most = max(args.objects)
     together = read_only.embed(images[0], boxes=given[most][0]).objects
-    alone = torch.cat([read_only.embed(images[0], boxes=given[most][0][i : i + 1]).objects for i in range(most)])
+    alone = torch.cat(
+        [read_only.embed(images[0], boxes=given[most][0][i : i + 1]).objects for i in range(most)]
+    )
     difference = ((together - alone).abs().max() / alone.abs().max()).item()
 
     seconds: dict[int, list[float]] = {n: [] for n in args.objects}
@@ -85,20 +92,34 @@ def main() -> None:
         ratio = np.array(seconds[n]) / base
         medians = np.median(rng.choice(ratio, (2000, len(ratio))), axis=1)
         low, high = (float(q) for q in np.quantile(medians, (0.025, 0.975)))
-        rows.append({"objects": n, "ms_per_image": 1000 * float(np.median(seconds[n])) / args.images, "ratio": float(np.median(ratio))})
+        rows.append(
+            {
+                "objects": n,
+                "ms_per_image": 1000 * float(np.median(seconds[n])) / args.images,
+                "ratio": float(np.median(ratio)),
+            }
+        )
         rows[-1] |= {"ratio_low": low, "ratio_high": high}
     table = Table(
-        title=f"Embedding {args.images} images, {'tiny ViT' if args.tiny else 'ViT-S/16'} at 224, read-only tokens, {args.device}"
+        title=f"Embedding {args.images} images, {'tiny ViT' if args.tiny else 'ViT-S/16'} at 224, read-only "
+        f"tokens, {args.device}"
     )
     for column in ("objects an image", "ms an image", f"to {args.objects[0]} object (95 %)"):
         table.add_column(column, justify="right")
     for row in rows:
         interval = f"{row['ratio']:.3f} ({row['ratio_low']:.3f} - {row['ratio_high']:.3f})"
         table.add_row(str(row["objects"]), f"{row['ms_per_image']:.1f}", interval)
-    table.add_row(f"{most}, single tokens", f"{1000 * of_single / args.images:.1f}", f"{of_single / float(np.median(base)):.2f} (once)")
+    table.add_row(
+        f"{most}, single tokens",
+        f"{1000 * of_single / args.images:.1f}",
+        f"{of_single / float(np.median(base)):.2f} (once)",
+    )
     console = Console(width=110)
     console.print(table)
-    console.print(f"{most} objects at once against {most} single calls: largest difference {difference:.1e} of the largest value")
+    console.print(
+        f"{most} objects at once against {most} single calls: largest difference {difference:.1e} of the "
+        f"largest value"
+    )
     if args.json:
         setting = {k: v for k, v in vars(args).items() if k != "json"}
         figures = {
@@ -108,7 +129,9 @@ def main() -> None:
             "rows": rows,
             "relative_difference": difference,
         }
-        args.json.write_text(json.dumps({**figures, "single_seconds": of_single, "seconds": seconds}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({**figures, "single_seconds": of_single, "seconds": seconds}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,19 +1,24 @@
-"""Cost of input: all 12 views of photographs with objects, against the PIL pipeline that DINO and iBOT publish.
+"""Cost of input: all 12 views of photographs with objects, against the PIL pipeline that DINO and iBOT
+publish.
 
     python benchmarks/input.py INDEX [--images 40] [--rounds 5] [--json FILE]
 
-INDEX is an object index of photographs (COCO: `odis index coco ROOT --split val2017 --out INDEX`). One thread; every round does all
-images by every pipeline in turn, and ratios are taken within a round: their median is given with its 95 % bootstrap interval.
+INDEX is an object index of photographs (COCO: `odis index coco ROOT --split val2017 --out INDEX`). One
+thread; every round does all images by every pipeline in turn, and ratios are taken within a round: their
+median is given with its 95 % bootstrap interval.
 
-`pil` decodes with Pillow and makes the views as `DataAugmentationDINO` of DINO and iBOT does (main_dino.py, utils.py), with torchvision's
-transforms on PIL images: 2 crops of 224 and 10 of 96 pixels, jitter, grey, blur, solarisation, normalisation. It knows no objects.
-`odis` is what a worker of `odis pretrain` does with the recipe odis-vits16: object-aware crops, object masks, prediction masks, decoding,
-the same photometrics, normalisation. Its parts are timed in the same run. `ibot` is the same without objects (the recipe ibot-vits16): what
-its crops and masks take less is what object-aware sampling and object masks cost. `hand-over` is what a worker does with `loader.render
-device`: all of it but the pixels of views. Times are processor time, so that what else the machine does counts little.
+`pil` decodes with Pillow and makes the views as `DataAugmentationDINO` of DINO and iBOT does (main_dino.py,
+utils.py), with torchvision's transforms on PIL images: 2 crops of 224 and 10 of 96 pixels, jitter, grey,
+blur, solarisation, normalisation. It knows no objects. `odis` is what a worker of `odis pretrain` does with
+the recipe odis-vits16: object-aware crops, object masks, prediction masks, decoding, the same photometrics,
+normalisation. Its parts are timed in the same run. `ibot` is the same without objects (the recipe
+ibot-vits16): what its crops and masks take less is what object-aware sampling and object masks cost.
+`hand-over` is what a worker does with `loader.render device`: all of it but the pixels of views. Times are
+processor time, so that what else the machine does counts little.
 
-The second table is of one photograph (the first of the index) as a JPEG of 640 x 480 and of 6000 x 4000 pixels. `first time` is what the
-latter costs with `loader.copies` when its copy is made, `copies` what it costs in every later epoch.
+The second table is of one photograph (the first of the index) as a JPEG of 640 x 480 and of 6000 x 4000
+pixels. `first time` is what the latter costs with `loader.copies` when its copy is made, `copies` what it
+costs in every later epoch.
 """
 
 from __future__ import annotations
@@ -35,11 +40,11 @@ from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
 
+from odis.config.options import load_recipe
 from odis.data import loader as loader_module
 from odis.data import views as view_module
 from odis.data.loader import ViewDataset
 from odis.objects.index import ObjectIndex
-from odis.options import load_recipe
 
 PATCH = 16
 
@@ -51,7 +56,11 @@ class Blur:
         self.p = p
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        return image.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0))) if random.random() <= self.p else image
+        return (
+            image.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
+            if random.random() <= self.p
+            else image
+        )
 
 
 class Solarise:
@@ -69,13 +78,22 @@ def published() -> Callable[[Image.Image], list[torch.Tensor]]:
     bicubic = transforms.InterpolationMode.BICUBIC
     jitter = [
         transforms.RandomHorizontalFlip(p=0.5),
-        transforms.RandomApply([transforms.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)], p=0.8),
+        transforms.RandomApply(
+            [transforms.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)], p=0.8
+        ),
         transforms.RandomGrayscale(p=0.2),
     ]
     normalise = [transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
 
     def view(size: int, scale: tuple[float, float], *more: Any) -> transforms.Compose:
-        return transforms.Compose([transforms.RandomResizedCrop(size, scale=scale, interpolation=bicubic), *jitter, *more, *normalise])
+        return transforms.Compose(
+            [
+                transforms.RandomResizedCrop(size, scale=scale, interpolation=bicubic),
+                *jitter,
+                *more,
+                *normalise,
+            ]
+        )
 
     first, second = view(224, (0.25, 1.0), Blur(1.0)), view(224, (0.25, 1.0), Blur(0.1), Solarise(0.2))
     local = view(96, (0.05, 0.25), Blur(0.5))
@@ -116,7 +134,9 @@ def pil_views(path: str, augment: Callable[[Image.Image], list[torch.Tensor]]) -
 
 def measure(index: ObjectIndex, count: int, rounds: int) -> dict[str, list[float]]:
     """Milliseconds an image of each pipeline and part, in each round."""
-    dataset, without = (ViewDataset(index, load_recipe(recipe, data="x"), PATCH) for recipe in ("odis-vits16", "ibot-vits16"))
+    dataset, without = (
+        ViewDataset(index, load_recipe(recipe, data="x"), PATCH) for recipe in ("odis-vits16", "ibot-vits16")
+    )
     rows, augment = range(min(count, len(index))), published()
     parts: dict[str, float] = {}
     time_parts(parts)
@@ -180,7 +200,9 @@ def measure_sizes(photo: str, rounds: int) -> dict[str, list[float]]:
                     for i in range(repeats[pipeline]):
                         call(repeats[pipeline] * k + i)
                     if k:
-                        times.setdefault(f"{pipeline}, {name}", []).append(1000 * (clock() - began) / repeats[pipeline])
+                        times.setdefault(f"{pipeline}, {name}", []).append(
+                            1000 * (clock() - began) / repeats[pipeline]
+                        )
     return times
 
 
@@ -191,7 +213,9 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("index", help="object index of photographs")
     parser.add_argument("--images", type=int, default=40, help="images a round (default: 40)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default: 5)")
@@ -203,10 +227,17 @@ def main() -> None:
     index = ObjectIndex.open(args.index)
     times = measure(index, args.images, args.rounds)
     ours = np.array(times["odis"])
-    table = Table(title=f"12 views of a photograph, one thread, {min(args.images, len(index))} images, {args.rounds} rounds")
+    table = Table(
+        title=f"12 views of a photograph, one thread, {min(args.images, len(index))} images, {args.rounds} "
+        f"rounds"
+    )
     for column in ("", "ms an image", "pil / this", "share of odis"):
         table.add_column(column, justify="left" if not column else "right")
-    figures: dict[str, Any] = {"images": min(args.images, len(index)), "torch": torch.__version__, "milliseconds": times}
+    figures: dict[str, Any] = {
+        "images": min(args.images, len(index)),
+        "torch": torch.__version__,
+        "milliseconds": times,
+    }
     for name in ("pil", "odis", *PARTS, "ibot", "hand-over"):
         values, whole = np.array(times[name]), name in ("odis", "ibot", "hand-over")
         speed = "{:.2f} ({:.2f} - {:.2f})".format(*interval(np.array(times["pil"]) / values)) if whole else ""
@@ -218,7 +249,10 @@ def main() -> None:
     Console(width=100).print(table)
     figures["objects_add"] = interval(np.array(times["objects add"]) / ours)
     percent = [100 * value for value in figures["objects_add"]]
-    print("object-aware sampling and object masks, beyond free crops: {:.1f} % ({:.1f} - {:.1f}) of odis".format(*percent))
+    print(
+        "object-aware sampling and object masks, beyond free crops: {:.1f} % ({:.1f} - {:.1f}) of "
+        "odis".format(*percent)
+    )
     print("odis / ibot: {:.3f} ({:.3f} - {:.3f})".format(*figures["odis_over_ibot"]))
     sizes = measure_sizes(index.image_path(0), args.rounds)
     table = Table(title="One photograph as a JPEG of .3 and of 24 megapixels: ms")

@@ -2,13 +2,15 @@
 
     python benchmarks/neighbours.py [--train 10000 100000 1280000] [--queries 50000] [--json FILE]
 
-For each number of train vectors, `NearestNeighbours` finds the k nearest of every query while the train vectors stream past in fp16
-chunks, as the encoder makes them; peak resident memory is that of a process of its own, with the test features and the answers in it.
+For each number of train vectors, `NearestNeighbours` finds the k nearest of every query while the train
+vectors stream past in fp16 chunks, as the encoder makes them; peak resident memory is that of a process of
+its own, with the test features and the answers in it.
 
-Speed is measured against the plain loop: the same tiles of `torch.mm`, then `topk` of each tile and of what is kept. Both see the same
-chunks, one after the other, in every round; the ratio is the median over rounds. A stream of random vectors is hard for neither and easy
-for neither: what the k-NN saves it saves once the k nearest so far are better than most of what comes, so the ratio is that of a later
-chunk; the first is given too.
+Speed is measured against the plain loop: the same tiles of `torch.mm`, then `topk` of each tile and of what
+is kept. Both see the same chunks, one after the other, in every round; the ratio is the median over rounds. A
+stream of random vectors is hard for neither and easy for neither: what the k-NN saves it saves once the k
+nearest so far are better than most of what comes, so the ratio is that of a later chunk; the first is given
+too.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from odis.evaluate import neighbours
-from odis.evaluate.neighbours import NearestNeighbours, vote
+from odis.evaluation import neighbours
+from odis.evaluation.neighbours import NearestNeighbours, vote
 
 CLASSES = 1000
 
@@ -48,7 +50,9 @@ def resident_mib(name: str) -> float:
 
 
 def measure_memory(train: int, args: argparse.Namespace) -> dict[str, float]:
-    """Peak memory of one whole evaluation of `train` vectors, above what Python and torch take, and its seconds."""
+    """Peak memory of one whole evaluation of `train` vectors, above what Python and torch take, and its
+    seconds.
+    """
     before = resident_mib("VmRSS")
     start = time.perf_counter()
     found = NearestNeighbours(chunk(args.queries, args.width, 0).float(), args.k, args.device)
@@ -57,17 +61,26 @@ def measure_memory(train: int, args: argparse.Namespace) -> dict[str, float]:
     similarity, rows = found.read()
     vote(similarity, rows % CLASSES, [args.k], temperature=0.07, classes=CLASSES)
     if torch.device(args.device).type == "cuda":
-        return {"peak_mib": torch.cuda.max_memory_allocated() / 2**20, "base_mib": 0.0, "seconds": time.perf_counter() - start}
+        return {
+            "peak_mib": torch.cuda.max_memory_allocated() / 2**20,
+            "base_mib": 0.0,
+            "seconds": time.perf_counter() - start,
+        }
     return {"peak_mib": resident_mib("VmHWM"), "base_mib": before, "seconds": time.perf_counter() - start}
 
 
-def plain(test: Tensor, train: Tensor, values: Tensor, rows: Tensor, first: int, k: int) -> tuple[Tensor, Tensor]:
+def plain(
+    test: Tensor, train: Tensor, values: Tensor, rows: Tensor, first: int, k: int
+) -> tuple[Tensor, Tensor]:
     """The loop everybody writes: `mm` and `topk` tile by tile, then `topk` of the old and the new."""
     all_values, all_rows = [], []
     for start in range(0, len(test), neighbours._TEST_CHUNK):
         at = slice(start, start + neighbours._TEST_CHUNK)
         new_values, new_rows = torch.mm(test[at], train.T).topk(min(k, len(train)), dim=1)
-        kept_values, kept_rows = torch.cat([values[at], new_values], 1), torch.cat([rows[at], new_rows + first], 1)
+        kept_values, kept_rows = (
+            torch.cat([values[at], new_values], 1),
+            torch.cat([rows[at], new_rows + first], 1),
+        )
         best = kept_values.topk(min(k, kept_values.shape[1]), dim=1)
         all_values.append(best.values)
         all_rows.append(kept_rows.gather(1, best.indices))
@@ -80,7 +93,10 @@ def measure_speed(args: argparse.Namespace) -> list[dict[str, Any]]:
     test = chunk(args.speed_queries, args.width, 0).float()
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     found, unit = NearestNeighbours(test, args.k, device), normalize(test, dim=1).to(device)
-    values, places = torch.empty(len(test), 0, device=device), torch.empty(len(test), 0, dtype=torch.int64, device=device)
+    values, places = (
+        torch.empty(len(test), 0, device=device),
+        torch.empty(len(test), 0, dtype=torch.int64, device=device),
+    )
     seconds: list[dict[str, Any]] = []
     for i in range(args.chunks):
         train = chunk(rows, args.width, 2 + i)
@@ -91,7 +107,9 @@ def measure_speed(args: argparse.Namespace) -> list[dict[str, Any]]:
             if name == "odis":
                 found.add(train)
             else:
-                values, places = plain(unit, normalize(train.to(device, torch.float32), dim=1), values, places, i * rows, args.k)
+                values, places = plain(
+                    unit, normalize(train.to(device, torch.float32), dim=1), values, places, i * rows, args.k
+                )
             wait()
             took[name] = time.perf_counter() - start
         seconds.append({"chunk": i, **took, "ratio": took["plain"] / took["odis"]})
@@ -100,14 +118,27 @@ def measure_speed(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=int, nargs="+", default=[10_000, 100_000, 1_280_000], help="numbers of train vectors")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--train", type=int, nargs="+", default=[10_000, 100_000, 1_280_000], help="numbers of train vectors"
+    )
     parser.add_argument("--queries", type=int, default=50_000, help="test vectors (default: 50000)")
     parser.add_argument("--width", type=int, default=384, help="D (default: 384)")
     parser.add_argument("--k", type=int, default=20, help="neighbours (default: 20)")
-    parser.add_argument("--chunk", type=int, default=16_384, help="train vectors that come at once (default: 16384)")
-    parser.add_argument("--chunks", type=int, default=15, help="chunks of the speed measurement (default: 15)")
-    parser.add_argument("--speed-queries", type=int, default=4096, help="test vectors of the speed measurement (default: 4096)")
+    parser.add_argument(
+        "--chunk", type=int, default=16_384, help="train vectors that come at once (default: 16384)"
+    )
+    parser.add_argument(
+        "--chunks", type=int, default=15, help="chunks of the speed measurement (default: 15)"
+    )
+    parser.add_argument(
+        "--speed-queries",
+        type=int,
+        default=4096,
+        help="test vectors of the speed measurement (default: 4096)",
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
@@ -120,7 +151,11 @@ def main() -> None:
     later = [s["ratio"] for s in speed[len(speed) // 3 :]]
     memory = []
     for train in args.train:
-        done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--memory-of", str(train)], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--memory-of", str(train)],
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
             sys.exit(f"measuring {train} train vectors failed:\n{done.stderr}")
         memory.append({"train": train, **json.loads(done.stdout.splitlines()[-1])})
@@ -128,17 +163,30 @@ def main() -> None:
     for column in ("train vectors", "peak memory", "of it Python and torch", "seconds"):
         table.add_column(column, justify="right")
     for m in memory:
-        table.add_row(f"{m['train']:,}", f"{m['peak_mib']:,.0f} MiB", f"{m['base_mib']:,.0f} MiB", f"{m['seconds']:.0f}")
+        table.add_row(
+            f"{m['train']:,}", f"{m['peak_mib']:,.0f} MiB", f"{m['base_mib']:,.0f} MiB", f"{m['seconds']:.0f}"
+        )
     console = Console(width=110)
     console.print(table)
     median = statistics.median(later)
     console.print(
         f"speed against mm + topk on the same chunks of {neighbours._TRAIN_CHUNK:,} (above 1: faster): "
-        f"first chunk {speed[0]['ratio']:.2f}, later chunks {median:.2f} (median of {len(later)}, {min(later):.2f} to {max(later):.2f})"
+        f"first chunk {speed[0]['ratio']:.2f}, later chunks {median:.2f} (median of {len(later)}, "
+        f"{min(later):.2f} to {max(later):.2f})"
     )
     if args.json:
-        setting = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in ("json", "memory_of")}
-        figures = {**setting, "torch": torch.__version__, "threads": torch.get_num_threads(), "memory": memory, "speed": speed}
+        setting = {
+            k: str(v) if isinstance(v, Path) else v
+            for k, v in vars(args).items()
+            if k not in ("json", "memory_of")
+        }
+        figures = {
+            **setting,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "memory": memory,
+            "speed": speed,
+        }
         args.json.write_text(json.dumps({**figures, "later_chunks_ratio": median}, indent=2) + "\n")
 
 

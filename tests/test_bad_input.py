@@ -1,4 +1,6 @@
-"""Bad files, bad objects and bad settings, through the command line: named, counted, skipped; with --strict an error that names it."""
+"""Bad files, bad objects and bad settings, through the command line: named, counted, skipped; with --strict
+an error that names it.
+"""
 
 import json
 from pathlib import Path
@@ -17,9 +19,19 @@ from odis.train import loop
 
 W, H = 40, 32
 TINY = [
-    "--recipe=debug", "--views.global_size=16", "--views.local_size=8", "--views.local_views=1", "--model.depth=1", "--model.embed_dim=24",
-    "--model.num_heads=2", "--head.prototypes=24", "--train.device=cpu", "--train.batch_size=4", "--loader.workers=0", "--train.steps=12",
-]  # fmt: skip
+    "--recipe=debug",
+    "--views.global_size=16",
+    "--views.local_size=8",
+    "--views.local_views=1",
+    "--model.depth=1",
+    "--model.embed_dim=24",
+    "--model.num_heads=2",
+    "--head.prototypes=24",
+    "--train.device=cpu",
+    "--train.batch_size=4",
+    "--loader.workers=0",
+    "--train.steps=12",
+]
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (W, H), seed: int = 0) -> Image.Image:
@@ -29,7 +41,15 @@ def picture(mode: str = "RGB", size: tuple[int, int] = (W, H), seed: int = 0) ->
     return Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).convert(mode)
 
 
-UNUSUAL = ["one-pixel.png", "grey.png", "cmyk.jpg", "sixteen-bit.png", "rgba.png", "palette.gif", "grey-alpha.png"]
+UNUSUAL = [
+    "one-pixel.png",
+    "grey.png",
+    "cmyk.jpg",
+    "sixteen-bit.png",
+    "rgba.png",
+    "palette.gif",
+    "grey-alpha.png",
+]
 """Odd images that can be used."""
 
 BROKEN = {
@@ -45,7 +65,14 @@ def write_pictures(folder: Path) -> None:
     for i in range(2):
         picture(seed=i).save(folder / f"usual-{i}.jpg")
     picture(size=(1, 1)).save(folder / "one-pixel.png")
-    modes = {"grey.png": "L", "cmyk.jpg": "CMYK", "sixteen-bit.png": "I;16", "rgba.png": "RGBA", "palette.gif": "P", "grey-alpha.png": "LA"}
+    modes = {
+        "grey.png": "L",
+        "cmyk.jpg": "CMYK",
+        "sixteen-bit.png": "I;16",
+        "rgba.png": "RGBA",
+        "palette.gif": "P",
+        "grey-alpha.png": "LA",
+    }
     for name, mode in modes.items():
         picture(mode).save(folder / name)
         with Image.open(folder / name) as written:
@@ -93,7 +120,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def assert_named_and_counted(out: Path, said: str, expected: dict[str, str]) -> None:
-    """Each of `expected` (what to a part of why) is in skipped.jsonl and on the console once, and no other; counts agree."""
+    """Each of `expected` (what to a part of why) is in skipped.jsonl and on the console once, and no other;
+    counts agree.
+    """
     found = {record["what"]: record["why"] for record in lines(out / "skipped.jsonl")}
     assert found.keys() == expected.keys()
     assert len(lines(out / "skipped.jsonl")) == len(expected)
@@ -114,13 +143,17 @@ def test_folder_trains_and_each_broken_file_is_named_and_counted(
 ) -> None:
     out = tmp_path / "run"
     main(["pretrain", "--data", str(folder), "--out", str(out), *TINY, f"--loader.workers={workers}"])
-    assert_named_and_counted(out, capsys.readouterr().err, {str(folder / name): why for name, why in BROKEN.items()})
+    assert_named_and_counted(
+        out, capsys.readouterr().err, {str(folder / name): why for name, why in BROKEN.items()}
+    )
     assert used == {*UNUSUAL, "usual-0.jpg", "usual-1.jpg"}, "all others were trained on"
     assert (out / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_strict_training_on_a_folder_names_the_broken_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str) -> None:
+def test_strict_training_on_a_folder_names_the_broken_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str
+) -> None:
     for other in BROKEN:
         if other != name:
             (folder / other).unlink()
@@ -132,7 +165,9 @@ def test_strict_training_on_a_folder_names_the_broken_file(folder: Path, tmp_pat
     assert out.exists() != early
 
 
-def test_strict_training_on_what_is_merely_unusual_trains(folder: Path, tmp_path: Path, used: set[str]) -> None:
+def test_strict_training_on_what_is_merely_unusual_trains(
+    folder: Path, tmp_path: Path, used: set[str]
+) -> None:
     for name in BROKEN:
         (folder / name).unlink()
     main(["pretrain", "--data", str(folder), "--out", str(tmp_path / "run"), *TINY, "--strict"])
@@ -140,7 +175,8 @@ def test_strict_training_on_what_is_merely_unusual_trains(folder: Path, tmp_path
     assert not (tmp_path / "run" / "skipped.jsonl").exists()
 
 
-# --- an index that another program wrote --------------------------------------------------------------------------------------------------
+# --- an index that another program wrote
+# --------------------------------------------------------------------------------------------------
 
 
 def a_mask(width: int = W, height: int = H) -> bytes:
@@ -155,14 +191,22 @@ BAD_OBJECTS = {
     "an inverted box": ({"box": (30.0, 5.0, 10.0, 20.0)}, "is inverted"),
     "a box outside": ({"box": (50.0, 5.0, 70.0, 20.0)}, "is outside the image of 40 x 32 pixels"),
     "a box that is not finite": ({"box": (1.0, float("nan"), 9.0, 9.0)}, "is not finite"),
-    "a mask of the wrong size": (GOOD | {"mask": a_mask(H, W + 1)}, "mask has 1312 pixels, but the image has 40 x 32 = 1280"),
+    "a mask of the wrong size": (
+        GOOD | {"mask": a_mask(H, W + 1)},
+        "mask has 1312 pixels, but the image has 40 x 32 = 1280",
+    ),
     "a mask that is none": (GOOD | {"mask": b"\x00\xff"}, "mask is not COCO compressed RLE counts"),
-    "a mask without a pixel": (GOOD | {"mask": rle.encode(np.zeros((H, W), dtype=bool))}, "has an empty mask"),
+    "a mask without a pixel": (
+        GOOD | {"mask": rle.encode(np.zeros((H, W), dtype=bool))},
+        "has an empty mask",
+    ),
     "a label of no class": (GOOD | {"label": 7}, "has label 7, but there are 2 classes"),
 }
 
 
-def write_table(path: Path, root: Path, rows: list[dict[str, Any]], metadata: dict[str, str] | None = None) -> Path:
+def write_table(
+    path: Path, root: Path, rows: list[dict[str, Any]], metadata: dict[str, str] | None = None
+) -> Path:
     """An index written without odis: rows of image, width, height and objects (box, mask, label)."""
 
     def column(name: str) -> list:
@@ -171,7 +215,11 @@ def write_table(path: Path, root: Path, rows: list[dict[str, Any]], metadata: di
     columns = [[row[name] for row in rows] for name in ("image", "width", "height")]
     columns += [column("box"), column("mask"), column("label"), [None] * len(rows)]
     arrays = [pa.array(values, type=field.type) for values, field in zip(columns, SCHEMA)]
-    metadata = {"root": str(root), "provenance": "annotated", "classes": '["cat", "dog"]'} if metadata is None else metadata
+    metadata = (
+        {"root": str(root), "provenance": "annotated", "classes": '["cat", "dog"]'}
+        if metadata is None
+        else metadata
+    )
     pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA.with_metadata(metadata)), path)
     return path
 
@@ -182,14 +230,22 @@ def a_row(image: str, *objects: dict[str, Any], width: int = W, height: int = H)
 
 def bad_index(folder: Path, path: Path) -> tuple[Path, dict[str, str]]:
     """An index with every kind of bad object and image, and what of it must be skipped."""
-    rows = [a_row("usual-0.jpg", GOOD | {"label": 0}, GOOD | {"mask": a_mask(), "label": 1}), a_row("cmyk.jpg")]
+    rows = [
+        a_row("usual-0.jpg", GOOD | {"label": 0}, GOOD | {"mask": a_mask(), "label": 1}),
+        a_row("cmyk.jpg"),
+    ]
     expected = {}
     for k, (item, why) in enumerate(BAD_OBJECTS.values()):
         picture(seed=10 + k).save(folder / f"object-{k}.png")
         rows.append(a_row(f"object-{k}.png", GOOD | {"label": 1}, item, *([GOOD] if k % 2 else [])))
         expected[f"{folder / f'object-{k}.png'}, object 1"] = why
-    rows += [a_row("grey.png", BAD_OBJECTS["an empty box"][0], BAD_OBJECTS["a box outside"][0])]  # none is left: the image is the object
-    expected |= {f"{folder / 'grey.png'}, object 0": "is empty", f"{folder / 'grey.png'}, object 1": "is outside"}
+    rows += [
+        a_row("grey.png", BAD_OBJECTS["an empty box"][0], BAD_OBJECTS["a box outside"][0])
+    ]  # none is left: the image is the object
+    expected |= {
+        f"{folder / 'grey.png'}, object 0": "is empty",
+        f"{folder / 'grey.png'}, object 1": "is outside",
+    }
     rows += [a_row("truncated.jpg", GOOD, width=200, height=160), a_row("zero.jpg", GOOD), a_row("text.jpg")]
     expected |= {str(folder / name): why for name, why in BROKEN.items()}
     rows += [a_row("nowhere.jpg", GOOD), a_row("usual-1.jpg", GOOD, width=W + 1)]
@@ -204,24 +260,56 @@ def test_index_trains_and_each_bad_file_and_object_is_named_and_counted(
 ) -> None:
     index, expected = bad_index(folder, tmp_path / "index.parquet")
     out = tmp_path / "run"
-    more = ["--model.object_tokens=read-only", "--objects.per_image=3", f"--loader.workers={workers}", "--train.steps=16"]
+    more = [
+        "--model.object_tokens=read-only",
+        "--objects.per_image=3",
+        f"--loader.workers={workers}",
+        "--train.steps=16",
+    ]
     main(["pretrain", "--data", str(index), "--out", str(out), *TINY, *more])
     assert_named_and_counted(out, capsys.readouterr().err, expected)
-    assert used == {"usual-0.jpg", "cmyk.jpg", "grey.png", *[f"object-{k}.png" for k in range(len(BAD_OBJECTS))]}
+    assert used == {
+        "usual-0.jpg",
+        "cmyk.jpg",
+        "grey.png",
+        *[f"object-{k}.png" for k in range(len(BAD_OBJECTS))],
+    }
 
     results = tmp_path / "results.json"
-    main(["evaluate", "knn", "--model", str(out), "--train", str(index), "--test", str(index), "--k=1", "--workers=0", f"--out={results}"])
+    main(
+        [
+            "evaluate",
+            "knn",
+            "--model",
+            str(out),
+            "--train",
+            str(index),
+            "--test",
+            str(index),
+            "--k=1",
+            "--workers=0",
+            f"--out={results}",
+        ]
+    )
     named = {item["what"]: item["why"] for item in json.loads(results.read_text())["skipped"]}
     assert named.keys() == expected.keys()
     main(["inspect", str(index), "--out", str(tmp_path / "picture.png"), "--images=100", *TINY])
-    inspected = {line.removeprefix("skipped ").rsplit(": ", 1)[0] for line in capsys.readouterr().err.splitlines() if "skipped" in line}
+    inspected = {
+        line.removeprefix("skipped ").rsplit(": ", 1)[0]
+        for line in capsys.readouterr().err.splitlines()
+        if "skipped" in line
+    }
     assert inspected >= {what for what in expected if ", object" not in what}
 
 
 @pytest.mark.parametrize("case", BAD_OBJECTS)
-def test_strict_training_on_an_index_names_the_bad_object(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, case: str) -> None:
+def test_strict_training_on_an_index_names_the_bad_object(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, case: str
+) -> None:
     item, why = BAD_OBJECTS[case]
-    index = write_table(tmp_path / "index.parquet", folder, [a_row("usual-0.jpg", GOOD), a_row("rgba.png", GOOD, item)])
+    index = write_table(
+        tmp_path / "index.parquet", folder, [a_row("usual-0.jpg", GOOD), a_row("rgba.png", GOOD, item)]
+    )
     out = tmp_path / "run"
     (line,) = refused(capsys, "pretrain", "--data", str(index), "--out", str(out), *TINY, "--strict")
     assert line.startswith(f"odis pretrain: {folder / 'rgba.png'}, object 1: ")
@@ -243,7 +331,9 @@ def test_strict_training_on_an_index_names_the_bad_image(
 ) -> None:
     rows = [a_row("usual-0.jpg", GOOD), a_row(image, GOOD, width=size[0], height=size[1])]
     index = write_table(tmp_path / "index.parquet", folder, rows)
-    (line,) = refused(capsys, "pretrain", "--data", str(index), "--out", str(tmp_path / "run"), *TINY, "--strict")
+    (line,) = refused(
+        capsys, "pretrain", "--data", str(index), "--out", str(tmp_path / "run"), *TINY, "--strict"
+    )
     assert line.startswith(f"odis pretrain: {folder / image}: ")
     assert why in line
 
@@ -252,8 +342,16 @@ def test_strict_training_on_an_index_names_the_bad_image(
     ("metadata", "rows", "why"),
     [
         ({}, [a_row("usual-0.jpg")], "its schema metadata has no root"),
-        ({"root": "gone", "provenance": "annotated", "classes": "[]"}, [a_row("usual-0.jpg")], "which is no folder"),
-        ({"root": ".", "provenance": "annotated", "classes": "cat"}, [a_row("usual-0.jpg")], "not a JSON list"),
+        (
+            {"root": "gone", "provenance": "annotated", "classes": "[]"},
+            [a_row("usual-0.jpg")],
+            "which is no folder",
+        ),
+        (
+            {"root": ".", "provenance": "annotated", "classes": "cat"},
+            [a_row("usual-0.jpg")],
+            "not a JSON list",
+        ),
         (None, [], "holds no images"),
     ],
 )
@@ -267,7 +365,9 @@ def test_index_that_is_none_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_of_copies_that_cannot_be_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_folder_of_copies_that_cannot_be_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "file").write_text("x")
     index = write_table(tmp_path / "index.parquet", folder, [a_row("usual-0.jpg", GOOD)])
     where = ("--data", str(index), "--out", str(tmp_path / "run"))
@@ -276,19 +376,32 @@ def test_a_folder_of_copies_that_cannot_be_is_refused(folder: Path, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-# --- settings ---------------------------------------------------------------------------------------------------------------------------
+# --- settings
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("settings", "names"),
     [
-        (["--views.global_sizze=32"], "--views.global_sizze: no such option (did you mean --views.global_size?)"),
+        (
+            ["--views.global_sizze=32"],
+            "--views.global_sizze: no such option (did you mean --views.global_size?)",
+        ),
         (["--train.batch_size=many"], "train.batch_size: must be int"),
         (["--train.precision=fp8"], "train.precision: must be one of"),
         (["--objects.per_image=2"], "objects.per_image: is 2, but model.object_tokens single"),
-        (["--model.object_readout=mean-pool", "--views.object_masks=false"], "model.object_readout: is mean-pool"),
-        (["--model.object_readout=mean-pool", "--model.object_tokens=read-only"], "model.object_readout: is mean-pool"),
-        (["--objects.use=false", "--objects.per_image=2", "--model.object_tokens=read-only"], "objects.per_image: is 2, but objects.use"),
+        (
+            ["--model.object_readout=mean-pool", "--views.object_masks=false"],
+            "model.object_readout: is mean-pool",
+        ),
+        (
+            ["--model.object_readout=mean-pool", "--model.object_tokens=read-only"],
+            "model.object_readout: is mean-pool",
+        ),
+        (
+            ["--objects.use=false", "--objects.per_image=2", "--model.object_tokens=read-only"],
+            "objects.per_image: is 2, but objects.use",
+        ),
         (["--train.accumulate=3"], "train.batch_size: is 4, must be a multiple of 3"),
         (["--prediction.ratio=0.1"], "prediction.spread: is 0.2"),
         (["--prediction.probability=0"], "loss.patch_weight: is 1.0, but prediction.probability"),
@@ -301,12 +414,25 @@ def test_a_folder_of_copies_that_cannot_be_is_refused(folder: Path, tmp_path: Pa
 def test_unknown_and_contradictory_settings_are_refused_before_anything_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture, settings: list[str], names: str
 ) -> None:
-    nowhere = str(tmp_path / "nowhere")  # neither index exists: had one been opened, that would be the complaint
+    nowhere = str(
+        tmp_path / "nowhere"
+    )  # neither index exists: had one been opened, that would be the complaint
     (line,) = refused(capsys, "pretrain", "--data", nowhere, "--out", str(tmp_path / "run"), *TINY, *settings)
     assert line.startswith(f"odis pretrain: {names}")
     assert list(tmp_path.iterdir()) == []
     if "knn_every" not in settings[0]:
-        (again,) = refused(capsys, "pretrain", "--data", nowhere, "--val", nowhere, "--out", str(tmp_path / "run"), *TINY, *settings)
+        (again,) = refused(
+            capsys,
+            "pretrain",
+            "--data",
+            nowhere,
+            "--val",
+            nowhere,
+            "--out",
+            str(tmp_path / "run"),
+            *TINY,
+            *settings,
+        )
         assert again == line
 
 
@@ -316,7 +442,10 @@ def test_unknown_and_contradictory_settings_are_refused_before_anything_is_read(
         (["--views.global_size=20"], "model.patch_size: is 8"),
         (["--views.local_size=12"], "views.local_size: is 12, must be a multiple of the patch size 8"),
         (["--model.num_heads=5"], "model.name: vit_tiny_patch16_224 with"),
-        (["--model.name=vit_tiny_patch61_224"], "model.name: timm has no model vit_tiny_patch61_224; did you mean vit_tiny_patch16_224"),
+        (
+            ["--model.name=vit_tiny_patch61_224"],
+            "model.name: timm has no model vit_tiny_patch61_224; did you mean vit_tiny_patch16_224",
+        ),
         (["--model.name=resnet18"], "model.name: resnet18 is not a timm VisionTransformer"),
         (["--model.weights=nowhere.pth"], "model.weights: nowhere.pth is not a file"),
         (["--train.device=gpu"], "train.device: is 'gpu', must be auto, cpu, cuda or cuda:N"),
@@ -327,12 +456,16 @@ def test_unknown_and_contradictory_settings_are_refused_before_anything_is_read(
 def test_settings_that_do_not_fit_model_or_machine_are_refused_before_anything_is_written(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, settings: list[str], names: str
 ) -> None:
-    (line,) = refused(capsys, "pretrain", "--data", str(folder), "--out", str(tmp_path / "run"), *TINY, *settings)
+    (line,) = refused(
+        capsys, "pretrain", "--data", str(folder), "--out", str(tmp_path / "run"), *TINY, *settings
+    )
     assert line.startswith(f"odis pretrain: {names}")
     assert not (tmp_path / "run").exists()
 
 
-def test_recipe_with_an_unknown_setting_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_recipe_with_an_unknown_setting_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "mine.yaml").write_text("views:\n  global_sise: 96\n")
     recipe = f"--recipe={tmp_path / 'mine.yaml'}"
     (line,) = refused(capsys, "pretrain", "--data", str(folder), "--out", str(tmp_path / "run"), recipe)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from odis.objects.sources.scenes import write_scenes
+from odis.objects.scenes.compose import write_scenes
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -46,7 +46,9 @@ def test_step_times_three_variants_on_the_same_work(tmp_path: Path):
 def test_step_times_only_what_is_asked_for(tmp_path: Path):
     file = tmp_path / "step.json"
     arguments = ["--tiny", "--batch", "2", "--rounds", "1", "--only", "ibot", "odis", "--json", str(file)]
-    done = subprocess.run([sys.executable, str(BENCHMARKS / "step.py"), *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "step.py"), *arguments], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert [row["step"] for row in json.loads(file.read_text())["variants"]] == ["ibot", "odis"]
     assert "│ lightly │" not in done.stdout
@@ -55,7 +57,9 @@ def test_step_times_only_what_is_asked_for(tmp_path: Path):
 def test_embed_compares_many_objects_with_one(tmp_path: Path):
     file = tmp_path / "embed.json"
     arguments = ["--tiny", "--images", "2", "--rounds", "3", "--objects", "1", "5", "--json", str(file)]
-    done = subprocess.run([sys.executable, str(BENCHMARKS / "embed.py"), *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "embed.py"), *arguments], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(file.read_text())
     assert [row["objects"] for row in figures["rows"]] == [1, 5]
@@ -67,11 +71,34 @@ def test_embed_compares_many_objects_with_one(tmp_path: Path):
 
 def test_neighbours_measures_memory_in_a_process_of_its_own_and_speed_in_turns(tmp_path: Path):
     file = tmp_path / "neighbours.json"
-    arguments = ["--train", "300", "900", "--queries", "50", "--width", "16", "--k", "5", "--chunk", "200", "--chunks", "3"]
+    arguments = [
+        "--train",
+        "300",
+        "900",
+        "--queries",
+        "50",
+        "--width",
+        "16",
+        "--k",
+        "5",
+        "--chunk",
+        "200",
+        "--chunks",
+        "3",
+    ]
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "neighbours.py"), *arguments, "--speed-queries", "64", "--json", str(file)],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            str(BENCHMARKS / "neighbours.py"),
+            *arguments,
+            "--speed-queries",
+            "64",
+            "--json",
+            str(file),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(file.read_text())
     assert [m["train"] for m in figures["memory"]] == [300, 900]
@@ -84,7 +111,9 @@ def test_input_compares_all_views_with_the_published_pipeline(tmp_path: Path):
     write_scenes(tmp_path / "scenes", tmp_path / "scenes.parquet", count=4, split="val", seed=0)
     file = tmp_path / "input.json"
     arguments = [str(tmp_path / "scenes.parquet"), "--images", "3", "--rounds", "2", "--json", str(file)]
-    done = subprocess.run([sys.executable, str(BENCHMARKS / "input.py"), *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "input.py"), *arguments], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(file.read_text())
     times = figures["milliseconds"]
@@ -99,8 +128,22 @@ def test_input_compares_all_views_with_the_published_pipeline(tmp_path: Path):
 
 def test_index_counts_every_image(tmp_path: Path):
     file = tmp_path / "index.json"
-    arguments = ["--images", "300", "--boxes", "2", "--no-twice", "--headers", "20", "--folder", str(tmp_path), "--json", str(file)]
-    done = subprocess.run([sys.executable, str(BENCHMARKS / "index.py"), *arguments], capture_output=True, text=True)
+    arguments = [
+        "--images",
+        "300",
+        "--boxes",
+        "2",
+        "--no-twice",
+        "--headers",
+        "20",
+        "--folder",
+        str(tmp_path),
+        "--json",
+        str(file),
+    ]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "index.py"), *arguments], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     rows = json.loads(file.read_text())["rows"]
     assert [(row["images"], row["opened"]) for row in rows] == [(300, False), (30, False), *[(20, True)] * 3]
@@ -111,8 +154,21 @@ def test_index_counts_every_image(tmp_path: Path):
 
 def test_discover_compares_networks_and_a_box_in_the_middle(tmp_path: Path):
     file = tmp_path / "discover.json"
-    arguments = ["--train", "64", "--test", "6", "--seeds", "0", "--out", str(tmp_path / "out"), "--json", str(file)]
-    done = subprocess.run([sys.executable, str(BENCHMARKS / "discover.py"), *arguments], capture_output=True, text=True)
+    arguments = [
+        "--train",
+        "64",
+        "--test",
+        "6",
+        "--seeds",
+        "0",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+        str(file),
+    ]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "discover.py"), *arguments], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert all(word in done.stdout for word in ("untrained", "trained", "seeds", "spectral"))
     assert json.loads(file.read_text())

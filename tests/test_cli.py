@@ -1,4 +1,6 @@
-"""The commands as a newcomer meets them: help, mistakes, and the way from published data to a table and a picture."""
+"""The commands as a newcomer meets them: help, mistakes, and the way from published data to a table and a
+picture.
+"""
 
 import json
 import os
@@ -18,16 +20,25 @@ from PIL import Image
 from odis import __version__
 from odis.cli import main
 from odis.errors import OdisWarning
+from odis.inference.queries import MODES
 from odis.objects.index import ObjectIndex
-from odis.queries import MODES
 from odis.train.run_folder import read_config
 
 COMMANDS = ["pretrain", "index", "objects", "inspect", "embed", "evaluate", "benchmark", "report", "demo"]
 
 TINY = [
-    "--recipe=debug", "--views.global_size=32", "--views.local_size=16", "--model.depth=2", "--model.embed_dim=32", "--model.num_heads=2",
-    "--head.prototypes=24", "--train.device=cpu", "--train.steps=3", "--train.batch_size=4", "--loader.workers=0",
-]  # fmt: skip
+    "--recipe=debug",
+    "--views.global_size=32",
+    "--views.local_size=16",
+    "--model.depth=2",
+    "--model.embed_dim=32",
+    "--model.num_heads=2",
+    "--head.prototypes=24",
+    "--train.device=cpu",
+    "--train.steps=3",
+    "--train.batch_size=4",
+    "--loader.workers=0",
+]
 
 
 def said(capsys: pytest.CaptureFixture, *arguments: str) -> str:
@@ -69,7 +80,8 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-# --- help ---------------------------------------------------------------------------------------------------------------------------------
+# --- help
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]], ids=str)
@@ -113,7 +125,8 @@ def test_module_and_script_are_the_same_command() -> None:
         assert done.stderr == "odis pretrain: --data is required; --help lists the options\n"
 
 
-# --- mistakes -----------------------------------------------------------------------------------------------------------------------------
+# --- mistakes
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -127,16 +140,31 @@ def test_module_and_script_are_the_same_command() -> None:
             ["pretrain", "--data", "x", "--out", "run", "--recepe", "debug"],
             "odis pretrain: --recepe: no such option (did you mean --recipe?)",
         ),
-        (["pretrain", "--data", "x", "--out", "run", "--rec", "debug"], "odis pretrain: --rec: no such option"),
-        (["pretrain", "--data", "x", "--out", "run", "--recipe", "odis-vitss16"], "odis pretrain: --recipe: no file and no recipe"),
-        (["pretrain", "--data", "x", "--out", "run", "--strict", "yes"], "odis pretrain: unrecognized arguments: yes"),
+        (
+            ["pretrain", "--data", "x", "--out", "run", "--rec", "debug"],
+            "odis pretrain: --rec: no such option",
+        ),
+        (
+            ["pretrain", "--data", "x", "--out", "run", "--recipe", "odis-vitss16"],
+            "odis pretrain: --recipe: no file and no recipe",
+        ),
+        (
+            ["pretrain", "--data", "x", "--out", "run", "--strict", "yes"],
+            "odis pretrain: unrecognized arguments: yes",
+        ),
         (["pretrain", "--data", "x", "--out", "run"], "odis pretrain: x: no such file or folder"),
         (["pretrain", "--data", "", "--out", "run"], "odis pretrain: --data is required"),
         (["index"], "odis index: the following arguments are required: source, root"),
         (["index", "cocoa", "."], "odis index: argument source: invalid choice: 'cocoa'"),
         (["index", "coco", "."], "odis index: --out is required"),
-        (["index", "coco", ".", "--out", "a.parquet", "--spilt", "x"], "odis index: --spilt: no such option (did you mean --split?)"),
-        (["index", "coco", "nowhere", "--out", "a.parquet", "--split", "x"], "odis index: {}/nowhere: no such folder"),
+        (
+            ["index", "coco", ".", "--out", "a.parquet", "--spilt", "x"],
+            "odis index: --spilt: no such option (did you mean --split?)",
+        ),
+        (
+            ["index", "coco", "nowhere", "--out", "a.parquet", "--split", "x"],
+            "odis index: {}/nowhere: no such folder",
+        ),
         (["index", "folder", ".", "--out", "a.parquet"], "odis index: {}: no image in this folder or below"),
         (["index", "tiny-imagenet", ".", "--out", "a.parquet", "--split", "train"], "odis index: {}"),
         (["index", "scenes", "s", "--out", "a.parquet", "--count", "0"], "odis index: "),
@@ -144,31 +172,57 @@ def test_module_and_script_are_the_same_command() -> None:
         (["inspect"], "odis inspect: the following arguments are required: index"),
         (["inspect", "x"], "odis inspect: --out is required"),
         (["inspect", "x", "--out", "a.png"], "odis inspect: x: no such file or folder"),
-        (["evaluate", "lineal"], "odis evaluate: lineal: no such evaluation (did you mean linear?); there are knn, linear, transfer, "),
+        (
+            ["evaluate", "lineal"],
+            "odis evaluate: lineal: no such evaluation (did you mean linear?); there are knn, linear, "
+            "transfer, ",
+        ),
         (["evaluate", "linear"], "odis evaluate: --model is required"),
         (["evaluate", "segment", "--model", "x"], "odis evaluate: x: no such run folder or model file"),
         (["embed"], "odis embed: the following arguments are required: data"),
         (["embed", "x", "--model", "x"], "odis embed: --out is required"),
-        (["embed", "x", "--model", "x", "--out", "y", "--dtype", "int8"], "odis embed: dtype 'int8' is none of fp16, fp32"),
+        (
+            ["embed", "x", "--model", "x", "--out", "y", "--dtype", "int8"],
+            "odis embed: dtype 'int8' is none of fp16, fp32",
+        ),
         (["embed", "x", "--model", "x", "--out", "y"], "odis embed: x: no such file or folder"),
-        (["index", "perturb", "x", "--out", "y", "--drop", "2"], "odis index: drop: is 2, must be from 0 to 1"),
-        (["index", "perturb", "x", "--out", "y"], "odis index: jitter, scale, drop, false: are all 0, so nothing would change"),
+        (
+            ["index", "perturb", "x", "--out", "y", "--drop", "2"],
+            "odis index: drop: is 2, must be from 0 to 1",
+        ),
+        (
+            ["index", "perturb", "x", "--out", "y"],
+            "odis index: jitter, scale, drop, false: are all 0, so nothing would change",
+        ),
         (["index", "perturb", "x", "--out", "y", "--false", "0.1"], "odis index: x: no such file or folder"),
         (["report", "--out", "x.html"], "odis report: "),
         (["report", "x", "--out", "x.html"], "odis report: x: "),
         (["evaluate", "knn"], "odis evaluate: --model is required"),
-        (["evaluate", "knn", "--model", "x", "--train", "x", "--test", "x"], "odis evaluate: x: no such file or folder"),
-        (["evaluate", "knn", "--model", "x", "--train", "x", "--test", "x", "--k", "ten"], "odis evaluate: k 'ten' must be whole numbers"),
+        (
+            ["evaluate", "knn", "--model", "x", "--train", "x", "--test", "x"],
+            "odis evaluate: x: no such file or folder",
+        ),
+        (
+            ["evaluate", "knn", "--model", "x", "--train", "x", "--test", "x", "--k", "ten"],
+            "odis evaluate: k 'ten' must be whole numbers",
+        ),
         (["demo", "--ou", "x"], "odis demo: --ou: no such option (did you mean --out?)"),
         (["demo", "--seed", "x"], "odis demo: seed: must be int; got x"),
-        (["index", "scenes", "s", "--out", "a.parquet", "--seed", "-1"], "odis index: seed: is -1, must be 0 or more"),
+        (
+            ["index", "scenes", "s", "--out", "a.parquet", "--seed", "-1"],
+            "odis index: seed: is -1, must be 0 or more",
+        ),
         (["inspect", "x", "--out", "a.png", "--seed=-1"], "odis inspect: seed: is -1, must be 0 or more"),
         (["evaluate", "knn", "--seed", "1.5"], "odis evaluate: seed: must be int; got 1.5"),
     ],
     ids=lambda a: " ".join(a) if isinstance(a, list) else "",
 )
 def test_mistake_is_one_line_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, arguments: list[str], line: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    arguments: list[str],
+    line: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert refused(capsys, *arguments).startswith(line.format(tmp_path))
@@ -190,7 +244,17 @@ def test_empty_folder_and_files_that_are_no_index(tmp_path: Path, capsys: pytest
         for command in (
             ["pretrain", "--data", str(data), "--out", str(out), "--recipe=debug"],
             ["inspect", str(data), "--out", str(out)],
-            ["evaluate", "knn", "--model=timm:vit_tiny_patch16_224", "--train", str(data), "--test", str(data), "--out", str(out)],
+            [
+                "evaluate",
+                "knn",
+                "--model=timm:vit_tiny_patch16_224",
+                "--train",
+                str(data),
+                "--test",
+                str(data),
+                "--out",
+                str(out),
+            ],
         ):
             line = refused(capsys, *command)
             assert str(data) in line
@@ -198,33 +262,57 @@ def test_empty_folder_and_files_that_are_no_index(tmp_path: Path, capsys: pytest
     assert not out.exists()
 
 
-def test_what_the_system_refuses_is_one_line(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_the_system_refuses_is_one_line(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     file = tmp_path / "file"
     file.write_text("precious")
-    assert "Not a directory" in refused(capsys, "pretrain", "--data", str(pictures), "--out", str(file / "run"), *TINY)
-    assert "cannot be written" in refused(capsys, "index", "folder", str(pictures), "--out", str(file / "a.parquet"))
-    assert "holds file, which is no part of this index" in refused(capsys, "index", "folder", str(pictures), "--out", str(tmp_path))
-    assert "cannot be written" in refused(capsys, "inspect", str(pictures), "--out", str(file / "a.png"), *TINY)
+    assert "Not a directory" in refused(
+        capsys, "pretrain", "--data", str(pictures), "--out", str(file / "run"), *TINY
+    )
+    assert "cannot be written" in refused(
+        capsys, "index", "folder", str(pictures), "--out", str(file / "a.parquet")
+    )
+    assert "holds file, which is no part of this index" in refused(
+        capsys, "index", "folder", str(pictures), "--out", str(tmp_path)
+    )
+    assert "cannot be written" in refused(
+        capsys, "inspect", str(pictures), "--out", str(file / "a.png"), *TINY
+    )
     assert file.read_text() == "precious"
     assert {p.name for p in tmp_path.iterdir()} == {"file", "pictures"}
 
 
-def test_inspect_draws_one_image_at_least(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_inspect_draws_one_image_at_least(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     out = str(tmp_path / "a.png")
-    assert "images: is 0, must be 1 or more" in refused(capsys, "inspect", str(pictures), "--out", out, "--images=0", *TINY)
+    assert "images: is 0, must be 1 or more" in refused(
+        capsys, "inspect", str(pictures), "--out", out, "--images=0", *TINY
+    )
 
 
-def test_a_refused_pretraining_leaves_no_folder(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_refused_pretraining_leaves_no_folder(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     before = contents(tmp_path)
     for wrong in (
-        ["--views.global_size=30"], ["--objects.per_image=2"], ["--model.name=vit_enormous"], ["--train.device=cuda:99"],
-        ["--val", str(tmp_path / "nowhere")], ["--val", str(tmp_path)],
-    ):  # fmt: skip
-        refused(capsys, "pretrain", "--data", str(pictures), "--out", str(tmp_path / "a" / "run"), *TINY, *wrong)
+        ["--views.global_size=30"],
+        ["--objects.per_image=2"],
+        ["--model.name=vit_enormous"],
+        ["--train.device=cuda:99"],
+        ["--val", str(tmp_path / "nowhere")],
+        ["--val", str(tmp_path)],
+    ):
+        refused(
+            capsys, "pretrain", "--data", str(pictures), "--out", str(tmp_path / "a" / "run"), *TINY, *wrong
+        )
     assert contents(tmp_path) == before
 
 
-def test_strict_index_with_a_bad_file_leaves_no_parquet(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_strict_index_with_a_bad_file_leaves_no_parquet(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     bad = pictures / "cat" / "bad.png"
     bad.write_bytes(b"no picture")
     out = tmp_path / "index" / "all.parquet"
@@ -235,14 +323,17 @@ def test_strict_index_with_a_bad_file_leaves_no_parquet(pictures: Path, tmp_path
     main(["index", "folder", str(pictures), "--out", str(out)])
     output = capsys.readouterr()
     assert f"skipped {bad}: is not an image" in output.err
-    assert f"{out}: 6 of 7 images (1 skipped), 6 of 6 objects (0 skipped, 0 crowds), whole-image" in output.err
+    assert (
+        f"{out}: 6 of 7 images (1 skipped), 6 of 6 objects (0 skipped, 0 crowds), whole-image" in output.err
+    )
     assert len(ObjectIndex.open(out)) == 6
     before = out.read_bytes()
     refused(capsys, "index", "folder", str(pictures), "--out", str(out), "--strict")
     assert out.read_bytes() == before, "an index that was there stays"
 
 
-# --- the whole way ------------------------------------------------------------------------------------------------------------------
+# --- the whole way
+# ------------------------------------------------------------------------------------------------------------
 
 
 def way(capsys: pytest.CaptureFixture, train: Path | str, test: Path | str, out: Path, *more: str) -> dict:
@@ -252,10 +343,24 @@ def way(capsys: pytest.CaptureFixture, train: Path | str, test: Path | str, out:
     assert output.out == "", "progress is not a result"
     assert "step 3/3" in output.err
     assert f"done: {out / 'run' / 'model.safetensors'}" in output.err
-    assert {p.name for p in (out / "run").iterdir()} == {"config.yaml", "metrics.jsonl", "checkpoints", "model.safetensors"}
+    assert {p.name for p in (out / "run").iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "checkpoints",
+        "model.safetensors",
+    }
     assert read_config(out / "run")["resolved"]["recipe"] == "debug"
 
-    arguments = ["--model", str(out / "run"), "--train", str(train), "--test", str(test), "--workers=0", *more]
+    arguments = [
+        "--model",
+        str(out / "run"),
+        "--train",
+        str(train),
+        "--test",
+        str(test),
+        "--workers=0",
+        *more,
+    ]
     shown = said(capsys, "evaluate", "knn", *arguments, "--out", str(out / "results" / "knn.json"))
     results = json.loads((out / "results" / "knn.json").read_text())
     for row in results["rows"]:
@@ -273,7 +378,9 @@ def way(capsys: pytest.CaptureFixture, train: Path | str, test: Path | str, out:
     return results
 
 
-def test_tiny_imagenet_from_its_layout_to_a_table(tiny_imagenet_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_tiny_imagenet_from_its_layout_to_a_table(
+    tiny_imagenet_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     root, index = subset_of_tiny_imagenet(tiny_imagenet_dir, tmp_path / "few"), tmp_path / "index.parquet"
     shown = said(capsys, "index", "tiny-imagenet", str(root), "--split", "train", "--out", str(index))
     assert re.search(r"images +│ 60 ", shown)
@@ -297,7 +404,17 @@ def test_tiny_imagenet_from_its_layout_to_a_table(tiny_imagenet_dir: Path, tmp_p
 def evaluated(capsys: pytest.CaptureFixture, folder: Path, evaluation: str, *arguments: str) -> list[dict]:
     """Rows of an evaluation of the run in `folder`, each of which is in the table."""
     out = folder / f"{evaluation}.json"
-    shown = said(capsys, "evaluate", evaluation, "--model", str(folder / "run"), "--workers=0", "--out", str(out), *arguments)
+    shown = said(
+        capsys,
+        "evaluate",
+        evaluation,
+        "--model",
+        str(folder / "run"),
+        "--workers=0",
+        "--out",
+        str(out),
+        *arguments,
+    )
     rows = json.loads(out.read_text())["rows"]
     assert all(f"{score['value']:.2f}" in shown for row in rows for score in row["scores"].values())
     assert shown.splitlines()[-1] == str(out)
@@ -320,16 +437,34 @@ def subset_of_tiny_imagenet(whole: Path, root: Path) -> Path:
     return root
 
 
-def test_coco_from_its_layout_to_a_table(coco_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_coco_from_its_layout_to_a_table(
+    coco_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     indices = {}
     for split in ("train2017", "val2017"):
         indices[split] = tmp_path / f"{split}.parquet"
         shown = said(capsys, "index", "coco", str(coco_dir), "--split", split, "--out", str(indices[split]))
         assert re.search(r"provenance +│ annotated", shown)
-    results = way(capsys, indices["train2017"], indices["val2017"], tmp_path, "--k=5", "--mode=crop", "--max-train=10", "--max-test=6")
+    results = way(
+        capsys,
+        indices["train2017"],
+        indices["val2017"],
+        tmp_path,
+        "--k=5",
+        "--mode=crop",
+        "--max-train=10",
+        "--max-test=6",
+    )
     assert results["test"]["images"] == 6
     assert results["test"]["objects"] > 6
-    sides = ["--train", str(indices["train2017"]), "--test", str(indices["val2017"]), "--max-train=8", "--max-test=4"]
+    sides = [
+        "--train",
+        str(indices["train2017"]),
+        "--test",
+        str(indices["val2017"]),
+        "--max-train=8",
+        "--max-test=4",
+    ]
     rows = evaluated(capsys, tmp_path, "knn", *sides, "--k=3", f"--mode={','.join(MODES)}", "--size=64")
     assert [row["mode"] for row in rows] == list(MODES)
     (dense,) = evaluated(capsys, tmp_path, "dense-knn", *sides, "--k=5")
@@ -344,10 +479,23 @@ def test_folder_needs_no_index(pictures: Path, tmp_path: Path, capsys: pytest.Ca
     assert results["rows"][0]["provenance"] == "whole-image"
 
 
-def test_scenes_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_scenes_from_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
     for split, count in (("train", "12"), ("val", "8")):
-        said(capsys, "index", "scenes", "scenes", "--out", f"{split}.parquet", "--split", split, "--count", count)
+        said(
+            capsys,
+            "index",
+            "scenes",
+            "scenes",
+            "--out",
+            f"{split}.parquet",
+            "--split",
+            split,
+            "--count",
+            count,
+        )
     results = way(capsys, "train.parquet", "val.parquet", tmp_path / "out", "--k=3")
     assert results["test"]["images"] == 8
 
@@ -360,7 +508,7 @@ def test_a_killed_data_worker_is_one_line(command, pictures, tmp_path, monkeypat
         os.kill(os.getpid(), signal.SIGKILL)
 
     main(["pretrain", *TINY, f"--data={pictures}", f"--out={tmp_path / 'run'}"])
-    for reader in ("odis.data.loader.decode", "odis.queries.load_image"):
+    for reader in ("odis.data.loader.decode", "odis.inference.queries.load_image"):
         monkeypatch.setattr(reader, kill)
     arguments = {
         "pretrain": [*TINY, f"--data={pictures}", "--loader.workers=2"],

@@ -1,4 +1,5 @@
-"""Scenes of photographs for the study in benchmarks/evidence, on a small data set in the layout of Tiny-ImageNet.
+"""Scenes of photographs for the study in benchmarks/evidence, on a small data set in the layout of
+Tiny-ImageNet.
 
 Every image of it is of one colour that no other has, so a pixel of a scene says which image it is from.
 """
@@ -54,7 +55,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / f"train/{wnid}/images").mkdir(parents=True)
         train = []
         for i in range(IMAGES):
-            x1, y1 = {IMAGES - 2: (12, 12), IMAGES - 1: (63, 24)}.get(i, (40 + i, 50))  # too small, too wide, or neither
+            x1, y1 = {IMAGES - 2: (12, 12), IMAGES - 1: (63, 24)}.get(
+                i, (40 + i, 50)
+            )  # too small, too wide, or neither
             for split, name, lines, fields in (
                 ("train", f"train/{wnid}/images/{wnid}_{i}.JPEG", train, [f"{wnid}_{i}.JPEG"]),
                 ("val", f"val/images/val_{k}_{i}.JPEG", val, [f"val_{k}_{i}.JPEG", wnid]),
@@ -129,7 +132,9 @@ def test_objects_keep_their_aspect_and_do_not_cover_one_another(root: Path) -> N
             assert shared <= 0.1 * min((a1 - a0) * (b1 - b0), (c1 - c0) * (d1 - d0))
     counts = np.bincount([label for scene in found for label in scene.labels], minlength=4)
     assert counts.min() > 0.7 * counts.mean()
-    assert np.mean([len(set(scene.labels)) > 1 for scene in found]) > 0.6, "crops of one scene show different classes"
+    assert np.mean([len(set(scene.labels)) > 1 for scene in found]) > 0.6, (
+        "crops of one scene show different classes"
+    )
 
 
 def test_edges_fade(root: Path) -> None:
@@ -145,7 +150,15 @@ def test_edges_fade(root: Path) -> None:
 
 def test_a_scene_depends_on_seed_split_and_number_only(root: Path, tmp_path: Path) -> None:
     def made(name: str, count: int, split: str = "train", **options: object) -> list[bytes]:
-        write(tmp_path / name, tmp_path / f"{name}.parquet", root=root, count=count, split=split, classes=4, **{"seed": 1, **options})
+        write(
+            tmp_path / name,
+            tmp_path / f"{name}.parquet",
+            root=root,
+            count=count,
+            split=split,
+            classes=4,
+            **{"seed": 1, **options},
+        )
         return [(tmp_path / name / split / f"{i:06d}.png").read_bytes() for i in range(3)]
 
     first = made("few", 3)
@@ -167,15 +180,27 @@ def test_context_pairs_background_with_class_and_moves_no_other_scene(root: Path
     of_theme = np.array([label == scene.theme for scene in all_ for label in scene.labels])
     expected = 0.7 + 0.3 / 4
     assert abs(of_theme.mean() - expected) < 4 * np.sqrt(expected * (1 - expected) / 400)
-    # Without context, the class of the background says nothing: for each, every class is as frequent as the others.
+    # Without context, the class of the background says nothing: for each, every class is as frequent as the
+    # others.
     table = np.zeros((4, 4))
     for scene in plain:
-        table[next(k for k, images in enumerate(found.backgrounds) if scene.background in images), scene.labels[0]] += 1
+        table[
+            next(k for k, images in enumerate(found.backgrounds) if scene.background in images),
+            scene.labels[0],
+        ] += 1
     assert ((table - 25) ** 2 / 25).sum() < 37.7  # chi-squared of 15 degrees of freedom, 0.1 %
 
 
 def test_classes_may_be_named(root: Path, tmp_path: Path) -> None:
-    write(tmp_path, tmp_path / "i.parquet", root=root, count=2, split="train", seed=0, classes=[WNIDS[3], WNIDS[2]])
+    write(
+        tmp_path,
+        tmp_path / "i.parquet",
+        root=root,
+        count=2,
+        split="train",
+        seed=0,
+        classes=[WNIDS[3], WNIDS[2]],
+    )
     assert ObjectIndex.open(tmp_path / "i.parquet").classes == [f"name of {WNIDS[2]}", f"name of {WNIDS[3]}"]
 
 
@@ -196,12 +221,17 @@ def test_a_scene_too_full_has_fewer_objects(root: Path) -> None:
         ({"height": (36, 200)}, "do not fit into a scene of 128"),
         ({"objects": (9, 9)}, "do not fit"),
         ({"context": -0.1}, "context is -0.1, must be in 0..1"),
-        ({"context": 0.5, "classes": 6}, "context needs a class for the background of each of 6 classes, only 2 are left"),
+        (
+            {"context": 0.5, "classes": 6},
+            "context needs a class for the background of each of 6 classes, only 2 are left",
+        ),
         ({"classes": 8}, r"classes is 8, must be in 1..7"),
         ({"classes": ["n1"]}, "no class 'n1'"),
     ],
 )
-def test_impossible_scenes_are_refused_before_anything_is_written(root: Path, tmp_path: Path, options: dict, text: str) -> None:
+def test_impossible_scenes_are_refused_before_anything_is_written(
+    root: Path, tmp_path: Path, options: dict, text: str
+) -> None:
     arguments = {"root": root, "count": 2, "split": "train", "seed": 0, "classes": 4, **options}
     with pytest.raises(DataError, match=text):
         write(tmp_path / "out", tmp_path / "out/i.parquet", **arguments)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from odis.backbones.build import build_pair
+from odis.backbones.saved import save_model
 from odis.cli import main
-from odis.config_check import check
-from odis.model.pair import build_pair
-from odis.model.saved import save_model
-from odis.options import load_recipe, parse, recipe_names, to_config
-from odis.queries import MODES
+from odis.config.checks import check
+from odis.config.options import load_recipe, parse, recipe_names, to_config
+from odis.inference.queries import MODES
 from odis.train.loop import model_card
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +67,9 @@ def only_parse(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(f"odis.{module}.parse", stop)
 
 
-@pytest.mark.parametrize("arguments", commands() + commands(EVALUATION) + commands(DISCOVERY), ids=lambda a: " ".join(a)[:60])
+@pytest.mark.parametrize(
+    "arguments", commands() + commands(EVALUATION) + commands(DISCOVERY), ids=lambda a: " ".join(a)[:60]
+)
 @pytest.mark.usefixtures("only_parse")
 def test_every_command_parses(arguments: list[str]):
     with pytest.raises(ParsedError) as parsed:
@@ -92,7 +94,7 @@ def test_the_walkthroughs_are_whole():
 
 
 def test_options_in_the_text_exist():
-    from odis.options import add_config, new_parser
+    from odis.config.options import add_config, new_parser
 
     parser = new_parser("pretrain", "")
     add_config(parser)
@@ -100,7 +102,10 @@ def test_options_in_the_text_exist():
     named = set(re.findall(r"--[a-z]+\.[a-z_]+", README))
     assert named
     assert named <= known
-    plain = {f"--{name}" for name in re.findall(r"`((?:train|head|loss|model|views|objects|loader)\.[a-z_]+)[ `]", README)}
+    plain = {
+        f"--{name}"
+        for name in re.findall(r"`((?:train|head|loss|model|views|objects|loader)\.[a-z_]+)[ `]", README)
+    }
     plain.discard("--model.safetensors")  # a file
     assert plain
     assert plain <= known
@@ -110,7 +115,9 @@ def test_the_table_of_recipes_is_that_of_the_package():
     rows = re.findall(r"^\| `([^`]+)` \| .* \| (\d+|-) \|$", section("Recipes"), re.MULTILINE)
     assert sorted(name for name, _ in rows) == recipe_names()
     for name, batch in rows:
-        expected = "-" if name == "demo" else str(load_recipe(name).train.batch_size)  # nobody plans a machine around the demo
+        expected = (
+            "-" if name == "demo" else str(load_recipe(name).train.batch_size)
+        )  # nobody plans a machine around the demo
         assert batch == expected, name
 
 
@@ -133,7 +140,7 @@ def test_the_annotation_formats_are_those_of_the_code():
 
 
 def test_the_evaluations_are_those_of_the_code():
-    from odis.evaluate.command import EVALUATIONS
+    from odis.commands.evaluate import EVALUATIONS
 
     documented = re.findall(r"`([a-z-]+)`", " ".join(re.findall(r"^## (`.*)$", EVALUATION, re.MULTILINE)))
     assert documented == list(EVALUATIONS)
@@ -145,14 +152,22 @@ def test_features_are_read_back_in_one_line(tmp_path: Path, monkeypatch: pytest.
     import numpy
     import pyarrow.parquet
 
-    from odis.inference.export import feature_schema
+    from odis.inference.feature_tables import feature_schema
 
-    rows = [{"image": "a", "row": 0, "object": i, "box": [0, 0, 1, 1], "class": "cat", "provenance": "x"} for i in range(3)]
+    rows = [
+        {"image": "a", "row": 0, "object": i, "box": [0, 0, 1, 1], "class": "cat", "provenance": "x"}
+        for i in range(3)
+    ]
     for dtype in ("fp16", "fp32"):
         folder = tmp_path / dtype / "features" / "coco"
         folder.mkdir(parents=True)
-        values = [row | {"vector": numpy.arange(4, dtype="float16" if dtype == "fp16" else "float32")} for row in rows]
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(values, feature_schema(4, dtype)), folder / "part-00000.parquet")
+        values = [
+            row | {"vector": numpy.arange(4, dtype="float16" if dtype == "fp16" else "float32")}
+            for row in rows
+        ]
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_pylist(values, feature_schema(4, dtype)), folder / "part-00000.parquet"
+        )
         (folder / "_about.json").write_text("{}")
         monkeypatch.chdir(tmp_path / dtype)
         names: dict = {"pyarrow": pyarrow, "numpy": numpy, "duckdb": duckdb}
@@ -165,7 +180,11 @@ def test_features_are_read_back_in_one_line(tmp_path: Path, monkeypatch: pytest.
 
 def test_odis_small_is_as_described():
     config = load_recipe("odis-small")
-    assert (config.head.norm, config.loss.centring, config.model.object_tokens) == ("batch", "sinkhorn", "read-only")
+    assert (config.head.norm, config.loss.centering, config.model.object_tokens) == (
+        "batch",
+        "sinkhorn",
+        "read-only",
+    )
     assert config.head.prototypes < load_recipe("odis-vits16").head.prototypes
     assert load_recipe("demo").model.object_tokens == "read-only"
 
@@ -194,7 +213,9 @@ def test_the_file_map_is_true():
 
 
 def test_files_named_in_the_text_exist():
-    named = re.findall(r"`((?:data|model|train|src|benchmarks|objects)/[\w/]+(?:\.py|/))`|`(losses\.py)`", README)
+    named = re.findall(
+        r"`((?:data|model|train|src|benchmarks|objects)/[\w/]+(?:\.py|/))`|`(losses\.py)`", README
+    )
     assert named
     for path in (a or b for a, b in named):
         assert (ROOT / path).exists() or (ROOT / "src" / "odis" / path).exists(), path
@@ -208,7 +229,9 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "runs" / "coco").mkdir(parents=True)
     run = SimpleNamespace(config=config, patch_size=16, provenance="annotated", step=1, recipe="odis-small")
     save_model(tmp_path / "runs" / "coco" / "model.safetensors", teacher.backbone, model_card(run))
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (260, 320, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (260, 320, 3), dtype=np.uint8)).save(
+        tmp_path / "photo.jpg"
+    )
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     three_lines, embed, in_timm = blocks("python")

@@ -1,4 +1,6 @@
-"""Every recipe loads and can train; baselines differ from ODIS in what defines them; headers tell the truth about batch and cost."""
+"""Every recipe loads and can train; baselines differ from ODIS in what defines them; headers tell the truth
+about batch and cost.
+"""
 
 import dataclasses
 import itertools
@@ -11,9 +13,9 @@ import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from odis.config import PretrainConfig, as_dict
-from odis.config_check import check
-from odis.options import load_recipe, recipe_names, recipe_path
+from odis.config.checks import check
+from odis.config.options import load_recipe, recipe_names, recipe_path
+from odis.config.training import PretrainConfig, as_dict
 
 # Recipes without a batch of their own to speak of: they show that things run.
 UNPUBLISHED = {"debug", "demo"}
@@ -88,12 +90,16 @@ def test_operations_are_those_that_torch_counts():
 
 
 def gflop_an_image(config: PretrainConfig) -> float:
-    """Floating-point operations of one training step, an image: teacher forwards, student forwards and (twice that) backwards.
+    """Floating-point operations of one training step, an image: teacher forwards, student forwards and (twice
+    that) backwards.
 
-    A multiplication and an addition are two. Every object is taken as visible in every view, hidden patches at their mean number.
+    A multiplication and an addition are two. Every object is taken as visible in every view, hidden patches
+    at their mean number.
     """
     views, head, model = config.views, config.head, config.model
-    dim, depth = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (1024, 24)}[model.name.split("_")[1]]
+    dim, depth = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (1024, 24)}[
+        model.name.split("_")[1]
+    ]
     patch, dim, depth = model.patch_size or 16, model.embed_dim or dim, model.depth or depth
     queries = config.objects.per_image if model.object_tokens == "read-only" else 0
 
@@ -111,13 +117,23 @@ def gflop_an_image(config: PretrainConfig) -> float:
     widths = [dim, *[head.hidden] * (head.layers - 1), head.bottleneck, head.prototypes]
     row = 2 * sum(a * b for a, b in itertools.pairwise(widths))
     objects = max(queries, 1)
-    hidden = config.prediction.probability * config.prediction.ratio * (views.global_size // patch) ** 2 if config.loss.patch_weight else 0
+    hidden = (
+        config.prediction.probability * config.prediction.ratio * (views.global_size // patch) ** 2
+        if config.loss.patch_weight
+        else 0
+    )
     global_cost = views.global_views * (backbone(views.global_size, hidden) + (objects + hidden) * row)
     local_cost = views.local_views * (backbone(views.local_size, 0) + objects * row)
     return (global_cost + 3 * (global_cost + local_cost)) / 1e9
 
 
-IMAGES = {"coco": 118_287, "tiny-imagenet": 100_000, "vits16": 1_281_167, "vitb16": 1_281_167, "vitl16": 1_281_167}
+IMAGES = {
+    "coco": 118_287,
+    "tiny-imagenet": 100_000,
+    "vits16": 1_281_167,
+    "vitb16": 1_281_167,
+    "vitl16": 1_281_167,
+}
 
 
 @pytest.mark.parametrize("name", sorted(set(recipe_names()) - UNPUBLISHED))
@@ -130,7 +146,9 @@ def test_header_says_the_cost_that_the_settings_have(name: str):
     images = next((n for suffix, n in IMAGES.items() if name.endswith(suffix)), None)
     assert (total is None) == (images is None)
     if total is not None and images is not None:
-        assert float(total[1]) == pytest.approx(gflop_an_image(config) * images * config.train.epochs / 1e9, rel=0.02)
+        assert float(total[1]) == pytest.approx(
+            gflop_an_image(config) * images * config.train.epochs / 1e9, rel=0.02
+        )
 
 
 def test_recipe_files_hold_nothing_but_settings():
@@ -139,7 +157,8 @@ def test_recipe_files_hold_nothing_but_settings():
         assert set(yaml.safe_load(recipe_path(name).read_text())) <= sections, name
 
 
-# What defines each baseline (DESIGN, section 3): nothing else may differ, so that a difference in the score is the method's.
+# What defines each baseline (DESIGN, section 3): nothing else may differ, so that a difference in the score
+# is the method's.
 BASELINES = {
     "ibot-vits16": {"objects.use": False},
     "dino-vits16": {"objects.use": False, "loss.patch_weight": 0.0},
@@ -157,11 +176,16 @@ def test_baseline_differs_from_odis_in_what_defines_it(name: str):
 def test_small_ibot_differs_from_small_odis_in_what_defines_it():
     ours = differences("odis-small", "ibot-small")
     # Which objects there are no longer matters when each image is its own.
-    ours = {k: v for k, v in ours.items() if k not in ("objects.min_size", "objects.sampling", "objects.min_visible")}
+    ours = {
+        k: v
+        for k, v in ours.items()
+        if k not in ("objects.min_size", "objects.sampling", "objects.min_visible")
+    }
     assert ours == {"objects.use": False, "objects.per_image": 1, "model.object_tokens": "single"}
 
 
-# iBOT's README command for ViT-S/16 (16 GPUs x 64 images) and the defaults of its main_ibot.py for what the command leaves open.
+# iBOT's README command for ViT-S/16 (16 GPUs x 64 images) and the defaults of its main_ibot.py for what the
+# command leaves open.
 IBOT_VITS16 = {
     "model.name": "vit_small_patch16_224",
     "model.drop_path": 0.1,
@@ -174,9 +198,9 @@ IBOT_VITS16 = {
     "views.flip": 0.5,
     "views.jitter": 0.8,
     "views.jitter_strength": [0.4, 0.4, 0.2, 0.1],
-    "views.grey": 0.2,
+    "views.grayscale": 0.2,
     "views.blur": [1.0, 0.1, 0.5],
-    "views.solarise": [0.0, 0.2, 0.0],
+    "views.solarize": [0.0, 0.2, 0.0],
     "prediction.probability": 0.5,  # --pred_ratio 0 0.3: one of the two is drawn for each view
     "prediction.ratio": 0.3,
     "prediction.spread": 0.2,
@@ -194,8 +218,8 @@ IBOT_VITS16 = {
     "loss.teacher_temp": 0.07,
     "loss.warmup_teacher_temp": 0.04,
     "loss.warmup_teacher_temp_epochs": 30,
-    "loss.centring": "centre",
-    "loss.centre_momentum": 0.9,
+    "loss.centering": "center",
+    "loss.center_momentum": 0.9,
     "optim.base_lr": 5e-4,
     "optim.min_lr": 1e-6,
     "optim.warmup_epochs": 10,
@@ -231,11 +255,16 @@ IBOT_VITB16 = {
 
 def test_larger_odis_has_the_published_settings_of_larger_ibot():
     assert differences("odis-vits16", "odis-vitb16") == IBOT_VITB16
-    assert differences("odis-vitb16", "odis-vitl16") == {"model.name": "vit_large_patch16_224", "train.epochs": 250}
+    assert differences("odis-vitb16", "odis-vitl16") == {
+        "model.name": "vit_large_patch16_224",
+        "train.epochs": 250,
+    }
 
 
 def test_options_for_the_published_dino_run_are_options():
-    options = re.findall(r"--([\w.]+) ([\w.-]+)", header("dino-vits16").split("differs from this recipe")[1].split("Batch:")[0])
+    options = re.findall(
+        r"--([\w.]+) ([\w.-]+)", header("dino-vits16").split("differs from this recipe")[1].split("Batch:")[0]
+    )
     config = load_recipe("dino-vits16", data="x", **{k.replace(".", "__"): v for k, v in options})
     check(config)
     found = flat(config)
@@ -250,7 +279,7 @@ def test_options_for_the_published_dino_run_are_options():
 @pytest.mark.parametrize("name", ["odis-small", "ibot-small", "odis-tiny-imagenet"])
 def test_small_presets_guard_against_collapse(name: str):
     config = load_recipe(name)
-    assert config.loss.centring == "sinkhorn"
+    assert config.loss.centering == "sinkhorn"
     assert config.head.norm_last_layer
     assert config.head.prototypes <= 4096
     assert config.optim.base_lr * config.train.batch_size / 256 <= 5e-4

@@ -1,4 +1,6 @@
-"""One cell of the study: an ordinary run, measured in every way, and written down with all that its figures depend on."""
+"""One cell of the study: an ordinary run, measured in every way, and written down with all that its figures
+depend on.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,19 @@ from grid import ALL_OBJECTS, METHODS, REFERENCE, Cell
 from worlds import World
 
 from odis.benchmark.flops import count_flops
-from odis.config import PretrainConfig
+from odis.config.options import load_recipe
+from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
-from odis.evaluate.dense_knn import DenseKnnSettings, evaluate_dense_knn
-from odis.evaluate.knn import KnnSettings, evaluate_knn
-from odis.evaluate.label_maps import LabelledImages
-from odis.evaluate.linear import LinearSettings, evaluate_linear
-from odis.evaluate.probe import Grid
-from odis.evaluate.results import write_results
+from odis.evaluation.dense_knn import DenseKnnSettings, evaluate_dense_knn
+from odis.evaluation.knn import KnnSettings, evaluate_knn
+from odis.evaluation.label_maps import LabelledImages
+from odis.evaluation.linear import LinearSettings, evaluate_linear
+from odis.evaluation.probe import Grid
+from odis.evaluation.results import write_results
 from odis.inference import Encoder, load
+from odis.inference.queries import MODES
+from odis.machine.devices import ranks
 from odis.objects.index import ObjectIndex
-from odis.options import load_recipe
-from odis.queries import MODES
-from odis.train.distributed import ranks
 from odis.train.loop import pretrain
 from odis.train.metrics import collapse_warning
 from odis.train.run_folder import read_config
@@ -40,7 +42,9 @@ CONTEXT = 1.6
 WINDOW = "masked-attention, window"
 
 ASKED = (*MODES, WINDOW)
-"""How objects are asked about: the five modes on images of the world's size, and masked attention in a window."""
+"""How objects are asked about: the five modes on images of the world's size, and masked attention in a
+window.
+"""
 
 CHOOSE_SEED = 1000
 
@@ -50,7 +54,8 @@ NEIGHBOURS = 1000
 PROBE_STEPS = 1000
 """Steps of the linear probes."""
 
-_BATCHES = 4  # over which the arithmetic of a step is averaged: how many patches are hidden and objects shown differs
+# over which the arithmetic of a step is averaged: how many patches are hidden and objects shown differs
+_BATCHES = 4
 
 _POINTS = 12  # of a run's meters that are kept
 
@@ -72,7 +77,8 @@ class Place:
 
 
 def chosen(place: Place, world: World, method: str) -> tuple[str, str]:
-    """The candidate and the way to ask that were best for a method on images held out of training; the first of equals.
+    """The candidate and the way to ask that were best for a method on images held out of training; the first
+    of equals.
 
     Raises:
         FileNotFoundError: A candidate was not tried yet.
@@ -87,25 +93,38 @@ def chosen(place: Place, world: World, method: str) -> tuple[str, str]:
 
 
 def config_of(world: World, cell: Cell, candidate: str, data: str, seed: int) -> PretrainConfig:
-    """The settings of a run: base of the world, the candidate, the method, the cell; the later has the last word."""
+    """The settings of a run: base of the world, the candidate, the method, the cell; the later has the last
+    word.
+    """
     settings: dict[str, Any] = {**world.candidates[candidate], **METHODS[cell.method], **cell.settings}
     if settings.get("objects.per_image") == ALL_OBJECTS:
         settings["objects.per_image"] = world.most_objects
     settings |= {"train.seed": seed, "data": data}
-    return load_recipe(str(world.base), **{name.replace(".", "__"): value for name, value in settings.items()})
+    return load_recipe(
+        str(world.base), **{name.replace(".", "__"): value for name, value in settings.items()}
+    )
 
 
 def flops_per_image(config: PretrainConfig, index: ObjectIndex) -> float:
-    """Arithmetic of a training step for each image, both passes and the backward one: a mean over some batches."""
+    """Arithmetic of a training step for each image, both passes and the backward one: a mean over some
+    batches.
+    """
     with ranks(config.train.device) as here:
         run = build_run(config, here, images=len(index))
-        loader = make_loader(index, config, patch_size=run.patch_size, start_step=0, steps=_BATCHES, rank=0, world_size=1)
-        return statistics.mean(count_flops(run, batch.to(here.device)) for batch in loader) / config.train.batch_size
+        loader = make_loader(
+            index, config, patch_size=run.patch_size, start_step=0, steps=_BATCHES, rank=0, world_size=1
+        )
+        return (
+            statistics.mean(count_flops(run, batch.to(here.device)) for batch in loader)
+            / config.train.batch_size
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a cell is about to do: its settings, what they were chosen as, and the arithmetic of a step for each image."""
+    """What a cell is about to do: its settings, what they were chosen as, and the arithmetic of a step for
+    each image.
+    """
 
     config: PretrainConfig
     candidate: str
@@ -114,13 +133,17 @@ class Plan:
 
 
 def plan(place: Place, world: World, cell: Cell, seed: int) -> Plan:
-    """The settings of a cell; with `Cell.compute`, as long as that share of the reference's arithmetic lasts."""
+    """The settings of a cell; with `Cell.compute`, as long as that share of the reference's arithmetic
+    lasts.
+    """
     candidate, asked = chosen(place, world, cell.method)
     index = world.training_index(cell.objects, place.work)
     config = config_of(world, cell, candidate, index.path, seed)
     per_image = flops_per_image(config, index)
     if cell.compute is not None:
-        reference = config_of(world, Cell(REFERENCE, REFERENCE), chosen(place, world, REFERENCE)[0], index.path, seed)
+        reference = config_of(
+            world, Cell(REFERENCE, REFERENCE), chosen(place, world, REFERENCE)[0], index.path, seed
+        )
         ratio = flops_per_image(reference, index) / per_image
         config.train.epochs = round(cell.compute * ratio * reference.train.epochs, 4)
     return Plan(config, candidate, asked, per_image)
@@ -132,8 +155,14 @@ def run_cell(place: Place, world: World, cell: Cell, seed: int) -> None:
     figures = trained(place, world, cell.name, planned.config, seed)
     scores = measured(place, world, figures.pop("encoder"))
     figures |= {"candidate": planned.candidate, "asked": planned.asked, "objects": cell.objects}
-    figures |= {"flops_per_image": planned.flops_per_image, "flops": planned.flops_per_image * figures["images_seen"]}
-    write_results(place.result(world, cell.name, seed), {"world": world.name, "cell": cell.name, "seed": seed, "scores": scores, **figures})
+    figures |= {
+        "flops_per_image": planned.flops_per_image,
+        "flops": planned.flops_per_image * figures["images_seen"],
+    }
+    write_results(
+        place.result(world, cell.name, seed),
+        {"world": world.name, "cell": cell.name, "seed": seed, "scores": scores, **figures},
+    )
 
 
 def run_trial(place: Place, world: World, method: str, candidate: str) -> None:
@@ -145,7 +174,9 @@ def run_trial(place: Place, world: World, method: str, candidate: str) -> None:
     encoder = figures.pop("encoder")
     scores = {"knn": object_knn(encoder, train, world.index("choose", place.work), world)}
     path = place.trial(world, method, candidate)
-    write_results(path, {"world": world.name, "cell": method, "candidate": candidate, "scores": scores, **figures})
+    write_results(
+        path, {"world": world.name, "cell": method, "candidate": candidate, "scores": scores, **figures}
+    )
 
 
 def trained(place: Place, world: World, name: str, config: PretrainConfig, seed: int) -> dict[str, Any]:
@@ -156,9 +187,20 @@ def trained(place: Place, world: World, name: str, config: PretrainConfig, seed:
     lines = [line for line in lines if "images_per_second" in line]
     record = read_config(run)
     batch = config.train.batch_size
-    seconds = sum((line["step"] - before) * batch / line["images_per_second"] for before, line in zip(_befores(lines), lines))
+    seconds = sum(
+        (line["step"] - before) * batch / line["images_per_second"]
+        for before, line in zip(_befores(lines), lines)
+    )
     shown = lines[:: max(1, len(lines) // _POINTS)]
-    meters = ("step", "loss", "loss_object", "loss_patch", "teacher_entropy", "mean_entropy", "feature_spread")
+    meters = (
+        "step",
+        "loss",
+        "loss_object",
+        "loss_patch",
+        "teacher_entropy",
+        "mean_entropy",
+        "feature_spread",
+    )
     return {
         "encoder": load(run, device=config.train.device),
         "run": str(run.relative_to(place.work)),
@@ -169,7 +211,10 @@ def trained(place: Place, world: World, name: str, config: PretrainConfig, seed:
         "data_wait": statistics.mean(line["data_wait"] for line in lines),
         "peak_memory_gib": max(line["memory_gib"] for line in lines),
         "collapse": collapse_warning(lines[-1], config.head.prototypes),
-        "meters": [{name: line.get(name) for name in meters} for line in shown + ([] if shown[-1] is lines[-1] else lines[-1:])],
+        "meters": [
+            {name: line.get(name) for name in meters}
+            for line in shown + ([] if shown[-1] is lines[-1] else lines[-1:])
+        ],
         "config": record["config"] | {"data": str(Path(config.data).relative_to(place.work))},
         "resolved": record["resolved"],
         "versions": record["versions"],
@@ -187,9 +232,12 @@ def object_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, world: W
     for asked in ASKED:
         window = asked == WINDOW
         mode = "masked-attention" if window else asked
-        # A box that is cut out, and a window, are resized to the size of a view; whole images are asked about at their own.
+        # A box that is cut out, and a window, are resized to the size of a view; whole images are asked about
+        # at their own.
         size = None if window or mode == "crop" else world.side
-        settings = KnnSettings(modes=(mode,), k=(K,), size=size, context=CONTEXT if window else None, max_train=NEIGHBOURS)
+        settings = KnnSettings(
+            modes=(mode,), k=(K,), size=size, context=CONTEXT if window else None, max_train=NEIGHBOURS
+        )
         found[asked] = evaluate_knn(encoder, train, test, settings)["rows"][0]["scores"][f"k={K}"]
     return found
 
@@ -202,11 +250,19 @@ def measured(place: Place, world: World, encoder: Encoder) -> dict[str, Any]:
     common: Mapping[str, Any] = {"size": world.side, "max_train": NEIGHBOURS}
     linear = evaluate_linear(encoder, train, test, LinearSettings(grid=grid, **common))
     images = evaluate_linear(
-        encoder, train, test, LinearSettings(grid=grid, modes=("whole-image",), images=True, multi_label=True, **common)
+        encoder,
+        train,
+        test,
+        LinearSettings(grid=grid, modes=("whole-image",), images=True, multi_label=True, **common),
     )
-    # Boxes: strokes are thinner than patches, so that by masks most of every patch is background and nothing else is ever found.
-    labelled = [LabelledImages.from_index(world.boxes(part, place.work), boxes=True) for part in ("train", "test")]
-    dense = evaluate_dense_knn(encoder, *labelled, DenseKnnSettings(max_patches=20_000, size=world.side, max_train=NEIGHBOURS))
+    # Boxes: strokes are thinner than patches, so that by masks most of every patch is background and nothing
+    # else is ever found.
+    labelled = [
+        LabelledImages.from_index(world.boxes(part, place.work), boxes=True) for part in ("train", "test")
+    ]
+    dense = evaluate_dense_knn(
+        encoder, *labelled, DenseKnnSettings(max_patches=20_000, size=world.side, max_train=NEIGHBOURS)
+    )
     return {
         "knn": object_knn(encoder, train, test, world),
         "linear": linear["rows"][0]["scores"]["top-1"],

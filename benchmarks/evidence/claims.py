@@ -38,7 +38,12 @@ def _help_of_masks(results: Results) -> Figure:
 
 
 CLAIMS = [
-    Claim("the object as the unit beats the image", PAPER, "odis-single - ibot", lambda r: r.paired("odis-single", "ibot", knn())),
+    Claim(
+        "the object as the unit beats the image",
+        PAPER,
+        "odis-single - ibot",
+        lambda r: r.paired("odis-single", "ibot", knn()),
+    ),
     Claim(
         "crops alone bring most of the gain",
         POST,
@@ -47,10 +52,30 @@ CLAIMS = [
         50.0,
         "% of the gain",
     ),
-    Claim("crops bring more than masks", POST, "crop-only - mask-only", lambda r: r.paired("crop-only", "mask-only", knn())),
-    Claim("masks add to crops", POST, "odis-single - crop-only", lambda r: r.paired("odis-single", "crop-only", knn())),
-    Claim("a mean of patches is far behind", POST, "odis-single - mean-pool", lambda r: r.paired("odis-single", "mean-pool", knn())),
-    Claim("masks at inference help ODIS more than iBOT", PAPER, "(masked-attention - whole-image): odis-single - ibot", _help_of_masks),
+    Claim(
+        "crops bring more than masks",
+        POST,
+        "crop-only - mask-only",
+        lambda r: r.paired("crop-only", "mask-only", knn()),
+    ),
+    Claim(
+        "masks add to crops",
+        POST,
+        "odis-single - crop-only",
+        lambda r: r.paired("odis-single", "crop-only", knn()),
+    ),
+    Claim(
+        "a mean of patches is far behind",
+        POST,
+        "odis-single - mean-pool",
+        lambda r: r.paired("odis-single", "mean-pool", knn()),
+    ),
+    Claim(
+        "masks at inference help ODIS more than iBOT",
+        PAPER,
+        "(masked-attention - whole-image): odis-single - ibot",
+        _help_of_masks,
+    ),
     Claim(
         "masking pixels instead (blackout) is worse",
         PAPER,
@@ -64,7 +89,10 @@ CLAIMS = [
         lambda r: r.paired("odis-read-only-4", "odis-read-only-1", knn()),
     ),
     Claim(
-        "read-only tokens for all objects beat a single one", OURS, f"{BEST} - odis-single", lambda r: r.paired(BEST, "odis-single", knn())
+        "read-only tokens for all objects beat a single one",
+        OURS,
+        f"{BEST} - odis-single",
+        lambda r: r.paired(BEST, "odis-single", knn()),
     ),
     Claim(
         "the same at equal arithmetic",

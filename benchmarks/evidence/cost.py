@@ -1,12 +1,16 @@
-"""What a training step of every method costs, measured side by side: images a second and memory, on the study's own data.
+"""What a training step of every method costs, measured side by side: images a second and memory, on the
+study's own data.
 
-    python benchmarks/evidence/cost.py [--world scenes] [--rounds 7] [--methods ...] [--work evidence-work] [--results DIR]
+    python benchmarks/evidence/cost.py [--world scenes] [--rounds 7] [--methods ...] [--work evidence-work]
+    [--results DIR]
 
-Cells of the study run beside each other and beside whatever else the machine does, so their own speed says little. Here all methods take
-steps in turns, in one process, on batches that are ready; a rate is the median over rounds. Memory is that of a process of its own.
+Cells of the study run beside each other and beside whatever else the machine does, so their own speed says
+little. Here all methods take steps in turns, in one process, on batches that are ready; a rate is the median
+over rounds. Memory is that of a process of its own.
 
-Before settings are chosen (`run.py`), `--candidate` says which to take: so the cost of a study is known before it is paid. A study that is
-made for a GPU (tiny-imagenet) is measured on a CPU with `--precision fp32 --batch 8 --rounds 1`.
+Before settings are chosen (`run.py`), `--candidate` says which to take: so the cost of a study is known
+before it is paid. A study that is made for a GPU (tiny-imagenet) is measured on a CPU with `--precision fp32
+--batch 8 --rounds 1`.
 """
 
 from __future__ import annotations
@@ -24,24 +28,31 @@ from grid import METHODS, Cell
 from worlds import World, worlds
 
 from odis.benchmark.measure import batches_of, peak_gib, start
-from odis.config import PretrainConfig
-from odis.evaluate.results import write_results
+from odis.config.training import PretrainConfig
+from odis.evaluation.results import write_results
+from odis.machine.devices import Ranks, resolve_device
 from odis.objects.index import ObjectIndex
-from odis.train.distributed import Ranks, resolve_device
 from odis.train.run_folder import describe_device
-from odis.train.step import train_step
+from odis.train.update import train_step
 
 HERE = Path(__file__).parent
 
 _STEPS = 3  # a method takes in one round
 
 
-def configs_of(place: Place, world: World, methods: list[str], candidate: str | None, data: str) -> dict[str, PretrainConfig]:
+def configs_of(
+    place: Place, world: World, methods: list[str], candidate: str | None, data: str
+) -> dict[str, PretrainConfig]:
     """The settings of each method: with those that were chosen for it, or with the same candidate for all."""
-    return {name: config_of(world, Cell(name, name), candidate or chosen(place, world, name)[0], data, 0) for name in methods}
+    return {
+        name: config_of(world, Cell(name, name), candidate or chosen(place, world, name)[0], data, 0)
+        for name in methods
+    }
 
 
-def measure(configs: dict[str, PretrainConfig], index: ObjectIndex, rounds: int) -> tuple[dict[str, dict[str, float]], str]:
+def measure(
+    configs: dict[str, PretrainConfig], index: ObjectIndex, rounds: int
+) -> tuple[dict[str, dict[str, float]], str]:
     """Images a second, GFLOP an image and peak GiB of every method, and the device they are of."""
     device = resolve_device(next(iter(configs.values())).train.device)
     ranks = Ranks(0, 1, device)
@@ -49,7 +60,10 @@ def measure(configs: dict[str, PretrainConfig], index: ObjectIndex, rounds: int)
     runs = {name: start(config, index, ranks) for name, config in configs.items()}
     ready = {}
     for name, run in runs.items():
-        ready[name] = [batch.to(device) for batch in itertools.islice(batches_of(configs[name], index, run.patch_size), _STEPS)]
+        ready[name] = [
+            batch.to(device)
+            for batch in itertools.islice(batches_of(configs[name], index, run.patch_size), _STEPS)
+        ]
     rates: dict[str, list[float]] = {name: [] for name in configs}
     for turn in range(rounds + 1):
         for name in list(configs)[:: 1 if turn % 2 else -1]:
@@ -70,14 +84,30 @@ def measure(configs: dict[str, PretrainConfig], index: ObjectIndex, rounds: int)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--world", default="scenes", help="the data (default: scenes)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds (default: 7)")
-    parser.add_argument("--work", type=Path, default=Path("evidence-work"), help="data and runs (default: evidence-work)")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="figures (default: beside this file)")
-    parser.add_argument("--photographs", type=Path, help="Tiny-ImageNet's folder, for photographs and tiny-imagenet")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="only these methods (default: all)")
-    parser.add_argument("--candidate", help="settings that all methods take (default: those that were chosen for each)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("evidence-work"), help="data and runs (default: evidence-work)"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=HERE / "results", help="figures (default: beside this file)"
+    )
+    parser.add_argument(
+        "--photographs", type=Path, help="Tiny-ImageNet's folder, for photographs and tiny-imagenet"
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=list(METHODS),
+        choices=list(METHODS),
+        help="only these methods (default: all)",
+    )
+    parser.add_argument(
+        "--candidate", help="settings that all methods take (default: those that were chosen for each)"
+    )
     parser.add_argument("--batch", type=int, help="images a batch (default: the study's)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision (default: the study's)")
     args = parser.parse_args()
@@ -99,12 +129,21 @@ def main() -> None:
         config.train.precision = args.precision or config.train.precision
     found, device = measure(configs, index, args.rounds)
     for name, row in found.items():
-        print(f"{name:20} {row['images_per_second']:8.1f} images/s {row['gflop_per_image']:7.3f} GFLOP an image {row['peak_gib']:6.2f} GiB")
+        print(
+            f"{name:20} {row['images_per_second']:8.1f} images/s {row['gflop_per_image']:7.3f} GFLOP an "
+            f"image {row['peak_gib']:6.2f} GiB"
+        )
     path = place.results / args.world / "cost.json"
     first = next(iter(configs.values()))
-    shared: dict[str, Any] = {"candidate": args.candidate or "chosen", "batch": first.train.batch_size, "precision": first.train.precision}
+    shared: dict[str, Any] = {
+        "candidate": args.candidate or "chosen",
+        "batch": first.train.batch_size,
+        "precision": first.train.precision,
+    }
     shared["images_a_run"] = round(first.train.epochs * len(index))
-    write_results(path, {"world": args.world, "rounds": args.rounds, "device": device, **shared, "methods": found})
+    write_results(
+        path, {"world": args.world, "rounds": args.rounds, "device": device, **shared, "methods": found}
+    )
     print(f"written: {path}")
 
 

@@ -55,7 +55,9 @@ def figure(values: list[float]) -> Figure:
 
 @dataclass(slots=True)
 class Results:
-    """The figures of one world: `cells[name][seed]` is the JSON of a cell, `cost` what `cost.py` measured, `measured` how."""
+    """The figures of one world: `cells[name][seed]` is the JSON of a cell, `cost` what `cost.py` measured,
+    `measured` how.
+    """
 
     world: str
     cells: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
@@ -83,14 +85,22 @@ class Results:
         return figure([measure(result) for _, result in sorted(self.cells.get(cell, {}).items())])
 
     def paired(self, ours: str, theirs: str, measure: Measure, other: Measure | None = None) -> Figure:
-        """Difference of two cells within each seed that both have; `other` measures `theirs`, if it is measured otherwise."""
+        """Difference of two cells within each seed that both have; `other` measures `theirs`, if it is
+        measured otherwise.
+        """
         one, two = self.cells.get(ours, {}), self.cells.get(theirs, {})
-        return figure([measure(one[seed]) - (other or measure)(two[seed]) for seed in sorted(one.keys() & two.keys())])
+        return figure(
+            [measure(one[seed]) - (other or measure)(two[seed]) for seed in sorted(one.keys() & two.keys())]
+        )
 
     def kept(self, cell: str, full: str, base: str, measure: Measure) -> Figure:
         """Of the gain of `full` over `base`, the share in percent that `cell` has, within each seed."""
         shares = []
-        for seed in sorted(self.cells.get(cell, {}).keys() & self.cells.get(full, {}).keys() & self.cells.get(base, {}).keys()):
+        for seed in sorted(
+            self.cells.get(cell, {}).keys()
+            & self.cells.get(full, {}).keys()
+            & self.cells.get(base, {}).keys()
+        ):
             value, top, bottom = (measure(self.cells[name][seed]) for name in (cell, full, base))
             if top != bottom:
                 shares.append(100 * (value - bottom) / (top - bottom))

@@ -1,7 +1,9 @@
-"""The cells of the study: which methods are compared, what is varied around one of them, and with how much arithmetic.
+"""The cells of the study: which methods are compared, what is varied around one of them, and with how much
+arithmetic.
 
-A cell is a name and the settings in which it differs from the base settings of its world (`worlds.py`, `scenes.yaml`, ...). Nothing else
-differs between two cells: data, test objects, measures and code are the same.
+A cell is a name and the settings in which it differs from the base settings of its world (`worlds.py`,
+`scenes.yaml`, ...). Nothing else differs between two cells: data, test objects, measures and code are the
+same.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ class Cell:
 
     Args:
         name: Of its files.
-        method: The method (a key of `METHODS`) whose settings it starts from, and whose choice of settings it takes.
+        method: The method (a key of `METHODS`) whose settings it starts from, and whose choice of settings it
+            takes.
         settings: Dotted settings in which it differs from the method.
-        objects: What the training index holds: `annotated`, `whole-image`, `discovered`, or amounts of noise (`jitter=0.1,drop=0.3`).
-        compute: Length of the run as a share of the arithmetic of `REFERENCE`; None for as many images as the reference sees.
+        objects: What the training index holds: `annotated`, `whole-image`, `discovered`, or amounts of noise
+            (`jitter=0.1,drop=0.3`).
+        compute: Length of the run as a share of the arithmetic of `REFERENCE`; None for as many images as the
+            reference sees.
     """
 
     name: str
@@ -59,12 +64,17 @@ LOCALS = {"views.local_views": 4}
 
 
 def _around(name: str, objects: str = "annotated", **settings: Any) -> Cell:
-    return Cell(f"{BEST}.{name}", BEST, {key.replace("__", "."): value for key, value in settings.items()}, objects)
+    return Cell(
+        f"{BEST}.{name}", BEST, {key.replace("__", "."): value for key, value in settings.items()}, objects
+    )
 
 
 STUDIES: dict[str, list[Cell]] = {
     # Untrained: the rate of a run's first step is 0.
-    "core": [*(Cell(name, name) for name in METHODS), Cell("untrained", REFERENCE, {"train.steps": 1, "train.log_every": 1})],
+    "core": [
+        *(Cell(name, name) for name in METHODS),
+        Cell("untrained", REFERENCE, {"train.steps": 1, "train.log_every": 1}),
+    ],
     "compute": [
         *(Cell(f"{name}.compute", name, compute=1.0) for name in METHODS if name != REFERENCE),
         Cell(f"{BEST}.half-compute", BEST, compute=0.5),
@@ -96,7 +106,9 @@ STUDIES: dict[str, list[Cell]] = {
         _around("momentum-0.996", optim__momentum_teacher=0.996),
     ],
     "heads": [_around("separate-heads", head__shared=False)],
-    "longer": [Cell(f"{name}.longer", name, {"train.epochs": 10}) for name in ("dino", "ibot", REFERENCE, BEST)],
+    "longer": [
+        Cell(f"{name}.longer", name, {"train.epochs": 10}) for name in ("dino", "ibot", REFERENCE, BEST)
+    ],
     "rate": [
         Cell(f"{method}.{name}", method, {"optim.base_lr": rate})
         for method in ("dino", "ibot", "crop-only", REFERENCE, BEST)
@@ -112,7 +124,9 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "middle": {"views.global_scale": [0.15, 0.5]},
     "far": {"views.global_scale": [0.25, 1.0]},
 }
-"""What every method chooses from, on images that are held out of training: how much of a scene a view shows."""
+"""What every method chooses from, on images that are held out of training: how much of a scene a view
+shows.
+"""
 
 WIDER: dict[str, dict[str, Any]] = {
     "middle": {"views.global_scale": [0.15, 0.6]},

@@ -1,8 +1,10 @@
-"""Scenes composed of real photographs: objects of Tiny-ImageNet, cut out by their boxes, pasted onto images of other classes.
+"""Scenes composed of real photographs: objects of Tiny-ImageNet, cut out by their boxes, pasted onto images
+of other classes.
 
-Several objects lie in a scene, so random crops of one scene show different classes. The background says nothing about them: it is
-an image of a class that is never pasted. With `context` it does: such a scene has a theme, a class that most of its objects are of,
-and its background comes from the class that belongs to that theme.
+Several objects lie in a scene, so random crops of one scene show different classes. The background says
+nothing about them: it is an image of a class that is never pasted. With `context` it does: such a scene has a
+theme, a class that most of its objects are of, and its background comes from the class that belongs to that
+theme.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ _EDGE = 2  # pixels over which an object's edge fades
 
 @dataclass(frozen=True, slots=True)
 class Cutting:
-    """An object that can be pasted: its image, relative to the data set, and its box there (x0, y0, x1, y1) in whole pixels."""
+    """An object that can be pasted: its image, relative to the data set, and its box there (x0, y0, x1, y1)
+    in whole pixels.
+    """
 
     image: str
     box: tuple[int, int, int, int]
@@ -55,7 +59,9 @@ class Photographs:
     names: list[str]  # of the classes that are pasted; a label is a position in it
     cuttings: list[list[Cutting]]  # by class
     backgrounds: list[list[str]]  # images by class, of the classes that are not pasted
-    partners: list[int]  # the class of backgrounds that belongs to each pasted class as a theme; empty if they are too few
+    partners: list[
+        int
+    ]  # the class of backgrounds that belongs to each pasted class as a theme; empty if they are too few
     _decoded: dict[str, Image.Image] = field(default_factory=dict)
 
     def image(self, name: str) -> Image.Image:
@@ -91,10 +97,11 @@ def write_photograph_scenes(
     classes: int | Sequence[str] = 10,
     context: float = 0.0,
 ) -> None:
-    """Compose scenes, write them as `FOLDER/SPLIT/NUMBER.png`, and write their object index (boxes and labels, no masks).
+    """Compose scenes, write them as `FOLDER/SPLIT/NUMBER.png`, and write their object index (boxes and
+    labels, no masks).
 
-    Scene i depends on seed, split and i only, and one without a theme is the same at every `context`. Scenes of `train` are made of
-    the train images, those of `val` of the val images.
+    Scene i depends on seed, split and i only, and one without a theme is the same at every `context`. Scenes
+    of `train` are made of the train images, those of `val` of the val images.
 
     Args:
         folder: Where the scenes go.
@@ -106,8 +113,8 @@ def write_photograph_scenes(
         size: Side of a scene in pixels.
         objects: Fewest and most objects in a scene; fewer where they find no place.
         height: Smallest and largest height of an object in pixels. Its aspect is kept.
-        classes: How many classes are pasted, evenly spaced in the sorted order of their WordNet ids, which puts like beside like; or
-            the ids themselves.
+        classes: How many classes are pasted, evenly spaced in the sorted order of their WordNet ids, which
+            puts like beside like; or the ids themselves.
         context: Share of scenes, 0..1, that have a theme.
 
     Raises:
@@ -129,7 +136,10 @@ def write_photograph_scenes(
             scene = compose(rng, photographs, size=size, objects=objects, height=height, context=context)
             name = f"{split}/{i:06d}.png"
             Image.fromarray(scene.pixels).save(out / name, compress_level=1)
-            placed = (Object((float(a), float(b), float(c), float(d)), label=k) for (a, b, c, d), k in zip(scene.boxes, scene.labels))
+            placed = (
+                Object((float(a), float(b), float(c), float(d)), label=k)
+                for (a, b, c, d), k in zip(scene.boxes, scene.labels)
+            )
             yield ImageObjects(name, size, size, tuple(placed))
 
     try:
@@ -139,10 +149,11 @@ def write_photograph_scenes(
 
 
 def gather(root: str | Path, split: str, classes: int | Sequence[str]) -> Photographs:
-    """Boxes to cut out and images to lie behind, of one split of Tiny-ImageNet. Boxes too small or too long are left out.
+    """Boxes to cut out and images to lie behind, of one split of Tiny-ImageNet. Boxes too small or too long
+    are left out.
 
-    A theme's background comes from one of the last classes in the order of WordNet ids: they are places and food, whose images
-    look alike all over.
+    A theme's background comes from one of the last classes in the order of WordNet ids: they are places and
+    food, whose images look alike all over.
 
     Raises:
         DataError: The data set, the split or a class is missing, or a class has no box that can be used.
@@ -162,7 +173,9 @@ def gather(root: str | Path, split: str, classes: int | Sequence[str]) -> Photog
             if wnid in images:
                 images[wnid].append(row.image)
                 continue
-            cutting = Cutting(row.image, (round(item.box[0]), round(item.box[1]), round(item.box[2]), round(item.box[3])))
+            cutting = Cutting(
+                row.image, (round(item.box[0]), round(item.box[1]), round(item.box[2]), round(item.box[3]))
+            )
             x0, y0, x1, y1 = cutting.box
             if min(x1 - x0, y1 - y0) >= _LEAST_SIDE and _NARROWEST <= cutting.aspect <= _WIDEST:
                 cuttings[wnid].append(cutting)
@@ -174,7 +187,9 @@ def gather(root: str | Path, split: str, classes: int | Sequence[str]) -> Photog
         raise DataError(f"{root}: no image in {split} of another class to lie behind; paste fewer classes")
     partners = list(range(len(backgrounds) - len(chosen), len(backgrounds)))
     names = [source.classes[wnids.index(wnid)] for wnid in chosen]
-    return Photographs(root, names, list(cuttings.values()), backgrounds, partners if partners[0] >= 0 else [])
+    return Photographs(
+        root, names, list(cuttings.values()), backgrounds, partners if partners[0] >= 0 else []
+    )
 
 
 def compose(
@@ -186,7 +201,9 @@ def compose(
     height: tuple[int, int] = (36, 64),
     context: float = 0.0,
 ) -> Scene:
-    """Draw one scene. Every draw is made whether there is a theme or not, so that `context` moves no other scene."""
+    """Draw one scene. Every draw is made whether there is a theme or not, so that `context` moves no other
+    scene.
+    """
     classes = len(photographs.names)
     chance, theme = rng.random(), int(rng.integers(classes))
     themed = bool(chance < context)
@@ -199,7 +216,9 @@ def compose(
         # The next one that is not there yet; a class of few images may run out of them.
         cuttings.append(next((c for c in kind[start:] + kind[:start] if c not in cuttings), kind[start]))
     which, where = rng.random(2).tolist()
-    behind = photographs.backgrounds[photographs.partners[theme] if themed else int(which * len(photographs.backgrounds))]
+    behind = photographs.backgrounds[
+        photographs.partners[theme] if themed else int(which * len(photographs.backgrounds))
+    ]
     background = behind[int(where * len(behind))]
 
     boxes = _place(rng, [c.aspect for c in cuttings], size, objects[0], height)
@@ -207,7 +226,9 @@ def compose(
     for cutting, box in zip(cuttings, boxes):
         if box is not None:
             w, h = box[2] - box[0], box[3] - box[1]
-            object_ = photographs.image(cutting.image).crop(cutting.box).resize((w, h), Image.Resampling.BICUBIC)
+            object_ = (
+                photographs.image(cutting.image).crop(cutting.box).resize((w, h), Image.Resampling.BICUBIC)
+            )
             canvas.paste(object_, box[:2], _alpha(w, h))
     kept = [k for k, box in enumerate(boxes) if box is not None]
     return Scene(
@@ -220,7 +241,9 @@ def compose(
     )
 
 
-def _check(count: int, seed: int, size: int, objects: tuple[int, int], height: tuple[int, int], context: float) -> None:
+def _check(
+    count: int, seed: int, size: int, objects: tuple[int, int], height: tuple[int, int], context: float
+) -> None:
     if count < 1:
         raise DataError(f"photographs: count is {count}, must be 1 or more")
     if seed < 0:
@@ -231,9 +254,14 @@ def _check(count: int, seed: int, size: int, objects: tuple[int, int], height: t
         raise DataError(f"photographs: height is {list(height)}, must be two rising numbers of pixels from 8")
     if not 0 <= context <= 1:
         raise DataError(f"photographs: context is {context}, must be in 0..1")
-    if _WIDEST * height[0] > size or height[1] > size or objects[0] * _WIDEST * height[0] ** 2 > 0.6 * size**2:
+    if (
+        _WIDEST * height[0] > size
+        or height[1] > size
+        or objects[0] * _WIDEST * height[0] ** 2 > 0.6 * size**2
+    ):
         raise DataError(
-            f"photographs: {objects[0]} objects, {list(height)} pixels high, do not fit into a scene of {size}; make size larger"
+            f"photographs: {objects[0]} objects, {list(height)} pixels high, do not fit into a scene of "
+            f"{size}; make size larger"
         )
 
 
@@ -241,18 +269,26 @@ def _choose(root: Path, wnids: list[str], classes: int | Sequence[str]) -> list[
     """The classes that are pasted, of sorted WordNet ids."""
     if isinstance(classes, int):
         if not 1 <= classes < len(wnids):
-            raise DataError(f"{root}: classes is {classes}, must be in 1..{len(wnids) - 1}: it has {len(wnids)}, and one lies behind")
+            raise DataError(
+                f"{root}: classes is {classes}, must be in 1..{len(wnids) - 1}: it has {len(wnids)}, and "
+                f"one lies behind"
+            )
         return [wnids[k * len(wnids) // classes] for k in range(classes)]
     missing = [wnid for wnid in classes if wnid not in wnids]
     if missing or not classes:
-        raise DataError(f"{root}: no class {missing[0] if missing else ''!r}; wnids.txt lists {len(wnids)}, {wnids[0]} and others")
+        raise DataError(
+            f"{root}: no class {missing[0] if missing else ''!r}; wnids.txt lists {len(wnids)}, "
+            f"{wnids[0]} and others"
+        )
     return sorted(set(classes))
 
 
 def _place(
     rng: np.random.Generator, aspects: list[float], size: int, least: int, height: tuple[int, int]
 ) -> list[tuple[int, int, int, int] | None]:
-    """Boxes wholly inside the scene, none more than 10 % covered; None where no place is left. Smaller ones if fewer than `least` fit."""
+    """Boxes wholly inside the scene, none more than 10 % covered; None where no place is left. Smaller ones
+    if fewer than `least` fit.
+    """
     best: list[tuple[int, int, int, int] | None] = []
     for attempt in range(12):
         most = height[0] + (height[1] - height[0]) * (1 - attempt / 12)
@@ -261,9 +297,15 @@ def _place(
             # No wider than the highest are high: a wide one at full height would fill the scene.
             h = round(rng.uniform(height[0], max(height[0], min(most, height[1] / aspect))))
             w = max(1, round(h * aspect))
-            corners = [(int(u * (size - w + 1)), int(v * (size - h + 1))) for u, v in rng.random((48, 2)).tolist()]
+            corners = [
+                (int(u * (size - w + 1)), int(v * (size - h + 1))) for u, v in rng.random((48, 2)).tolist()
+            ]
             tries = ((x, y, x + w, y + h) for x, y in corners)
-            boxes.append(next((b for b in tries if all(_apart(b, other) for other in boxes if other is not None)), None))
+            boxes.append(
+                next(
+                    (b for b in tries if all(_apart(b, other) for other in boxes if other is not None)), None
+                )
+            )
         if len(boxes) - boxes.count(None) > len(best) - best.count(None):
             best = boxes
         if len(best) - best.count(None) >= least:
@@ -279,7 +321,9 @@ def _apart(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
 
 
 def _alpha(w: int, h: int) -> Image.Image:
-    """Opaque inside, fading over the last pixels ("L"): a hard edge would say where an object is without a look at it."""
+    """Opaque inside, fading over the last pixels ("L"): a hard edge would say where an object is without a
+    look at it.
+    """
     across, down = (np.minimum(np.arange(n), np.arange(n)[::-1]) + 1 for n in (w, h))
     ramp = np.minimum(across / (_EDGE + 1), 1)[None, :] * np.minimum(down / (_EDGE + 1), 1)[:, None]
     return Image.fromarray(np.rint(255 * ramp).astype(np.uint8))

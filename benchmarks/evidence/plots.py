@@ -17,10 +17,21 @@ def draw(results: Results, folder: Path) -> list[Path]:
     names = [item.name for item in STUDIES["core"] if item.name in results.cells]
     if names:
         drawn.append(_dots(results, names, f"{results.world}: methods", folder / f"{results.world}-core.png"))
-    around = [item.name for study in ("noise", "coverage", "source") for item in STUDIES[study] if item.name in results.cells]
+    around = [
+        item.name
+        for study in ("noise", "coverage", "source")
+        for item in STUDIES[study]
+        if item.name in results.cells
+    ]
     if around and BEST in results.cells:
         drawn.append(
-            _dots(results, [BEST, *around], f"{results.world}: around {BEST}", folder / f"{results.world}-around.png", cut=f"{BEST}.")
+            _dots(
+                results,
+                [BEST, *around],
+                f"{results.world}: around {BEST}",
+                folder / f"{results.world}-around.png",
+                cut=f"{BEST}.",
+            )
         )
     return drawn
 
@@ -37,7 +48,9 @@ def _dots(results: Results, names: list[str], title: str, path: Path, cut: str =
         ("image mAP, %", score("images_map")),
         ("dense k-NN, mIoU %", score("dense_knn")),
     ]
-    figure, axes = plt.subplots(1, len(panels), figsize=(12, 1.2 + 0.36 * len(names)), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(12, 1.2 + 0.36 * len(names)), sharey=True, layout="constrained"
+    )
     for axis, (label, measure) in zip(axes, panels):
         for y, name in enumerate(reversed(names)):
             colour = _ACCENT if name.startswith("odis") else _OTHER
@@ -55,7 +68,9 @@ def _dots(results: Results, names: list[str], title: str, path: Path, cut: str =
     axes[0].set_yticks(range(len(names)), [name.removeprefix(cut) for name in reversed(names)])
     seeds = sorted({len(results.cells[name]) for name in names})
     figure.suptitle(
-        f"{title} (seeds: {' to '.join(map(str, sorted({seeds[0], seeds[-1]})))}; whiskers: 95 % interval over them)", fontsize=10
+        f"{title} (seeds: {' to '.join(map(str, sorted({seeds[0], seeds[-1]})))}; whiskers: 95 % interval "
+        f"over them)",
+        fontsize=10,
     )
     figure.savefig(path, dpi=130)
     plt.close(figure)

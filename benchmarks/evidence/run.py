@@ -1,10 +1,12 @@
 """Runs of the study that are not done yet, several at a time, in slices that go on where the last one ended.
 
-    python benchmarks/evidence/run.py --world scenes --study core [noise ...] [--seeds 0 1 2] [--processes 2] [--minutes 9]
+    python benchmarks/evidence/run.py --world scenes --study core [noise ...] [--seeds 0 1 2] [--processes 2]
+    [--minutes 9]
 
-Settings are chosen first: every method tries the same candidates on images that are held out of training. Then every cell of the studies is
-trained for each seed and measured on the test part. A cell whose figures are there is not run again; one that was interrupted resumes. Data
-and runs are in `--work`, figures in `--results`; `tables.py` makes tables and plots of them.
+Settings are chosen first: every method tries the same candidates on images that are held out of training.
+Then every cell of the studies is trained for each seed and measured on the test part. A cell whose figures
+are there is not run again; one that was interrupted resumes. Data and runs are in `--work`, figures in
+`--results`; `tables.py` makes tables and plots of them.
 """
 
 from __future__ import annotations
@@ -40,14 +42,20 @@ def trials(place: Place, world: World, studies: list[str]) -> list[Job]:
     """Trials that cells of these studies wait for."""
     methods = {cell.method for study in studies for cell in cells(study)} | {REFERENCE}
     return [
-        Job(f"choose.{method}.{candidate}", ("trial", method, candidate), place.trial(world, method, candidate))
+        Job(
+            f"choose.{method}.{candidate}",
+            ("trial", method, candidate),
+            place.trial(world, method, candidate),
+        )
         for method in METHODS
         if method in methods
         for candidate in world.candidates
     ]
 
 
-def runs(place: Place, world: World, studies: list[str], seeds: list[int] | None, only: list[str] | None) -> list[Job]:
+def runs(
+    place: Place, world: World, studies: list[str], seeds: list[int] | None, only: list[str] | None
+) -> list[Job]:
     """Cells of these studies, seed after seed, so that an interrupted study has whole seeds."""
     jobs: list[tuple[int, int, Job]] = []
     for number, study in enumerate(studies):
@@ -55,11 +63,19 @@ def runs(place: Place, world: World, studies: list[str], seeds: list[int] | None
             for cell in cells(study):
                 if only is None or cell.name in only:
                     arguments = ("cell", study, cell.name, str(seed))
-                    jobs.append((number, seed, Job(f"{cell.name}-seed{seed}", arguments, place.result(world, cell.name, seed))))
+                    jobs.append(
+                        (
+                            number,
+                            seed,
+                            Job(f"{cell.name}-seed{seed}", arguments, place.result(world, cell.name, seed)),
+                        )
+                    )
     return [job for _, _, job in sorted(jobs, key=lambda item: item[:2])]
 
 
-def work_through(jobs: list[Job], base: list[str], logs: Path, processes: int, end: float) -> tuple[list[str], int]:
+def work_through(
+    jobs: list[Job], base: list[str], logs: Path, processes: int, end: float
+) -> tuple[list[str], int]:
     """Run jobs, so many at a time, until they are done or `end` has come.
 
     Returns:
@@ -72,12 +88,18 @@ def work_through(jobs: list[Job], base: list[str], logs: Path, processes: int, e
     failed: list[str] = []
     try:
         while True:
-            while len(running) < processes and time.monotonic() < end and (job := next(waiting, None)) is not None:
+            while (
+                len(running) < processes
+                and time.monotonic() < end
+                and (job := next(waiting, None)) is not None
+            ):
                 with (logs / f"{job.name}.log").open("ab") as log:
                     command = [sys.executable, str(HERE / "run.py"), *base, "--job", *job.arguments]
                     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
                     # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
-                    running[job] = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+                    running[job] = subprocess.Popen(
+                        command, stdout=log, stderr=log, env=environment, start_new_session=True
+                    )
             if not running:
                 break
             if time.monotonic() >= end:
@@ -88,7 +110,11 @@ def work_through(jobs: list[Job], base: list[str], logs: Path, processes: int, e
                 code = running.pop(job).returncode
                 if code or not job.result.exists():
                     failed.append(job.name)
-                print(f"{time.strftime('%H:%M:%S')} {job.name}: {f'failed ({code}), see its log' if code else 'done'}", flush=True)
+                print(
+                    f"{time.strftime('%H:%M:%S')} {job.name}: "
+                    f"{f'failed ({code}), see its log' if code else 'done'}",
+                    flush=True,
+                )
     except KeyboardInterrupt:
         _interrupt(running)
         print("interrupted; the same command goes on", flush=True)
@@ -105,19 +131,44 @@ def _interrupt(running: dict[Job, subprocess.Popen[bytes]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--world", default="scenes", help="the data: scenes, scenes-context, scenes-one, photographs or tiny-imagenet (default: scenes)"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--study", nargs="+", default=["core"], choices=list(STUDIES), help="what is compared (default: core)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="seeds (default: 0 1 2; one for the studies that are run with one)")
+    parser.add_argument(
+        "--world",
+        default="scenes",
+        help="the data: scenes, scenes-context, scenes-one, photographs or tiny-imagenet (default: scenes)",
+    )
+    parser.add_argument(
+        "--study", nargs="+", default=["core"], choices=list(STUDIES), help="what is compared (default: core)"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        help="seeds (default: 0 1 2; one for the studies that are run with one)",
+    )
     parser.add_argument("--cells", nargs="+", help="only these cells of the studies")
-    parser.add_argument("--processes", type=int, default=2, help="runs at a time, of one thread each (default: 2; 1 on a GPU)")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; the same command goes on")
-    parser.add_argument("--work", type=Path, default=Path("evidence-work"), help="data and runs (default: evidence-work)")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="figures (default: beside this file)")
-    parser.add_argument("--photographs", type=Path, help="Tiny-ImageNet's folder, for photographs and tiny-imagenet")
-    parser.add_argument("--images", type=int, help="images to train on, and to test on at most (default: as many as the world has)")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="runs at a time, of one thread each (default: 2; 1 on a GPU)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="stop after so long; the same command goes on"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("evidence-work"), help="data and runs (default: evidence-work)"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=HERE / "results", help="figures (default: beside this file)"
+    )
+    parser.add_argument(
+        "--photographs", type=Path, help="Tiny-ImageNet's folder, for photographs and tiny-imagenet"
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        help="images to train on, and to test on at most (default: as many as the world has)",
+    )
     parser.add_argument("--job", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     known = worlds(args.photographs)
@@ -156,7 +207,9 @@ def main() -> None:
         logs = world.folder(place.work) / "logs"
         failed, left = work_through(trials(place, world, args.study), base, logs, args.processes, end)
         if not failed and not left:
-            failed, left = work_through(runs(place, world, args.study, args.seeds, args.cells), base, logs, args.processes, end)
+            failed, left = work_through(
+                runs(place, world, args.study, args.seeds, args.cells), base, logs, args.processes, end
+            )
     if left:
         print(f"{left} runs are left; the same command goes on")
     if failed:

@@ -2,7 +2,8 @@
 
     python benchmarks/evidence/tables.py [--results DIR] [--doc docs/evidence.md] [--plots docs/evidence]
 
-Every block of the document between `<!-- made: NAME -->` and `<!-- end -->` is written anew; the text around them stays.
+Every block of the document between `<!-- made: NAME -->` and `<!-- end -->` is written anew; the text around
+them stays.
 """
 
 from __future__ import annotations
@@ -41,7 +42,15 @@ def core(results: Results) -> str:
         ("image mAP", score("images_map")),
         ("dense k-NN", score("dense_knn")),
     ]
-    header = ["method", "settings", "asked by", *(name for name, _ in measures), "GFLOP an image", "images/s", "GiB"]
+    header = [
+        "method",
+        "settings",
+        "asked by",
+        *(name for name, _ in measures),
+        "GFLOP an image",
+        "images/s",
+        "GiB",
+    ]
     body = []
     for name in CORE:
         cells = results.cells.get(name)
@@ -65,24 +74,45 @@ def core(results: Results) -> str:
 def modes(results: Results) -> str:
     """Object k-NN of every method in every way to ask."""
     header = ["method", *ASKED]
-    body = [[f"`{name}`", *(str(results.of(name, knn(asked))) for asked in ASKED)] for name in CORE if name in results.cells]
+    body = [
+        [f"`{name}`", *(str(results.of(name, knn(asked))) for asked in ASKED)]
+        for name in CORE
+        if name in results.cells
+    ]
     return rows(header, body) if body else "*Not run yet.*\n"
 
 
 def study(results: Results, name: str) -> str:
-    """One of the smaller studies: its cells, and their difference from their method's core cell (equal arithmetic: from the reference)."""
-    header = ["cell", "seeds", "object k-NN", "linear probe", "image mAP", "dense k-NN", "k-NN against", "difference", "arithmetic over it"]
+    """One of the smaller studies: its cells, and their difference from their method's core cell (equal
+    arithmetic: from the reference).
+    """
+    header = [
+        "cell",
+        "seeds",
+        "object k-NN",
+        "linear probe",
+        "image mAP",
+        "dense k-NN",
+        "k-NN against",
+        "difference",
+        "arithmetic over it",
+    ]
     body = []
     for item in STUDIES[name]:
         if item.name not in results.cells:
             continue
         other = REFERENCE if name == "compute" else item.method
-        arithmetic = results.of(item.name, lambda r: r["flops"]).mean / results.of(other, lambda r: r["flops"]).mean
+        arithmetic = (
+            results.of(item.name, lambda r: r["flops"]).mean / results.of(other, lambda r: r["flops"]).mean
+        )
         body.append(
             [
                 f"`{item.name}`",
                 str(len(results.cells[item.name])),
-                *(str(results.of(item.name, measure)) for measure in (knn(), score("linear"), score("images_map"), score("dense_knn"))),
+                *(
+                    str(results.of(item.name, measure))
+                    for measure in (knn(), score("linear"), score("images_map"), score("dense_knn"))
+                ),
                 f"`{other}` {results.of(other, knn())}",
                 results.paired(item.name, other, knn()).signed(),
                 f"{arithmetic:.2f}",
@@ -103,10 +133,20 @@ def claims(results: Results) -> str:
 
 def short(results: Results) -> str:
     """The claims by verdict, a line each."""
-    by_verdict: dict[str, list[str]] = {"held": [], "the reverse": [], "not decided": [], "one seed, not decided": [], "not run": []}
+    by_verdict: dict[str, list[str]] = {
+        "held": [],
+        "the reverse": [],
+        "not decided": [],
+        "one seed, not decided": [],
+        "not run": [],
+    }
     for claim in CLAIMS:
         by_verdict[verdict(claim.figure(results), claim.bound)].append(claim.says)
-    return "".join(f"- **{name[0].upper()}{name[1:]}**: {'; '.join(claims)}.\n" for name, claims in by_verdict.items() if claims)
+    return "".join(
+        f"- **{name[0].upper()}{name[1:]}**: {'; '.join(claims)}.\n"
+        for name, claims in by_verdict.items()
+        if claims
+    )
 
 
 def choices(results: Results) -> str:
@@ -116,8 +156,13 @@ def choices(results: Results) -> str:
     for method in METHODS:
         trials = results.trials.get(method, {})
         if trials:
-            best = {name: max(trial["scores"]["knn"][asked]["value"] for asked in ASKED) for name, trial in trials.items()}
-            body.append([f"`{method}`", *(f"{best[name]:.1f}" if name in best else "-" for name in candidates)])
+            best = {
+                name: max(trial["scores"]["knn"][asked]["value"] for asked in ASKED)
+                for name, trial in trials.items()
+            }
+            body.append(
+                [f"`{method}`", *(f"{best[name]:.1f}" if name in best else "-" for name in candidates)]
+            )
     return rows(["method", *candidates], body) if body else "*Not run yet.*\n"
 
 
@@ -127,14 +172,23 @@ def meters(results: Results) -> str:
     for name, cells in results.cells.items():
         last: dict[str, Figure] = {}
         for meter in ("teacher_entropy", "mean_entropy", "feature_spread"):
-            last[meter] = results.of(name, lambda r, meter=meter: r["meters"][-1][meter])  # type: ignore[misc]  # lambda with a default
+            # lambda with a default
+            last[meter] = results.of(name, lambda r, meter=meter: r["meters"][-1][meter])  # type: ignore[misc]
         warned = sum(bool(result["collapse"]) for result in cells.values())
-        body.append([f"`{name}`", *(f"{value.mean:.2f}" for value in last.values()), f"{warned} of {len(cells)}"])
-    return rows(["cell", "teacher entropy", "mean entropy", "feature spread", "collapsed"], body) if body else "*Not run yet.*\n"
+        body.append(
+            [f"`{name}`", *(f"{value.mean:.2f}" for value in last.values()), f"{warned} of {len(cells)}"]
+        )
+    return (
+        rows(["cell", "teacher entropy", "mean entropy", "feature spread", "collapsed"], body)
+        if body
+        else "*Not run yet.*\n"
+    )
 
 
 SUSTAINED = 1e14
-"""FLOP/s that the projection for a GPU assumes: a tenth of what an H100 is sold for in bf16. Nothing here has measured it."""
+"""FLOP/s that the projection for a GPU assumes: a tenth of what an H100 is sold for in bf16. Nothing here has
+measured it.
+"""
 
 
 def cost(results: Results) -> str:
@@ -142,14 +196,29 @@ def cost(results: Results) -> str:
     if not results.cost:
         return "*Not run yet.*\n"
     how, images = results.measured, results.measured["images_a_run"]
-    header = ["method", "GFLOP an image", "images/s", "GiB", "images a run", "hours a run", f"hours at {SUSTAINED / 1e12:.0f} TFLOP/s"]
+    header = [
+        "method",
+        "GFLOP an image",
+        "images/s",
+        "GiB",
+        "images a run",
+        "hours a run",
+        f"hours at {SUSTAINED / 1e12:.0f} TFLOP/s",
+    ]
     body = []
     for name, row in results.cost.items():
         hours = images / row["images_per_second"] / 3600
         projected = images * row["gflop_per_image"] * 1e9 / SUSTAINED / 3600
-        numbers = (f"{row['gflop_per_image']:.3f}", f"{row['images_per_second']:.1f}", f"{row['peak_gib']:.2f}")
+        numbers = (
+            f"{row['gflop_per_image']:.3f}",
+            f"{row['images_per_second']:.1f}",
+            f"{row['peak_gib']:.2f}",
+        )
         body.append([f"`{name}`", *numbers, f"{images:,}", f"{hours:.2f}", f"{projected:.2g}"])
-    said = f"Measured on {how['device']}, {how['precision']}, batches of {how['batch']}; settings: {how['candidate']}."
+    said = (
+        f"Measured on {how['device']}, {how['precision']}, batches of {how['batch']}; settings: "
+        f"{how['candidate']}."
+    )
     return f"{rows(header, body)}\n{said}\n"
 
 
@@ -178,9 +247,18 @@ def made(name: str, everything: dict[str, Results]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="figures of the cells (default: beside this file)")
-    parser.add_argument("--doc", type=Path, help="document whose blocks are written anew; without it all tables are printed")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=HERE / "results",
+        help="figures of the cells (default: beside this file)",
+    )
+    parser.add_argument(
+        "--doc", type=Path, help="document whose blocks are written anew; without it all tables are printed"
+    )
     parser.add_argument("--plots", type=Path, help="folder for the plots")
     args = parser.parse_args()
     everything = {path.name: Results.read(path) for path in sorted(args.results.glob("*")) if path.is_dir()}

@@ -1,8 +1,9 @@
-"""The data of the study: made from a seed, divided into what is trained on, what settings are chosen on, and what is tested once.
+"""The data of the study: made from a seed, divided into what is trained on, what settings are chosen on, and
+what is tested once.
 
-A world is a folder of three object indexes. `train` is trained on, and its objects are the neighbours of the k-NN. `choose` are images
-that no run is trained on, composed from the same source pictures as `train`; settings are chosen on them. `test` is composed from source
-pictures that are nowhere else.
+A world is a folder of three object indexes. `train` is trained on, and its objects are the neighbours of the
+k-NN. `choose` are images that no run is trained on, composed from the same source pictures as `train`;
+settings are chosen on them. `test` is composed from source pictures that are nowhere else.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ import numpy as np
 from grid import CANDIDATES, WIDER
 from photographs import write_photograph_scenes
 
-from odis.discovery import Discoverer
+from odis.config.options import load_recipe
 from odis.errors import DataError
+from odis.finding.corpus import find_objects
+from odis.finding.discover.discoverer import Discoverer
 from odis.inference import load
-from odis.objects.corpus import find_objects
+from odis.objects.edit.perturb import Noise, perturb_index
 from odis.objects.index import ObjectIndex, write_index
-from odis.objects.perturb import Noise, perturb_index
+from odis.objects.scenes.compose import write_scenes
 from odis.objects.sources import tiny_imagenet
-from odis.objects.sources.scenes import write_scenes
-from odis.options import load_recipe
 from odis.train.loop import pretrain
 
 HERE = Path(__file__).parent
@@ -40,11 +41,13 @@ class World:
         name: Of its folder.
         says: What it is, for tables.
         base: File of the settings that all methods share.
-        write: Writes `count` images of a split and seed, and their index: `write(folder, index, count=, split=, seed=)`.
+        write: Writes `count` images of a split and seed, and their index: `write(folder, index, count=,
+            split=, seed=)`.
         train: Images trained on.
         choose: Images that settings are chosen on.
         test: Images tested on.
-        side: Of an image in pixels: models are asked about whole images at this size, so that objects are as large as in training.
+        side: Of an image in pixels: models are asked about whole images at this size, so that objects are as
+            large as in training.
         most_objects: Objects an image has at most.
         discover: Whether objects can be discovered by the recipe that was made for scenes of digits.
         choose_share: Length of the runs that settings are chosen by, over that of the runs that are reported.
@@ -74,14 +77,21 @@ class World:
 
     def index(self, part: str, work: Path) -> ObjectIndex:
         """`train`, `choose` or `test`, made if it is not there."""
-        count, split, seed = {"train": (self.train, "train", 0), "choose": (self.choose, "train", 1), "test": (self.test, "val", 2)}[part]
+        count, split, seed = {
+            "train": (self.train, "train", 0),
+            "choose": (self.choose, "train", 1),
+            "test": (self.test, "val", 2),
+        }[part]
         path = self.folder(work) / "data" / f"{part}.parquet"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             self.write(path.with_suffix(""), path, count=count, split=split, seed=seed)
         index = ObjectIndex.open(path)
         if len(index) != count:
-            raise DataError(f"{path}: has {len(index)} images and not {count}; give another --work, or the --images it was made with")
+            raise DataError(
+                f"{path}: has {len(index)} images and not {count}; give another --work, or the --images "
+                f"it was made with"
+            )
         return index
 
     def training_index(self, objects: str, work: Path) -> ObjectIndex:
@@ -99,7 +109,9 @@ class World:
             elif objects == "boxes":
                 return self.boxes("train", work)
             else:
-                amounts = {name: float(value) for name, value in (pair.split("=") for pair in objects.split(","))}
+                amounts = {
+                    name: float(value) for name, value in (pair.split("=") for pair in objects.split(","))
+                }
                 perturb_index(train, path, Noise(**amounts))
         return ObjectIndex.open(path)
 
@@ -108,7 +120,9 @@ class World:
         index = self.index(part, work)
         path = Path(index.path).with_name(f"{part}-boxes.parquet")
         if not path.exists():
-            rows = (replace(row, objects=tuple(replace(item, mask=None) for item in row.objects)) for row in index)
+            rows = (
+                replace(row, objects=tuple(replace(item, mask=None) for item in row.objects)) for row in index
+            )
             write_index(path, rows, root=index.root, provenance=index.provenance, classes=index.classes)
         return ObjectIndex.open(path)
 
@@ -122,9 +136,18 @@ class World:
 
         def build() -> Discoverer:
             found = load(run, device="cpu")
-            return Discoverer(found.model, found.mean, found.std, config.discover, name="whole-image", image_size=found.image_size)
+            return Discoverer(
+                found.model,
+                found.mean,
+                found.std,
+                config.discover,
+                name="whole-image",
+                image_size=found.image_size,
+            )
 
-        find_objects(train, path, build, settings={"recipe": DISCOVERY_RECIPE}, batch_size=config.discover.batch_size)
+        find_objects(
+            train, path, build, settings={"recipe": DISCOVERY_RECIPE}, batch_size=config.discover.batch_size
+        )
 
 
 def _scenes(**fixed: Any) -> Callable[..., None]:
@@ -142,7 +165,9 @@ def _photographs(root: Path, **fixed: Any) -> Callable[..., None]:
 
 
 def _tiny_imagenet(root: Path, held_out: int) -> Callable[..., None]:
-    """Tiny-ImageNet itself: nothing is written but indexes. Its train part is divided by a draw that is the same every time."""
+    """Tiny-ImageNet itself: nothing is written but indexes. Its train part is divided by a draw that is the
+    same every time.
+    """
 
     def write(folder: Path, index: Path, *, count: int, split: str, seed: int) -> None:
         rows = list(tiny_imagenet.read(root, split, lambda _: None).rows)
@@ -158,14 +183,25 @@ def _tiny_imagenet(root: Path, held_out: int) -> Callable[..., None]:
 
 def worlds(photographs: Path | None = None) -> Mapping[str, World]:
     """All data sets by name; those of photographs only if Tiny-ImageNet's folder is given."""
-    scenes = World("scenes", "scenes of digits", HERE / "scenes.yaml", _scenes(), 6000, 500, 500, 96, 5, discover=True)
+    scenes = World(
+        "scenes", "scenes of digits", HERE / "scenes.yaml", _scenes(), 6000, 500, 500, 96, 5, discover=True
+    )
     found = {
         "scenes": scenes,
         "scenes-context": replace(
-            scenes, name="scenes-context", says="scenes of digits, telling context", write=_scenes(context=0.8), discover=False
+            scenes,
+            name="scenes-context",
+            says="scenes of digits, telling context",
+            write=_scenes(context=0.8),
+            discover=False,
         ),
         "scenes-one": replace(
-            scenes, name="scenes-one", says="one digit a scene", write=_scenes(digits=(1, 1)), most_objects=1, discover=False
+            scenes,
+            name="scenes-one",
+            says="one digit a scene",
+            write=_scenes(digits=(1, 1)),
+            most_objects=1,
+            discover=False,
         ),
     }
     if photographs is not None:
@@ -176,6 +212,16 @@ def worlds(photographs: Path | None = None) -> Mapping[str, World]:
         whole = _tiny_imagenet(photographs, held_out := 1000)
         base = HERE / "tiny-imagenet.yaml"
         found["tiny-imagenet"] = World(
-            "tiny-imagenet", "Tiny-ImageNet, 100 classes", base, whole, 21_000, held_out, 5000, 64, 1, choose_share=0.25, candidates=WIDER
-        )  # fmt: skip
+            "tiny-imagenet",
+            "Tiny-ImageNet, 100 classes",
+            base,
+            whole,
+            21_000,
+            held_out,
+            5000,
+            64,
+            1,
+            choose_share=0.25,
+            candidates=WIDER,
+        )
     return found

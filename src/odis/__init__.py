@@ -1,6 +1,7 @@
 """odis: pretrain Vision Transformers by object-level self-distillation.
 
-`odis.load` and `odis.Object` are here; they are imported when they are first asked for, so that `import odis` costs nothing.
+`odis.load` and `odis.Object` are here; they are imported when they are first asked for, so that `import odis`
+costs nothing.
 """
 
 from importlib import import_module

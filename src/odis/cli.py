@@ -1,6 +1,8 @@
-"""The command line: `odis pretrain | index | objects | inspect | embed | evaluate | benchmark | report | demo`.
+"""The command line: `odis pretrain | index | objects | inspect | embed | evaluate | benchmark | report |
+demo`.
 
-Each command declares its options and calls one function. Heavy imports happen inside the commands, so that `odis --help` answers at once.
+Each command declares its options and calls one function. Heavy imports happen inside the commands, so that
+`odis --help` answers at once.
 """
 
 from __future__ import annotations
@@ -14,13 +16,15 @@ from odis import __version__
 from odis.errors import OdisError, OdisWarning
 
 _COMMANDS = {
-    "pretrain": "train a Vision Transformer by object-level self-distillation; the same command again resumes",
+    "pretrain": "train a Vision Transformer by object-level self-distillation; the same command again "
+    "resumes",
     "index": "read annotations into an object index (Parquet); export, filter, sample, merge, perturb one",
     "objects": "find objects: detect, or discover without annotations; compare two indexes",
     "inspect": "draw images with their objects, and the views and masks training takes from them",
     "embed": "write the features of objects or images as Parquet, to read in pyarrow, numpy or DuckDB",
     "evaluate": "measure frozen features: k-NN, linear probe, transfer, retrieval, segmentation",
-    "benchmark": "measure what a recipe costs on your data and machine: images/s, memory, time of the whole run",
+    "benchmark": "measure what a recipe costs on your data and machine: images/s, memory, time of the whole "
+    "run",
     "report": "one HTML page of runs: curves, evaluations, where [OBJ] looks, nearest objects",
     "demo": "make scenes, pretrain on them, evaluate before and after, draw what was learned",
 }
@@ -41,9 +45,16 @@ def main(argv: list[str] | None = None) -> None:
     warnings.formatwarning = _format_warning
     try:
         runs = {
-            "pretrain": _pretrain, "index": _index, "objects": _objects, "inspect": _inspect, "embed": _embed, "evaluate": _evaluate,
-            "benchmark": _benchmark, "report": _report, "demo": _demo,
-        }  # fmt: skip
+            "pretrain": _pretrain,
+            "index": _index,
+            "objects": _objects,
+            "inspect": _inspect,
+            "embed": _embed,
+            "evaluate": _evaluate,
+            "benchmark": _benchmark,
+            "report": _report,
+            "demo": _demo,
+        }
         run = runs.get(command)
         if run is None:
             raise OdisError(f"no such command; the commands are {', '.join(_COMMANDS)}")
@@ -51,7 +62,9 @@ def main(argv: list[str] | None = None) -> None:
     except OdisError as e:
         print(f"odis {command}: {' '.join(str(e).split())}", file=sys.stderr)
         raise SystemExit(2) from e
-    except OSError as e:  # a full disk, a folder that may not be written: what the system says is the one line
+    except (
+        OSError
+    ) as e:  # a full disk, a folder that may not be written: what the system says is the one line
         where = f"{e.filename}: " if e.filename else ""
         print(f"odis {command}: {where}{e.strerror or e}", file=sys.stderr)
         raise SystemExit(2) from e
@@ -69,7 +82,9 @@ def main(argv: list[str] | None = None) -> None:
 _usual_format = warnings.formatwarning
 
 
-def _format_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """The usual form, but of odis's own warnings no line of source: the message says all."""
     if issubclass(category, OdisWarning):
         return f"warning: {message}\n"
@@ -79,12 +94,18 @@ def _format_warning(message: Warning | str, category: type[Warning], filename: s
 def _usage() -> str:
     width = max(map(len, _COMMANDS))
     lines = [f"  {name.ljust(width)}  {what}" for name, what in _COMMANDS.items()]
-    head = ["usage: odis COMMAND [options]", "", "Pretrain Vision Transformers by object-level self-distillation.", "", "commands:"]
+    head = [
+        "usage: odis COMMAND [options]",
+        "",
+        "Pretrain Vision Transformers by object-level self-distillation.",
+        "",
+        "commands:",
+    ]
     return "\n".join([*head, *lines, "", "`odis COMMAND --help` lists the options of a command."])
 
 
 def _pretrain(arguments: list[str]) -> None:
-    from odis.options import add_config, new_parser, parse, require, to_config
+    from odis.config.options import add_config, new_parser, parse, require, to_config
 
     parser = new_parser("pretrain", _COMMANDS["pretrain"])
     parser.add_argument("--out", type=str, help="folder of the run: config, metrics, checkpoints, model")
@@ -94,32 +115,35 @@ def _pretrain(arguments: list[str]) -> None:
     config = to_config(options)
     recipe = Path(str(options.recipe[-1])).stem if options.recipe else ""
 
-    from odis.config_check import check
+    from odis.config.checks import check
 
     check(config)  # before the imports that take seconds, and before `val` is read
 
-    from odis.evaluate.knn import periodic_knn
+    from odis.evaluation.knn import periodic_knn
     from odis.train.loop import pretrain
 
     pretrain(config, Path(options.out), recipe=recipe, evaluate=periodic_knn(config) if config.val else None)
 
 
 def _index(arguments: list[str]) -> None:
-    from odis.index_command import run_index
+    from odis.commands.index import run_index
 
     run_index(arguments)
 
 
 def _objects(arguments: list[str]) -> None:
-    from odis.objects_command import run_objects
+    from odis.commands.objects import run_objects
 
     run_objects(arguments)
 
 
 def _inspect(arguments: list[str]) -> None:
-    from odis.options import add_config, new_parser, parse, require, to_config
+    from odis.config.options import add_config, new_parser, parse, require, to_config
 
-    parser = new_parser("inspect", "Draw images of an index or folder with their objects, views, object masks and prediction masks.")
+    parser = new_parser(
+        "inspect",
+        "Draw images of an index or folder with their objects, views, object masks and prediction masks.",
+    )
     parser.add_argument("index", type=str, help="object index (.parquet) or folder of images")
     parser.add_argument("--out", type=str, help="picture to write (.png)")
     parser.add_argument("--images", type=int, default=4, help="images to draw")
@@ -129,9 +153,9 @@ def _inspect(arguments: list[str]) -> None:
     require(options, "out")
     options.data = options.index
 
-    from odis.config_check import check
-    from odis.inspect import inspect_picture
+    from odis.config.checks import check
     from odis.objects.index import ObjectIndex
+    from odis.pictures.inspect import inspect_picture
 
     config = to_config(options)
     check(config)
@@ -142,37 +166,39 @@ def _inspect(arguments: list[str]) -> None:
 
 
 def _embed(arguments: list[str]) -> None:
-    from odis.inference.command import run_embed
+    from odis.commands.embed import run_embed
 
     run_embed(arguments)
 
 
 def _evaluate(arguments: list[str]) -> None:
-    from odis.evaluate.command import run_evaluate
+    from odis.commands.evaluate import run_evaluate
 
     run_evaluate(arguments)
 
 
 def _benchmark(arguments: list[str]) -> None:
-    from odis.benchmark.command import run_benchmark
+    from odis.commands.benchmark import run_benchmark
 
     run_benchmark(arguments)
 
 
 def _report(arguments: list[str]) -> None:
-    from odis.report.command import run_report
+    from odis.commands.report import run_report
 
     run_report(arguments)
 
 
 def _demo(arguments: list[str]) -> None:
-    from odis.options import new_parser, parse
+    from odis.config.options import new_parser, parse
 
     parser = new_parser("demo", _COMMANDS["demo"])
-    parser.add_argument("--out", type=str, default="odis-demo", help="folder for scenes, run, results.json and demo.png")
+    parser.add_argument(
+        "--out", type=str, default="odis-demo", help="folder for scenes, run, results.json and demo.png"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of scenes and training")
     options: Any = parse(parser, arguments)
 
-    from odis.demo import run_demo
+    from odis.commands.demo import run_demo
 
     run_demo(Path(options.out), seed=options.seed)

@@ -14,8 +14,12 @@ class DataError(OdisError):
 
 
 class WorkerError(OdisError, RuntimeError):
-    """A process that reads data was killed; what torch raises then is a `RuntimeError`, so this is one too."""
+    """A process that reads data was killed; what torch raises then is a `RuntimeError`, so this is one
+    too.
+    """
 
 
 class OdisWarning(UserWarning):
-    """Something that a user may want to mend, and that work goes on without; the command line shows the message alone."""
+    """Something that a user may want to mend, and that work goes on without; the command line shows the
+    message alone.
+    """

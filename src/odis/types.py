@@ -1,8 +1,8 @@
 """The shapes that flow through odis, written once.
 
 Letters in shape comments, here and everywhere:
-B images (or views), G global views an image, L local views an image, Q object tokens a view, P patches a view (row-major
-on the patch grid), D embedding width, K prototypes.
+B images (or views), G global views an image, L local views an image, Q object tokens a view, P patches a view
+(row-major on the patch grid), D embedding width, K prototypes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class ImageObjects:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file or object that was left out, and why. `what` names the file, and the object in it if it is one."""
+    """A file or object that was left out, and why. `what` names the file, and the object in it if it is
+    one.
+    """
 
     what: str
     why: str
@@ -56,7 +58,9 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """Pure geometry: an integer box in the image (x1, y1 exclusive) and whether the rendered view is mirrored."""
+    """Pure geometry: an integer box in the image (x1, y1 exclusive) and whether the rendered view is
+    mirrored.
+    """
 
     x0: int
     y0: int
@@ -99,9 +103,9 @@ class Sample:
 class Batch:
     """One step's input. Views are view-major: row `g * B + b` of a flattened tensor is view g of image b.
 
-    The index tensors are made where the batch is made, on the CPU, so that a training step never waits for the device to
-    learn how many objects are visible or how many patches are hidden. "Object row" means a position in the flattened
-    (views * B * Q) object tokens.
+    The index tensors are made where the batch is made, on the CPU, so that a training step never waits for
+    the device to learn how many objects are visible or how many patches are hidden. "Object row" means a
+    position in the flattened (views * B * Q) object tokens.
     """
 
     global_views: Tensor  # float32 (G * B, 3, S, S)
@@ -114,7 +118,9 @@ class Batch:
     hidden: Tensor  # int64 (H,): positions of the hidden patches in the flattened (G * B * P) patches
     hidden_weight: Tensor  # float32 (H,): 1 / hidden patches in that view
     teacher_rows: Tensor  # int64 (T,): object rows of global views with a visible object
-    student_global_rows: Tensor  # int64: object rows of global views whose object another global view shows too
+    student_global_rows: (
+        Tensor  # int64: object rows of global views whose object another global view shows too
+    )
     student_local_rows: Tensor  # int64: object rows of local views whose object a global view shows too
     pairs: Tensor  # float32 (): how many (teacher view, student view, object) pairs the batch holds
     paths: list[str]  # B image paths
@@ -129,13 +135,17 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
         moved: dict[str, Any] = {
-            f.name: v.to(device, non_blocking=True) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+            f.name: v.to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(v := getattr(self, f.name), Tensor)
         }
         return replace(self, **moved)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (called by the data loader)."""
-        pinned: dict[str, Any] = {f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        pinned: dict[str, Any] = {
+            f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        }
         return replace(self, **pinned)
 
 
@@ -144,13 +154,15 @@ class Tokens:
     """What the backbone returns for B views, after the final norm."""
 
     objects: Tensor | None  # (B, Q, D); None when no object was asked for
-    image: Tensor | None  # (B, D): `[CLS]`; None if the backbone has none, or if it stood for the object (`single`, masked)
+    image: (
+        Tensor | None
+    )  # (B, D): `[CLS]`; None if the backbone has none, or if it stood for the object (`single`, masked)
     patches: Tensor  # (B, P, D)
     grid: tuple[int, int]  # rows and columns of the patch grid, P = rows * columns
 
 
 @dataclass(slots=True)
-class ReadTokens:
+class SelectedTokens:
     """The tokens of B views that somebody reads, after the final norm."""
 
     objects: Tensor | None  # (R, D): the object tokens that were asked for; None if no object was

@@ -18,6 +18,10 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ObjectIndex:
     rows = []
     for i in range(12):
         Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(root / f"{i}.png")
-        rows.append(ImageObjects(f"{i}.png", 64, 48, (Object((4.0, 4.0, 30.0, 30.0)), Object((40.0, 20.0, 60.0, 44.0)))))
+        rows.append(
+            ImageObjects(
+                f"{i}.png", 64, 48, (Object((4.0, 4.0, 30.0, 30.0)), Object((40.0, 20.0, 60.0, 44.0)))
+            )
+        )
     write_index(Path(root) / "index.parquet", rows, root=root, provenance="annotated", classes=[])
     return ObjectIndex.open(Path(root) / "index.parquet")

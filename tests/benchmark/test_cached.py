@@ -1,4 +1,6 @@
-"""Reads from files, counted in the order that training takes; batches of images in memory are those that files would give."""
+"""Reads from files, counted in the order that training takes; batches of images in memory are those that
+files would give.
+"""
 
 import shutil
 from dataclasses import replace
@@ -9,9 +11,9 @@ import pytest
 import torch
 
 from odis.benchmark.cached import Part, cached_batches, reads, uncached
+from odis.config.options import load_recipe
 from odis.data.loader import BatchPlan, make_loader
 from odis.objects.index import ObjectIndex
-from odis.options import load_recipe
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 5])
@@ -47,7 +49,9 @@ def test_a_part_is_an_index_of_its_rows(index: ObjectIndex):
 def test_images_in_memory_are_not_read_again(index: ObjectIndex, tmp_path: Path, workers: int):
     shutil.copytree(index.root, tmp_path / "images")
     moved = ObjectIndex.open(index.path, root=tmp_path / "images")
-    config = load_recipe("debug", data=index.path, loader__cache=True, loader__workers=workers, train__batch_size=5)
+    config = load_recipe(
+        "debug", data=index.path, loader__cache=True, loader__workers=workers, train__batch_size=5
+    )
     part = Part(moved, np.random.default_rng(0).permutation(len(index)))
     expected = list(make_loader(part, uncached(config), patch_size=8, start_step=4, steps=8))
     batches = cached_batches(config, moved, 8, 1e9, start_step=4)

@@ -7,15 +7,41 @@ from pathlib import Path
 import pytest
 
 from odis.benchmark.cached import memories
-from odis.benchmark.command import duration
 from odis.cli import main
+from odis.commands.benchmark import duration
 from odis.objects.index import ObjectIndex
 
 
 def test_a_recipe_is_measured(index: ObjectIndex, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "figures.json"
-    settings = ["--train.batch_size", "2", "--loader.workers", "1", "--train.threads", "1", "--train.epochs", "50", "--model.depth", "1"]
-    main(["benchmark", "--data", index.path, "--recipe", "debug", "--train.steps", "null", "--seconds", "2", "--out", str(out), *settings])
+    settings = [
+        "--train.batch_size",
+        "2",
+        "--loader.workers",
+        "1",
+        "--train.threads",
+        "1",
+        "--train.epochs",
+        "50",
+        "--model.depth",
+        "1",
+    ]
+    main(
+        [
+            "benchmark",
+            "--data",
+            index.path,
+            "--recipe",
+            "debug",
+            "--train.steps",
+            "null",
+            "--seconds",
+            "2",
+            "--out",
+            str(out),
+            *settings,
+        ]
+    )
     said = capsys.readouterr().out
     figures = json.loads(out.read_text())
     assert figures["images"] == 12
@@ -30,16 +56,50 @@ def test_a_recipe_is_measured(index: ObjectIndex, tmp_path: Path, capsys: pytest
     value, low, high = figures["without_objects"]["step_time"]
     assert low <= value <= high
     assert figures["without_objects"]["resampling"]["mean"] >= 1
-    for name in ("input alone", "step alone", "training", "memory", "of the matmul rate", "the whole run", "objects cost: step"):
+    for name in (
+        "input alone",
+        "step alone",
+        "training",
+        "memory",
+        "of the matmul rate",
+        "the whole run",
+        "objects cost: step",
+    ):
         assert name in said
 
 
-def test_a_cached_run_is_projected_from_both_rates(index: ObjectIndex, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_cached_run_is_projected_from_both_rates(
+    index: ObjectIndex, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     """The first epoch is read from files; its images are then there for both workers."""
     out = tmp_path / "figures.json"
-    settings = ["--loader.cache", "true", "--loader.workers", "2", "--train.batch_size", "2", "--train.epochs", "3", "--model.depth", "1"]
+    settings = [
+        "--loader.cache",
+        "true",
+        "--loader.workers",
+        "2",
+        "--train.batch_size",
+        "2",
+        "--train.epochs",
+        "3",
+        "--model.depth",
+        "1",
+    ]
     settings += ["--train.steps", "null", "--objects.use", "false"]
-    main(["benchmark", "--data", index.path, "--recipe", "debug", "--seconds", "1", "--out", str(out), *settings])
+    main(
+        [
+            "benchmark",
+            "--data",
+            index.path,
+            "--recipe",
+            "debug",
+            "--seconds",
+            "1",
+            "--out",
+            str(out),
+            *settings,
+        ]
+    )
     figures = json.loads(out.read_text())
     cached = figures["cached"]
     assert figures["total_images"] == 36
@@ -58,7 +118,16 @@ def test_processes_that_are_not_forked_have_a_memory_each(monkeypatch: pytest.Mo
 
 
 def test_without_objects_there_is_nothing_to_compare(index: ObjectIndex, capsys: pytest.CaptureFixture[str]):
-    settings = ["--objects.use", "false", "--train.batch_size", "2", "--loader.workers", "0", "--model.depth", "1"]
+    settings = [
+        "--objects.use",
+        "false",
+        "--train.batch_size",
+        "2",
+        "--loader.workers",
+        "0",
+        "--model.depth",
+        "1",
+    ]
     main(["benchmark", "--data", index.path, "--recipe", "debug", "--seconds", "0.5", *settings])
     assert "objects cost" not in capsys.readouterr().out
 

@@ -6,23 +6,30 @@ from torch import nn
 
 from odis.benchmark.flops import count_flops, matmul_rate
 from odis.benchmark.measure import batches_of, start
-from odis.model import attention, vit
+from odis.config.options import load_recipe
+from odis.machine.devices import Ranks
+from odis.method import attention, vit
 from odis.objects.index import ObjectIndex
-from odis.options import load_recipe
-from odis.train.distributed import Ranks
-from odis.train.step import train_step
+from odis.train.update import train_step
 
 CPU = Ranks(0, 1, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("changes", [{}, {"model__object_tokens": "read-only", "objects__per_image": 2}, {"loss__patch_weight": 0.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"model__object_tokens": "read-only", "objects__per_image": 2}, {"loss__patch_weight": 0.0}],
+)
 def test_flops_are_those_of_linear_layers_convolutions_and_attention(index: ObjectIndex, changes: dict):
-    config = load_recipe("debug", data=index.path, loader__workers=0, train__batch_size=3, model__drop_path=0.0, **changes)
+    config = load_recipe(
+        "debug", data=index.path, loader__workers=0, train__batch_size=3, model__drop_path=0.0, **changes
+    )
     run = start(config, index, CPU)
     batch = next(batches_of(config, index, run.patch_size))
     counted = count_flops(run, batch)
 
-    layers: list[tuple[bool, nn.Module, int]] = []  # whether it is the student's, the layer, FLOPs of its forward pass
+    layers: list[
+        tuple[bool, nn.Module, int]
+    ] = []  # whether it is the student's, the layer, FLOPs of its forward pass
 
     def note(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         if isinstance(module, nn.Linear):
@@ -43,7 +50,7 @@ def test_flops_are_those_of_linear_layers_convolutions_and_attention(index: Obje
         attended.append((torch.is_grad_enabled(), 4 * query.numel() * key.shape[2]))
         return attend(query, key, value, *more, **kinds)
 
-    products, few = attention.attention_in_products, vit.attention_of_few
+    products, few = attention.bmm_attention, vit.attention_at
 
     def noted_products(qkv, *more):
         attended.append((qkv.requires_grad, 4 * qkv[:, :, 0].numel() * qkv.shape[1]))
@@ -51,25 +58,36 @@ def test_flops_are_those_of_linear_layers_convolutions_and_attention(index: Obje
 
     def noted_few(attn, x, asking, visible):
         times = 3 if torch.is_grad_enabled() else 1
-        of_few.append(times * 2 * attn.attn_dim * (attn.qkv.in_features * (len(x) * asking.shape[1] + 2 * len(x) * x.shape[1])))
+        of_few.append(
+            times
+            * 2
+            * attn.attn_dim
+            * (attn.qkv.in_features * (len(x) * asking.shape[1] + 2 * len(x) * x.shape[1]))
+        )
         of_few.append(times * 4 * asking.numel() * x.shape[1])
         return few(attn, x, asking, visible)
 
     of_few: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
-        patch.setattr(attention, "attention_in_products", noted_products)
-        patch.setattr(vit, "attention_of_few", noted_few)
-        patch.setattr(vit, "lean_mlp", lambda module, x: module(x))  # which calls no module for its second layer
+        patch.setattr(attention, "bmm_attention", noted_products)
+        patch.setattr(vit, "attention_at", noted_few)
+        patch.setattr(
+            vit, "lean_mlp", lambda module, x: module(x)
+        )  # which calls no module for its second layer
         train_step(run, [batch])
 
     expected = 0.0
     for _, module, flops in layers:
-        times = 1 if module not in student else 2 if isinstance(module, nn.Conv2d) else 3  # no gradient of pixels
+        times = (
+            1 if module not in student else 2 if isinstance(module, nn.Conv2d) else 3
+        )  # no gradient of pixels
         expected += times * flops
     linear = expected
     for with_gradient, flops in attended:
-        expected += flops * (3.5 if with_gradient else 1)  # backward: five products for the two of the forward pass
+        expected += flops * (
+            3.5 if with_gradient else 1
+        )  # backward: five products for the two of the forward pass
     expected += sum(of_few)
     assert of_few  # local views
     # The prototypes and products of Sinkhorn-Knopp are not in this sum.
@@ -95,7 +113,11 @@ def test_a_rate_is_never_none(monkeypatch: pytest.MonkeyPatch, ticks: list[float
 
 
 def test_a_fast_product_after_a_slow_one_does_not_begin_anew(monkeypatch: pytest.MonkeyPatch):
-    """Once it took .05 s, then .01 s, in which the clock is trusted less, but no more was to be had: the best of both."""
+    """Once it took .05 s, then .01 s, in which the clock is trusted less, but no more was to be had: the best
+    of both.
+    """
     clock = iter([0.0, 0.0, 0.05, 0.06, 0.06, 0.07, 5.0])
     monkeypatch.setattr("odis.benchmark.flops.time.perf_counter", lambda: next(clock))
-    assert matmul_rate(torch.device("cpu"), "fp32", rows=4, width=2, seconds=1.0) == pytest.approx(8 * 4 * 2 * 2 / 0.01)
+    assert matmul_rate(torch.device("cpu"), "fp32", rows=4, width=2, seconds=1.0) == pytest.approx(
+        8 * 4 * 2 * 2 / 0.01
+    )

@@ -18,11 +18,11 @@ from odis.benchmark.measure import (
     step_times,
     without_objects,
 )
-from odis.config import PretrainConfig
-from odis.config_check import check
+from odis.config.checks import check
+from odis.config.options import load_recipe, recipe_names
+from odis.config.training import PretrainConfig
+from odis.machine.devices import Ranks
 from odis.objects.index import ObjectIndex, write_index
-from odis.options import load_recipe, recipe_names
-from odis.train.distributed import Ranks
 from odis.types import ImageObjects, Object
 
 CPU = Ranks(0, 1, torch.device("cpu"))
@@ -85,7 +85,11 @@ def test_memory_is_that_of_a_process_of_its_own(index: ObjectIndex):
 def objects_index(folder: Path, box: tuple[float, float, float, float] | None) -> ObjectIndex:
     objects = () if box is None else (Object(box),)
     write_index(
-        folder / "i.parquet", [ImageObjects(f"{i}.png", 100, 100, objects) for i in range(150)], root=folder, provenance="x", classes=[]
+        folder / "i.parquet",
+        [ImageObjects(f"{i}.png", 100, 100, objects) for i in range(150)],
+        root=folder,
+        provenance="x",
+        classes=[],
     )
     return ObjectIndex.open(folder / "i.parquet")
 
@@ -99,8 +103,14 @@ def test_resampling_counts_candidates(tmp_path: Path):
     whole = resampling(config, objects_index(tmp_path, (0, 0, 100, 100)))
     assert (whole.first, whole.mean, whole.none) == (1.0, 1.0, 0.0)
 
-    # Crops of the whole image's size cannot miss; crops of a hundredth of it hit a small object one time in some.
-    small = replace(config, views=replace(config.views, global_scale=(0.01, 0.01), ratio=(1.0, 1.0), min_coverage=1.0, candidates=5))
+    # Crops of the whole image's size cannot miss; crops of a hundredth of it hit a small object one time in
+    # some.
+    small = replace(
+        config,
+        views=replace(
+            config.views, global_scale=(0.01, 0.01), ratio=(1.0, 1.0), min_coverage=1.0, candidates=5
+        ),
+    )
     found = resampling(small, objects_index(tmp_path, (40, 40, 44, 44)))
     p = (7 / 91) ** 2  # corners 34..40 of 0..90 on each axis
     q = 1 - p

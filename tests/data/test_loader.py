@@ -1,4 +1,6 @@
-"""Batches against explicit loops; the same batches whatever the workers, the start and the ranks; unusable files."""
+"""Batches against explicit loops; the same batches whatever the workers, the start and the ranks; unusable
+files.
+"""
 
 import multiprocessing
 import os
@@ -12,7 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from odis.config import LoaderConfig, ObjectsConfig, PredictionConfig, PretrainConfig, TrainConfig, ViewsConfig
+from odis.config.training import (
+    LoaderConfig,
+    ObjectsConfig,
+    PredictionConfig,
+    PretrainConfig,
+    TrainConfig,
+    ViewsConfig,
+)
 from odis.data.loader import BatchPlan, ViewDataset, collate, make_loader, sample_order
 from odis.errors import DataError
 from odis.objects import rle
@@ -22,7 +31,9 @@ from odis.types import Batch, Crop, ImageObjects, Object, Sample, View
 VIEWS = ViewsConfig(global_size=16, local_size=8, local_views=3, local_scale=(0.05, 0.25))
 
 
-def config(batch_size=4, accumulate=1, strict=False, workers=0, cache=False, views=VIEWS, **objects) -> PretrainConfig:
+def config(
+    batch_size=4, accumulate=1, strict=False, workers=0, cache=False, views=VIEWS, **objects
+) -> PretrainConfig:
     return PretrainConfig(
         strict=strict,
         objects=ObjectsConfig(**({"per_image": 3} | objects)),
@@ -34,7 +45,9 @@ def config(batch_size=4, accumulate=1, strict=False, workers=0, cache=False, vie
 
 
 def save(path: Path, seed: int, width: int = 24, height: int = 20) -> None:
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)).save(
+        path
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +60,27 @@ def index(tmp_path_factory) -> ObjectIndex:
         corners = rng.uniform(0, 12, (i % 6, 2))
         boxes = np.concatenate([corners, corners + rng.uniform(2, 8, (i % 6, 2))], axis=1)
         masks = [rle.encode(rng.random((20, 24)) < 0.4) if i % 2 else None for _ in boxes]
-        rows.append(ImageObjects(f"{i:02}.png", 24, 20, tuple(Object(tuple(b), m) for b, m in zip(boxes.tolist(), masks))))
+        rows.append(
+            ImageObjects(
+                f"{i:02}.png", 24, 20, tuple(Object(tuple(b), m) for b, m in zip(boxes.tolist(), masks))
+            )
+        )
     write_index(folder / "index.parquet", rows, root=folder, provenance="annotated", classes=[])
     return ObjectIndex.open(folder / "index.parquet")
 
 
 def load(index, settings, start_step=0, steps=5, rank=0, world_size=1) -> list[Batch]:
-    return list(make_loader(index, settings, patch_size=4, start_step=start_step, steps=steps, rank=rank, world_size=world_size))
+    return list(
+        make_loader(
+            index,
+            settings,
+            patch_size=4,
+            start_step=start_step,
+            steps=steps,
+            rank=rank,
+            world_size=world_size,
+        )
+    )
 
 
 def assert_equal(a: Batch, b: Batch) -> None:
@@ -80,7 +107,10 @@ def test_every_epoch_is_a_permutation_and_batches_cross_its_border():
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_ranks_take_contiguous_parts_of_each_micro_batch(accumulate, world_size):
     settings = config(batch_size=24, accumulate=accumulate)
-    plans = [BatchPlan(10, settings, start_step=2, steps=5, rank=r, world_size=world_size) for r in range(world_size)]
+    plans = [
+        BatchPlan(10, settings, start_step=2, steps=5, rank=r, world_size=world_size)
+        for r in range(world_size)
+    ]
     assert [len(p) for p in plans] == [3 * accumulate] * world_size
     parts = [list(p) for p in plans]
     got = [key for micro_batch in zip(*parts) for part in micro_batch for key in part]
@@ -96,7 +126,10 @@ def test_collating_equals_the_explicit_loops():
     def view(size: int, patches: int) -> View:
         pixels = torch.rand(3, size, size, generator=generator)
         return View(
-            pixels, Crop(0, 0, 1, 1), torch.from_numpy(rng.random((slots, patches)) < 0.5), torch.from_numpy(rng.random(slots) < 0.6)
+            pixels,
+            Crop(0, 0, 1, 1),
+            torch.from_numpy(rng.random((slots, patches)) < 0.5),
+            torch.from_numpy(rng.random(slots) < 0.6),
         )
 
     samples = [
@@ -130,9 +163,15 @@ def test_collating_equals_the_explicit_loops():
         everywhere = [(True, g, one) for g, one in enumerate(sample.global_views)]
         everywhere += [(False, v, one) for v, one in enumerate(sample.local_views)]
         for q in range(slots):
-            teacher += [(g * images + b) * slots + q for g, one in enumerate(sample.global_views) if one.visible[q]]
+            teacher += [
+                (g * images + b) * slots + q for g, one in enumerate(sample.global_views) if one.visible[q]
+            ]
             for is_global, v, one in everywhere:
-                teachers = [u for u, other in enumerate(sample.global_views) if other.visible[q] and not (is_global and u == v)]
+                teachers = [
+                    u
+                    for u, other in enumerate(sample.global_views)
+                    if other.visible[q] and not (is_global and u == v)
+                ]
                 if one.visible[q] and teachers:
                     (student_global if is_global else student_local).append((v * images + b) * slots + q)
                     pairs += len(teachers)
@@ -175,14 +214,21 @@ def test_batches_do_not_depend_on_workers_start_or_cache(index, cache):
     assert not whole[0].global_views.equal(whole[1].global_views)
     for workers in (1, 2):
         for start in (0, 4):
-            for a, b in zip(whole[start:], load(index, config(workers=workers, cache=cache), start_step=start, steps=6), strict=True):
+            for a, b in zip(
+                whole[start:],
+                load(index, config(workers=workers, cache=cache), start_step=start, steps=6),
+                strict=True,
+            ):
                 assert_equal(a, b)
 
 
 @pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (4, 1), (2, 2)])
 def test_ranks_make_the_batch_of_one_rank_together(index, world_size, accumulate):
     whole = load(index, config(batch_size=8, accumulate=accumulate), steps=2)
-    parts = [load(index, config(batch_size=8, accumulate=accumulate), steps=2, rank=r, world_size=world_size) for r in range(world_size)]
+    parts = [
+        load(index, config(batch_size=8, accumulate=accumulate), steps=2, rank=r, world_size=world_size)
+        for r in range(world_size)
+    ]
     for batch, shares in zip(whole, zip(*parts), strict=True):
         assert [p for share in shares for p in share.paths] == batch.paths
         size = batch.size // world_size
@@ -190,7 +236,9 @@ def test_ranks_make_the_batch_of_one_rank_together(index, world_size, accumulate
             images = slice(r * size, (r + 1) * size)
             for name in ("global_views", "local_views", "global_masks", "local_masks", "prediction_masks"):
                 ours, theirs = getattr(share, name), getattr(batch, name)
-                assert ours.unflatten(0, (-1, size)).equal(theirs.unflatten(0, (-1, batch.size))[:, images]), name
+                assert ours.unflatten(0, (-1, size)).equal(
+                    theirs.unflatten(0, (-1, batch.size))[:, images]
+                ), name
             assert share.global_visible.equal(batch.global_visible[:, images])
             assert share.local_visible.equal(batch.local_visible[:, images])
         assert sum(share.pairs for share in shares) == batch.pairs
@@ -225,7 +273,9 @@ def test_images_of_every_kind_train_and_broken_ones_are_passed_over(tmp_path):
     batches = load(ObjectIndex.open(tmp_path), config(batch_size=8), steps=1)
     names = [Path(p).name for p in batches[0].paths]
     assert set(names) == {"a_single_pixel.png", "b_grey.jpg", "c_cmyk.jpg", "d_16_bit.png", "e_rgba.png"}
-    assert names.count("a_single_pixel.png") == 4  # itself, and in place of the three that precede it in a circle
+    assert (
+        names.count("a_single_pixel.png") == 4
+    )  # itself, and in place of the three that precede it in a circle
     assert {Path(s.what).name for s in batches[0].skipped} == {"f_truncated.jpg", "g_empty.png", "h_text.png"}
     assert all(s.why and s.what not in s.why for s in batches[0].skipped)
     assert torch.isfinite(batches[0].global_views).all()
@@ -238,7 +288,10 @@ def bad_objects(folder: Path) -> ObjectIndex:
     boxes = [(5.0, 5.0, 5.0, 9.0), (9.0, 9.0, 4.0, 4.0), (30.0, 0.0, 40.0, 9.0), (nan, 0.0, 5.0, 5.0)]
     objects = [Object(box) for box in boxes]
     objects += [Object((1.0, 1.0, 9.0, 9.0), rle.encode(np.ones((7, 7)))), Object((2.0, 3.0, 20.0, 18.0))]
-    rows = [ImageObjects("a.png", 24, 20, tuple(objects)), ImageObjects("b.png", 25, 20, (Object((0.0, 0.0, 5.0, 5.0)),))]
+    rows = [
+        ImageObjects("a.png", 24, 20, tuple(objects)),
+        ImageObjects("b.png", 25, 20, (Object((0.0, 0.0, 5.0, 5.0)),)),
+    ]
     write_index(folder / "index.parquet", rows, root=folder, provenance="annotated", classes=[])
     return ObjectIndex.open(folder / "index.parquet")
 
@@ -308,7 +361,9 @@ def test_workers_share_what_one_of_them_read(index, monkeypatch, tmp_path):
         return decode(path, size, shrink)
 
     monkeypatch.setattr(loader, "decode", counted)
-    cached = load(index, config(cache=True, workers=2), steps=22)  # eight epochs: each worker meets each image
+    cached = load(
+        index, config(cache=True, workers=2), steps=22
+    )  # eight epochs: each worker meets each image
     read = Counter(log.read_text().split())
     assert len(read) == 11
     assert sum(read.values()) < 16  # two that meet an image at the same moment both read it

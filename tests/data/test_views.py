@@ -1,4 +1,6 @@
-"""Views against torchvision's own calls, and the objects of a sample against the rules, one view and object at a time."""
+"""Views against torchvision's own calls, and the objects of a sample against the rules, one view and object
+at a time.
+"""
 
 from dataclasses import replace
 
@@ -8,17 +10,24 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from odis.config import ObjectsConfig, PredictionConfig, ViewsConfig
-from odis.data.decode import Decoded
-from odis.data.masks import object_mask, patch_coverage_of_box, patch_coverage_of_mask
-from odis.data.photometrics import apply_photometrics, draw_photometrics
+from odis.config.training import ObjectsConfig, PredictionConfig, ViewsConfig
+from odis.data.augment.draw import apply_photometrics, draw_photometrics
+from odis.data.geometry.masks import object_mask, patch_coverage_of_box, patch_coverage_of_mask
+from odis.data.pixels.decode import Decoded
 from odis.data.views import make_sample, normalise, render
 from odis.errors import DataError
 from odis.objects import rle
 from odis.types import Crop, ImageObjects, Object, View
 
 QUIET = ViewsConfig(
-    global_size=48, local_size=24, local_views=3, jitter=0, grey=0, blur=(0, 0, 0), solarise=(0, 0, 0), local_scale=(0.05, 0.25)
+    global_size=48,
+    local_size=24,
+    local_views=3,
+    jitter=0,
+    grayscale=0,
+    blur=(0, 0, 0),
+    solarize=(0, 0, 0),
+    local_scale=(0.05, 0.25),
 )
 BOXES = ((10, 12, 70, 60.5), (75, 5, 99, 20), (60, 50, 64, 54), (0, 0, 30, 70), (90, 60, 100, 75))
 
@@ -31,13 +40,26 @@ def picture(seed: int = 0, height: int = 75, width: int = 100) -> torch.Tensor:
 
 
 def row(*boxes, masks: dict | None = None) -> ImageObjects:
-    return ImageObjects("a.png", 100, 75, tuple(Object(tuple(map(float, b)), (masks or {}).get(i)) for i, b in enumerate(boxes)))
+    return ImageObjects(
+        "a.png",
+        100,
+        75,
+        tuple(Object(tuple(map(float, b)), (masks or {}).get(i)) for i, b in enumerate(boxes)),
+    )
 
 
 def sample(seed=0, of=None, image=None, views=QUIET, prediction=None, patch_size=8, **objects):
     rng = np.random.default_rng(seed)
     image = picture() if image is None else image
-    return make_sample(rng, image, of or row(*BOXES), ObjectsConfig(**objects), views, prediction or PredictionConfig(), patch_size)
+    return make_sample(
+        rng,
+        image,
+        of or row(*BOXES),
+        ObjectsConfig(**objects),
+        views,
+        prediction or PredictionConfig(),
+        patch_size,
+    )
 
 
 def all_views(made: tuple) -> list[View]:
@@ -48,17 +70,22 @@ def all_views(made: tuple) -> list[View]:
 def test_rendering_equals_torchvision(size):
     image, rng = picture(), np.random.default_rng(0)
     for crop in [Crop(0, 0, 100, 75), Crop(3, 4, 4, 5), Crop(0, 0, 32, 32, True)] + [
-        Crop(*rng.integers(0, 40, 2).tolist(), *rng.integers(41, 75, 2).tolist(), bool(rng.integers(2))) for _ in range(20)
+        Crop(*rng.integers(0, 40, 2).tolist(), *rng.integers(41, 75, 2).tolist(), bool(rng.integers(2)))
+        for _ in range(20)
     ]:
         bicubic = InterpolationMode.BICUBIC
         box = (crop.y0, crop.x0, crop.height, crop.width)
-        expected = F.resized_crop(image.contiguous(), *box, [size, size], interpolation=bicubic, antialias=True)
+        expected = F.resized_crop(
+            image.contiguous(), *box, [size, size], interpolation=bicubic, antialias=True
+        )
         expected = F.horizontal_flip(expected) if crop.flip else expected
         assert render(Decoded(image), crop, size).equal(expected)
 
 
 def test_a_single_pixel_fills_a_view():
-    assert (render(Decoded(torch.full((3, 1, 1), 77, dtype=torch.uint8)), Crop(0, 0, 1, 1, True), 16) == 77).all()
+    assert (
+        render(Decoded(torch.full((3, 1, 1), 77, dtype=torch.uint8)), Crop(0, 0, 1, 1, True), 16) == 77
+    ).all()
 
 
 def test_normalising_equals_torchvision():
@@ -68,17 +95,27 @@ def test_normalising_equals_torchvision():
     assert normalise(pixels[0], views.mean, views.std).equal(normalise(pixels, views.mean, views.std)[0])
 
 
-def photometrics(rng: np.random.Generator, pixels: torch.Tensor, kind: int, views: ViewsConfig) -> torch.Tensor:
+def photometrics(
+    rng: np.random.Generator, pixels: torch.Tensor, kind: int, views: ViewsConfig
+) -> torch.Tensor:
     """uint8 pixels with what is drawn for them done to them."""
     drawn = draw_photometrics(rng, pixels.shape[-1], kind, views)
     done = torch.empty(pixels.shape)
-    apply_photometrics(pixels.float().contiguous().numpy(), drawn, np.zeros(3, np.float32), np.ones(3, np.float32), done.numpy())
+    apply_photometrics(
+        pixels.float().contiguous().numpy(),
+        drawn,
+        np.zeros(3, np.float32),
+        np.ones(3, np.float32),
+        done.numpy(),
+    )
     assert done.dtype == torch.float32
     assert done.equal(done.to(torch.uint8).float())
     return done.to(torch.uint8)
 
 
-def torchvision_photometrics(rng: np.random.Generator, pixels: torch.Tensor, kind: int, views: ViewsConfig) -> torch.Tensor:
+def torchvision_photometrics(
+    rng: np.random.Generator, pixels: torch.Tensor, kind: int, views: ViewsConfig
+) -> torch.Tensor:
     """The same draws, every operation torchvision's own."""
     draws = rng.random(4)
     image = F.to_dtype(pixels, torch.float32, scale=True)
@@ -92,20 +129,22 @@ def torchvision_photometrics(rng: np.random.Generator, pixels: torch.Tensor, kin
                     lambda x: F.adjust_saturation(x, 1 + s),
                     lambda x: F.adjust_hue(x, h),
                 ][op](image)
-    if draws[1] < views.grey:
+    if draws[1] < views.grayscale:
         image = F.rgb_to_grayscale(image, 3)
     if draws[2] < views.blur[kind]:
         sigma = rng.uniform(0.1, 2)
         radius = min(max(1, round(pixels.shape[-1] / 20)), int(np.ceil(3 * sigma)), pixels.shape[-1] - 1)
         image = F.gaussian_blur(image, [2 * radius + 1] * 2, [sigma, sigma])
     image = F.to_dtype(image.mul(255).round().div(255), torch.uint8, scale=True)
-    return F.solarize(image, 128) if draws[3] < views.solarise[kind] else image
+    return F.solarize(image, 128) if draws[3] < views.solarize[kind] else image
 
 
 @pytest.mark.parametrize("strength", [(0.4, 0.4, 0.2, 0.1), (0.8, 0, 0, 0.5), (0, 0.5, 1, 0)])
 @pytest.mark.parametrize("size", [96, 24, 1])
 def test_photometrics_equal_torchvisions_operations(strength, size):
-    views = ViewsConfig(jitter_strength=strength, blur=(1.0, 0.1, 0.5), solarise=(0.0, 0.7, 0.3), grey=0.3)
+    views = ViewsConfig(
+        jitter_strength=strength, blur=(1.0, 0.1, 0.5), solarize=(0.0, 0.7, 0.3), grayscale=0.3
+    )
     for seed in range(25):
         pixels = render(Decoded(picture(seed)), Crop(10, 10, 60, 70), size)
         before = pixels.clone()
@@ -120,10 +159,10 @@ def test_photometrics_follow_their_probabilities():
     pixels, rng = render(Decoded(picture()), Crop(0, 0, 75, 75), 16), np.random.default_rng(0)
     off = replace(QUIET, flip=0)
     assert all(photometrics(rng, pixels, kind, off).equal(pixels) for kind in (0, 1, 2))
-    grey = [photometrics(rng, pixels, 0, replace(off, grey=0.2)) for _ in range(1000)]
-    assert np.mean([g[0].equal(g[1]) for g in grey]) == pytest.approx(0.2, abs=0.04)
+    grayscale = [photometrics(rng, pixels, 0, replace(off, grayscale=0.2)) for _ in range(1000)]
+    assert np.mean([g[0].equal(g[1]) for g in grayscale]) == pytest.approx(0.2, abs=0.04)
     for kind, share in enumerate((0.9, 0.1, 0.5)):
-        for name in ("blur", "solarise"):
+        for name in ("blur", "solarize"):
             views = replace(off, **{name: (0.9, 0.1, 0.5)})
             changed = [not photometrics(rng, pixels, kind, views).equal(pixels) for _ in range(600)]
             # The faintest blurs change nothing at 8 bits.
@@ -132,18 +171,26 @@ def test_photometrics_follow_their_probabilities():
     assert np.mean([not j.equal(pixels) for j in jittered]) == pytest.approx(0.8, abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["blur", "solarise"])
+@pytest.mark.parametrize("name", ["blur", "solarize"])
 def test_first_other_and_local_views_have_probabilities_of_their_own(name):
     noise = torch.rand(3, 75, 100, generator=torch.Generator().manual_seed(0)).mul(128).to(torch.uint8)
-    image = 255 - noise // 2 - picture() // 4  # rough, so that blur shows, and bright, so that solarisation does
+    image = (
+        255 - noise // 2 - picture() // 4
+    )  # rough, so that blur shows, and bright, so that solarisation does
     quiet = replace(QUIET, global_views=3)
     for kind in range(3):
         views = replace(quiet, **{name: tuple(float(k == kind) for k in range(3))})
         differ = np.zeros(6, dtype=bool)
         for seed in range(4):  # the faintest blurs change nothing
-            pairs = zip(all_views(sample(seed, image=image, views=quiet)), all_views(sample(seed, image=image, views=views)))
+            pairs = zip(
+                all_views(sample(seed, image=image, views=quiet)),
+                all_views(sample(seed, image=image, views=views)),
+            )
             differ |= [not a.pixels.equal(b.pixels) for a, b in pairs]
-        assert differ.tolist() == [[True] + [False] * 5, [False, True, True] + [False] * 3, [False] * 3 + [True] * 3][kind]
+        assert (
+            differ.tolist()
+            == [[True] + [False] * 5, [False, True, True] + [False] * 3, [False] * 3 + [True] * 3][kind]
+        )
 
 
 def test_a_sample_has_the_shapes_and_pixels_of_its_crops():
@@ -166,19 +213,27 @@ def test_a_sample_has_the_shapes_and_pixels_of_its_crops():
 def overlap(crop: Crop, box) -> float:
     across = min(crop.x1, box[2]) - max(crop.x0, box[0])
     down = min(crop.y1, box[3]) - max(crop.y0, box[1])
-    return max(0, across) * max(0, down) / min(crop.width * crop.height, (box[2] - box[0]) * (box[3] - box[1]))
+    return (
+        max(0, across) * max(0, down) / min(crop.width * crop.height, (box[2] - box[0]) * (box[3] - box[1]))
+    )
 
 
 def expected_slot(view, box, mask, views, min_visible):
     """Mask and visibility of one object in one view, by the rules."""
     side = int(view.object_masks.shape[1] ** 0.5)
     if mask is None:
-        on_grid = object_mask(patch_coverage_of_box(np.array(box), view.crop, (side, side)), views.mask_coverage, views.mask_margin)
+        on_grid = object_mask(
+            patch_coverage_of_box(np.array(box), view.crop, (side, side)),
+            views.mask_coverage,
+            views.mask_margin,
+        )
     else:
         on_grid = object_mask(patch_coverage_of_mask(mask, view.crop, (side, side)), views.mask_coverage)
     share = overlap(view.crop, box)
     visible = share > 0 and share >= min_visible and bool(on_grid.any())
-    return (on_grid.flatten() if visible and views.object_masks else np.ones(side * side, dtype=bool)), visible
+    return (
+        on_grid.flatten() if visible and views.object_masks else np.ones(side * side, dtype=bool)
+    ), visible
 
 
 def pixel_mask(i: int) -> np.ndarray:
@@ -188,7 +243,10 @@ def pixel_mask(i: int) -> np.ndarray:
     return ((2 * x - x0 - x1) / (x1 - x0)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0)) ** 2 <= 1
 
 
-@pytest.mark.parametrize("change", [{}, {"mask_margin": 1}, {"mask_coverage": 0.9}, {"object_masks": False}, {"object_crops": False}])
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"mask_margin": 1}, {"mask_coverage": 0.9}, {"object_masks": False}, {"object_crops": False}],
+)
 @pytest.mark.parametrize("min_visible", [0.0, 0.4])
 def test_object_masks_and_visibility_follow_the_rules(change, min_visible):
     views = replace(QUIET, **change)
@@ -197,8 +255,12 @@ def test_object_masks_and_visibility_follow_the_rules(change, min_visible):
     seen = []
     for seed in range(12):
         views_of_image = all_views(sample(seed, of, views=views, per_image=5, min_visible=min_visible))
-        # All five objects are there, in an order that the sample does not tell: the one that explains every view is it.
-        slots = [[expected_slot(view, box, masks.get(i), views, min_visible) for view in views_of_image] for i, box in enumerate(BOXES)]
+        # All five objects are there, in an order that the sample does not tell: the one that explains every
+        # view is it.
+        slots = [
+            [expected_slot(view, box, masks.get(i), views, min_visible) for view in views_of_image]
+            for i, box in enumerate(BOXES)
+        ]
         for slot in range(5):
             got = [(view.object_masks[slot].numpy(), bool(view.visible[slot])) for view in views_of_image]
             seen += [visible for _, visible in got]
@@ -241,7 +303,12 @@ def test_the_target_is_in_slot_0_and_drawn_by_area():
 
 
 @pytest.mark.parametrize(
-    "of", [row(), row((5, 5, 5, 9), (float("nan"), 0, 9, 9), (30, 30, 20, 20), (200, 0, 210, 9)), row((1, 1, 2.5, 60))]
+    "of",
+    [
+        row(),
+        row((5, 5, 5, 9), (float("nan"), 0, 9, 9), (30, 30, 20, 20), (200, 0, 210, 9)),
+        row((1, 1, 2.5, 60)),
+    ],
 )
 @pytest.mark.parametrize("use", [True, False])
 def test_without_objects_the_whole_image_is_the_object(of, use):
@@ -263,9 +330,16 @@ def test_slots_beyond_the_objects_are_not_visible():
 
 def test_others_are_drawn_at_random():
     views = replace(QUIET, global_scale=(1.0, 1.0), ratio=(4 / 3, 4 / 3), flip=0.0, mask_coverage=0.01)
-    rules = {expected_slot(sample(views=views)[0][0], box, None, views, 0)[0].tobytes(): i for i, box in enumerate(BOXES)}
+    rules = {
+        expected_slot(sample(views=views)[0][0], box, None, views, 0)[0].tobytes(): i
+        for i, box in enumerate(BOXES)
+    }
     pairs = [
-        [rules[m.numpy().tobytes()] for m in sample(s, views=views, per_image=2, sampling="uniform")[0][0].object_masks] for s in range(400)
+        [
+            rules[m.numpy().tobytes()]
+            for m in sample(s, views=views, per_image=2, sampling="uniform")[0][0].object_masks
+        ]
+        for s in range(400)
     ]
     counts = np.zeros((5, 5))
     np.add.at(counts, tuple(np.array(pairs).T), 1)
@@ -274,7 +348,7 @@ def test_others_are_drawn_at_random():
 
 
 def test_a_sample_depends_on_its_seed_alone_and_geometry_not_on_photometrics():
-    loud = replace(QUIET, jitter=0.8, grey=0.2, blur=(1, 0.1, 0.5))
+    loud = replace(QUIET, jitter=0.8, grayscale=0.2, blur=(1, 0.1, 0.5))
     one, same, quiet, other = sample(1, views=loud), sample(1, views=loud), sample(1), sample(2, views=loud)
     for a, b, c in zip(one[0] + one[1], same[0] + same[1], quiet[0] + quiet[1]):
         assert a.pixels.equal(b.pixels)
@@ -283,7 +357,9 @@ def test_a_sample_depends_on_its_seed_alone_and_geometry_not_on_photometrics():
         assert not a.pixels.equal(c.pixels)
     assert one[2].equal(quiet[2])
     assert [v.crop for v in one[0]] != [v.crop for v in other[0]]
-    flips = [v.crop.flip for seed in range(60) for v in all_views(sample(seed, views=replace(QUIET, flip=0.2)))]
+    flips = [
+        v.crop.flip for seed in range(60) for v in all_views(sample(seed, views=replace(QUIET, flip=0.2)))
+    ]
     assert np.mean(flips) == pytest.approx(0.2, abs=0.08)
 
 
@@ -292,7 +368,13 @@ def test_free_crops_ignore_the_target():
     for change, part in (({"object_crops": False}, 0), ({"local_crops": "free"}, 1)):
 
         def shown(views, part=part):
-            return np.mean([overlap(v.crop, (0, 28, 12, 40)) > 0 for seed in range(60) for v in sample(seed, edge, views=views)[part]])
+            return np.mean(
+                [
+                    overlap(v.crop, (0, 28, 12, 40)) > 0
+                    for seed in range(60)
+                    for v in sample(seed, edge, views=views)[part]
+                ]
+            )
 
         assert shown(QUIET) > 0.9
         assert shown(replace(QUIET, **change)) < shown(QUIET) - 0.2

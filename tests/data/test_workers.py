@@ -50,7 +50,9 @@ def test_a_killed_worker_is_told_of_in_one_line():
     assert isinstance(told.value, OdisError)
 
 
-@pytest.mark.parametrize("error", [EOFError(), ConnectionRefusedError(111, "refused"), ConnectionResetError(), FileNotFoundError()])
+@pytest.mark.parametrize(
+    "error", [EOFError(), ConnectionRefusedError(111, "refused"), ConnectionResetError(), FileNotFoundError()]
+)
 def test_a_socket_at_which_nobody_answers_is_a_killed_worker(error):
     def batches():
         yield 1

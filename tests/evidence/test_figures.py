@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-# Half of a 95 % interval of n values is t s / sqrt(n); t of n - 1 degrees of freedom from the printed table (Student, 1908).
+# Half of a 95 % interval of n values is t s / sqrt(n); t of n - 1 degrees of freedom from the printed table
+# (Student, 1908).
 T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262}
 
 
@@ -30,7 +31,9 @@ def test_an_interval_over_seeds_is_students(figures, n):
 
 def test_an_interval_holds_the_truth_as_often_as_it_says(figures):
     rng = np.random.default_rng(0)
-    held = sum(abs(f.mean) <= f.half for f in (figures.figure(rng.normal(0, 2, 3).tolist()) for _ in range(2000)))
+    held = sum(
+        abs(f.mean) <= f.half for f in (figures.figure(rng.normal(0, 2, 3).tolist()) for _ in range(2000))
+    )
     assert 0.93 < held / 2000 < 0.97
 
 
@@ -63,13 +66,20 @@ def write(folder, cell, seed, value, asked="crop"):
     ways = ("masked-attention", "crop", "blackout", "mean-pool", "whole-image", "masked-attention, window")
     folder.mkdir(parents=True, exist_ok=True)
     result = {
-        "cell": cell, "seed": seed, "asked": asked, "candidate": "near", "flops": 2e12, "flops_per_image": 1e8, "images_seen": 20000,
+        "cell": cell,
+        "seed": seed,
+        "asked": asked,
+        "candidate": "near",
+        "flops": 2e12,
+        "flops_per_image": 1e8,
+        "images_seen": 20000,
         "scores": {
             "knn": {way: {"value": value if way == asked else value / 2} for way in ways},
             **{name: {"value": value + 1} for name in ("linear", "images_map", "dense_knn")},
         },
-        "meters": [{"teacher_entropy": 3.0, "mean_entropy": 6.0, "feature_spread": 0.9}], "collapse": None,
-    }  # fmt: skip
+        "meters": [{"teacher_entropy": 3.0, "mean_entropy": 6.0, "feature_spread": 0.9}],
+        "collapse": None,
+    }
     (folder / f"{cell}-seed{seed}.json").write_text(json.dumps(result))
 
 
@@ -83,7 +93,9 @@ def test_differences_are_taken_within_a_seed(figures, tmp_path):
     found = results.paired("ours", "theirs", figures.knn())
     assert (found.mean, found.seeds) == (pytest.approx(11.0), 3)
     assert found.half == pytest.approx(T[3] * np.std([10, 13, 10], ddof=1) / math.sqrt(3), rel=1e-3)
-    assert results.paired("ours", "ours", figures.knn("crop"), figures.knn("blackout")).mean == pytest.approx(np.mean([60, 64, 70, 99]) / 2)
+    assert results.paired("ours", "ours", figures.knn("crop"), figures.knn("blackout")).mean == pytest.approx(
+        np.mean([60, 64, 70, 99]) / 2
+    )
     assert results.paired("ours", "nobody", figures.knn()).seeds == 0
 
 
@@ -123,9 +135,21 @@ def test_the_document_is_written_anew_between_its_marks(tmp_path, monkeypatch, c
         for seed in range(3):
             write(tmp_path / "results" / "scenes", cell, seed, value + seed)
     doc = tmp_path / "evidence.md"
-    doc.write_text("before\n<!-- made: core scenes -->\nold\n<!-- end -->\nbetween\n<!-- made: claims scenes -->\n<!-- end -->\nafter\n")
+    doc.write_text(
+        "before\n<!-- made: core scenes -->\nold\n<!-- end -->\nbetween\n<!-- made: claims scenes "
+        "-->\n<!-- end -->\nafter\n"
+    )
     monkeypatch.setattr(
-        "sys.argv", ["tables.py", "--results", str(tmp_path / "results"), "--doc", str(doc), "--plots", str(tmp_path / "plots")]
+        "sys.argv",
+        [
+            "tables.py",
+            "--results",
+            str(tmp_path / "results"),
+            "--doc",
+            str(doc),
+            "--plots",
+            str(tmp_path / "plots"),
+        ],
     )
     tables.main()
     once = doc.read_text()

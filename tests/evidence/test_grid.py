@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from odis.config import as_dict
-from odis.config_check import check
+from odis.config.checks import check
+from odis.config.training import as_dict
 
 
 def flat(tree, prefix=""):
@@ -46,14 +46,24 @@ def test_methods_are_the_recipes_of_their_names(tmp_path):
     """What makes a method is what its published recipe says it is."""
     import grid
 
-    from odis.options import load_recipe
+    from odis.config.options import load_recipe
 
-    about = ("objects.use", "objects.per_image", "views.object_crops", "views.local_crops", "views.object_masks", "model.object_tokens",
-             "model.object_readout", "loss.patch_weight")  # fmt: skip
+    about = (
+        "objects.use",
+        "objects.per_image",
+        "views.object_crops",
+        "views.local_crops",
+        "views.object_masks",
+        "model.object_tokens",
+        "model.object_readout",
+        "loss.patch_weight",
+    )
     reference = flat(as_dict(load_recipe("odis-vits16", data="x")))
     for method in ("dino", "ibot", "crop-only", "mask-only", "mean-pool"):
         recipe = flat(as_dict(load_recipe(f"{method}-vits16", data="x")))
-        assert {name: recipe[name] for name in about} == {name: grid.METHODS[method].get(name, reference[name]) for name in about}
+        assert {name: recipe[name] for name in about} == {
+            name: grid.METHODS[method].get(name, reference[name]) for name in about
+        }
 
 
 def test_cells_of_different_studies_have_different_names():

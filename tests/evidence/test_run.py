@@ -31,7 +31,12 @@ def test_a_cell_writes_what_its_figures_depend_on(small):
 
     place, world = small
     result = json.loads(place.result(world, "ibot", 4).read_text())
-    assert (result["world"], result["cell"], result["seed"], result["candidate"]) == ("scenes", "ibot", 4, "near")
+    assert (result["world"], result["cell"], result["seed"], result["candidate"]) == (
+        "scenes",
+        "ibot",
+        4,
+        "near",
+    )
     assert set(result["scores"]["knn"]) == set(cell.ASKED)
     assert all(score["low"] <= score["value"] <= score["high"] for score in result["scores"]["knn"].values())
     assert {"linear", "images_map", "dense_knn"} <= set(result["scores"])
@@ -52,7 +57,9 @@ def test_settings_are_chosen_by_images_that_are_neither_trained_nor_tested_on(sm
     import cell
 
     place, world = small
-    parts = {part: {row.image for row in world.index(part, place.work)} for part in ("train", "choose", "test")}
+    parts = {
+        part: {row.image for row in world.index(part, place.work)} for part in ("train", "choose", "test")
+    }
     roots = {part: world.index(part, place.work).root for part in parts}
     assert len(set(roots.values())) == 3
     assert [len(images) for images in parts.values()] == [30, 30, 30]
@@ -77,7 +84,9 @@ def test_equal_arithmetic_is_that_of_the_reference(small, monkeypatch):
         ours = cell.plan(place, world, grid.Cell("all", "odis-read-only-all", compute=share), 0)
         assert ours.flops_per_image > 1.1 * reference.flops_per_image  # more tokens a view
         arithmetic = ours.flops_per_image * ours.config.train.epochs
-        assert arithmetic == pytest.approx(share * reference.flops_per_image * reference.config.train.epochs, rel=1e-3)
+        assert arithmetic == pytest.approx(
+            share * reference.flops_per_image * reference.config.train.epochs, rel=1e-3
+        )
 
 
 def test_a_slice_ends_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
@@ -101,7 +110,9 @@ def test_a_slice_ends_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(runner, "HERE", tmp_path)
     began = [path.with_suffix(".began") for path in results[:2]]
     # The slice ends as soon as two of the three runs have begun.
-    monkeypatch.setattr(runner.time, "monotonic", lambda: 1.0 if all(path.exists() for path in began) else 0.0)
+    monkeypatch.setattr(
+        runner.time, "monotonic", lambda: 1.0 if all(path.exists() for path in began) else 0.0
+    )
     jobs = [runner.Job(path.stem, (str(path),), path) for path in results]
     assert runner.work_through(jobs, [], tmp_path / "logs", 2, 0.5) == ([], 3)
     assert [path.with_suffix(".saved").exists() for path in results] == [True, True, False]
@@ -117,7 +128,8 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
     for arguments, said in (
         (
             ("--world", "moon"),
-            "no world 'moon'; there are scenes, scenes-context, scenes-one; photographs and tiny-imagenet need --photographs",
+            "no world 'moon'; there are scenes, scenes-context, scenes-one; photographs and "
+            "tiny-imagenet need --photographs",
         ),
         (("--processes", "0"), "--processes 0 must be 1 or more"),
         (("--images", "3"), "--images 3 must be 20 or more"),
@@ -148,5 +160,8 @@ def test_a_failing_run_is_named_and_the_others_go_on(tmp_path, monkeypatch, caps
     assert good.exists()
     assert "bad: failed (1), see its log" in capsys.readouterr().out
     assert "broken" in (tmp_path / "logs" / "bad.log").read_text()
-    assert runner.work_through(jobs[1:], [], tmp_path / "logs", 1, float("inf")) == ([], 0)  # is there already
+    assert runner.work_through(jobs[1:], [], tmp_path / "logs", 1, float("inf")) == (
+        [],
+        0,
+    )  # is there already
     assert capsys.readouterr().out == ""

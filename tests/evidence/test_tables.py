@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-SHARED = {"world": "small", "device": "a core", "precision": "fp32", "batch": 8, "candidate": "middle", "images_a_run": 7200}
+SHARED = {
+    "world": "small",
+    "device": "a core",
+    "precision": "fp32",
+    "batch": 8,
+    "candidate": "middle",
+    "images_a_run": 7200,
+}
 
 
 def _written(folder, methods):
@@ -16,10 +23,19 @@ def test_the_cost_of_a_run_is_images_over_their_rate_and_arithmetic_over_that_of
     import tables
     from figures import Results
 
-    _written(tmp_path / "small", {"ibot": {"images_per_second": 2.0, "gflop_per_image": 500.0, "peak_gib": 1.5}})
+    _written(
+        tmp_path / "small", {"ibot": {"images_per_second": 2.0, "gflop_per_image": 500.0, "peak_gib": 1.5}}
+    )
     table = tables.cost(Results.read(tmp_path / "small"))
     row = next(line for line in table.splitlines() if line.startswith("| `ibot`")).split("|")
-    assert [cell.strip() for cell in row[2:-1]] == ["500.000", "2.0", "1.50", "7,200", "1.00", "0.01"]  # 3.6e15 FLOP at 1e14 a second
+    assert [cell.strip() for cell in row[2:-1]] == [
+        "500.000",
+        "2.0",
+        "1.50",
+        "7,200",
+        "1.00",
+        "0.01",
+    ]  # 3.6e15 FLOP at 1e14 a second
     assert "a core, fp32, batches of 8; settings: middle" in table
 
 
@@ -36,7 +52,9 @@ def test_methods_are_measured_side_by_side(tmp_path, monkeypatch, capsys):
     import cost
 
     work, results = tmp_path / "work", tmp_path / "results"
-    monkeypatch.setattr("sys.argv", ["cost.py", "--work", str(work), "--results", str(results), "--methods", "ibot"])
+    monkeypatch.setattr(
+        "sys.argv", ["cost.py", "--work", str(work), "--results", str(results), "--methods", "ibot"]
+    )
     monkeypatch.setattr("worlds.World.index", _small_index)
     with pytest.raises(SystemExit):
         cost.main()
@@ -48,17 +66,33 @@ def test_methods_are_measured_side_by_side(tmp_path, monkeypatch, capsys):
     assert set(written["methods"]) == {"ibot", "odis-read-only-1"}
     assert all(row["images_per_second"] > 0 and row["peak_gib"] > 0 for row in written["methods"].values())
     # The same patches, and tokens besides.
-    assert written["methods"]["odis-read-only-1"]["gflop_per_image"] > written["methods"]["ibot"]["gflop_per_image"] > 0
+    assert (
+        written["methods"]["odis-read-only-1"]["gflop_per_image"]
+        > written["methods"]["ibot"]["gflop_per_image"]
+        > 0
+    )
 
 
 def _argv(work, results):
-    found = ["cost.py", "--work", str(work), "--results", str(results), "--rounds", "1", "--batch", "4", "--candidate", "near"]
+    found = [
+        "cost.py",
+        "--work",
+        str(work),
+        "--results",
+        str(results),
+        "--rounds",
+        "1",
+        "--batch",
+        "4",
+        "--candidate",
+        "near",
+    ]
     return [*found, "--methods", "ibot", "odis-read-only-1"]
 
 
 def _small_index(self, part, work):
     from odis.objects.index import ObjectIndex
-    from odis.objects.sources.scenes import write_scenes
+    from odis.objects.scenes.compose import write_scenes
 
     path = work / "train.parquet"
     if not path.exists():
@@ -76,7 +110,13 @@ def test_a_cell_is_compared_with_what_it_differs_from(tmp_path):
         scores = {"knn": {"crop": value}, "linear": value, "images_map": value, "dense_knn": value}
         return {0: {"asked": "crop", "flops": 1.0, "scores": scores}}
 
-    accuracies = {"ibot": 10.0, "ibot.longer": 13.0, "odis-single": 20.0, "odis-read-only-all": 30.0, "ibot.compute": 14.0}
+    accuracies = {
+        "ibot": 10.0,
+        "ibot.longer": 13.0,
+        "odis-single": 20.0,
+        "odis-read-only-all": 30.0,
+        "ibot.compute": 14.0,
+    }
     found = Results("small", {name: result(accuracy) for name, accuracy in accuracies.items()})
     assert "| `ibot` 10.0 | +3.0 |" in tables.study(found, "longer")
     assert "| `odis-single` 20.0 | -6.0 |" in tables.study(found, "compute")
@@ -89,9 +129,15 @@ def test_every_claim_has_one_verdict():
 
     def result(accuracy):
         value = {"value": accuracy}
-        return {"asked": "crop", "scores": {"knn": dict.fromkeys(("crop", "masked-attention", "blackout", "whole-image"), value)}}
+        return {
+            "asked": "crop",
+            "scores": {"knn": dict.fromkeys(("crop", "masked-attention", "blackout", "whole-image"), value)},
+        }
 
-    cells = {"odis-single": {seed: result(50.0 + seed) for seed in range(3)}, "ibot": {seed: result(40.0 + seed) for seed in range(3)}}
+    cells = {
+        "odis-single": {seed: result(50.0 + seed) for seed in range(3)},
+        "ibot": {seed: result(40.0 + seed) for seed in range(3)},
+    }
     cells["crop-only"] = {0: result(60.0)}
     said = tables.short(Results("small", cells))
     assert "- **Held**: the object as the unit beats the image." in said

@@ -1,4 +1,6 @@
-"""The encoder against the backbone asked by hand and against timm; a whole index; loading and its refusals."""
+"""The encoder against the backbone asked by hand and against timm; a whole index; loading and its
+refusals.
+"""
 
 import json
 from collections.abc import Sequence
@@ -13,13 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from odis.config import ModelConfig, PretrainConfig, ViewsConfig
+from odis.backbones.build import build_vit
+from odis.backbones.saved import save_model
+from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
 from odis.inference import Encoder, embed_index, load
-from odis.model.build import build_vit
-from odis.model.saved import save_model
+from odis.inference.queries import MODES
 from odis.objects.index import ObjectIndex, write_index
-from odis.queries import MODES
 from odis.types import ImageObjects, Object
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -28,17 +30,23 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 def encoder(object_tokens: str = "read-only", readout: str = "token") -> Encoder:
     """A small untrained backbone whose object token differs from `[CLS]`."""
     torch.manual_seed(0)
-    model = ModelConfig("vit_tiny_patch16_224", None, object_tokens, readout, patch_size=8, embed_dim=32, depth=2, num_heads=2)
+    model = ModelConfig(
+        "vit_tiny_patch16_224", None, object_tokens, readout, patch_size=8, embed_dim=32, depth=2, num_heads=2
+    )
     config = PretrainConfig(model=model, views=ViewsConfig(global_size=32, mean=MEAN, std=STD))
     vit = build_vit(model, 32).eval()
     with torch.no_grad():
-        for parameter in vit.parameters():  # untrained norms and biases are ones and zeros, which hides mistakes
+        for (
+            parameter
+        ) in vit.parameters():  # untrained norms and biases are ones and zeros, which hides mistakes
             parameter.add_(0.05 * torch.randn_like(parameter))
     return Encoder.of(vit, config, provenance="annotated", source="tiny")
 
 
 def picture(width: int, height: int, seed: int = 0) -> Tensor:
-    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def network_input(image: Tensor, height: int, width: int) -> Tensor:
@@ -58,7 +66,9 @@ def close(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-BOXES = np.array([(0, 0, 16, 16), (112, 16, 128, 32), (0, 0, 128, 32), (20, 4, 44, 30), (64, 0, 65, 1)], dtype=np.float32)
+BOXES = np.array(
+    [(0, 0, 16, 16), (112, 16, 128, 32), (0, 0, 128, 32), (20, 4, 44, 30), (64, 0, 65, 1)], dtype=np.float32
+)
 
 
 @pytest.mark.parametrize("object_tokens", ["read-only", "single"])
@@ -70,8 +80,13 @@ def test_masked_attention_is_the_backbone_asked_by_hand(object_tokens: str) -> N
     close(enc.embed([image], [BOXES[:3]])[0].objects, torch.stack(expected))
 
 
-def test_read_only_asks_all_objects_in_one_pass_and_single_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    for object_tokens, shapes in (("read-only", (1, 6)), ("single", (6, 1))):  # five objects, and the whole image
+def test_read_only_asks_all_objects_in_one_pass_and_single_in_one_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for object_tokens, shapes in (
+        ("read-only", (1, 6)),
+        ("single", (6, 1)),
+    ):  # five objects, and the whole image
         enc, calls = encoder(object_tokens), []
         forward = enc.model.forward
         monkeypatch.setattr(enc.model, "forward", lambda x, m: (calls.append(m.shape[:2]), forward(x, m))[1])  # noqa: B023
@@ -97,15 +112,22 @@ def test_mean_pool_is_the_mean_of_the_patches() -> None:
     enc, image = encoder(), picture(128, 32)
     tokens = enc.model(network_input(image, 16, 64))
     found = enc.embed([image], [BOXES[:3]], "mean-pool")[0]
-    close(found.objects, torch.stack([tokens.patches[0, 0], tokens.patches[0, 15], tokens.patches[0].mean(0)]))
+    close(
+        found.objects, torch.stack([tokens.patches[0, 0], tokens.patches[0, 15], tokens.patches[0].mean(0)])
+    )
     pooled = encoder(readout="mean-pool")
     close(pooled.embed([image], [BOXES])[0].objects, pooled.embed([image], [BOXES], "mean-pool")[0].objects)
-    close(pooled.embed([image], None, "whole-image")[0].objects[0], pooled.model(network_input(image, 16, 64)).patches[0].mean(0))
+    close(
+        pooled.embed([image], None, "whole-image")[0].objects[0],
+        pooled.model(network_input(image, 16, 64)).patches[0].mean(0),
+    )
 
 
 def test_whole_image_is_timms_class_token() -> None:
     torch.manual_seed(1)
-    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0)
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0
+    )
     state = vit.state_dict()
     for object_tokens in ("read-only", "single"):
         enc = encoder(object_tokens)
@@ -125,7 +147,10 @@ def test_whole_image_is_timms_class_token() -> None:
 def test_every_mode_answers_in_order_for_pictures_of_many_sizes() -> None:
     sizes = [(40, 40), (64, 32), (40, 40), (30, 90), (64, 32), (8, 8)]
     images = [picture(w, h, seed) for seed, (w, h) in enumerate(sizes)]
-    objects = [[Object((0, 0, w / (n + 1), h)) for n in range(count)] for (w, h), count in zip(sizes, (1, 3, 0, 2, 5, 1))]
+    objects = [
+        [Object((0, 0, w / (n + 1), h)) for n in range(count)]
+        for (w, h), count in zip(sizes, (1, 3, 0, 2, 5, 1))
+    ]
     for object_tokens in ("read-only", "single"):
         enc = encoder(object_tokens)
         for mode in MODES:
@@ -152,7 +177,16 @@ def test_windows_of_several_sizes_answer_for_their_own_objects(object_tokens: st
 
 def test_a_model_without_class_token_answers_for_images_without_objects() -> None:
     torch.manual_seed(0)
-    model = ModelConfig("vit_base_patch16_siglip_224", None, "single", "mean-pool", patch_size=8, embed_dim=32, depth=1, num_heads=2)
+    model = ModelConfig(
+        "vit_base_patch16_siglip_224",
+        None,
+        "single",
+        "mean-pool",
+        patch_size=8,
+        embed_dim=32,
+        depth=1,
+        num_heads=2,
+    )
     config = PretrainConfig(model=model, views=ViewsConfig(global_size=32))
     enc = Encoder.of(build_vit(model, 32, drop_path=0.0), config)
     assert not enc.model.has_class_token
@@ -165,7 +199,13 @@ def test_a_model_without_class_token_answers_for_images_without_objects() -> Non
 def test_patches_come_only_from_a_plain_pass_over_the_whole_image() -> None:
     image = picture(64, 64)
     given = {mode: encoder().embed([image], [BOXES[3:4]], mode)[0].patches is not None for mode in MODES}
-    assert given == {"masked-attention": True, "crop": False, "blackout": False, "mean-pool": True, "whole-image": True}
+    assert given == {
+        "masked-attention": True,
+        "crop": False,
+        "blackout": False,
+        "mean-pool": True,
+        "whole-image": True,
+    }
     assert encoder().embed([image], [BOXES[3:4]], context=1.5)[0].patches is None
 
 
@@ -174,7 +214,9 @@ def test_patches_and_image_are_the_plain_images_whatever_is_asked(object_tokens:
     enc, image = encoder(object_tokens), picture(128, 32)
     plain = enc.model(network_input(image, 16, 64))
     whole = enc.embed(image, mode="whole-image").objects[0]
-    close(whole, enc.model(network_input(image, 16, 64), torch.ones(1, 1, 16, dtype=torch.bool)).objects[0, 0])
+    close(
+        whole, enc.model(network_input(image, 16, 64), torch.ones(1, 1, 16, dtype=torch.bool)).objects[0, 0]
+    )
     for objects in (BOXES[:3], BOXES[:1], BOXES[:0]):
         found = enc.embed([image], [objects])[0]
         assert found.objects.shape == (len(objects), 32)
@@ -244,7 +286,9 @@ def test_an_index_is_embedded_as_its_images_are(tmp_path: Path) -> None:
         close(found.features, torch.cat([f.objects for f in enc.embed(images, objects, mode)]))
         assert found.rows.tolist() == [i for i, items in enumerate(objects) for _ in items]
         assert found.numbers.tolist() == [n for items in objects for n in range(len(items))]
-        assert found.labels.tolist() == [-1 if o.label is None else o.label for items in objects for o in items]
+        assert found.labels.tolist() == [
+            -1 if o.label is None else o.label for items in objects for o in items
+        ]
         assert (found.images, found.skipped, seen) == (9, [], list(range(1, 10)))
 
 
@@ -272,11 +316,27 @@ def test_what_cannot_be_used_is_skipped_by_name_or_refused(tmp_path: Path) -> No
 
 
 def card(enc: Encoder) -> dict:
-    model = {"name": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "object_tokens": "read-only"}
+    model = {
+        "name": "vit_tiny_patch16_224",
+        "patch_size": 8,
+        "embed_dim": 32,
+        "depth": 2,
+        "num_heads": 2,
+        "object_tokens": "read-only",
+    }
     return {
-        "model": model | {"object_readout": "token"}, "image_size": 32, "patch_size": 8, "mean": list(MEAN), "std": list(STD),
-        "mask_coverage": 0.3, "mask_margin": 1, "provenance": "annotated", "step": 7, "recipe": "demo", "odis_version": "0",
-    }  # fmt: skip
+        "model": model | {"object_readout": "token"},
+        "image_size": 32,
+        "patch_size": 8,
+        "mean": list(MEAN),
+        "std": list(STD),
+        "mask_coverage": 0.3,
+        "mask_margin": 1,
+        "provenance": "annotated",
+        "step": 7,
+        "recipe": "demo",
+        "odis_version": "0",
+    }
 
 
 def test_a_run_and_its_file_load_as_they_were_trained(tmp_path: Path) -> None:
@@ -318,12 +378,18 @@ def test_what_is_not_a_model_is_refused_in_one_line(tmp_path: Path) -> None:
             load(source, device="cpu")
         assert str(source) in str(error.value)
         assert "\n" not in str(error.value)
-    for arguments, message in (({"device": "cuda:99"}, "cuda:99"), ({"device": "qpu"}, "qpu"), ({"precision": "fp8"}, "fp8")):
+    for arguments, message in (
+        ({"device": "cuda:99"}, "cuda:99"),
+        ({"device": "qpu"}, "qpu"),
+        ({"precision": "fp8"}, "fp8"),
+    ):
         with pytest.raises(OdisError, match=message):
             load(tmp_path / "whole.safetensors", **arguments)
 
 
-def test_timms_weights_load_from_a_file_and_say_so_when_they_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timms_weights_load_from_a_file_and_say_so_when_they_cannot_be_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=0)
     save_file(vit.state_dict(), tmp_path / "weights.safetensors")
     loaded = load(f"timm:vit_tiny_patch16_224@{tmp_path / 'weights.safetensors'}", device="cpu")
@@ -340,6 +406,8 @@ def test_timms_weights_load_from_a_file_and_say_so_when_they_cannot_be_fetched(t
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(
-        OdisError, match=r"^timm:vit_tiny_patch16_224: .*cannot be reached.*; without a network.* timm:vit_tiny_patch16_224@FILE"
+        OdisError,
+        match=r"^timm:vit_tiny_patch16_224: .*cannot be reached.*; without a network.* "
+        r"timm:vit_tiny_patch16_224@FILE",
     ):
         load("timm:vit_tiny_patch16_224", device="cpu")

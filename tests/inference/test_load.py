@@ -1,4 +1,6 @@
-"""Loading: runs, checkpoints, and any timm model as a baseline; what the baseline answers, against timm asked by hand."""
+"""Loading: runs, checkpoints, and any timm model as a baseline; what the baseline answers, against timm asked
+by hand.
+"""
 
 from pathlib import Path
 
@@ -11,11 +13,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 import odis
+from odis.backbones.baseline import build_baseline, takes_object_tokens
+from odis.config.options import load_recipe
 from odis.errors import ConfigError, DataError, OdisError
 from odis.inference import load
-from odis.model.plain import build_plain, takes_object_tokens
-from odis.model.vit import ObjectViT
-from odis.options import load_recipe
+from odis.method.vit import ObjectViT
 from odis.train.checkpoint import checkpoints
 from odis.train.loop import pretrain
 
@@ -23,7 +25,9 @@ BOXES = np.array([(0, 0, 40, 40), (20, 10, 80, 60)], dtype=np.float32)
 
 
 def picture(width: int, height: int, seed: int = 0) -> Tensor:
-    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     for name in ("resnet18", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"):
-        save_file({k: v.contiguous() for k, v in timm.create_model(name).state_dict().items()}, folder / f"{name}.safetensors")
+        save_file(
+            {k: v.contiguous() for k, v in timm.create_model(name).state_dict().items()},
+            folder / f"{name}.safetensors",
+        )
     return folder
 
 
@@ -40,12 +47,20 @@ def baseline(name: str, weights: Path) -> odis.inference.Encoder:
     return load(f"timm:{name}@{weights / name}.safetensors", device="cpu")
 
 
-def by_hand(name: str, weights: Path, encoder: odis.inference.Encoder, image: Tensor) -> tuple[Tensor, Tensor]:
+def by_hand(
+    name: str, weights: Path, encoder: odis.inference.Encoder, image: Tensor
+) -> tuple[Tensor, Tensor]:
     """The image resized to the square: its pooled vector and its feature map (rows, columns, D)."""
     model = timm.create_model(name, num_classes=0, checkpoint_path="").eval()
-    state = {k: v for k, v in odis.model.weights.read_state(weights / f"{name}.safetensors").items() if not k.startswith(("fc.", "head."))}
+    state = {
+        k: v
+        for k, v in odis.backbones.weights.read_state(weights / f"{name}.safetensors").items()
+        if not k.startswith(("fc.", "head."))
+    }
     model.load_state_dict(state)
-    resized = tv.resize(image, [224, 224], interpolation=tv.InterpolationMode.BICUBIC, antialias=True).float() / 255
+    resized = (
+        tv.resize(image, [224, 224], interpolation=tv.InterpolationMode.BICUBIC, antialias=True).float() / 255
+    )
     mean, std = torch.tensor(encoder.mean)[:, None, None], torch.tensor(encoder.std)[:, None, None]
     with torch.no_grad():
         features = model.forward_features(((resized - mean) / std)[None])
@@ -64,10 +79,15 @@ def test_any_timm_model_is_a_baseline_in_every_mode_but_masked_attention(name: s
     torch.testing.assert_close(whole.patches, grid.flatten(0, 1), atol=1e-4, rtol=1e-4)
     assert whole.grid == (7, 7)
     cut = by_hand(name, weights, encoder, image[:, 10:60, 20:80])[0]
-    torch.testing.assert_close(encoder.embed(image, boxes=BOXES, mode="crop").objects[1], cut, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        encoder.embed(image, boxes=BOXES, mode="crop").objects[1], cut, atol=1e-4, rtol=1e-4
+    )
     pooled = encoder.embed(image, boxes=[[0, 0, 80, 60]], mode="mean-pool").objects[0]
     torch.testing.assert_close(pooled, grid.flatten(0, 1).mean(0), atol=1e-4, rtol=1e-4)
-    with pytest.raises(OdisError, match=rf"mode masked-attention: timm:{name}.* has no object token; its modes are crop, blackout"):
+    with pytest.raises(
+        OdisError,
+        match=rf"mode masked-attention: timm:{name}.* has no object token; its modes are crop, blackout",
+    ):
         encoder.embed(image)
 
 
@@ -78,7 +98,13 @@ def test_a_baseline_is_asked_at_other_sizes_if_it_takes_them(weights: Path) -> N
 
 
 def test_plain_vits_that_read_their_class_token_get_object_tokens_and_others_do_not() -> None:
-    names = ("vit_small_patch14_dinov2", "deit3_small_patch16_224", "vit_small_patch16_dinov3", "resnet18", "eva02_tiny_patch14_224")
+    names = (
+        "vit_small_patch14_dinov2",
+        "deit3_small_patch16_224",
+        "vit_small_patch16_dinov3",
+        "resnet18",
+        "eva02_tiny_patch14_224",
+    )
     assert [takes_object_tokens(name) for name in names] == [True, True, False, False, False]
     # These are plain ViTs too, but their authors pool patches: there is no trained token to ask.
     pooled = ("vit_base_patch16_siglip_224", "eva_large_patch14_196", "vit_little_patch16_reg4_gap_256")
@@ -86,7 +112,7 @@ def test_plain_vits_that_read_their_class_token_get_object_tokens_and_others_do_
 
 
 def test_dinov3_is_read_out_as_its_authors_do() -> None:
-    model = build_plain("vit_small_patch16_dinov3", 64, None)
+    model = build_baseline("vit_small_patch16_dinov3", 64, None)
     assert (model.pooling, model.patch_dim, model._grids) == ("token", 384, {64: (4, 4)})
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -97,10 +123,17 @@ def test_dinov3_is_read_out_as_its_authors_do() -> None:
 
 @pytest.mark.parametrize(
     ("name", "size", "grid"),
-    [("inception_v3", 299, (8, 8)), ("tf_efficientnet_b2", 260, (9, 9)), ("tf_efficientnet_b2", 280, (9, 9)), ("pit_ti_224", 224, (0, 0))],
+    [
+        ("inception_v3", 299, (8, 8)),
+        ("tf_efficientnet_b2", 260, (9, 9)),
+        ("tf_efficientnet_b2", 280, (9, 9)),
+        ("pit_ti_224", 224, (0, 0)),
+    ],
 )
-def test_a_baseline_is_asked_at_its_own_size_whatever_its_map(name: str, size: int, grid: tuple[int, int]) -> None:
-    model = build_plain(name, 224 if name.startswith("pit") else 260, None)
+def test_a_baseline_is_asked_at_its_own_size_whatever_its_map(
+    name: str, size: int, grid: tuple[int, int]
+) -> None:
+    model = build_baseline(name, 224 if name.startswith("pit") else 260, None)
     encoder = odis.inference.Encoder(model, size, (0.5,) * 3, (0.5,) * 3, source=name)
     found = encoder.embed(picture(50, 70), boxes=[[0, 0, 20, 20], [10, 10, 50, 70]], mode="whole-image")
     assert found.grid == grid
@@ -110,12 +143,15 @@ def test_a_baseline_is_asked_at_its_own_size_whatever_its_map(name: str, size: i
         with pytest.raises(OdisError, match="mode mean-pool: pit_ti_224 has no feature map"):
             encoder.embed(picture(50, 70), mode="mean-pool")
     else:
-        assert encoder.embed(picture(50, 70), boxes=[[0, 0, 20, 20]], mode="mean-pool").objects.shape == (1, model.patch_dim)
+        assert encoder.embed(picture(50, 70), boxes=[[0, 0, 20, 20]], mode="mean-pool").objects.shape == (
+            1,
+            model.patch_dim,
+        )
 
 
 def test_weights_of_another_model_are_refused(weights: Path) -> None:
     with pytest.raises(ConfigError, match="does not fit resnet18"):
-        build_plain("resnet18", 224, weights / "vit_tiny_patch16_224.safetensors")
+        build_baseline("resnet18", 224, weights / "vit_tiny_patch16_224.safetensors")
     with pytest.raises(OdisError, match="is not a file"):
         load("timm:resnet18@nowhere.safetensors")
 
@@ -124,11 +160,24 @@ def test_a_checkpoint_holds_the_teacher_that_the_model_file_holds(tmp_path: Path
     for i in range(4):
         (tmp_path / "images").mkdir(exist_ok=True)
         tv.to_pil_image(picture(40, 40, i)).save(tmp_path / "images" / f"{i}.png")
-    tiny = {"model__embed_dim": 24, "model__depth": 1, "model__num_heads": 2, "head__prototypes": 24, "head__hidden": 24}
+    tiny = {
+        "model__embed_dim": 24,
+        "model__depth": 1,
+        "model__num_heads": 2,
+        "head__prototypes": 24,
+        "head__hidden": 24,
+    }
     config = load_recipe(
-        "debug", data=str(tmp_path / "images"), train__steps=2, train__batch_size=2, train__device="cpu", views__local_views=0,
-        views__global_size=32, loader__workers=0, **tiny,
-    )  # fmt: skip
+        "debug",
+        data=str(tmp_path / "images"),
+        train__steps=2,
+        train__batch_size=2,
+        train__device="cpu",
+        views__local_views=0,
+        views__global_size=32,
+        loader__workers=0,
+        **tiny,
+    )
     run = pretrain(config, tmp_path / "run", recipe="debug")
     (path,) = checkpoints(run / "checkpoints")
     one, other = load(run, device="cpu"), odis.load(path, device="cpu")
@@ -152,7 +201,10 @@ def test_a_checkpoint_holds_the_teacher_that_the_model_file_holds(tmp_path: Path
 
 def test_precision_is_chosen_for_the_device(weights: Path) -> None:
     assert baseline("vit_tiny_patch16_224", weights).precision == "fp32"
-    assert load(f"timm:resnet18@{weights / 'resnet18.safetensors'}", device="cpu", precision="bf16").precision == "bf16"
+    assert (
+        load(f"timm:resnet18@{weights / 'resnet18.safetensors'}", device="cpu", precision="bf16").precision
+        == "bf16"
+    )
 
 
 def test_the_package_names_what_it_has() -> None:

@@ -48,12 +48,21 @@ def test_every_skipped_file_is_named_and_counts_add_up(folder: Path, tmp_path: P
     assert [s.what for s in skipped] == [str(folder / "text.png"), str(folder / "zero.jpg")]
     assert (summary.images, summary.written, summary.images_skipped) == (10, 8, 2)
     assert (summary.objects, summary.kept, summary.objects_skipped, summary.crowds) == (8, 8, 0, 0)
-    assert str(summary) == f"{out}: 8 of 10 images (2 skipped), 8 of 8 objects (0 skipped, 0 crowds), whole-image"
+    assert (
+        str(summary)
+        == f"{out}: 8 of 10 images (2 skipped), 8 of 8 objects (0 skipped, 0 crowds), whole-image"
+    )
     rows = {row.image: (row.width, row.height) for row in ObjectIndex.open(out)}
     assert rows == {
-        "cmyk.jpg": (8, 6), "cut.jpg": (160, 120), "grey.png": (8, 6), "one.png": (1, 1), "palette.gif": (8, 6), "rgba.png": (8, 6),
-        "sixteen.png": (8, 6), "turned.jpg": (6, 8),
-    }  # fmt: skip
+        "cmyk.jpg": (8, 6),
+        "cut.jpg": (160, 120),
+        "grey.png": (8, 6),
+        "one.png": (1, 1),
+        "palette.gif": (8, 6),
+        "rgba.png": (8, 6),
+        "sixteen.png": (8, 6),
+        "turned.jpg": (6, 8),
+    }
 
 
 def test_only_decoding_finds_a_truncated_body(folder: Path, tmp_path: Path) -> None:
@@ -76,7 +85,9 @@ def test_a_data_set_without_a_usable_image_is_an_error(folder: Path, tmp_path: P
     for path in folder.iterdir():
         if path.name not in ("zero.jpg", "text.png"):
             path.unlink()
-    with pytest.raises(DataError, match=r"no image that can be used; the first: .*text\.png: is not an image"):
+    with pytest.raises(
+        DataError, match=r"no image that can be used; the first: .*text\.png: is not an image"
+    ):
         build_index("folder", folder, tmp_path / "i.parquet")
     assert not (tmp_path / "i.parquet").exists()
 
@@ -140,18 +151,28 @@ def test_a_skipped_image_takes_its_objects_with_it(folder: Path) -> None:
     assert usable_size(folder / "zero.jpg", skipped.append, objects=["one", "two"]) is None
     image, *objects = skipped
     assert image == Skipped(str(folder / "zero.jpg"), "is empty (0 bytes)")
-    assert objects == [SkippedObject("one", "its image cannot be used"), SkippedObject("two", "its image cannot be used")]
+    assert objects == [
+        SkippedObject("one", "its image cannot be used"),
+        SkippedObject("two", "its image cannot be used"),
+    ]
 
 
 @pytest.fixture
 def index(folder: Path, tmp_path: Path) -> ObjectIndex:
     rows = [
-        ImageObjects("grey.png", 8, 6, (Object((0, 0, 4, 4), rle.encode(WHOLE), 0), Object((0, 0, 8, 3), label=1), Object((5, 5, 4, 4)))),
+        ImageObjects(
+            "grey.png",
+            8,
+            6,
+            (Object((0, 0, 4, 4), rle.encode(WHOLE), 0), Object((0, 0, 8, 3), label=1), Object((5, 5, 4, 4))),
+        ),
         ImageObjects("rgba.png", 6, 8, (Object((0, 0, 1, 1)),)),
         ImageObjects("gone.png", 6, 8),
         ImageObjects("sixteen.png", 8, 6, (Object((0, 0, 1, 1), label=1), Object((0, 0, 4, 4), b"0"))),
     ]
-    write_index(tmp_path / "i.parquet", rows, root=folder, provenance="detected:x", classes=["cat", "dog", "eel"])
+    write_index(
+        tmp_path / "i.parquet", rows, root=folder, provenance="detected:x", classes=["cat", "dog", "eel"]
+    )
     return ObjectIndex.open(tmp_path / "i.parquet")
 
 
@@ -167,7 +188,14 @@ def test_check_names_every_fault(index: ObjectIndex, folder: Path) -> None:
 
 def test_statistics_count_and_measure(index: ObjectIndex) -> None:
     found = statistics(index)
-    assert (found.images, found.unreadable, found.without_objects, found.objects, found.masks, found.most_objects) == (4, 0, 1, 6, 2, 3)
+    assert (
+        found.images,
+        found.unreadable,
+        found.without_objects,
+        found.objects,
+        found.masks,
+        found.most_objects,
+    ) == (4, 0, 1, 6, 2, 3)
     assert found.classes == {"cat": 1, "dog": 2, "eel": 0}
     assert (found.unlabelled, found.per_image, found.provenance) == (3, 1.5, "detected:x")
     assert found.image_side == pytest.approx([48**0.5] * 5)

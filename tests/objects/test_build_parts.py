@@ -1,4 +1,6 @@
-"""Building in parts: an interrupted build goes on where it stopped, and ends as one that was not interrupted."""
+"""Building in parts: an interrupted build goes on where it stopped, and ends as one that was not
+interrupted.
+"""
 
 import gc
 import json
@@ -35,7 +37,9 @@ build_index("coco", sys.argv[1], sys.argv[2], "val", report=report, part_size=3)
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Twelve images of two objects, of which the second can be used in every other image; the sixth is missing, and listed twice."""
+    """Twelve images of two objects, of which the second can be used in every other image; the sixth is
+    missing, and listed twice.
+    """
     root = tmp_path / "data"
     (root / "val").mkdir(parents=True)
     for k in range(12):
@@ -49,7 +53,9 @@ def write(root: Path, first_box: tuple[int, int, int, int] = (1, 1, 2, 2)) -> No
     images = [{"id": k % 12, "file_name": f"{k}.png", "width": 8, "height": 6} for k in range(12)]
     images.append(images[5])
     boxes = [list(first_box), *[[k % 3, 1, 2, 2] if k < 12 else [2, 2, k % 2, 3] for k in range(1, 24)]]
-    annotations = [{"id": k, "image_id": k % 12, "category_id": 1, "bbox": box} for k, box in enumerate(boxes)]
+    annotations = [
+        {"id": k, "image_id": k % 12, "category_id": 1, "bbox": box} for k, box in enumerate(boxes)
+    ]
     (root / "annotations").mkdir(exist_ok=True)
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
     (root / "annotations/instances_val.json").write_text(json.dumps(content))
@@ -92,12 +98,21 @@ def test_a_killed_build_ends_as_one_that_was_not(root: Path, tmp_path: Path) -> 
     reported: list[Skipped] = []
     real, written = Parts.write, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Parts, "write", lambda self, part, *rest, **others: (written.append(part), real(self, part, *rest, **others))[1])
+        patch.setattr(
+            Parts,
+            "write",
+            lambda self, part, *rest, **others: (written.append(part), real(self, part, *rest, **others))[1],
+        )
         summary = build(root, out, report=reported.append)
     assert written == [1, 2, 3]
-    assert (str(summary), summary.provenance) == (str(whole).replace(str(tmp_path / "whole.parquet"), str(out)), "annotated")
+    assert (str(summary), summary.provenance) == (
+        str(whole).replace(str(tmp_path / "whole.parquet"), str(out)),
+        "annotated",
+    )
     assert list(ObjectIndex.open(out)) == list(ObjectIndex.open(tmp_path / "whole.parquet"))
-    assert len(reported) < whole.images_skipped + whole.objects_skipped  # those of the finished part were reported then
+    assert (
+        len(reported) < whole.images_skipped + whole.objects_skipped
+    )  # those of the finished part were reported then
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["parts"]
 
 
@@ -116,7 +131,9 @@ def test_wherever_it_stops(root: Path, tmp_path: Path, parts: int) -> None:
 @pytest.mark.parametrize("change", [{"part_size": 4}, {"trust": True}, {"strict": True}])
 def test_other_settings_are_refused(root: Path, tmp_path: Path, change: dict) -> None:
     stopped(root, tmp_path / "i.parquet", 1)
-    with pytest.raises(DataError, match=rf"begun with other settings \({next(iter(change))}: .*; give those, or remove"):
+    with pytest.raises(
+        DataError, match=rf"begun with other settings \({next(iter(change))}: .*; give those, or remove"
+    ):
         build(root, tmp_path / "i.parquet", **change)
     assert build(root, tmp_path / "i.parquet").written == 11
 
@@ -130,7 +147,9 @@ def test_what_stops_before_a_part_is_finished_binds_nobody(root: Path, tmp_path:
 def test_other_data_are_refused(root: Path, tmp_path: Path) -> None:
     stopped(root, tmp_path / "i.parquet", 2)
     write(root, (0, 0, 3, 3))
-    with pytest.raises(DataError, match=r"the data have changed since part 1 of it was made; remove .*parts to begin again"):
+    with pytest.raises(
+        DataError, match=r"the data have changed since part 1 of it was made; remove .*parts to begin again"
+    ):
         build(root, tmp_path / "i.parquet")
     write(root)
     assert build(root, tmp_path / "i.parquet").written == 11
@@ -159,14 +178,19 @@ def test_a_folder_is_not_filled_with_files_of_two_indexes(root: Path, tmp_path: 
     content = json.loads((root / "annotations/instances_val.json").read_text())
     content["images"] = content["images"][:6]
     (root / "annotations/instances_val.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"holds 000001-of-000004\.parquet, of an index in another number of parts than 2; remove it"):
+    with pytest.raises(
+        DataError,
+        match=r"holds 000001-of-000004\.parquet, of an index in another number of parts than 2; remove it",
+    ):
         build(root, tmp_path / "parts")
     assert len(ObjectIndex.open(tmp_path / "parts")) == 11
 
 
 @pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1, 0)])
 def test_shards_that_are_none_are_refused(root: Path, tmp_path: Path, shard: tuple[int, int]) -> None:
-    with pytest.raises(ConfigError, match=rf"shard: is {shard[0]}/{shard[1]}, must be i/n with i from 1 to n"):
+    with pytest.raises(
+        ConfigError, match=rf"shard: is {shard[0]}/{shard[1]}, must be i/n with i from 1 to n"
+    ):
         build(root, tmp_path / "parts", shard=shard)
     with pytest.raises(ConfigError, match="part-size: is 0"):
         build(root, tmp_path / "parts", part_size=0)
@@ -192,7 +216,9 @@ def test_python_looks_for_cycles_seldom_while_it_builds_and_as_before_then(
     before = gc.get_threshold()
     during: list[int] = []
     real = build_module._make
-    monkeypatch.setattr(build_module, "_make", lambda *rest: (during.append(gc.get_threshold()[0]), real(*rest))[1])
+    monkeypatch.setattr(
+        build_module, "_make", lambda *rest: (during.append(gc.get_threshold()[0]), real(*rest))[1]
+    )
     build(root, tmp_path / "i.parquet")
     with pytest.raises(DataError):
         build(root, tmp_path / "j.parquet", strict=True)

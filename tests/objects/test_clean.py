@@ -1,4 +1,6 @@
-"""Checks of many boxes and sizes at once say what those of one say; sizes that nobody measured; sizes as they are stored."""
+"""Checks of many boxes and sizes at once say what those of one say; sizes that nobody measured; sizes as they
+are stored.
+"""
 
 from pathlib import Path
 
@@ -17,13 +19,19 @@ boxes = st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=20)
 
 
 @given(boxes, st.integers(1, 12), st.integers(1, 12))
-def test_boxes_are_sound_together_if_each_has_no_problem(many: list[tuple[float, float, float, float]], width: int, height: int) -> None:
+def test_boxes_are_sound_together_if_each_has_no_problem(
+    many: list[tuple[float, float, float, float]], width: int, height: int
+) -> None:
     sizes = np.tile([float(width), float(height)], (len(many), 1))
     found = sound_boxes(np.array(many, np.float64).reshape(-1, 4), *sizes.T)
     assert found.tolist() == [object_problem(Object(box), width, height, 0) is None for box in many]
 
 
-@given(st.lists(st.tuples(st.integers(-3, 3) | st.just(10**6) | st.just(10**6 + 1), st.integers(-1, 2)), min_size=1))
+@given(
+    st.lists(
+        st.tuples(st.integers(-3, 3) | st.just(10**6) | st.just(10**6 + 1), st.integers(-1, 2)), min_size=1
+    )
+)
 def test_a_trusted_size_is_possible(many: list[tuple[int, int]]) -> None:
     expected = [1 <= width <= 10**6 and 1 <= height <= 10**6 for width, height in many]
     assert possible_sizes(np.array(many, np.float64)).tolist() == expected
@@ -33,7 +41,10 @@ def test_a_trusted_size_is_possible(many: list[tuple[int, int]]) -> None:
         assert found == (size if possible else None)
         assert len(skipped) == (0 if possible else 2)
         if not possible:
-            assert skipped[0].why == f"is annotated as {size[0]} x {size[1]}; a side has from 1 to 1,000,000 pixels"
+            assert (
+                skipped[0].why
+                == f"is annotated as {size[0]} x {size[1]}; a side has from 1 to 1,000,000 pixels"
+            )
 
 
 @pytest.mark.parametrize("side", [10**30, 2**63])

@@ -1,4 +1,6 @@
-"""What `read_header` says of a file is what Pillow says of it; where Pillow refuses a file, it says nothing."""
+"""What `read_header` says of a file is what Pillow says of it; where Pillow refuses a file, it says
+nothing.
+"""
 
 import io
 import os
@@ -17,7 +19,9 @@ from odis.objects import headers, images
 from odis.objects.headers import read_header
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, about damage
-hypothesis_settings = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+hypothesis_settings = settings(
+    max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)  # 8 wide, 6 high
 
@@ -45,7 +49,14 @@ def saved(suffix: str, mode: str = "RGB", **options) -> bytes:
     return buffer.getvalue()
 
 
-def exif(order: str, entries: list[tuple[int, int, int, int]], *, start: int = 8, end: bytes = b"\0\0\0\0", rest: bytes = b"") -> bytes:
+def exif(
+    order: str,
+    entries: list[tuple[int, int, int, int]],
+    *,
+    start: int = 8,
+    end: bytes = b"\0\0\0\0",
+    rest: bytes = b"",
+) -> bytes:
     """An EXIF block: entries are tag, type, count, and the value or its place."""
     head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}L", start)
     packed = [
@@ -53,7 +64,14 @@ def exif(order: str, entries: list[tuple[int, int, int, int]], *, start: int = 8
         + (struct.pack(f"{order}HH", entry[3], 0) if entry[1] == 3 else struct.pack(f"{order}L", entry[3]))
         for entry in entries
     ]
-    return head + bytes(max(0, start - 8)) + struct.pack(f"{order}H", len(entries)) + b"".join(packed) + end + rest
+    return (
+        head
+        + bytes(max(0, start - 8))
+        + struct.pack(f"{order}H", len(entries))
+        + b"".join(packed)
+        + end
+        + rest
+    )
 
 
 def segment(marker: int, content: bytes, fill: int = 0) -> bytes:
@@ -100,7 +118,9 @@ def test_every_orientation_in_both_byte_orders(tmp_path: Path, order: str, value
 
 def test_the_frame_of_a_preview_is_not_taken_for_that_of_the_image(tmp_path: Path) -> None:
     preview = jpeg(segment(0xC0, struct.pack(">BHHB", 8, 77, 99, 1) + b"\1\x11\0"))
-    content = jpeg(segment(0xE1, b"Exif\0\0" + exif("<", [(0x0112, 3, 1, 6)], rest=preview)), segment(0xEF, preview))
+    content = jpeg(
+        segment(0xE1, b"Exif\0\0" + exif("<", [(0x0112, 3, 1, 6)], rest=preview)), segment(0xEF, preview)
+    )
     assert agrees(tmp_path / "a.jpg", content)
     assert read_header(tmp_path / "a.jpg") == (8, 6, 6)
 
@@ -115,8 +135,14 @@ def test_the_frame_of_a_preview_is_not_taken_for_that_of_the_image(tmp_path: Pat
         ([segment(0xE1, b"Exif\0\0" + exif("<", [(0x0112, 3, 1, 3)]))] * 2, False),
         ([segment(0xE1, b"Exif\0\0" + exif("<", [(0x0112, 3, 1, 3), (0x0112, 3, 1, 6)]))], False),
         ([segment(0xE1, b"Exif\0\0" + exif("<", [(0x0112, 4, 1, 6)]))], False),
-        ([segment(0xE1, b"Exif\0\0" + exif("<", [(0x011A, 2, 1, 0), (0x0128, 3, 1, 2)]))], False),  # Pillow refuses the file
-        ([segment(0xE1, b"Exif\0\0" + exif("<", [(0x010F, 2, 9, 900), (0x0112, 3, 1, 6)]))], False),  # Pillow stops before it
+        (
+            [segment(0xE1, b"Exif\0\0" + exif("<", [(0x011A, 2, 1, 0), (0x0128, 3, 1, 2)]))],
+            False,
+        ),  # Pillow refuses the file
+        (
+            [segment(0xE1, b"Exif\0\0" + exif("<", [(0x010F, 2, 9, 900), (0x0112, 3, 1, 6)]))],
+            False,
+        ),  # Pillow stops before it
         ([segment(0xE2, b"MPF\0" + exif("<", [(0xB001, 4, 1, 2)]))], False),
         ([segment(0xE2, b"ICC_PROFILE\0")], False),
         ([segment(0xED, b"Photoshop 3.0\x008BIM\4\4")], False),
@@ -144,19 +170,45 @@ def test_a_file_cut_anywhere_is_never_answered_before_its_image_data(tmp_path: P
 
 
 JFIF, XMP, PHOTOSHOP = b"JFIF\0", b"http://ns.adobe.com/xap/1.0/\0", b"Photoshop 3.0\0"
-known = [b"", JFIF, JFIF + b"\1\1\0\0\1\0\1", b"Exif\0\0", XMP, b'tiff:Orientation="5"', b"ICC_PROFILE\0", PHOTOSHOP, b"8BIM\4\4"]
-others = [b"8BIM\3\xed\0\0\0\0\0\x10", b"Adobe", b"MPF\0", b"FPXR\0", b"\0", b"\xff", b"\1\1", b"hdrgm:Version="]
+known = [
+    b"",
+    JFIF,
+    JFIF + b"\1\1\0\0\1\0\1",
+    b"Exif\0\0",
+    XMP,
+    b'tiff:Orientation="5"',
+    b"ICC_PROFILE\0",
+    PHOTOSHOP,
+    b"8BIM\4\4",
+]
+others = [
+    b"8BIM\3\xed\0\0\0\0\0\x10",
+    b"Adobe",
+    b"MPF\0",
+    b"FPXR\0",
+    b"\0",
+    b"\xff",
+    b"\1\1",
+    b"hdrgm:Version=",
+]
 applications = st.sampled_from([*known, *others])
 values = st.integers(0, 90) | st.sampled_from([0xFFFF, 2**31, 2**32 - 1])
 tags = st.sampled_from([0x0112, 0x0112, 0x011A, 0x0128, 0x010F, 0x8769, 0xB001, 0xB002])
-entries = st.lists(st.tuples(tags, st.integers(0, 14), st.sampled_from([0, 1, 1, 1, 2, 9, 2**31]), values), max_size=5)
+entries = st.lists(
+    st.tuples(tags, st.integers(0, 14), st.sampled_from([0, 1, 1, 1, 2, 9, 2**31]), values), max_size=5
+)
 entries |= st.lists(
-    st.sampled_from([(0x0112, 3, 1, 6), (0x0112, 3, 1, 3), (0x010F, 2, 5, 40), (0x011A, 5, 1, 40), (0x0128, 3, 1, 3)]), max_size=5
+    st.sampled_from(
+        [(0x0112, 3, 1, 6), (0x0112, 3, 1, 3), (0x010F, 2, 5, 40), (0x011A, 5, 1, 40), (0x0128, 3, 1, 3)]
+    ),
+    max_size=5,
 )
 directories = st.builds(
     exif,
     st.sampled_from("<>"),
-    entries.map(lambda drawn: [(*entry[:3], entry[3] & 0xFFFF) if entry[1] == 3 else entry for entry in drawn]),
+    entries.map(
+        lambda drawn: [(*entry[:3], entry[3] & 0xFFFF) if entry[1] == 3 else entry for entry in drawn]
+    ),
     start=st.sampled_from([8, 8, 8, 0, 9, 14, 500]),
     end=st.sampled_from([bytes(4), b"", b"\0\0"]),
     rest=st.binary(max_size=60),
@@ -165,9 +217,13 @@ contents = (
     st.lists(applications, max_size=4).map(b"".join)
     | directories.map(lambda block: b"Exif\0\0" + block)
     | st.binary(max_size=9)
-    | st.sampled_from([TABLES[4:], FRAME[4:], SCAN[4:-4], TABLES[4:] * 2, b"\x10" + bytes(128), bytes(15_000)])
+    | st.sampled_from(
+        [TABLES[4:], FRAME[4:], SCAN[4:-4], TABLES[4:] * 2, b"\x10" + bytes(128), bytes(15_000)]
+    )
 )
-markers = st.sampled_from([0xE0, 0xE1, 0xE1, 0xE2, 0xED, 0xEE, 0xE5, 0xFE, 0xDB, 0xC4, 0xC0, 0xC2, 0xDD, 0xDA]) | st.integers(0, 255)
+markers = st.sampled_from(
+    [0xE0, 0xE1, 0xE1, 0xE2, 0xED, 0xEE, 0xE5, 0xFE, 0xDB, 0xC4, 0xC0, 0xC2, 0xDD, 0xDA]
+) | st.integers(0, 255)
 segments = st.builds(segment, markers, contents, st.sampled_from([0, 0, 1, 3]))
 
 
@@ -183,8 +239,16 @@ def test_any_segments_damaged_or_not(tmp_path: Path, content: bytes, data: st.Da
 @hypothesis_settings
 @given(st.sampled_from(["plain", "exif", "png", "palette"]), st.data())
 def test_any_byte_changed_in_files_as_they_are_saved(tmp_path: Path, kind: str, data: st.DataObject) -> None:
-    options = {"exif": exif("<", [(0x0112, 3, 1, 6), (0x011A, 5, 1, 8), (0x0128, 3, 1, 2)])} if kind == "exif" else {}
-    content = bytearray(saved("JPEG", **options) if kind in ("plain", "exif") else saved("PNG", "P" if kind == "palette" else "RGB"))
+    options = (
+        {"exif": exif("<", [(0x0112, 3, 1, 6), (0x011A, 5, 1, 8), (0x0128, 3, 1, 2)])}
+        if kind == "exif"
+        else {}
+    )
+    content = bytearray(
+        saved("JPEG", **options)
+        if kind in ("plain", "exif")
+        else saved("PNG", "P" if kind == "palette" else "RGB")
+    )
     at = data.draw(st.integers(0, len(content) - 1))
     content[at] = data.draw(st.integers(0, 255))
     agrees(tmp_path / "a.jpg", bytes(content))
@@ -195,7 +259,12 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def png(*chunks: bytes, head: tuple[int, ...] = (8, 6, 8, 2, 0, 0, 0)) -> bytes:
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">LLBBBBB", *head)) + b"".join(chunks) + chunk(b"IDAT", b"1234")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">LLBBBBB", *head))
+        + b"".join(chunks)
+        + chunk(b"IDAT", b"1234")
+    )
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
@@ -215,7 +284,21 @@ def test_png_with_exif_is_left_to_pillow(tmp_path: Path) -> None:
 
 
 names = st.sampled_from(
-    [b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"PLTE", b"tRNS", b"bKGD", b"tEXt", b"zTXt", b"iCCP", b"eXIf", b"IHDR", b"acTL"]
+    [
+        b"gAMA",
+        b"cHRM",
+        b"sRGB",
+        b"pHYs",
+        b"PLTE",
+        b"tRNS",
+        b"bKGD",
+        b"tEXt",
+        b"zTXt",
+        b"iCCP",
+        b"eXIf",
+        b"IHDR",
+        b"acTL",
+    ]
 )
 lengths = st.sampled_from([0, 1, 3, 4, 9, 13, 32, 33])
 heads = st.tuples(
@@ -228,11 +311,17 @@ heads = st.tuples(
 
 @hypothesis_settings
 @given(st.lists(st.tuples(names, lengths, st.sampled_from([0, 1, 65])), max_size=3), heads, st.data())
-def test_any_chunks_damaged_or_not(tmp_path: Path, drawn: list, head: tuple[int, ...], data: st.DataObject) -> None:
-    content = bytearray(png(*(chunk(name, bytes([fill]) * length) for name, length, fill in drawn), head=head))
+def test_any_chunks_damaged_or_not(
+    tmp_path: Path, drawn: list, head: tuple[int, ...], data: st.DataObject
+) -> None:
+    content = bytearray(
+        png(*(chunk(name, bytes([fill]) * length) for name, length, fill in drawn), head=head)
+    )
     for at in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=1)):
         content[at] = data.draw(st.integers(0, 255))
-    agrees(tmp_path / "a.png", bytes(content[: data.draw(st.integers(9, len(content)) | st.just(len(content)))]))
+    agrees(
+        tmp_path / "a.png", bytes(content[: data.draw(st.integers(9, len(content)) | st.just(len(content)))])
+    )
 
 
 @pytest.mark.parametrize("size", [(0, 6), (8, 0), (20_000, 20_000), (9_000, 10_000)])
@@ -247,7 +336,9 @@ def test_other_formats_are_left_to_pillow(tmp_path: Path, suffix: str) -> None:
     assert not agrees(tmp_path / "a.jpg", saved(suffix))
 
 
-def test_what_is_no_file_to_be_read_is_left_to_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_file_to_be_read_is_left_to_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "empty.jpg").touch()
     for name in ("missing.jpg", "pipe.jpg", "empty.jpg", ".", "nul\0.jpg", "half\udc80.jpg"):

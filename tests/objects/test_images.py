@@ -112,7 +112,12 @@ def test_broken_files_are_named(tmp_path: Path, jpeg: bytes) -> None:
     assert image_size(tmp_path / "cut.jpg") == (64, 64)
     with pytest.raises(DataError, match=r"cut\.jpg: cannot be decoded \(.*truncated"):
         load_image(tmp_path / "cut.jpg")
-    for name, text in (("zero", "is empty"), ("text", "not an image"), ("header", "not an image"), ("missing", "no such file")):
+    for name, text in (
+        ("zero", "is empty"),
+        ("text", "not an image"),
+        ("header", "not an image"),
+        ("missing", "no such file"),
+    ):
         for read in (image_size, load_image):
             with pytest.raises(DataError, match=rf"{name}\.jpg: .*{text}"):
                 read(tmp_path / f"{name}.jpg")
@@ -121,7 +126,9 @@ def test_broken_files_are_named(tmp_path: Path, jpeg: bytes) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the damage
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(suffix=st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"]), data=st.data())
-def test_damaged_files_are_read_or_refused_never_worse(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
+def test_damaged_files_are_read_or_refused_never_worse(
+    tmp_path: Path, suffix: str, data: st.DataObject
+) -> None:
     buffer = io.BytesIO()
     Image.fromarray(RGB).save(buffer, suffix)
     content = bytearray(buffer.getvalue())
@@ -141,7 +148,17 @@ def test_damaged_files_are_read_or_refused_never_worse(tmp_path: Path, suffix: s
 
 
 def test_listing_is_sorted_and_leaves_out_what_is_hidden_or_no_image(tmp_path: Path) -> None:
-    for name in ("b/x/2.JPG", "b/x/1.jpeg", "a.png", "c/3.webp", ".hidden/4.png", "c/.5.png", "c/notes.txt", "c/i.parquet", "README"):
+    for name in (
+        "b/x/2.JPG",
+        "b/x/1.jpeg",
+        "a.png",
+        "c/3.webp",
+        ".hidden/4.png",
+        "c/.5.png",
+        "c/notes.txt",
+        "c/i.parquet",
+        "README",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "c" / "loop").symlink_to(tmp_path)

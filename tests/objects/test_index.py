@@ -23,9 +23,17 @@ boxes = st.tuples(floats, floats, floats, floats)
 labels = st.none() | st.integers(-(2**31), 2**31 - 1)
 objects = st.builds(Object, boxes, st.none() | st.binary(max_size=20), labels, st.none() | floats)
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda name: "\0" not in name)
-rows = st.builds(ImageObjects, names, st.integers(1, 2**31 - 1), st.integers(1, 2**31 - 1), st.lists(objects, max_size=5).map(tuple))
+rows = st.builds(
+    ImageObjects,
+    names,
+    st.integers(1, 2**31 - 1),
+    st.integers(1, 2**31 - 1),
+    st.lists(objects, max_size=5).map(tuple),
+)
 
-ROW = ImageObjects("a/1.png", 8, 6, (Object((0.0, 1.0, 2.5, 3.0), b"abc", 1, 0.5), Object((4.0, 4.0, 5.0, 5.0))))
+ROW = ImageObjects(
+    "a/1.png", 8, 6, (Object((0.0, 1.0, 2.5, 3.0), b"abc", 1, 0.5), Object((4.0, 4.0, 5.0, 5.0)))
+)
 BARE = ImageObjects("a/2.png", 8, 6)
 
 
@@ -35,14 +43,22 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(path: Path, content: list[ImageObjects], **changes) -> Path:
-    write_index(path, content, **{"root": path.parent, "provenance": "annotated", "classes": ["cat", "dog"], **changes})
+    write_index(
+        path,
+        content,
+        **{"root": path.parent, "provenance": "annotated", "classes": ["cat", "dog"], **changes},
+    )
     return path
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(rows, max_size=12), st.booleans(), st.integers(1, 5))
-def test_rows_come_back_as_they_were_written(tmp_path: Path, content: list[ImageObjects], mapped: bool, size: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:  # files and batches of every size, in memory and memory-mapped
+def test_rows_come_back_as_they_were_written(
+    tmp_path: Path, content: list[ImageObjects], mapped: bool, size: int
+) -> None:
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # files and batches of every size, in memory and memory-mapped
         patch.setattr("odis.objects.index._ROW_GROUP", size)
         patch.setattr(table, "_BATCH_ROWS", 4)
         patch.setattr(table, "MAP_ABOVE", 0 if mapped else 2**40)
@@ -64,7 +80,11 @@ def test_the_schema_is_the_documented_one(tmp_path: Path) -> None:
     }
     metadata = {k.decode(): v.decode() for k, v in schema.metadata.items()}
     assert json.loads(metadata["classes"]) == ["Katze", "Käfer"]
-    assert (metadata["root"], metadata["provenance"], metadata["odis_version"]) == (str(tmp_path), "annotated", __version__)
+    assert (metadata["root"], metadata["provenance"], metadata["odis_version"]) == (
+        str(tmp_path),
+        "annotated",
+        __version__,
+    )
 
 
 def test_rows_by_position(tmp_path: Path) -> None:
@@ -85,7 +105,9 @@ def test_paths_that_are_whole_stay_whole(tmp_path: Path) -> None:
 
 def test_a_row_is_read_fast_and_pickled_small(tmp_path: Path) -> None:
     item = Object((1.0, 2.0, 3.0, 4.0), b"x" * 50, 1)
-    index = ObjectIndex.open(write(tmp_path / "i.parquet", [ImageObjects(f"{i:06d}.png", 8, 6, (item,) * 4) for i in range(5000)]))
+    index = ObjectIndex.open(
+        write(tmp_path / "i.parquet", [ImageObjects(f"{i:06d}.png", 8, 6, (item,) * 4) for i in range(5000)])
+    )
     assert len(pickle.dumps(index)) < 10_000
     order = np.random.default_rng(0).permutation(5000).tolist()
     index[0]
@@ -95,7 +117,9 @@ def test_a_row_is_read_fast_and_pickled_small(tmp_path: Path) -> None:
     assert (time.process_time() - start) / 5000 < 100e-6  # about 12 us on an idle core
 
 
-def test_a_large_index_is_mapped_from_one_copy_that_follows_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_index_is_mapped_from_one_copy_that_follows_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(table, "MAP_ABOVE", 0)
     path = write(tmp_path / "i.parquet", [ROW] * 20_000)
     copies = tmp_path / "cache" / "odis" / "index"
@@ -113,7 +137,9 @@ def test_a_large_index_is_mapped_from_one_copy_that_follows_the_file(tmp_path: P
     assert index[5] == ROW  # an index that is open keeps what it opened
 
 
-def test_without_a_cache_folder_rows_are_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cache_folder_rows_are_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(table, "MAP_ABOVE", 0)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -178,7 +204,10 @@ GOOD = {
 
 def test_an_index_of_another_writer_is_read(tmp_path: Path) -> None:
     index = ObjectIndex.open(parquet(tmp_path / "i.parquet", GOOD))  # int64, double, plain lists
-    assert list(index) == [ImageObjects("1.png", 8, 6, (Object((0, 1, 2, 3), label=1),)), ImageObjects("2.png", 8, 6)]
+    assert list(index) == [
+        ImageObjects("1.png", 8, 6, (Object((0, 1, 2, 3), label=1),)),
+        ImageObjects("2.png", 8, 6),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -206,10 +235,14 @@ def test_wrong_columns_are_named(tmp_path: Path, change: dict, text: str) -> Non
 def test_a_parquet_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
     good = {"root": str(tmp_path), "provenance": "annotated", "classes": "[]"}
     with pytest.raises(DataError, match="not an object index: it has no column width, boxes"):
-        ObjectIndex.open(parquet(tmp_path / "i.parquet", {k: v for k, v in GOOD.items() if k not in ("width", "boxes")}))
+        ObjectIndex.open(
+            parquet(tmp_path / "i.parquet", {k: v for k, v in GOOD.items() if k not in ("width", "boxes")})
+        )
     for key in good:
         with pytest.raises(DataError, match=f"its schema metadata has no {key}"):
-            ObjectIndex.open(parquet(tmp_path / "i.parquet", GOOD, {k: v for k, v in good.items() if k != key}))
+            ObjectIndex.open(
+                parquet(tmp_path / "i.parquet", GOOD, {k: v for k, v in good.items() if k != key})
+            )
     for classes in ("{}", "[1]", "no JSON"):
         with pytest.raises(DataError, match="classes are not a JSON list"):
             ObjectIndex.open(parquet(tmp_path / "i.parquet", GOOD, good | {"classes": classes}))
@@ -251,7 +284,12 @@ def test_a_folder_of_images_needs_no_index(folder: Path) -> None:
         ImageObjects("dog/3.png", 4, 4, (Object((0, 0, 4, 4), label=1),)),
     ]
     assert list(index) == list(pickle.loads(pickle.dumps(index))) == expected
-    assert (index.provenance, index.classes, index.root, index.is_folder) == ("whole-image", ["cat", "dog"], folder, True)
+    assert (index.provenance, index.classes, index.root, index.is_folder) == (
+        "whole-image",
+        ["cat", "dog"],
+        folder,
+        True,
+    )
     assert index.image_path(-1) == str(folder / "dog/3.png")
 
 

@@ -23,7 +23,9 @@ def benchmark() -> ModuleType:
 
 
 @pytest.mark.parametrize("masks", [0.0, 0.5])
-def test_every_annotation_is_an_object_of_the_index(benchmark: ModuleType, tmp_path: Path, masks: float) -> None:
+def test_every_annotation_is_an_object_of_the_index(
+    benchmark: ModuleType, tmp_path: Path, masks: float
+) -> None:
     path = benchmark.write_coco(tmp_path, 50, 7, masks)
     annotations = json.loads(path.read_text())["annotations"]
     order = [annotation["image_id"] for annotation in annotations]
@@ -39,7 +41,9 @@ def test_every_annotation_is_an_object_of_the_index(benchmark: ModuleType, tmp_p
     assert with_mask == sum(bool(annotation["segmentation"]) for annotation in annotations)
 
 
-def test_images_that_are_opened_are_there(benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_are_opened_are_there(
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(benchmark, "_CHUNK", 9)
     benchmark.write_open_images(tmp_path, 20, 3)
     out = tmp_path / "i.parquet"
@@ -48,7 +52,9 @@ def test_images_that_are_opened_are_there(benchmark: ModuleType, tmp_path: Path,
     assert {(row.width, row.height) for row in ObjectIndex.open(out)} == {(benchmark.WIDTH, benchmark.HEIGHT)}
 
 
-def test_boxes_of_imagenet_are_read_from_its_csv_file(benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boxes_of_imagenet_are_read_from_its_csv_file(
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(benchmark, "CLASSES", 3)
     benchmark.write_imagenet(tmp_path / "imagenet", 11, 2)
     out = tmp_path / "i.parquet"
@@ -56,4 +62,6 @@ def test_boxes_of_imagenet_are_read_from_its_csv_file(benchmark: ModuleType, tmp
     assert (found["images"], found["objects"], found["left_out"]) == (11, 22, 0)
     index = ObjectIndex.open(out)
     assert len(index.classes) == 3
-    assert all(x1 - x0 == y1 - y0 == 91 for row in index for x0, y0, x1, y1 in row.boxes)  # corners are inclusive
+    assert all(
+        x1 - x0 == y1 - y0 == 91 for row in index for x0, y0, x1, y1 in row.boxes
+    )  # corners are inclusive

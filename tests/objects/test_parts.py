@@ -18,7 +18,12 @@ SETTINGS = {"with": "something", "size": [1, 2]}
 
 
 def row(i: int, objects: int = 1) -> ImageObjects:
-    return ImageObjects(f"{i}.png", 10, 20, tuple(Object((0.0, 0.0, 1.0 + k, 2.0), label=0, score=0.5) for k in range(objects)))
+    return ImageObjects(
+        f"{i}.png",
+        10,
+        20,
+        tuple(Object((0.0, 0.0, 1.0 + k, 2.0), label=0, score=0.5) for k in range(objects)),
+    )
 
 
 def write(parts: Parts, k: int, rows: list[ImageObjects], provenance: str = "detected:x@1") -> None:

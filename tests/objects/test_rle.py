@@ -53,7 +53,13 @@ def test_bytes_that_are_no_counts_are_refused(counts: bytes) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(masks.map(rle.encode) | st.binary(min_size=1, max_size=12), st.integers(0, 60)), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.tuples(masks.map(rle.encode) | st.binary(min_size=1, max_size=12), st.integers(0, 60)),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_many_together_are_sound_if_each_is(many: list[tuple[bytes, int]]) -> None:
     def size(counts: bytes, other: int) -> int:
         """Pixels of the mask, or a few more, if these are counts at all."""

@@ -18,7 +18,9 @@ objects = st.builds(
 )
 names = st.text(st.characters(codec="utf-8"), max_size=4)
 sides = st.integers(1, 9)
-rows = st.lists(st.builds(ImageObjects, names, sides, sides, st.lists(objects, max_size=4).map(tuple)), max_size=6)
+rows = st.lists(
+    st.builds(ImageObjects, names, sides, sides, st.lists(objects, max_size=4).map(tuple)), max_size=6
+)
 
 
 def nested(given_rows: list[ImageObjects]) -> pa.RecordBatch:

@@ -1,4 +1,6 @@
-"""Two runs that were really trained, three steps each on scenes made here; and a reader of HTML that refuses what is not well-formed."""
+"""Two runs that were really trained, three steps each on scenes made here; and a reader of HTML that refuses
+what is not well-formed.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from odis.config import PretrainConfig
-from odis.objects.sources.scenes import write_scenes
-from odis.options import load_recipe
+from odis.config.options import load_recipe
+from odis.config.training import PretrainConfig
+from odis.objects.scenes.compose import write_scenes
 from odis.train.loop import pretrain
 
 SMALL: dict[str, Any] = {
@@ -39,7 +41,12 @@ def train(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
     def train(name: str, **settings: Any) -> Path:
         data = {"data": str(scenes / "train.parquet"), "val": str(scenes / "val.parquet")}
         config: PretrainConfig = load_recipe("demo", **(data | SMALL | settings))
-        return pretrain(config, home / name, recipe="demo", evaluate=lambda backbone, config: {"knn/masked-attention@20": 12.5})
+        return pretrain(
+            config,
+            home / name,
+            recipe="demo",
+            evaluate=lambda backbone, config: {"knn/masked-attention@20": 12.5},
+        )
 
     return train
 
@@ -53,7 +60,13 @@ def run(train: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="session")
 def pooled(train: Callable[..., Path]) -> Path:
     """A run whose objects are means of patches."""
-    return train("pooled", train__seed=1, model__object_readout="mean-pool", model__object_tokens="single", objects__per_image=1)
+    return train(
+        "pooled",
+        train__seed=1,
+        model__object_readout="mean-pool",
+        model__object_tokens="single",
+        objects__per_image=1,
+    )
 
 
 @dataclass
@@ -69,7 +82,9 @@ class Node:
         found = []
         for child in self.children:
             if isinstance(child, Node):
-                if tag in (None, child.tag) and all(child._has(k.rstrip("_").replace("_", "-"), v) for k, v in attributes.items()):
+                if tag in (None, child.tag) and all(
+                    child._has(k.rstrip("_").replace("_", "-"), v) for k, v in attributes.items()
+                ):
                     found.append(child)
                 found += child.all(tag, **attributes)
         return found
@@ -81,7 +96,9 @@ class Node:
     @property
     def text(self) -> str:
         """All text below, white space as one space."""
-        return " ".join("".join(child if isinstance(child, str) else f" {child.text} " for child in self.children).split())
+        return " ".join(
+            "".join(child if isinstance(child, str) else f" {child.text} " for child in self.children).split()
+        )
 
 
 class _Reader(HTMLParser):

@@ -1,4 +1,6 @@
-"""The page as a whole: what is in it, that nothing outside it is needed, and what is refused before it is written."""
+"""The page as a whole: what is in it, that nothing outside it is needed, and what is refused before it is
+written.
+"""
 
 import json
 import re
@@ -11,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from odis.commands.report import run_report, write_report
 from odis.errors import DataError, OdisError
 from odis.objects.index import ObjectIndex, write_index
-from odis.report.command import run_report, write_report
 from odis.types import ImageObjects
 
 RESULTS: dict[str, Any] = {
@@ -21,7 +23,13 @@ RESULTS: dict[str, Any] = {
     "settings": {"k": [20]},
     "test": {"index": "val.parquet", "provenance": "annotated", "images": 8, "objects": 30, "classes": 10},
     "rows": [
-        {"model": "one", "provenance": "annotated", "mode": "crop", "size": 36, "scores": {"k=20": {"value": 57.25, "low": 55, "high": 59}}}
+        {
+            "model": "one",
+            "provenance": "annotated",
+            "mode": "crop",
+            "size": 36,
+            "scores": {"k=20": {"value": 57.25, "low": 55, "high": 59}},
+        }
     ],
 }
 
@@ -64,7 +72,15 @@ def test_nothing_outside_the_page_is_named(both: str, page: Any) -> None:
             assert not (value or "").startswith("//")
             assert not name.startswith("on")
     assert all(re.fullmatch(r"#[\w-]+", target) for target in re.findall(r"url\(([^)]*)\)", both))
-    assert {node.tag for node in page.all()} & {"script", "link", "iframe", "object", "embed", "base", "form"} == set()
+    assert {node.tag for node in page.all()} & {
+        "script",
+        "link",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "form",
+    } == set()
     policy = page.all("meta")[1].attributes["content"]
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -88,7 +104,8 @@ def test_every_picture_has_words_and_every_figure_a_caption(page: Any) -> None:
 
 def test_head_says_what_the_runs_are(page: Any, run: Path, pooled: Path) -> None:
     rows = {
-        row.all("th")[0].text: [td.text for td in row.all("td")] for row in page.all("table", class_="runs")[0].all("tbody")[0].all("tr")
+        row.all("th")[0].text: [td.text for td in row.all("td")]
+        for row in page.all("table", class_="runs")[0].all("tbody")[0].all("tr")
     }
     assert rows["folder"] == [str(run), str(pooled)]
     assert rows["recipe"] == ["demo", "demo"]
@@ -119,7 +136,11 @@ def test_runs_are_asked_about_the_same_images(page: Any, pooled: Path) -> None:
     assert len(grids) == 4, "two objects of two images, by the one run that has object tokens"
     for grid in grids:
         assert [th.text for th in grid.all("thead")[0].all("th")] == ["head 1", "head 2"]
-        assert [th.text for th in grid.all("tbody")[0].all("th")] == ["layer 1 of 3", "layer 2 of 3", "layer 3 of 3"]
+        assert [th.text for th in grid.all("tbody")[0].all("th")] == [
+            "layer 1 of 3",
+            "layer 2 of 3",
+            "layer 3 of 3",
+        ]
         assert len(grid.all("img")) == 6
     captions = [c.text for c in pictures.all("figcaption")]
     assert sum(c.endswith("patches") and c.startswith("one,") for c in captions) == 2
@@ -127,7 +148,12 @@ def test_runs_are_asked_about_the_same_images(page: Any, pooled: Path) -> None:
     rows = pictures.all("table", class_="alike")[0].all("tbody")[0].all("tr")
     assert len(rows) == 8
     assert all(len(row.all("img")) == 6 for row in rows)
-    marks = [(row.all("td")[0].text, small.text) for row in rows for small in row.all("small") if small.text[0] in "=≠"]
+    marks = [
+        (row.all("td")[0].text, small.text)
+        for row in rows
+        for small in row.all("small")
+        if small.text[0] in "=≠"
+    ]
     assert len(marks) == 40
     for asked, mark in marks:
         assert (mark[0] == "=") == (f"class {mark[2:]}" == asked)
@@ -139,11 +165,26 @@ def test_same_input_gives_the_same_bytes(both: str, run: Path, pooled: Path, fol
     assert len(both) < 2_000_000
 
 
-def test_one_run_alone_in_windows_at_another_size(run: Path, folder: Path, capsys: pytest.CaptureFixture, parsed: Any) -> None:
+def test_one_run_alone_in_windows_at_another_size(
+    run: Path, folder: Path, capsys: pytest.CaptureFixture, parsed: Any
+) -> None:
     bad = folder / "bad.json"
     bad.write_text("{")
     out = folder / "deep" / "one.html"
-    options = ["--images", "1", "--device", "cpu", "--size", "48", "--context", "1.6", "--seed", "3", "--results", str(bad)]
+    options = [
+        "--images",
+        "1",
+        "--device",
+        "cpu",
+        "--size",
+        "48",
+        "--context",
+        "1.6",
+        "--seed",
+        "3",
+        "--results",
+        str(bad),
+    ]
     run_report([str(run), "--out", str(out), *options])
     said = capsys.readouterr()
     assert said.out.strip() == str(out)
@@ -156,7 +197,9 @@ def test_one_run_alone_in_windows_at_another_size(run: Path, folder: Path, capsy
     assert page.all("ul", class_="legend") == [], "one curve needs no legend"
 
 
-def test_names_are_escaped_wherever_they_come_from(run: Path, scenes: Path, folder: Path, parsed: Any) -> None:
+def test_names_are_escaped_wherever_they_come_from(
+    run: Path, scenes: Path, folder: Path, parsed: Any
+) -> None:
     nasty = '<script>alert("x")</script>'
     home = folder / "<b>run"
     shutil.copytree(run, home)
@@ -164,8 +207,13 @@ def test_names_are_escaped_wherever_they_come_from(run: Path, scenes: Path, fold
     record["resolved"] |= {"recipe": nasty, "provenance": nasty, "device": nasty}
     record["config"]["model"]["name"] = nasty
     (home / "config.yaml").write_text(yaml.safe_dump(record))
-    (home / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 1.0, f"knn/{nasty}@3": 5.0, f"loss_{nasty}": 1.0}) + "\n")
-    results = RESULTS | {"evaluation": nasty, "rows": [RESULTS["rows"][0] | {"model": nasty, "mode": nasty, "provenance": nasty}]}
+    (home / "metrics.jsonl").write_text(
+        json.dumps({"step": 1, "loss": 1.0, f"knn/{nasty}@3": 5.0, f"loss_{nasty}": 1.0}) + "\n"
+    )
+    results = RESULTS | {
+        "evaluation": nasty,
+        "rows": [RESULTS["rows"][0] | {"model": nasty, "mode": nasty, "provenance": nasty}],
+    }
     (home / "knn.json").write_text(json.dumps(results))
     index = ObjectIndex.open(scenes / "val.parquet")
     rows = [ImageObjects(row.image, row.width, row.height, row.objects) for row in index]
@@ -201,7 +249,9 @@ def test_run_without_model_or_images_says_so(run: Path, folder: Path, parsed: An
     assert len(notes) == 2
 
 
-def test_folder_of_images_and_images_that_cannot_be_used(run: Path, scenes: Path, folder: Path, parsed: Any) -> None:
+def test_folder_of_images_and_images_that_cannot_be_used(
+    run: Path, scenes: Path, folder: Path, parsed: Any
+) -> None:
     write_report(folder / "plain.html", [run], data=str(scenes / "val"), images=1, device="cpu")
     text = parsed((folder / "plain.html").read_text()).text
     assert "objects: whole-image" in text
@@ -251,7 +301,9 @@ def test_bad_input_is_refused_and_nothing_written(name: str, run: Path, tmp_path
     assert sorted(run.iterdir()) == before
 
 
-def test_an_old_report_stays_until_the_new_one_is_whole(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_report_stays_until_the_new_one_is_whole(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out.html"
     out.write_text("old")
 

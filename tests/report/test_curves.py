@@ -16,16 +16,22 @@ from odis.report.svg import Curve, key, line_chart, thinned
 RECORD = {"config": {"head": {"prototypes": 32}}}
 
 
-def made(lines: list[dict[str, Any]], label: str = "a", record: dict[str, Any] = RECORD, unread: int = 0) -> Run:
+def made(
+    lines: list[dict[str, Any]], label: str = "a", record: dict[str, Any] = RECORD, unread: int = 0
+) -> Run:
     return Run(Path(label), label, record, lines, unread)
 
 
 def points(node: Any) -> np.ndarray:
     """Corners of a drawn curve, in the drawing's units."""
     (path,) = [
-        p for p in node.all("path") if "M" in (p.attributes["d"] or "") and "Z" not in p.attributes["d"] and "C" not in p.attributes["d"]
+        p
+        for p in node.all("path")
+        if "M" in (p.attributes["d"] or "") and "Z" not in p.attributes["d"] and "C" not in p.attributes["d"]
     ]
-    return np.array([[float(v) for v in pair] for pair in re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", path.attributes["d"])])
+    return np.array(
+        [[float(v) for v in pair] for pair in re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", path.attributes["d"])]
+    )
 
 
 def chart_of(page: Any, title: str) -> Any:
@@ -69,14 +75,32 @@ def test_long_curves_keep_their_extremes() -> None:
 
 
 def test_charts_have_titles_units_a_reading_and_words_for_those_who_do_not_see_them(parsed: Any) -> None:
-    names = ("loss", "loss_object", "teacher_entropy", "mean_entropy", "feature_spread", "images_per_second", "data_wait", "lr")
-    lines = [{"step": s, **dict.fromkeys(names, 1 / s), "loss_patch": 0.0, "knn/crop@20": 40.0 + s} for s in (1, 2, 3)]
+    names = (
+        "loss",
+        "loss_object",
+        "teacher_entropy",
+        "mean_entropy",
+        "feature_spread",
+        "images_per_second",
+        "data_wait",
+        "lr",
+    )
+    lines = [
+        {"step": s, **dict.fromkeys(names, 1 / s), "loss_patch": 0.0, "knn/crop@20": 40.0 + s}
+        for s in (1, 2, 3)
+    ]
     page = parsed(curves([made(lines), made(lines, "b")]))
     units = {
-        "Loss": "loss (nats)", "Object term": "term (nats)", "Teacher entropy": "entropy (nats)", "Entropy of the mean": "entropy (nats)",
-        "Feature spread": "spread (0 to 1)", "Speed": "images / s", "Waiting for data": "share of time (%)",
-        "Learning rate": "learning rate", "k-NN, crop, k = 20": "accuracy (%)",
-    }  # fmt: skip
+        "Loss": "loss (nats)",
+        "Object term": "term (nats)",
+        "Teacher entropy": "entropy (nats)",
+        "Entropy of the mean": "entropy (nats)",
+        "Feature spread": "spread (0 to 1)",
+        "Speed": "images / s",
+        "Waiting for data": "share of time (%)",
+        "Learning rate": "learning rate",
+        "k-NN, crop, k = 20": "accuracy (%)",
+    }
     assert {f.all("h4")[0].text for f in page.all("figure")} == set(units)
     for title, unit in units.items():
         figure = chart_of(page, title)
@@ -96,7 +120,8 @@ def test_charts_have_titles_units_a_reading_and_words_for_those_who_do_not_see_t
 
 def test_a_term_that_only_other_runs_have_is_theirs_alone(parsed: Any) -> None:
     runs = [
-        made([{"step": s, "loss_patch": value, "feature_spread": 0.0} for s in (1, 2)], name) for name, value in (("a", 0.0), ("b", 2.0))
+        made([{"step": s, "loss_patch": value, "feature_spread": 0.0} for s in (1, 2)], name)
+        for name, value in (("a", 0.0), ("b", 2.0))
     ]
     page = parsed(curves(runs))
     term = chart_of(page, "Patch term")
@@ -106,8 +131,12 @@ def test_a_term_that_only_other_runs_have_is_theirs_alone(parsed: Any) -> None:
 
 
 def test_drawings_are_of_the_page(parsed: Any) -> None:
-    chart = line_chart("x", "label <b>", [Curve(0, [1, 2], [3, 4]), Curve(7, [1], [2])], x_label="step & co", y_label="y")
-    assert chart == line_chart("x", "label <b>", [Curve(0, [1, 2], [3, 4]), Curve(7, [1], [2])], x_label="step & co", y_label="y")
+    chart = line_chart(
+        "x", "label <b>", [Curve(0, [1, 2], [3, 4]), Curve(7, [1], [2])], x_label="step & co", y_label="y"
+    )
+    assert chart == line_chart(
+        "x", "label <b>", [Curve(0, [1, 2], [3, 4]), Curve(7, [1], [2])], x_label="step & co", y_label="y"
+    )
     other = line_chart("y", "label", [Curve(0, [1, 2], [3, 4])], x_label="step", y_label="y")
     page = parsed(chart + other)
     ids = [node.attributes["id"] for node in page.all() if "id" in node.attributes]

@@ -17,7 +17,13 @@ def test_text_is_escaped_and_html_is_not(parsed: Any) -> None:
 
 
 def test_every_way_to_put_text_into_a_page_escapes_it(parsed: Any) -> None:
-    for made in (paragraph(NASTY), bullets([NASTY]), section("a", NASTY, NASTY), scrolled(NASTY, NASTY), joined([NASTY], NASTY)):
+    for made in (
+        paragraph(NASTY),
+        bullets([NASTY]),
+        section("a", NASTY, NASTY),
+        scrolled(NASTY, NASTY),
+        joined([NASTY], NASTY),
+    ):
         assert parsed(made).all("script") == []
     page = parsed(document(NASTY, [("a", NASTY, Html(""))], paragraph(NASTY)))
     assert page.all("script") == []
@@ -31,7 +37,9 @@ def test_elements_without_content(parsed: Any) -> None:
 
 
 def test_page_is_whole(parsed: Any) -> None:
-    text = document("title", [("a", "First", paragraph("one")), ("b", "Second", paragraph("two"))], paragraph("head"))
+    text = document(
+        "title", [("a", "First", paragraph("one")), ("b", "Second", paragraph("two"))], paragraph("head")
+    )
     assert text.startswith('<!doctype html>\n<html lang="en">')
     page = parsed(text)
     assert [a.attributes["href"] for a in page.all("nav")[0].all("a")] == ["#a", "#b"]

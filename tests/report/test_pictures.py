@@ -1,4 +1,6 @@
-"""What networks are shown to see: attention, components and neighbours against direct computation; what is drawn where."""
+"""What networks are shown to see: attention, components and neighbours against direct computation; what is
+drawn where.
+"""
 
 import base64
 import io
@@ -15,14 +17,32 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from torchvision.transforms.v2 import functional as tv
 
-from odis.config import ModelConfig, PretrainConfig, ViewsConfig
+from odis.backbones.build import build_vit
+from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import OdisError
 from odis.inference import Encoder, embed_index, load
-from odis.model.build import build_vit
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
-from odis.report.answers import layers_shown, looks, nearest, no_attention, patch_colours, patch_features, whole_size
-from odis.report.drawing import close_up, cut_out, fitted, outlined, overlaid, patches, photo, region_of, stretched
+from odis.report.answers import (
+    layers_shown,
+    looks,
+    nearest,
+    no_attention,
+    patch_colours,
+    patch_features,
+    whole_size,
+)
+from odis.report.drawing import (
+    close_up,
+    cut_out,
+    fitted,
+    outlined,
+    overlaid,
+    patches,
+    photo,
+    region_of,
+    stretched,
+)
 from odis.report.runs import Run, read_runs
 from odis.report.samples import SEARCHED, Sample, Shown, draw_sample, open_data
 from odis.types import Features, ImageObjects, Object
@@ -31,7 +51,9 @@ from odis.types import Features, ImageObjects, Object
 def encoder(object_tokens: str = "read-only") -> Encoder:
     """A small untrained network whose outputs depend on all its parameters."""
     torch.manual_seed(0)
-    model = ModelConfig("vit_tiny_patch16_224", None, object_tokens, "token", patch_size=8, embed_dim=32, depth=4, num_heads=2)
+    model = ModelConfig(
+        "vit_tiny_patch16_224", None, object_tokens, "token", patch_size=8, embed_dim=32, depth=4, num_heads=2
+    )
     vit = build_vit(model, 32).eval()
     with torch.no_grad():
         for parameter in vit.parameters():
@@ -48,7 +70,8 @@ def decoded(html: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri)))
 
 
-# --- what networks answer ---------------------------------------------------------------------------------------------------------------
+# --- what networks answer
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("object_tokens", ["read-only", "single"])
@@ -56,8 +79,12 @@ def test_attention_is_that_of_the_backbone_on_the_resized_image(object_tokens: s
     enc, image = encoder(object_tokens), picture(100, 52)  # patches do not tile it: it is resized to 24 x 48
     items = [Object((0, 0, 50, 52)), Object((60.0, 10.0, 99.0, 50.0))]
     found = looks(enc, image, items, 32)
-    pixels = tv.resize(tv.pil_to_tensor(image), [24, 48], interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
-    x = ((pixels.float() / 255 - torch.tensor(enc.mean)[:, None, None]) / torch.tensor(enc.std)[:, None, None])[None]
+    pixels = tv.resize(
+        tv.pil_to_tensor(image), [24, 48], interpolation=tv.InterpolationMode.BICUBIC, antialias=True
+    )
+    x = (
+        (pixels.float() / 255 - torch.tensor(enc.mean)[:, None, None]) / torch.tensor(enc.std)[:, None, None]
+    )[None]
     for answer, item in zip(found, items, strict=True):
         assert answer.layers == [0, 1, 3]
         assert answer.weights.shape == (3, 2, 3, 6)
@@ -101,7 +128,12 @@ def test_components_are_those_of_sklearn() -> None:
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(5, 16, generator=generator) * torch.tensor([5.0, 4.0, 3.0, 0.5, 0.2])[:, None]
     grids = [(4, 6), (5, 5)]
-    features = [Features(torch.empty(1, 16), None, torch.randn(r * c, 5, generator=generator) @ directions + 3, (r, c)) for r, c in grids]
+    features = [
+        Features(
+            torch.empty(1, 16), None, torch.randn(r * c, 5, generator=generator) @ directions + 3, (r, c)
+        )
+        for r, c in grids
+    ]
     colours, share = patch_colours(features)
     pca = PCA(3).fit(torch.cat([f.patches for f in features]).numpy())
     assert share == pytest.approx(pca.explained_variance_ratio_.sum(), abs=1e-5)
@@ -131,7 +163,9 @@ def test_patch_features_are_those_of_embed() -> None:
 
 
 @pytest.mark.parametrize("context", [None, 1.5])
-def test_nearest_objects_are_those_of_a_full_comparison(run: Path, scenes: Path, context: float | None) -> None:
+def test_nearest_objects_are_those_of_a_full_comparison(
+    run: Path, scenes: Path, context: float | None
+) -> None:
     enc, index = load(run, device="cpu"), ObjectIndex.open(scenes / "val.parquet")
     sample = draw_sample(index, 3, seed=1)
     done: list[int] = []
@@ -156,7 +190,9 @@ def test_whole_images_are_asked_at_the_scale_of_training() -> None:
     enc = encoder()
 
     def size(scale: Any, given: int | None = None) -> int:
-        return whole_size(enc, Run(Path("a"), "a", {"config": {"views": {"global_scale": scale}}}, [], 0), given)
+        return whole_size(
+            enc, Run(Path("a"), "a", {"config": {"views": {"global_scale": scale}}}, [], 0), given
+        )
 
     assert size([0.25, 0.25]) == 64
     assert size([0.25, 1.0]) == 40  # 32 / sqrt(.625) = 40.5
@@ -166,7 +202,8 @@ def test_whole_images_are_asked_at_the_scale_of_training() -> None:
         size([1, 1], 50)
 
 
-# --- what is shown ----------------------------------------------------------------------------------------------------------------------
+# --- what is shown
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_sample_is_drawn_by_the_seed_with_the_largest_objects(scenes: Path) -> None:
@@ -216,7 +253,9 @@ def test_data_is_val_before_data_and_what_is_gone_is_said(run: Path, scenes: Pat
     def with_data(**data: Any) -> Run:
         return replace(one, record={"config": data})
 
-    index, source = open_data([with_data(val=str(tmp_path / "gone"), data=str(scenes / "train.parquet"))], None)
+    index, source = open_data(
+        [with_data(val=str(tmp_path / "gone"), data=str(scenes / "train.parquet"))], None
+    )
     assert (len(index), source) == (16, f"data of {one.label}")
     index, source = open_data([with_data(val=None, data=str(tmp_path / "gone")), one], None)
     assert source == f"val of {one.label}"
@@ -227,7 +266,8 @@ def test_data_is_val_before_data_and_what_is_gone_is_said(run: Path, scenes: Pat
     assert open_data([one], str(scenes / "train.parquet"))[1] == "given with --data"
 
 
-# --- what is drawn ----------------------------------------------------------------------------------------------------------------------
+# --- what is drawn
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_pictures_keep_the_image_s_aspect() -> None:
@@ -257,15 +297,22 @@ def test_outlines_follow_boxes_and_masks() -> None:
     assert region_of(item, (80, 60), (40, 30)).sum() == pytest.approx(mask.sum() / 4, rel=0.1)
     thin = np.zeros((60, 80), bool)
     thin[30, 40] = True
-    assert region_of(Object((40, 30, 41, 31), mask=rle.encode(thin)), (80, 60), (8, 6)).any(), "a mask too thin to be seen is its box"
-    np.testing.assert_array_equal(region_of(Object((20, 10, 60, 50)), (80, 60), (8, 6)), np.pad(np.ones((4, 4), bool), ((1, 1), (2, 2))))
+    assert region_of(Object((40, 30, 41, 31), mask=rle.encode(thin)), (80, 60), (8, 6)).any(), (
+        "a mask too thin to be seen is its box"
+    )
+    np.testing.assert_array_equal(
+        region_of(Object((20, 10, 60, 50)), (80, 60), (8, 6)), np.pad(np.ones((4, 4), bool), ((1, 1), (2, 2)))
+    )
 
 
 def test_a_patch_covers_the_pixels_it_was_read_from() -> None:
     grid = np.arange(6).reshape(2, 3)
     np.testing.assert_array_equal(stretched(grid, (6, 4)), grid.repeat(2, 0).repeat(2, 1))
     np.testing.assert_array_equal(stretched(grid, (4, 2), (1 / 3, 0.5, 1, 1)), [[4, 4, 5, 5]] * 2)
-    assert stretched(grid, (99, 2)).tolist() == [[0] * 33 + [1] * 33 + [2] * 33, [3] * 33 + [4] * 33 + [5] * 33]
+    assert stretched(grid, (99, 2)).tolist() == [
+        [0] * 33 + [1] * 33 + [2] * 33,
+        [3] * 33 + [4] * 33 + [5] * 33,
+    ]
 
 
 def test_attention_is_bright_where_it_is_strong_and_absent_outside_the_mask() -> None:
@@ -294,7 +341,10 @@ def test_close_up_holds_the_object_and_its_patches_with_room() -> None:
     assert (left * 400, right * 400) == pytest.approx((68, 132))
     assert (top * 200, bottom * 200) == pytest.approx((28, 92))
     assert close.size == (100, 100)
-    expected = np.asarray(image.crop((68, 28, 132, 92)).resize((150, 150), Image.Resampling.BICUBIC).convert("L")) / 255
+    expected = (
+        np.asarray(image.crop((68, 28, 132, 92)).resize((150, 150), Image.Resampling.BICUBIC).convert("L"))
+        / 255
+    )
     np.testing.assert_allclose(close.grey[..., 0], expected, atol=1e-6)
     assert close.region.mean() == pytest.approx((20 / 64) ** 2, abs=0.01)
 

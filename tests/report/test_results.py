@@ -1,4 +1,6 @@
-"""Results files: what is read, what is refused, what stands in one table; the table's numbers are the file's."""
+"""Results files: what is read, what is refused, what stands in one table; the table's numbers are the
+file's.
+"""
 
 import json
 from copy import deepcopy
@@ -14,22 +16,52 @@ KNN: dict[str, Any] = {
     "evaluation": "knn",
     "odis_version": "0.1.0",
     "settings": {"modes": ["masked-attention", "crop"], "k": [10, 20], "temperature": 0.07, "size": None},
-    "train": {"index": "a/train.parquet", "provenance": "annotated", "images": 1000, "objects": 4012, "classes": 10},
-    "test": {"index": "a/val.parquet", "provenance": "detected:yolo", "images": 400, "objects": 1612, "classes": 10},
+    "train": {
+        "index": "a/train.parquet",
+        "provenance": "annotated",
+        "images": 1000,
+        "objects": 4012,
+        "classes": 10,
+    },
+    "test": {
+        "index": "a/val.parquet",
+        "provenance": "detected:yolo",
+        "images": 400,
+        "objects": 1612,
+        "classes": 10,
+    },
     "rows": [
         {
-            "model": "runs/a", "provenance": "annotated", "recipe": "demo", "step": 938, "size": 36, "precision": "fp32",
-            "mode": "masked-attention", "seconds": 1.5,
-            "scores": {"k=10": {"value": 57.1234, "low": 55.04, "high": 59.26}, "k=20": {"value": 50.0, "low": 48.0, "high": 52.0}},
+            "model": "runs/a",
+            "provenance": "annotated",
+            "recipe": "demo",
+            "step": 938,
+            "size": 36,
+            "precision": "fp32",
+            "mode": "masked-attention",
+            "seconds": 1.5,
+            "scores": {
+                "k=10": {"value": 57.1234, "low": 55.04, "high": 59.26},
+                "k=20": {"value": 50.0, "low": 48.0, "high": 52.0},
+            },
         },
         {
-            "model": "timm:vit", "provenance": "timm's weights", "recipe": None, "step": None, "size": 224, "precision": "bf16",
-            "mode": "crop", "seconds": 2,
-            "scores": {"k=10": {"value": 31.5, "low": None, "high": None}, "k=20": {"value": 66.6, "low": 60.0, "high": 70.0}},
+            "model": "timm:vit",
+            "provenance": "timm's weights",
+            "recipe": None,
+            "step": None,
+            "size": 224,
+            "precision": "bf16",
+            "mode": "crop",
+            "seconds": 2,
+            "scores": {
+                "k=10": {"value": 31.5, "low": None, "high": None},
+                "k=20": {"value": 66.6, "low": 60.0, "high": 70.0},
+            },
         },
     ],
     "skipped": [{"what": "x", "why": "y"}],
-}  # fmt: skip
+}
 
 
 def changed(**more: Any) -> dict[str, Any]:
@@ -42,21 +74,28 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
-def test_table_shows_the_numbers_of_the_file_their_intervals_and_their_sources(tmp_path: Path, parsed: Any) -> None:
+def test_table_shows_the_numbers_of_the_file_their_intervals_and_their_sources(
+    tmp_path: Path, parsed: Any
+) -> None:
     file = write(tmp_path / "knn.json", KNN)
     page = parsed(tables(*find_results([tmp_path], [])))
     (table,) = page.all("table")
     assert [th.text for th in table.all("thead")[0].all("th")] == ["model", "asked by", "k=10", "k=20"]
     rows = table.all("tbody")[0].all("tr")
     for row, given in zip(rows, KNN["rows"], strict=True):
-        assert [float(d.attributes["value"]) for d in row.all("data")] == [score["value"] for score in given["scores"].values()]
+        assert [float(d.attributes["value"]) for d in row.all("data")] == [
+            score["value"] for score in given["scores"].values()
+        ]
         assert given["model"] in row.text
         assert f"trained on: {given['provenance']}" in row.text
         assert row.all("td")[0].text == f"{given['mode']} {given['size']} px, {given['precision']}"
         assert str(file) in row.text
     assert rows[0].all("td")[1].text == "57.1 best 55.0 to 59.3"
     assert rows[1].all("td")[1].text == "31.5 no interval"
-    assert [["best" in td.attributes["class"] for td in row.all("td", class_="number")] for row in rows] == [[True, False], [False, True]]
+    assert [["best" in td.attributes["class"] for td in row.all("td", class_="number")] for row in rows] == [
+        [True, False],
+        [False, True],
+    ]
     assert "recipe demo, step 938" in rows[0].text
     caption = page.all("p", class_="quiet")[0].text
     assert "Train: a/train.parquet (annotated), 1,000 images, 4,012 objects, 10 classes." in caption
@@ -68,7 +107,10 @@ def test_table_shows_the_numbers_of_the_file_their_intervals_and_their_sources(t
 
 def test_rows_stand_in_one_table_only_if_they_can_be_compared(tmp_path: Path) -> None:
     first = write(tmp_path / "a" / "knn.json", KNN)
-    same = changed(rows=[KNN["rows"][0] | {"model": "runs/b"}], train=KNN["train"] | {"index": "a/./train.parquet", "skipped": 9})
+    same = changed(
+        rows=[KNN["rows"][0] | {"model": "runs/b"}],
+        train=KNN["train"] | {"index": "a/./train.parquet", "skipped": 9},
+    )
     write(tmp_path / "b" / "knn.json", same)
     others = [
         changed(evaluation="retrieval"),
@@ -81,7 +123,9 @@ def test_rows_stand_in_one_table_only_if_they_can_be_compared(tmp_path: Path) ->
     named = [write(tmp_path / f"{i}.json", other) for i, other in enumerate(others)]
     found, skipped = find_results([tmp_path / "a", tmp_path / "b"], [*named, first])
     assert skipped == []
-    assert [[row.model for row in one.rows] for one in found] == [["runs/a", "timm:vit", "runs/b"]] + [["runs/a", "timm:vit"]] * 6
+    assert [[row.model for row in one.rows] for one in found] == [["runs/a", "timm:vit", "runs/b"]] + [
+        ["runs/a", "timm:vit"]
+    ] * 6
     assert found[0].best("k=10") == 57.1234
     assert found[0].skipped == 2
     assert list(found[-1].sides) == ["test"]
@@ -90,14 +134,25 @@ def test_rows_stand_in_one_table_only_if_they_can_be_compared(tmp_path: Path) ->
 def test_other_evaluations_name_what_took_part(tmp_path: Path, parsed: Any) -> None:
     sides = {"gallery": KNN["train"], "test": KNN["test"]}
     left_out = [{"model": "timm:a", "mode": "masked-attention", "why": "has no object token"}]
-    write(tmp_path / "a.json", {"evaluation": "retrieval", "rows": KNN["rows"], "left_out": left_out, **sides})
-    sets = [{"name": "cars", "train": KNN["train"], "test": KNN["test"]}, {"name": "birds", "test": KNN["test"] | {"index": "b"}}]
+    write(
+        tmp_path / "a.json", {"evaluation": "retrieval", "rows": KNN["rows"], "left_out": left_out, **sides}
+    )
+    sets = [
+        {"name": "cars", "train": KNN["train"], "test": KNN["test"]},
+        {"name": "birds", "test": KNN["test"] | {"index": "b"}},
+    ]
     write(tmp_path / "b.json", {"evaluation": "transfer", "rows": KNN["rows"], "data_sets": sets})
-    retrieval, transfer = (p.text for p in parsed(tables(*find_results([tmp_path], []))).all("p", class_="quiet"))
+    retrieval, transfer = (
+        p.text for p in parsed(tables(*find_results([tmp_path], []))).all("p", class_="quiet")
+    )
     assert "Gallery: a/train.parquet (annotated), 1,000 images" in retrieval
     assert "Test: a/val.parquet (detected:yolo)" in retrieval
     assert "Left out: timm:a, masked-attention: has no object token." in retrieval
-    for said in ("Cars, train: a/train.parquet (annotated)", "Cars, test: a/val.parquet", "Birds, test: b (detected:yolo)"):
+    for said in (
+        "Cars, train: a/train.parquet (annotated)",
+        "Cars, test: a/val.parquet",
+        "Birds, test: b (detected:yolo)",
+    ):
         assert said in transfer
 
 
@@ -120,9 +175,18 @@ MALFORMED = {
     "row no object": (changed(rows=[3]), "row 0 names no model"),
     "row without model": (changed(rows=[{"scores": {}}]), "row 0 names no model"),
     "row without scores": (changed(rows=[KNN["rows"][0], {"model": "a"}]), "row 1 has no scores"),
-    "score a number": (changed(rows=[{"model": "a", "scores": {"k": 3.0}}]), "score 'k' of row 0 has no value"),
-    "value a word": (changed(rows=[{"model": "a", "scores": {"k": {"value": "3"}}}]), "has a value that is no number"),
-    "low a truth": (changed(rows=[{"model": "a", "scores": {"k": {"value": 3, "low": True}}}]), "has a low that is no number"),
+    "score a number": (
+        changed(rows=[{"model": "a", "scores": {"k": 3.0}}]),
+        "score 'k' of row 0 has no value",
+    ),
+    "value a word": (
+        changed(rows=[{"model": "a", "scores": {"k": {"value": "3"}}}]),
+        "has a value that is no number",
+    ),
+    "low a truth": (
+        changed(rows=[{"model": "a", "scores": {"k": {"value": 3, "low": True}}}]),
+        "has a low that is no number",
+    ),
     "evaluation a number": (changed(evaluation=3), "names no evaluation"),
     "settings a list": (changed(settings=[1]), "its settings are no object"),
     "test a word": (changed(test="val"), "its test is no object"),
@@ -160,7 +224,13 @@ def test_other_json_of_a_run_is_passed_over_unless_it_is_named(tmp_path: Path) -
 
 def test_values_that_are_missing_or_not_finite_are_a_dash(tmp_path: Path, parsed: Any) -> None:
     large = "1" + "0" * 400
-    scores = {"a": "null", "b": "NaN", "c": large, "d": 'null, "low": 1', "e": '2, "low": -Infinity, "high": 3'}
+    scores = {
+        "a": "null",
+        "b": "NaN",
+        "c": large,
+        "d": 'null, "low": 1',
+        "e": '2, "low": -Infinity, "high": 3',
+    }
     written = ", ".join(f'"{name}": {{"value": {value}}}' for name, value in scores.items())
     rows = f'[{{"model": "m", "scores": {{{written}}}}}, {{"model": "n", "scores": {{}}}}]'
     write(tmp_path / "a.json", f'{{"evaluation": "x<y", "rows": {rows}}}')
@@ -176,5 +246,13 @@ def test_no_results_says_how_to_make_some() -> None:
 
 def test_settings_in_words() -> None:
     assert settings_in_words(
-        {"k": [10, 20], "modes": ["crop"], "context": 1.6, "max": None, "images": False, "flip": True, "x": {"a": 1}}
+        {
+            "k": [10, 20],
+            "modes": ["crop"],
+            "context": 1.6,
+            "max": None,
+            "images": False,
+            "flip": True,
+            "x": {"a": 1},
+        }
     ) == ("k 10, 20; modes crop; context 1.6; flip; x {'a': 1}")

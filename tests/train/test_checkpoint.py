@@ -24,7 +24,10 @@ def test_a_failed_save_leaves_the_previous_one_and_nothing_half_written(tmp_path
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # writing fails half-way, as on a full disk
     try:
-        with pytest.raises(DataError, match=r"step-00000002\.pt: cannot be written \(File too large\); the one before it is whole"):
+        with pytest.raises(
+            DataError,
+            match=r"step-00000002\.pt: cannot be written \(File too large\); the one before it is whole",
+        ):
             save_checkpoint(tmp_path, 2, STATE | {"student": {"w": torch.zeros(100_000)}}, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,14 +1,17 @@
-"""Losses over 50 steps are those of the code before: `tests/golden/losses.json`, which `tests/golden/make.py` wrote.
+"""Losses over 50 steps are those of the code before: `tests/golden/losses.json`, which `tests/golden/make.py`
+wrote.
 
-What may differ is rounding. `make.py` measured for each case how far the losses stray, in those 50 steps, when every first weight is moved
-by one part in 10^7 (`rounding` in the file): 1e-6 to 1e-4 of the loss. Kernels without AVX, oneDNN and MKL held to SSE, and code from
-before the cross-entropy went a few rows at a time, the queries were split and the MLP kept less, stray up to 3.3 times as far on fixed
-batches; the bound is 25 times. A temperature that is wrong by a thousandth strays further.
-On images a pixel may also be rounded to the next of 256 levels, which leads hundreds of times as far. `make.py` measures that too, with one
-pixel in 10,000 moved. The bound is 8 times it; ten times as many moved pixels lead five to eight times as far. A temperature that is wrong
-by a hundredth strays further.
+What may differ is rounding. `make.py` measured for each case how far the losses stray, in those 50 steps,
+when every first weight is moved by one part in 10^7 (`rounding` in the file): 1e-6 to 1e-4 of the loss.
+Kernels without AVX, oneDNN and MKL held to SSE, and code from before the cross-entropy went a few rows at a
+time, the queries were split and the MLP kept less, stray up to 3.3 times as far on fixed batches; the bound
+is 25 times. A temperature that is wrong by a thousandth strays further. On images a pixel may also be rounded
+to the next of 256 levels, which leads hundreds of times as far. `make.py` measures that too, with one pixel
+in 10,000 moved. The bound is 8 times it; ten times as many moved pixels lead five to eight times as far. A
+temperature that is wrong by a hundredth strays further.
 
-Every switch that is there for speed or memory is held against the same file, set to the slow way that it replaces.
+Every switch that is there for speed or memory is held against the same file, set to the slow way that it
+replaces.
 """
 
 import importlib.util
@@ -21,11 +24,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from odis import losses
-from odis.model import linear, vit
-from odis.model.pair import Network
-from odis.train import step
-from odis.train.step import Run
+from odis.kernels import linear
+from odis.method import losses, step, vit
+from odis.method.pair import Network
+from odis.train import update
+from odis.train.update import Run
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
 GOLDEN = json.loads((FOLDER / "losses.json").read_text())["cases"]
@@ -62,9 +65,16 @@ def bound(case: str) -> float:
 
 
 def strays(
-    case: str, data: str = "fixed", change: Callable[[Run], None] = lambda run: None, *, parts: int | None = None, **settings
+    case: str,
+    data: str = "fixed",
+    change: Callable[[Run], None] = lambda run: None,
+    *,
+    parts: int | None = None,
+    **settings,
 ) -> float:
-    """How far the losses of a case are from the golden ones, with these settings and this change to the run."""
+    """How far the losses of a case are from the golden ones, with these settings and this change to the
+    run.
+    """
     config = make.configure(case, data, **settings)
     run = make.new_run(config)
     change(run)
@@ -122,12 +132,16 @@ def test_a_mask_over_all_queries_changes_no_loss():
 
 
 def test_micro_batches_change_no_loss():
-    """Where nothing is taken from the whole batch: no batch statistics, a centre that stands still, as many pairs in each part."""
+    """Where nothing is taken from the whole batch: no batch statistics, a center that stands still, as many
+    pairs in each part.
+    """
     assert strays("even", parts=2, train__accumulate=2) < bound("even")
 
 
 def test_plain_mlp_and_plain_optimiser_change_no_loss(monkeypatch: pytest.MonkeyPatch):
-    """timm's MLP, which keeps what its activation makes; AdamW and the teacher's update one parameter after the other."""
+    """timm's MLP, which keeps what its activation makes; AdamW and the teacher's update one parameter after
+    the other.
+    """
     calls: list[str] = []
 
     def mlp(module: nn.Module, x: Tensor) -> Tensor:
@@ -149,8 +163,8 @@ def test_plain_mlp_and_plain_optimiser_change_no_loss(monkeypatch: pytest.Monkey
             group["fused"], group["foreach"] = False, False
 
     monkeypatch.setattr(vit, "lean_mlp", mlp)
-    monkeypatch.setattr(step, "step_if_finite", take)
-    monkeypatch.setattr(step, "update_teacher", average)
+    monkeypatch.setattr(update, "step_if_finite", take)
+    monkeypatch.setattr(update, "update_teacher", average)
     assert strays("ibot", change=plain) < bound("ibot")
     assert set(calls) == {"mlp", "step"}
 
@@ -173,21 +187,25 @@ def everything_through_the_head(head: nn.Module, tokens: Tensor, rows: Tensor) -
 
 
 def test_a_head_for_all_tokens_changes_no_loss(monkeypatch: pytest.MonkeyPatch):
-    """Only hidden patches and visible objects go through the head; here all do, and those that no loss takes are dropped after it.
+    """Only hidden patches and visible objects go through the head; here all do, and those that no loss takes
+    are dropped after it.
 
     The cross-entropy goes three rows at a time, which it does by itself where there are many prototypes.
     """
     monkeypatch.setattr(losses, "_CHUNK", 3 * make.TINY["head__prototypes"])
 
-    def teacher_pass(teacher, batch, centres, temp, config, question):
+    def teacher_pass(teacher, batch, centers, temp, config, terms):
         with torch.no_grad():
             tokens = teacher.embed(batch.global_views, batch.global_masks, None)
             objects = everything_through_the_head(teacher.head, tokens.objects, batch.teacher_rows)
             patches = everything_through_the_head(teacher.head, tokens.patches, batch.hidden)
-            p = [torch.softmax((z - c.centre) / temp, dim=-1) for z, c in ((objects, centres.objects), (patches, centres.patches))]
+            p = [
+                torch.softmax((z - c.center) / temp, dim=-1)
+                for z, c in ((objects, centers.objects), (patches, centers.patches))
+            ]
         return step.TeacherOutput(p[0], p[1], None, objects, patches, None)
 
-    def student_pass(student: Network, batch, question):
+    def student_pass(student: Network, batch, terms):
         shown = student.embed(batch.global_views, batch.global_masks, batch.prediction_masks)
         small = student.embed(batch.local_views, batch.local_masks, None)
         of_global = everything_through_the_head(student.head, shown.objects, batch.student_global_rows)
@@ -195,10 +213,12 @@ def test_a_head_for_all_tokens_changes_no_loss(monkeypatch: pytest.MonkeyPatch):
         hidden = everything_through_the_head(student.head, shown.patches, batch.hidden)
         return step.StudentOutput(torch.cat([of_global, of_local]), hidden, None, None, of_global, of_global)
 
-    monkeypatch.setattr(step, "teacher_pass", teacher_pass)
-    monkeypatch.setattr(step, "student_pass", student_pass)
+    monkeypatch.setattr(update, "teacher_pass", teacher_pass)
+    monkeypatch.setattr(update, "student_pass", student_pass)
     assert strays("odis-read-only") < bound("odis-read-only")
 
 
 def test_how_images_are_read_changes_no_loss(scenes: str):
-    assert strays("scenes-read-only", scenes, loader__workers=2, loader__cache=True) < bound("scenes-read-only")
+    assert strays("scenes-read-only", scenes, loader__workers=2, loader__cache=True) < bound(
+        "scenes-read-only"
+    )

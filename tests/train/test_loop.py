@@ -1,4 +1,6 @@
-"""The loop around the step: what is not finite, what is skipped, interrupted, finished, damaged; what is logged."""
+"""The loop around the step: what is not finite, what is skipped, interrupted, finished, damaged; what is
+logged.
+"""
 
 import json
 import os
@@ -19,18 +21,29 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from odis.cli import main
+from odis.config.options import load_recipe
 from odis.errors import OdisError
+from odis.method import step
 from odis.objects.index import write_index
-from odis.options import load_recipe
-from odis.train import loop, step
+from odis.train import loop
 from odis.train.checkpoint import checkpoints, load_checkpoint
 from odis.types import ImageObjects, Object
 
 TINY: dict[str, Any] = {
-    "views.global_size": 32, "views.local_size": 16, "views.local_views": 1,
-    "model.embed_dim": 32, "model.depth": 1, "model.num_heads": 2, "head.prototypes": 24, "head.hidden": 20, "head.bottleneck": 12,
-    "train.batch_size": 4, "train.device": "cpu", "train.checkpoint_every": 0, "loader.workers": 0,
-}  # fmt: skip
+    "views.global_size": 32,
+    "views.local_size": 16,
+    "views.local_views": 1,
+    "model.embed_dim": 32,
+    "model.depth": 1,
+    "model.num_heads": 2,
+    "head.prototypes": 24,
+    "head.hidden": 20,
+    "head.bottleneck": 12,
+    "train.batch_size": 4,
+    "train.device": "cpu",
+    "train.checkpoint_every": 0,
+    "loader.workers": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +61,15 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def options(data: str, out: Path, **more: Any) -> list[str]:
     settings = TINY | {name.replace("__", "."): value for name, value in more.items()}
-    return ["--data", data, "--out", str(out), "--recipe", "debug", *[f"--{name}={value}" for name, value in settings.items()]]
+    return [
+        "--data",
+        data,
+        "--out",
+        str(out),
+        "--recipe",
+        "debug",
+        *[f"--{name}={value}" for name, value in settings.items()],
+    ]
 
 
 def pretrain(data: str, out: Path, evaluate: Any = None, **more: Any) -> Path:
@@ -86,7 +107,8 @@ def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
     return error[0]
 
 
-# --- losses that are not finite ---------------------------------------------------------------------------------------------------------
+# --- losses that are not finite
+# ---------------------------------------------------------------------------------------------------------
 
 
 class Poison:
@@ -105,9 +127,15 @@ class Poison:
             current[0] = run.step + 1
             train_step(run, micro_batches, **more)
             self.paths[run.step] = [path for batch in micro_batches for path in batch.paths]
-            moments = {f"{i}/{k}": v for i, s in run.optimizer.state_dict()["state"].items() for k, v in s.items()}
-            tensors = run.student.state_dict() | {f"teacher/{k}": v for k, v in run.teacher.state_dict().items()} | moments
-            self.states[run.step] = {k: v.clone() for k, v in (tensors | run.centres.state_dict()).items()}
+            moments = {
+                f"{i}/{k}": v for i, s in run.optimizer.state_dict()["state"].items() for k, v in s.items()
+            }
+            tensors = (
+                run.student.state_dict()
+                | {f"teacher/{k}": v for k, v in run.teacher.state_dict().items()}
+                | moments
+            )
+            self.states[run.step] = {k: v.clone() for k, v in (tensors | run.centers.state_dict()).items()}
 
         monkeypatch.setattr(step, "compute_losses", poisoned)
         monkeypatch.setattr(loop, "train_step", noted)
@@ -122,7 +150,12 @@ class Poison:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_whose_loss_is_not_finite_is_not_taken_and_its_images_are_named(
-    index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, value: float, precision: str
+    index: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    value: float,
+    precision: str,
 ) -> None:
     poison = Poison(monkeypatch, {3, 5, 6}, value)
     pretrain(index, tmp_path, train__steps=8, train__nonfinite_limit=3, train__precision=precision)
@@ -137,14 +170,18 @@ def test_a_step_whose_loss_is_not_finite_is_not_taken_and_its_images_are_named(
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl") if line["loss"] is None] == [3, 5, 6]
 
 
-def test_the_first_micro_batch_counts_in_fp16_too(index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_first_micro_batch_counts_in_fp16_too(
+    index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     """Its scaler leaves the step out in any case; the point is that it is named."""
     compute, calls = step.compute_losses, []
 
     def poisoned(*args: Any) -> Any:
         calls.append(1)
         losses = compute(*args)
-        return replace(losses, total=losses.total * float("nan")) if len(calls) == 3 else losses  # the first half of step 2
+        return (
+            replace(losses, total=losses.total * float("nan")) if len(calls) == 3 else losses
+        )  # the first half of step 2
 
     monkeypatch.setattr(step, "compute_losses", poisoned)
     pretrain(index, tmp_path, train__steps=3, train__precision="fp16", train__accumulate=2)
@@ -175,7 +212,9 @@ def refuse_nothing(capsys: pytest.CaptureFixture, arguments: list[str]) -> str:
     return capsys.readouterr().err
 
 
-def test_the_count_of_steps_in_a_row_survives_a_resume(index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_count_of_steps_in_a_row_survives_a_resume(
+    index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = {"train__steps": 9, "train__nonfinite_limit": 4, "train__checkpoint_every": 1}
     poison = Poison(monkeypatch, set(range(2, 99)))
     with signal_after(3), pytest.raises(KeyboardInterrupt):
@@ -192,18 +231,25 @@ def test_without_a_checkpoint_it_says_so(index: str, tmp_path: Path, monkeypatch
     assert not checkpoints(tmp_path / "checkpoints"), "the state is not saved on the way out"
 
 
-# --- ends and beginnings --------------------------------------------------------------------------------------------------------------
+# --- ends and beginnings
+# ------------------------------------------------------------------------------------------------------------
 
 
-def test_complete_run_called_again_says_so_and_changes_nothing(index: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_complete_run_called_again_says_so_and_changes_nothing(
+    index: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     arguments = options(index, tmp_path, train__steps=2)
     assert f"done: {tmp_path / 'model.safetensors'}" in refuse_nothing(capsys, arguments)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "config.yaml"}
     assert refuse_nothing(capsys, arguments) == f"{tmp_path}: the run is complete (2 steps)\n"
-    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "config.yaml"} == before
+    assert {
+        p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "config.yaml"
+    } == before
 
 
-def test_damaged_newest_checkpoint_is_one_line_and_deleting_it_resumes(index: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_damaged_newest_checkpoint_is_one_line_and_deleting_it_resumes(
+    index: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     arguments = options(index, tmp_path, train__steps=4, train__checkpoint_every=2)
     refuse_nothing(capsys, arguments)
     newest = checkpoints(tmp_path / "checkpoints")[-1]
@@ -214,7 +260,9 @@ def test_damaged_newest_checkpoint_is_one_line_and_deleting_it_resumes(index: st
     assert "resumed after step 2" in refuse_nothing(capsys, arguments)
 
 
-def test_checkpoint_of_another_model_is_one_line(index: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_checkpoint_of_another_model_is_one_line(
+    index: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     arguments = options(index, tmp_path, train__steps=2)
     refuse_nothing(capsys, arguments)
     newest = checkpoints(tmp_path / "checkpoints")[-1]
@@ -225,13 +273,27 @@ def test_checkpoint_of_another_model_is_one_line(index: str, tmp_path: Path, cap
     assert f"{newest}: does not fit the run's settings (odis 0.0.9 wrote it" in line
 
 
-def test_ctrl_c_saves_exits_with_130_and_the_same_command_resumes(index: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = options(index, tmp_path, train__steps=150, model__depth=8, model__embed_dim=96, train__threads=1, loader__workers=2)
+def test_ctrl_c_saves_exits_with_130_and_the_same_command_resumes(
+    index: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = options(
+        index,
+        tmp_path,
+        train__steps=150,
+        model__depth=8,
+        model__embed_dim=96,
+        train__threads=1,
+        loader__workers=2,
+    )
     command = [sys.executable, "-m", "odis", "pretrain", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     metrics = tmp_path / "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 3) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not (metrics.exists() and metrics.read_text().count("\n") >= 3)
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     _, said = process.communicate(timeout=60)
@@ -244,7 +306,10 @@ def test_ctrl_c_saves_exits_with_130_and_the_same_command_resumes(index: str, tm
     assert said.splitlines()[-1] == f"stopped after step {step}; the same command resumes"
     assert lines(metrics)[-1]["step"] == step
 
-    with signal_after(step + 3, signal.SIGTERM), pytest.raises(SystemExit) as end:  # a scheduler's way to say the same
+    with (
+        signal_after(step + 3, signal.SIGTERM),
+        pytest.raises(SystemExit) as end,
+    ):  # a scheduler's way to say the same
         main(["pretrain", *arguments])
     assert end.value.code == 130
     assert f"resumed after step {step}" in capsys.readouterr().err
@@ -252,11 +317,16 @@ def test_ctrl_c_saves_exits_with_130_and_the_same_command_resumes(index: str, tm
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "handlers are put back"
 
 
-# --- what is logged -------------------------------------------------------------------------------------------------------------------
+# --- what is logged
+# ------------------------------------------------------------------------------------------------------------
 
 
-def test_knn_is_logged_when_asked_and_at_the_end(index: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    refuse_nothing(capsys, [*options(index, tmp_path / "often", train__steps=5, train__knn_every=2), "--val", index])
+def test_knn_is_logged_when_asked_and_at_the_end(
+    index: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    refuse_nothing(
+        capsys, [*options(index, tmp_path / "often", train__steps=5, train__knn_every=2), "--val", index]
+    )
     logged = lines(tmp_path / "often" / "metrics.jsonl")
     knn = {line["step"]: line for line in logged if "loss" not in line}
     assert list(knn) == [2, 4, 5]
@@ -282,18 +352,25 @@ def test_knn_leaves_training_as_it_is(index: str, tmp_path: Path) -> None:
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
-def test_an_evaluation_that_fails_is_said_and_training_goes_on(index: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_evaluation_that_fails_is_said_and_training_goes_on(
+    index: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     def evaluate(model: Any, config: Any) -> dict[str, float]:
         raise OdisError("features hold values that are not finite")
 
     pretrain(index, tmp_path / "run", evaluate, train__steps=3, val="x", train__knn_every=2)
     said = " ".join(capsys.readouterr().err.split())
     for at in (2, 3):
-        assert f"warning: step {at}: the evaluation during training failed: features hold values that are not finite" in said
+        assert (
+            f"warning: step {at}: the evaluation during training failed: features hold values that are "
+            f"not finite" in said
+        )
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_skipped_files_are_named_once_and_counted_also_over_a_resume(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_skipped_files_are_named_once_and_counted_also_over_a_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for i in range(4):
@@ -327,20 +404,31 @@ def test_tensorboard_events_are_written_when_asked(index: str, tmp_path: Path) -
     events = EventAccumulator(str(tmp_path / "with" / "tensorboard")).Reload()
     assert {"loss", "lr", "teacher_entropy", "images_per_second"} <= set(events.Tags()["scalars"])
     written = lines(tmp_path / "with" / "metrics.jsonl")
-    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(x["step"], pytest.approx(x["loss"])) for x in written]
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [
+        (x["step"], pytest.approx(x["loss"])) for x in written
+    ]
 
 
-def test_data_that_cannot_be_read_at_all_stops_at_the_first_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_data_that_cannot_be_read_at_all_stops_at_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for i in range(3):
         (folder / f"{i}.jpg").touch()
     for workers in (0, 2):
         with pytest.raises(SystemExit) as stop:
-            main(["pretrain", *options(str(folder), tmp_path / str(workers), train__steps=2, loader__workers=workers)])
+            main(
+                [
+                    "pretrain",
+                    *options(str(folder), tmp_path / str(workers), train__steps=2, loader__workers=workers),
+                ]
+            )
         assert stop.value.code == 2
         _, line = capsys.readouterr().err.splitlines()  # what it was about to do, then why not
-        assert line.startswith(f"odis pretrain: {folder}: none of its 3 images can be used; {folder / '0.jpg'}: is empty")
+        assert line.startswith(
+            f"odis pretrain: {folder}: none of its 3 images can be used; {folder / '0.jpg'}: is empty"
+        )
 
 
 def test_large_photographs_are_worth_a_word(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -353,7 +441,12 @@ def test_large_photographs_are_worth_a_word(tmp_path: Path, capsys: pytest.Captu
         small.resize((1800, 1200), Image.Resampling.BICUBIC).save(folder / f"{k}.jpg")
 
     def said(name: str, **more: Any) -> int:
-        main(["pretrain", *options(str(folder), tmp_path / name, **({"train.batch_size": 2, "train.steps": 3} | more))])
+        main(
+            [
+                "pretrain",
+                *options(str(folder), tmp_path / name, **({"train.batch_size": 2, "train.steps": 3} | more)),
+            ]
+        )
         return capsys.readouterr().err.count("--loader.copies DIR")
 
     assert said("plain") == 1

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from odis.config import OptimConfig
+from odis.config.training import OptimConfig
 from odis.train.optim import apply_settings, build_optimizer, clip_gradients, step_if_finite
 from odis.train.schedules import Settings
 
-SETTINGS = Settings(lr=0.01, weight_decay=0.3, momentum_teacher=0.9, teacher_temp=0.05, last_layer_frozen=False)
+SETTINGS = Settings(
+    lr=0.01, weight_decay=0.3, momentum_teacher=0.9, teacher_temp=0.05, last_layer_frozen=False
+)
 
 
 class Toy(nn.Module):
@@ -29,7 +31,9 @@ def test_only_matrices_are_decayed_and_frozen_parameters_left_out() -> None:
     apply_settings(optimizer, SETTINGS)
     decayed, kept = optimizer.param_groups
     assert [p is toy.linear.weight for p in decayed["params"]] == [True]
-    assert {id(p) for p in kept["params"]} == {id(p) for p in (toy.linear.bias, toy.norm.weight, toy.norm.bias, toy.cls_token)}
+    assert {id(p) for p in kept["params"]} == {
+        id(p) for p in (toy.linear.bias, toy.norm.weight, toy.norm.bias, toy.cls_token)
+    }
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
     assert decayed["lr"] == kept["lr"] == 0.01
 

@@ -1,4 +1,6 @@
-"""A run that is killed and started again is the run that was not: every later loss and the final weights, bit for bit."""
+"""A run that is killed and started again is the run that was not: every later loss and the final weights, bit
+for bit.
+"""
 
 import json
 import os
@@ -28,19 +30,47 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for i in range(20):
         Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(root / f"{i}.png")
-        rows.append(ImageObjects(f"{i}.png", 48, 40, (Object((4.0, 5.0, 20.0, 30.0)), Object((20.0, 10.0, 44.0, 36.0)))))
+        rows.append(
+            ImageObjects(
+                f"{i}.png", 48, 40, (Object((4.0, 5.0, 20.0, 30.0)), Object((20.0, 10.0, 44.0, 36.0)))
+            )
+        )
     write_index(root / "index.parquet", rows, root=root, provenance="annotated", classes=[])
     return root / "index.parquet"
 
 
 def command(index: Path, out: Path) -> list[str]:
     settings = {
-        "objects.per_image": 2, "model.object_tokens": "read-only", "model.drop_path": 0.2, "head.norm": "batch", "loss.image_weight": 0.5,
-        "train.steps": STEPS, "train.batch_size": 4, "train.checkpoint_every": 5, "train.threads": 1, "loader.workers": 2,
-        "views.global_size": 32, "views.local_size": 16, "model.embed_dim": 48, "model.depth": 2, "head.prototypes": 64,
-    }  # fmt: skip
+        "objects.per_image": 2,
+        "model.object_tokens": "read-only",
+        "model.drop_path": 0.2,
+        "head.norm": "batch",
+        "loss.image_weight": 0.5,
+        "train.steps": STEPS,
+        "train.batch_size": 4,
+        "train.checkpoint_every": 5,
+        "train.threads": 1,
+        "loader.workers": 2,
+        "views.global_size": 32,
+        "views.local_size": 16,
+        "model.embed_dim": 48,
+        "model.depth": 2,
+        "head.prototypes": 64,
+    }
     options = [f"--{name}={value}" for name, value in settings.items()]
-    return [sys.executable, "-m", "odis", "pretrain", "--data", str(index), "--out", str(out), "--recipe", "debug", *options]
+    return [
+        sys.executable,
+        "-m",
+        "odis",
+        "pretrain",
+        "--data",
+        str(index),
+        "--out",
+        str(out),
+        "--recipe",
+        "debug",
+        *options,
+    ]
 
 
 def metrics(out: Path) -> dict[int, dict[str, float]]:
@@ -60,7 +90,9 @@ def test_killed_and_resumed_equals_undisturbed(index: Path, tmp_path: Path) -> N
     subprocess.run(command(index, undisturbed), check=True, capture_output=True, timeout=240)
 
     at = random.randint(6, STEPS - 2)  # any step: the promise is for all of them
-    process = subprocess.Popen(command(index, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command(index, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     deadline = time.monotonic() + 240
     while written_steps(killed) < at and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -73,7 +105,7 @@ def test_killed_and_resumed_equals_undisturbed(index: Path, tmp_path: Path) -> N
     assert metrics(killed) == metrics(undisturbed), f"killed at step {at}"
     ours, theirs = (load_checkpoint(checkpoints(out / "checkpoints")[-1]) for out in (killed, undisturbed))
     assert ours["step"] == theirs["step"] == STEPS
-    for part in ("student", "teacher", "centres"):
+    for part in ("student", "teacher", "centers"):
         assert all(torch.equal(ours[part][k], theirs[part][k]) for k in theirs[part]), part
     for key, state in theirs["optimizer"]["state"].items():
         assert all(torch.equal(ours["optimizer"]["state"][key][k], v) for k, v in state.items())

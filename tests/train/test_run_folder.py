@@ -12,9 +12,9 @@ from PIL import Image
 
 from odis import __version__
 from odis.cli import main
-from odis.config import LoaderConfig, PretrainConfig, TrainConfig, ViewsConfig, as_dict
+from odis.config.options import load_recipe
+from odis.config.training import LoaderConfig, PretrainConfig, TrainConfig, ViewsConfig, as_dict
 from odis.errors import ConfigError, DataError
-from odis.options import load_recipe
 from odis.train.run_folder import prepare, read_config
 
 RESOLVED = {"images": 20, "lr": 0.001}
@@ -56,13 +56,30 @@ def changed(value: Any) -> Any:
 
 
 SETTINGS = [("", f.name) for f in fields(PretrainConfig) if not is_dataclass(getattr(CONFIG, f.name))]
-SETTINGS += [(s.name, f.name) for s in fields(PretrainConfig) if is_dataclass(v := getattr(CONFIG, s.name)) for f in fields(v)]
+SETTINGS += [
+    (s.name, f.name)
+    for s in fields(PretrainConfig)
+    if is_dataclass(v := getattr(CONFIG, s.name))
+    for f in fields(v)
+]
 
 # What may change between the parts of a run: how it is run and what is written down.
 FREE = {
-    "val", "strict", "loader.workers", "loader.prefetch", "loader.cache", "loader.copies", "loader.render", "loader.resident_gib",
-    "train.log_every", "train.checkpoint_every", "train.keep", "train.knn_every", "train.tensorboard", "train.nonfinite_limit",
-}  # fmt: skip
+    "val",
+    "strict",
+    "loader.workers",
+    "loader.prefetch",
+    "loader.cache",
+    "loader.copies",
+    "loader.render",
+    "loader.resident_gib",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.knn_every",
+    "train.tensorboard",
+    "train.nonfinite_limit",
+}
 
 
 @pytest.mark.parametrize(("section", "name"), SETTINGS, ids=lambda s: s or "root")
@@ -88,8 +105,15 @@ def test_only_settings_that_change_no_result_may_change(tmp_path: Path, section:
 
 def test_every_difference_is_shown(tmp_path: Path) -> None:
     prepare(tmp_path, CONFIG, RESOLVED)
-    other = replace(CONFIG, views=ViewsConfig(global_scale=(0.1, 1.0)), train=TrainConfig(seed=4), loader=LoaderConfig(workers=9))
-    with pytest.raises(ConfigError, match=r"views\.global_scale: \[0\.25, 1\.0\] -> \[0\.1, 1\.0\]") as refusal:
+    other = replace(
+        CONFIG,
+        views=ViewsConfig(global_scale=(0.1, 1.0)),
+        train=TrainConfig(seed=4),
+        loader=LoaderConfig(workers=9),
+    )
+    with pytest.raises(
+        ConfigError, match=r"views\.global_scale: \[0\.25, 1\.0\] -> \[0\.1, 1\.0\]"
+    ) as refusal:
         prepare(tmp_path, other, RESOLVED)
     assert "train.seed: 0 -> 4" in str(refusal.value)
     assert "workers" not in str(refusal.value)
@@ -99,16 +123,18 @@ def test_every_difference_is_shown(tmp_path: Path) -> None:
 def test_setting_of_another_version_is_a_difference(tmp_path: Path) -> None:
     prepare(tmp_path, CONFIG, RESOLVED)
     record = read_config(tmp_path)
-    del record["config"]["views"]["grey"]
+    del record["config"]["views"]["grayscale"]
     record["config"]["views"]["sepia"] = 0.5
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
-    with pytest.raises(ConfigError, match=r"views\.grey: None -> 0\.2; views\.sepia: 0\.5 -> None"):
+    with pytest.raises(ConfigError, match=r"views\.grayscale: None -> 0\.2; views\.sepia: 0\.5 -> None"):
         prepare(tmp_path, CONFIG, RESOLVED)
 
 
 def test_data_with_another_number_of_images_is_refused(tmp_path: Path) -> None:
     prepare(tmp_path, CONFIG, RESOLVED)
-    with pytest.raises(ConfigError, match=r"holds a run on 20 images, but train\.parquet now has 21; give another --out"):
+    with pytest.raises(
+        ConfigError, match=r"holds a run on 20 images, but train\.parquet now has 21; give another --out"
+    ):
         prepare(tmp_path, CONFIG, RESOLVED | {"images": 21})
     assert read_config(tmp_path)["resolved"] == RESOLVED
 
@@ -133,7 +159,12 @@ def test_file_is_refused_and_an_empty_folder_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("a: [", "cannot be read"), ("", "not the config of a run"), ("config: 3", "not the config of a run"), ("[1]", "not the config")],
+    [
+        ("a: [", "cannot be read"),
+        ("", "not the config of a run"),
+        ("config: 3", "not the config of a run"),
+        ("[1]", "not the config"),
+    ],
 )
 def test_config_that_is_none_is_named(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
@@ -158,7 +189,13 @@ def images(tmp_path: Path) -> Path:
 
 
 def command(images: Path, out: Path, *more: str) -> list[str]:
-    tiny = ["--views.global_size=16", "--views.local_size=8", "--model.depth=1", "--model.embed_dim=24", "--model.num_heads=2"]
+    tiny = [
+        "--views.global_size=16",
+        "--views.local_size=8",
+        "--model.depth=1",
+        "--model.embed_dim=24",
+        "--model.num_heads=2",
+    ]
     fixed = ["--train.steps=2", "--train.batch_size=2", "--train.device=cpu", "--loader.workers=0"]
     return ["pretrain", "--data", str(images), "--out", str(out), "--recipe", "debug", *tiny, *fixed, *more]
 

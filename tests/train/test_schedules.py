@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odis.config import PretrainConfig
+from odis.config.training import PretrainConfig
 from odis.train.schedules import Schedules, cosine
 
 

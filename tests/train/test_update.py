@@ -1,4 +1,6 @@
-"""One update, through `pretrain`: gradients for every recipe, accumulation, drop path, precisions, an untouched teacher."""
+"""One update, through `pretrain`: gradients for every recipe, accumulation, drop path, precisions, an
+untouched teacher.
+"""
 
 import json
 from collections.abc import Callable
@@ -11,23 +13,39 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from odis.config import PretrainConfig
+from odis.backbones.build import build_pair
+from odis.config.options import load_recipe, recipe_names
+from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
-from odis.model.pair import build_pair
+from odis.method import step
+from odis.method.step import Centers, LossTerms, compute_losses, student_pass, teacher_pass
 from odis.objects.index import ObjectIndex, write_index
-from odis.options import load_recipe, recipe_names
-from odis.train import loop, start, step
-from odis.train.step import Centres, Question, compute_losses, student_pass, teacher_pass
+from odis.train import loop, start
 from odis.types import ImageObjects, Object
 
 TINY: dict[str, Any] = {
-    "views__global_size": 32, "views__local_size": 16, "views__local_views": 2, "prediction__probability": 1.0,
-    "model__patch_size": 8, "model__embed_dim": 32, "model__depth": 2, "model__num_heads": 2, "model__drop_path": 0.0,
-    "head__prototypes": 24, "head__hidden": 20, "head__bottleneck": 12,
-    "optim__warmup_epochs": 0, "optim__freeze_last_layer_epochs": 0,
-    "train__steps": 1, "train__batch_size": 4, "train__precision": "fp32", "train__device": "cpu", "train__log_every": 1,
-    "train__checkpoint_every": 0, "loader__workers": 0,
-}  # fmt: skip
+    "views__global_size": 32,
+    "views__local_size": 16,
+    "views__local_views": 2,
+    "prediction__probability": 1.0,
+    "model__patch_size": 8,
+    "model__embed_dim": 32,
+    "model__depth": 2,
+    "model__num_heads": 2,
+    "model__drop_path": 0.0,
+    "head__prototypes": 24,
+    "head__hidden": 20,
+    "head__bottleneck": 12,
+    "optim__warmup_epochs": 0,
+    "optim__freeze_last_layer_epochs": 0,
+    "train__steps": 1,
+    "train__batch_size": 4,
+    "train__precision": "fp32",
+    "train__device": "cpu",
+    "train__log_every": 1,
+    "train__checkpoint_every": 0,
+    "loader__workers": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +67,11 @@ class Spy:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gradients: list[dict[str, Tensor | None]] = []
         self.before_step: Callable[[int], None] = lambda step: None
-        step_if_finite, update_teacher, build = step.step_if_finite, step.update_teacher, start.build_optimizer
+        step_if_finite, update_teacher, build = (
+            update.step_if_finite,
+            update.update_teacher,
+            start.build_optimizer,
+        )
 
         def building(student: torch.nn.Module, optim: Any) -> torch.optim.AdamW:
             self.student = student
@@ -72,7 +94,9 @@ class Spy:
 
     def note(self) -> None:
         trainable = {name: p for name, p in self.student.named_parameters() if p.requires_grad}
-        self.gradients.append({name: None if p.grad is None else p.grad.clone() for name, p in trainable.items()})
+        self.gradients.append(
+            {name: None if p.grad is None else p.grad.clone() for name, p in trainable.items()}
+        )
 
 
 @pytest.fixture
@@ -89,7 +113,9 @@ def losses(out: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
-def test_every_trainable_parameter_gets_a_gradient_and_the_teacher_none(data: str, tmp_path: Path, spy: Spy, recipe: str) -> None:
+def test_every_trainable_parameter_gets_a_gradient_and_the_teacher_none(
+    data: str, tmp_path: Path, spy: Spy, recipe: str
+) -> None:
     """A parameter without one would stop DDP at the second step, or be decayed towards 0 for nothing."""
     loop.pretrain(config_of(data, recipe), tmp_path)
     (found,) = spy.gradients
@@ -97,7 +123,9 @@ def test_every_trainable_parameter_gets_a_gradient_and_the_teacher_none(data: st
     assert [name for name, grad in found.items() if grad is None or not grad.any()] == []
     assert all(p.grad is None and not p.requires_grad for p in spy.teacher.parameters())
     for old, student, teacher in zip(spy.teacher_before, spy.student.parameters(), spy.teacher.parameters()):
-        torch.testing.assert_close(teacher, spy.momentum * old + (1 - spy.momentum) * student.detach(), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(
+            teacher, spy.momentum * old + (1 - spy.momentum) * student.detach(), rtol=1e-5, atol=1e-7
+        )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +141,9 @@ def test_every_trainable_parameter_gets_a_gradient_and_the_teacher_none(data: st
     ids=lambda o: ",".join(f"{k}={v}" for k, v in o.items()),
 )
 @pytest.mark.parametrize("kind", ["single", "read-only"])
-def test_parameters_that_no_loss_reaches_are_not_trained(data: str, tmp_path: Path, spy: Spy, kind: str, overrides: dict) -> None:
+def test_parameters_that_no_loss_reaches_are_not_trained(
+    data: str, tmp_path: Path, spy: Spy, kind: str, overrides: dict
+) -> None:
     loop.pretrain(config_of(data, model__object_tokens=kind, **overrides), tmp_path)
     (found,) = spy.gradients
     assert [name for name, grad in found.items() if grad is None] == []
@@ -123,17 +153,19 @@ def test_parameters_that_no_loss_reaches_are_not_trained(data: str, tmp_path: Pa
 
 
 def by_hand(config: PretrainConfig, parts: int) -> dict[str, Tensor]:
-    """The first step's gradients: the mean over micro-batches, each normalised on its own, the centre moving in between."""
+    """The first step's gradients: the mean over micro-batches, each normalised on its own, the center moving
+    in between.
+    """
     index = ObjectIndex.open(config.data)
     torch.manual_seed(config.train.seed)
     student, teacher = build_pair(config)
-    centres, question = Centres(config.head.prototypes, config.loss.centre_momentum), Question.of(config)
+    centers, terms = Centers(config.head.prototypes, config.loss.center_momentum), LossTerms.of(config)
     sums: dict[str, Tensor] = {}
     for batch in make_loader(index, config, patch_size=8, start_step=0, steps=1):
-        target = teacher_pass(teacher, batch, centres, config.loss.warmup_teacher_temp, config, question)
+        target = teacher_pass(teacher, batch, centers, config.loss.warmup_teacher_temp, config, terms)
         student.zero_grad()
-        compute_losses(student_pass(student, batch, question), target, batch, config).total.backward()
-        centres.update(target)
+        compute_losses(student_pass(student, batch, terms), target, batch, config).total.backward()
+        centers.update(target)
         for name, p in student.named_parameters():
             if p.grad is not None:
                 sums[name] = sums.get(name, 0) + p.grad / parts
@@ -142,7 +174,12 @@ def by_hand(config: PretrainConfig, parts: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
 def test_accumulation_averages_micro_batches(data: str, tmp_path: Path, spy: Spy, accumulate: int) -> None:
-    settings = {"optim__clip_grad": 0.0, "loss__warmup_teacher_temp_epochs": 2, "train__accumulate": accumulate, "train__steps": 2}
+    settings = {
+        "optim__clip_grad": 0.0,
+        "loss__warmup_teacher_temp_epochs": 2,
+        "train__accumulate": accumulate,
+        "train__steps": 2,
+    }
     config = config_of(data, **settings, train__batch_size=4)
     loop.pretrain(config, tmp_path)
     expected = by_hand(config, accumulate)
@@ -155,17 +192,27 @@ def test_accumulation_averages_micro_batches(data: str, tmp_path: Path, spy: Spy
 def test_gradients_are_clipped_and_frozen_prototypes_have_none(data: str, tmp_path: Path, spy: Spy) -> None:
     config = config_of(data, optim__clip_grad=0.01, optim__freeze_last_layer_epochs=0.5, train__steps=4)
     loop.pretrain(config, tmp_path)
-    norms = [torch.stack([g.norm() for g in found.values() if g is not None]).norm() for found in spy.gradients]
+    norms = [
+        torch.stack([g.norm() for g in found.values() if g is not None]).norm() for found in spy.gradients
+    ]
     assert norms == pytest.approx([0.01] * 4, rel=1e-3)
     frozen = [found["head.last_layer.weight"] is None for found in spy.gradients]
     assert frozen == [True, False, False, False]
 
 
 def test_drop_path_is_a_function_of_seed_and_step(data: str, tmp_path: Path, spy: Spy) -> None:
-    settings = {"model__drop_path": 0.5, "train__steps": 3, "optim__base_lr": 0.0, "optim__min_lr": 0.0, "optim__weight_decay": 0.0}
+    settings = {
+        "model__drop_path": 0.5,
+        "train__steps": 3,
+        "optim__base_lr": 0.0,
+        "optim__min_lr": 0.0,
+        "optim__weight_decay": 0.0,
+    }
     settings |= {"optim__weight_decay_end": 0.0, "prediction__probability": 0.0, "loss__patch_weight": 0.0}
     loop.pretrain(config_of(data, **settings), tmp_path / "a")
-    spy.before_step = lambda step: torch.manual_seed(torch.seed())  # others may draw from the global generator as they like
+    spy.before_step = lambda step: torch.manual_seed(
+        torch.seed()
+    )  # others may draw from the global generator as they like
     loop.pretrain(config_of(data, **settings), tmp_path / "b")
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     loop.pretrain(config_of(data, **settings, train__seed=1), tmp_path / "c")
@@ -189,7 +236,10 @@ def test_drop_path_differs_between_steps(data: str, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("recipe", ["debug", "odis-small"])
 def test_bf16_follows_fp32(data: str, tmp_path: Path, recipe: str) -> None:
     for precision in ("bf16", "fp32"):
-        loop.pretrain(config_of(data, recipe, train__precision=precision, train__steps=3, optim__base_lr=0.01), tmp_path / precision)
+        loop.pretrain(
+            config_of(data, recipe, train__precision=precision, train__steps=3, optim__base_lr=0.01),
+            tmp_path / precision,
+        )
     assert losses(tmp_path / "bf16") == pytest.approx(losses(tmp_path / "fp32"), rel=0.05)
     assert losses(tmp_path / "bf16") != losses(tmp_path / "fp32")
 
@@ -198,8 +248,16 @@ def test_bf16_follows_fp32(data: str, tmp_path: Path, recipe: str) -> None:
 def test_half_precision_moves_every_weight_and_keeps_them_in_full(
     data: str, tmp_path: Path, spy: Spy, capsys: pytest.CaptureFixture, precision: str, steps: int
 ) -> None:
-    """In fp16 the first steps overflow, which is how the scale of the loss is found: they are not taken, and that is no fault."""
-    settings = {"train__steps": steps, "optim__base_lr": 0.1, "head__hidden": 128, "head__bottleneck": 32, "optim__momentum_teacher": 0.5}
+    """In fp16 the first steps overflow, which is how the scale of the loss is found: they are not taken, and
+    that is no fault.
+    """
+    settings = {
+        "train__steps": steps,
+        "optim__base_lr": 0.1,
+        "head__hidden": 128,
+        "head__bottleneck": 32,
+        "optim__momentum_teacher": 0.5,
+    }
     loop.pretrain(config_of(data, train__precision=precision, **settings), tmp_path / "half")
     for network in (spy.student, spy.teacher):
         for name, value in network.state_dict().items():

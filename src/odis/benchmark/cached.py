@@ -1,4 +1,6 @@
-"""Data that stay in memory (`loader.cache`): how many images of a run are read from files all the same, and input that reads none."""
+"""Data that stay in memory (`loader.cache`): how many images of a run are read from files all the same, and
+input that reads none.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from odis.config import PretrainConfig
+from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
 from odis.objects.index import ObjectIndex
 from odis.types import Batch, ImageObjects
@@ -53,12 +55,16 @@ def uncached(config: PretrainConfig) -> PretrainConfig:
     return replace(config, loader=replace(config.loader, cache=False, resident_gib=0.0))
 
 
-def cached_batches(config: PretrainConfig, index: ObjectIndex, patch_size: int, seconds: float, start_step: int = 0) -> Iterator[Batch]:
-    """The batches of a run, without end, from images that are all in memory before the first one is asked for.
+def cached_batches(
+    config: PretrainConfig, index: ObjectIndex, patch_size: int, seconds: float, start_step: int = 0
+) -> Iterator[Batch]:
+    """The batches of a run, without end, from images that are all in memory before the first one is asked
+    for.
 
     Args:
         config: With `loader.cache`.
-        index: Of its images up to 256 are taken, at random: as many as are read in the time given, but no fewer than four.
+        index: Of its images up to 256 are taken, at random: as many as are read in the time given, but no
+            fewer than four.
         patch_size: Side of a patch in pixels of a view.
         seconds: How long reading them may take, about.
         start_step: As of `make_loader`.
@@ -69,7 +75,9 @@ def cached_batches(config: PretrainConfig, index: ObjectIndex, patch_size: int, 
     rows = np.random.default_rng(0).permutation(len(index))
 
     def read(count: int) -> DataLoader[Any]:
-        loader = make_loader(Part(index, rows[:count]), config, patch_size=patch_size, start_step=start_step, steps=ENDLESS)
+        loader = make_loader(
+            Part(index, rows[:count]), config, patch_size=patch_size, start_step=start_step, steps=ENDLESS
+        )
         for row in range(count):
             loader.dataset[0, row]  # before the workers start, which share what is there
         return loader
@@ -81,14 +89,18 @@ def cached_batches(config: PretrainConfig, index: ObjectIndex, patch_size: int, 
 
 
 def memories(workers: int) -> int:
-    """How many memories a loader with so many workers keeps images in: one if they are forked, which share it, else one each."""
+    """How many memories a loader with so many workers keeps images in: one if they are forked, which share
+    it, else one each.
+    """
     return 1 if multiprocessing.get_start_method() == "fork" else max(1, workers)
 
 
 def reads(images: int, total: int, memories: int, span: int | None = None) -> float:
-    """How many of the images of a cached run come from files, to be expected: those that the memory at hand has not had yet.
+    """How many of the images of a cached run come from files, to be expected: those that the memory at hand
+    has not had yet.
 
-        for epoch in 0, 1, ...: each of its images has been with the same memory in none of the `epoch` epochs before with
+        for epoch in 0, 1, ...: each of its images has been with the same memory in none of the `epoch` epochs
+        before with
             probability (1 - 1 / memories) ** epoch
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from odis.train.step import Run, train_step
+from odis.train.update import Run, train_step
 from odis.types import Batch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -18,12 +18,15 @@ def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = No
     return sdpa_flop_count(query, key, value)
 
 
-def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+def _attention_backward(
+    grad: Any, query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any
+) -> int:
     return sdpa_backward_flop_count(grad, query, key, value)
 
 
 def count_flops(run: Run, batch: Batch) -> int:
-    """FLOPs of the matrix multiplications, convolutions and attention of one step on `batch`, which is taken: both passes, backward too.
+    """FLOPs of the matrix multiplications, convolutions and attention of one step on `batch`, which is taken:
+    both passes, backward too.
 
     What activation checkpointing computes a second time counts a second time.
     """
@@ -38,8 +41,11 @@ def count_flops(run: Run, batch: Batch) -> int:
     return counter.get_total_flops()
 
 
-def matmul_rate(device: torch.device, precision: str, *, rows: int, width: int, seconds: float = 1.0) -> float:
-    """FLOPs a second of the best of several products (rows, width) x (width, 4 width): the MLP's, the largest of a ViT.
+def matmul_rate(
+    device: torch.device, precision: str, *, rows: int, width: int, seconds: float = 1.0
+) -> float:
+    """FLOPs a second of the best of several products (rows, width) x (width, 4 width): the MLP's, the largest
+    of a ViT.
 
     Args:
         device: Where.

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from odis.benchmark.cached import ENDLESS
-from odis.config import PretrainConfig
-from odis.data.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
+from odis.config.training import PretrainConfig
+from odis.data.geometry.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
 from odis.data.loader import make_loader
+from odis.machine.devices import Ranks
 from odis.objects.index import ObjectIndex
-from odis.train.distributed import Ranks
-from odis.train.report import peak_memory
+from odis.train.run_log import peak_memory
 from odis.train.start import build_run
-from odis.train.step import Run, train_step
+from odis.train.update import Run, train_step
 from odis.types import Batch
 
 _MIDDLE = 0.5  # of its schedules: where a measured run stands, past warm-ups and frozen layers
@@ -46,7 +46,9 @@ def start(config: PretrainConfig, index: ObjectIndex, ranks: Ranks) -> Run:
     return run
 
 
-def batches_of(config: PretrainConfig, index: ObjectIndex, patch_size: int, start_step: int = 0) -> Iterator[Batch]:
+def batches_of(
+    config: PretrainConfig, index: ObjectIndex, patch_size: int, start_step: int = 0
+) -> Iterator[Batch]:
     """The batches of training, without end."""
     return iter(make_loader(index, config, patch_size=patch_size, start_step=start_step, steps=ENDLESS))
 
@@ -73,8 +75,8 @@ def rate_of(batches: Iterator[Batch], config: PretrainConfig, seconds: float) ->
 def both_rate(run: Run, batches: Iterator[Batch], seconds: float) -> Rate:
     """Of training as it is run: loader, transfer, step.
 
-    What workers prepared ahead while nobody asked would count as faster than they are, so it is used up first, if that takes no more than
-    a third of the time.
+    What workers prepared ahead while nobody asked would count as faster than they are, so it is used up
+    first, if that takes no more than a third of the time.
     """
     loader, accumulate = run.config.loader, run.config.train.accumulate
     ahead = -(-loader.workers * loader.prefetch // accumulate) + 1
@@ -95,13 +97,21 @@ def _step(run: Run, batches: Iterator[Batch], accumulate: int) -> tuple[int, flo
     before = time.perf_counter()
     parts = list(itertools.islice(batches, accumulate))
     waited = time.perf_counter() - before
-    train_step(run, [part.to(run.ranks.device) for part in parts], meters=(run.step + 1) % run.config.train.log_every == 0)
+    train_step(
+        run,
+        [part.to(run.ranks.device) for part in parts],
+        meters=(run.step + 1) % run.config.train.log_every == 0,
+    )
     run.pending = None
     return sum(part.size for part in parts), waited
 
 
-def step_times(runs: dict[str, Run], batches: dict[str, list[Batch]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of a micro-batch's step of each run, in rounds in which each takes its turn, every other round backwards."""
+def step_times(
+    runs: dict[str, Run], batches: dict[str, list[Batch]], seconds: float
+) -> dict[str, list[float]]:
+    """Seconds of a micro-batch's step of each run, in rounds in which each takes its turn, every other round
+    backwards.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for name, run in runs.items():
         _timed(run, batches[name][0])  # the first step allocates
@@ -129,7 +139,9 @@ def _synchronise(device: torch.device) -> None:
 def without_objects(config: PretrainConfig) -> PretrainConfig:
     """The same run as iBOT (or DINO) would have it: every image one object, read by `[CLS]`."""
     objects = replace(config.objects, use=False, per_image=1, rediscover_every=0.0)
-    return replace(config, objects=objects, model=replace(config.model, object_tokens="single", object_readout="token"))
+    return replace(
+        config, objects=objects, model=replace(config.model, object_tokens="single", object_readout="token")
+    )
 
 
 def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
@@ -141,7 +153,9 @@ def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
 
 
 def peak_gib(config: PretrainConfig, index: ObjectIndex, ranks: Ranks) -> float:
-    """Most memory that two steps take, in a process of its own: of the GPU, or resident. Loader workers are not in it."""
+    """Most memory that two steps take, in a process of its own: of the GPU, or resident. Loader workers are
+    not in it.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_peak, args=(sender, config, index, ranks, torch.get_num_threads()))
@@ -206,7 +220,14 @@ def resampling(config: PretrainConfig, index: ObjectIndex, images: int = 200) ->
         needed += (np.where(fits.any(1), fits.argmax(1) + 1, views.candidates)).tolist()
         began = time.perf_counter()
         object_aware_crops(
-            rng, row.width, row.height, box, views.global_views, min_coverage=views.min_coverage, candidates=views.candidates, **geometry
+            rng,
+            row.width,
+            row.height,
+            box,
+            views.global_views,
+            min_coverage=views.min_coverage,
+            candidates=views.candidates,
+            **geometry,
         )
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
@@ -215,4 +236,10 @@ def resampling(config: PretrainConfig, index: ObjectIndex, images: int = 200) ->
     if not needed:
         return None
     n = len(needed)
-    return Resampling(hits / n, statistics.mean(needed), missed / n, 1e6 * statistics.median(seconds), 1e6 * statistics.median(free))
+    return Resampling(
+        hits / n,
+        statistics.mean(needed),
+        missed / n,
+        1e6 * statistics.median(seconds),
+        1e6 * statistics.median(free),
+    )

@@ -1,6 +1,8 @@
-"""Rows of an object index to batches: which rows, in which order, on which rank, and what becomes of those that are unusable.
+"""Rows of an object index to batches: which rows, in which order, on which rank, and what becomes of those
+that are unusable.
 
-Everything is a function of (seed, step): a batch does not depend on the number of workers, nor on where a run began.
+Everything is a function of (seed, step): a batch does not depend on the number of workers, nor on where a run
+began.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from odis.config import PretrainConfig, ViewsConfig
-from odis.data.copies import Copies, sure_shrink
-from odis.data.decode import Decoded, decode, needed_shrink
-from odis.data.resident import ResidentImages
-from odis.data.source import Source, UnrenderedBatch, collate_sources, make_source
-from odis.data.store import ImageStore
+from odis.config.training import PretrainConfig, ViewsConfig
+from odis.data.pixels.decode import Decoded, decode, needed_shrink
+from odis.data.pixels.device import DeviceCache
+from odis.data.pixels.disk import DiskCache, guaranteed_shrink
+from odis.data.pixels.memory import MemoryCache
+from odis.data.raw_batch import RawBatch, Source, collate_sources, make_source
 from odis.data.views import Plan, draw_all, plan_views, render_views
 from odis.data.workers import watched
 from odis.errors import DataError
@@ -48,18 +50,20 @@ class ViewDataset(Dataset[Sample]):
 
     Args:
         index: Images and their objects.
-        config: What the objects, views and prediction masks are; `strict`, `loader` and `train.seed` are read too.
+        config: What the objects, views and prediction masks are; `strict`, `loader` and `train.seed` are read
+            too.
         patch_size: Side of a patch in pixels of a view.
     """
 
     def __init__(self, index: ObjectIndex, config: PretrainConfig, patch_size: int) -> None:
         self.index, self.config, self.patch_size = index, config, patch_size
         self._objects: dict[int, ImageObjects] = {}
-        # An image is kept at each size that views were made from: the views are those that an image read anew would give.
-        self._images = ImageStore(len(index)) if config.loader.cache else None
+        # An image is kept at each size that views were made from: the views are those that an image read anew
+        # would give.
+        self._images = MemoryCache(len(index)) if config.loader.cache else None
         gib = config.loader.resident_gib
-        self.resident = ResidentImages(len(index), int(gib * 2**30)) if gib else None
-        self._copies = None if config.loader.copies is None else Copies(config.loader.copies)
+        self.resident = DeviceCache(len(index), int(gib * 2**30)) if gib else None
+        self._copies = None if config.loader.copies is None else DiskCache(config.loader.copies)
         # Rows whose objects are known to be usable. The index of a folder holds whole images, which are.
         self._sound = np.full(len(index), index.is_folder)
 
@@ -67,17 +71,21 @@ class ViewDataset(Dataset[Sample]):
         return len(self.index)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """The sample of (epoch, row); of the next row that can be used, if that one cannot, with all passed over in `skipped`.
+        """The sample of (epoch, row); of the next row that can be used, if that one cannot, with all passed
+        over in `skipped`.
 
         Raises:
             DataError: No row can be used; or, with `strict`, this one or one of its objects cannot.
         """
         it, views = self._planned(key), self.config.views
         drawn = draw_all(it.rng, it.plan, views)
-        return Sample(*render_views(it.plan, it.image, views, drawn), index=it.row, path=it.path, skipped=it.skipped)
+        return Sample(
+            *render_views(it.plan, it.image, views, drawn), index=it.row, path=it.path, skipped=it.skipped
+        )
 
     def source(self, key: tuple[int, int]) -> Source:
-        """What `__getitem__` would make the sample from: its views are without pixels, which the device renders.
+        """What `__getitem__` would make the sample from: its views are without pixels, which the device
+        renders.
 
         Raises:
             DataError: As `__getitem__`.
@@ -87,7 +95,9 @@ class ViewDataset(Dataset[Sample]):
         kept_as = None
         if self.resident is not None and (it.image.pixels.is_meta or self.resident.takes(it.shrink)):
             kept_as = it.shrink
-        return make_source(it.image, it.plan, drawn, views, index=it.row, path=it.path, skipped=it.skipped, kept_as=kept_as)
+        return make_source(
+            it.image, it.plan, drawn, views, index=it.row, path=it.path, skipped=it.skipped, kept_as=kept_as
+        )
 
     def _planned(self, key: tuple[int, int]) -> _Planned:
         """The geometry of a sample and the image it is of."""
@@ -101,15 +111,29 @@ class ViewDataset(Dataset[Sample]):
                 width, height = objects.width, objects.height
                 if min(width, height) < 1:
                     decode(path, (width, height))  # no image is as small as that, so this says what is wrong
-                plan = plan_views(rng, objects, width, height, config.objects, config.views, config.prediction, self.patch_size)
-                image, shrink = self._decode(row, path, objects, needed_shrink(width, height, plan.crops, plan.sizes))
+                plan = plan_views(
+                    rng,
+                    objects,
+                    width,
+                    height,
+                    config.objects,
+                    config.views,
+                    config.prediction,
+                    self.patch_size,
+                )
+                image, shrink = self._decode(
+                    row, path, objects, needed_shrink(width, height, plan.crops, plan.sizes)
+                )
             except DataError as error:
                 if config.strict:
                     raise
                 skipped.append(Skipped(path, str(error).removeprefix(f"{path}: ")))
                 continue
             return _Planned(rng, image, shrink, plan, row, path, skipped + unusable)
-        raise DataError(f"{self.index.path}: none of its {len(self)} images can be used; {skipped[0].what}: {skipped[0].why}")
+        raise DataError(
+            f"{self.index.path}: none of its {len(self)} images can be used; {skipped[0].what}: "
+            f"{skipped[0].why}"
+        )
 
     def _read(self, row: int, path: str) -> tuple[ImageObjects, list[Skipped]]:
         """The usable objects of a row, and those that are not."""
@@ -117,15 +141,19 @@ class ViewDataset(Dataset[Sample]):
             return self._objects[row], []
         objects = self.index[row]
         unusable: list[Skipped] = []
-        if not self._sound[row]:  # other programs write indices too, and a broken mask must not stop a run at hour nine
+        if not self._sound[
+            row
+        ]:  # other programs write indices too, and a broken mask must not stop a run at hour nine
             objects, unusable = self._usable(objects, path)
             self._sound[row] = not unusable
         return objects, unusable
 
     def _decode(self, row: int, path: str, objects: ImageObjects, shrink: int) -> tuple[Decoded, int]:
-        """The image of a row at 1 / `shrink` of its size; with copies at the size of its copy, which is at least that. And the shrink."""
+        """The image of a row at 1 / `shrink` of its size; with copies at the size of its copy, which is at
+        least that. And the shrink.
+        """
         copies, size = None, (objects.width, objects.height)
-        if self._copies is not None and 1 < (sure := sure_shrink(*size, self.config.views)) <= shrink:
+        if self._copies is not None and 1 < (sure := guaranteed_shrink(*size, self.config.views)) <= shrink:
             copies, shrink = self._copies, sure
         if self.resident is not None and (there := self.resident.find(row, shrink)) is not None:
             return there, shrink
@@ -139,18 +167,27 @@ class ViewDataset(Dataset[Sample]):
         return image, shrink
 
     def _usable(self, row: ImageObjects, path: str) -> tuple[ImageObjects, list[Skipped]]:
-        problems = [object_problem(item, row.width, row.height, len(self.index.classes)) for item in row.objects]
+        problems = [
+            object_problem(item, row.width, row.height, len(self.index.classes)) for item in row.objects
+        ]
         found = [Skipped(f"{path}, object {k}", why) for k, why in enumerate(problems) if why is not None]
         if found and self.config.strict:
             raise DataError(f"{found[0].what}: {found[0].why}")
-        return (replace(row, objects=tuple(item for item, why in zip(row.objects, problems) if why is None)), found) if found else (row, [])
+        return (
+            (
+                replace(row, objects=tuple(item for item, why in zip(row.objects, problems) if why is None)),
+                found,
+            )
+            if found
+            else (row, [])
+        )
 
 
 def sample_order(n: int, seed: int, start: int, count: int) -> list[tuple[int, int]]:
     """(epoch, row) of `count` samples of a run, from its sample number `start` on.
 
-    Each epoch is a permutation of the rows of its own. Sample g is of epoch g // n, so that batches cross the borders of
-    epochs and no image is left out, whatever the batch size.
+    Each epoch is a permutation of the rows of its own. Sample g is of epoch g // n, so that batches cross the
+    borders of epochs and no image is left out, whatever the batch size.
 
     Args:
         n: Rows of the index.
@@ -170,7 +207,8 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 class BatchPlan(Sampler[list[tuple[int, int]]]):
     """The (epoch, row) keys of this rank's micro-batches, step after step.
 
-    A step's samples are cut into `accumulate` micro-batches and each of these into `world_size` parts; rank r takes the r-th.
+    A step's samples are cut into `accumulate` micro-batches and each of these into `world_size` parts; rank r
+    takes the r-th.
 
     Args:
         n: Rows of the index.
@@ -181,7 +219,16 @@ class BatchPlan(Sampler[list[tuple[int, int]]]):
         world_size: Ranks.
     """
 
-    def __init__(self, n: int, config: PretrainConfig, *, start_step: int, steps: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        n: int,
+        config: PretrainConfig,
+        *,
+        start_step: int,
+        steps: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.n, self.seed, self.accumulate = n, config.train.seed, config.train.accumulate
         self.share = config.train.batch_size // (self.accumulate * world_size)
         self.start_step, self.steps, self.rank, self.world_size = start_step, steps, rank, world_size
@@ -192,11 +239,15 @@ class BatchPlan(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         first = self.start_step * self.accumulate
         for micro_batch in range(first, first + len(self)):
-            yield sample_order(self.n, self.seed, (micro_batch * self.world_size + self.rank) * self.share, self.share)
+            yield sample_order(
+                self.n, self.seed, (micro_batch * self.world_size + self.rank) * self.share, self.share
+            )
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """The batch of these samples: their views view-major, and which object tokens and patches the losses take (`types.Batch`)."""
+    """The batch of these samples: their views view-major, and which object tokens and patches the losses take
+    (`types.Batch`).
+    """
     global_views, global_masks, global_visible = _stack([sample.global_views for sample in samples])
     if samples[0].local_views:
         local_views, local_masks, local_visible = _stack([sample.local_views for sample in samples])
@@ -243,7 +294,9 @@ def _rows(chosen: Tensor) -> Tensor:
 
 
 class _Answered(Dataset[Any]):
-    """The dataset with its errors as values: a worker's exception would arrive as a page of traceback, not as the one line it is."""
+    """The dataset with its errors as values: a worker's exception would arrive as a page of traceback, not as
+    the one line it is.
+    """
 
     def __init__(self, dataset: ViewDataset) -> None:
         self.resident = dataset.resident
@@ -256,7 +309,7 @@ class _Answered(Dataset[Any]):
             return error
 
 
-def _collate_answers(answers: list[Any], views: ViewsConfig) -> Batch | UnrenderedBatch | DataError:
+def _collate_answers(answers: list[Any], views: ViewsConfig) -> Batch | RawBatch | DataError:
     for answer in answers:
         if isinstance(answer, DataError):
             return answer
@@ -266,29 +319,40 @@ def _collate_answers(answers: list[Any], views: ViewsConfig) -> Batch | Unrender
 
 
 class ViewLoader(DataLoader[Any]):
-    """A `DataLoader` of batches that raises `DataError` where the dataset did, and `WorkerError` where a worker was killed."""
+    """A `DataLoader` of batches that raises `DataError` where the dataset did, and `WorkerError` where a
+    worker was killed.
+    """
 
     def __iter__(self) -> Any:
         made = watched(super().__iter__(), self.num_workers)  # workers start now, not at the first batch
         return _finished(made, self.dataset.resident)  # type: ignore[attr-defined]  # it is an _Answered
 
 
-def _finished(batches: Iterator[Batch | UnrenderedBatch | DataError], resident: ResidentImages | None) -> Iterator[Batch | UnrenderedBatch]:
+def _finished(
+    batches: Iterator[Batch | RawBatch | DataError], resident: DeviceCache | None
+) -> Iterator[Batch | RawBatch]:
     for batch in batches:
         if isinstance(batch, DataError):
             raise batch
-        if isinstance(batch, UnrenderedBatch):
+        if isinstance(batch, RawBatch):
             batch.resident = resident
         yield batch
 
 
 def make_loader(
-    index: ObjectIndex, config: PretrainConfig, *, patch_size: int, start_step: int, steps: int, rank: int = 0, world_size: int = 1
+    index: ObjectIndex,
+    config: PretrainConfig,
+    *,
+    patch_size: int,
+    start_step: int,
+    steps: int,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> DataLoader[Any]:
     """A loader that yields this rank's micro-batches of steps `start_step` to `steps - 1`, in order.
 
-    Each has train.batch_size / world_size / train.accumulate images; it is a `Batch`, or with `loader.render` device an
-    `UnrenderedBatch`, whose `to` gives one. It leaves torch's global random state alone.
+    Each has train.batch_size / world_size / train.accumulate images; it is a `Batch`, or with `loader.render`
+    device an `RawBatch`, whose `to` gives one. It leaves torch's global random state alone.
 
     Args:
         index: Images and their objects.
@@ -301,7 +365,9 @@ def make_loader(
     """
     return ViewLoader(
         _Answered(ViewDataset(index, config, patch_size)),
-        batch_sampler=BatchPlan(len(index), config, start_step=start_step, steps=steps, rank=rank, world_size=world_size),
+        batch_sampler=BatchPlan(
+            len(index), config, start_step=start_step, steps=steps, rank=rank, world_size=world_size
+        ),
         collate_fn=partial(_collate_answers, views=config.views),
         num_workers=config.loader.workers,
         prefetch_factor=config.loader.prefetch if config.loader.workers else None,

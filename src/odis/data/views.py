@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from odis.config import ObjectsConfig, PredictionConfig, ViewsConfig
-from odis.data.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
-from odis.data.decode import Decoded, hull
-from odis.data.filters import planes
-from odis.data.masks import mask_rectangles, object_masks, prediction_mask
-from odis.data.photometrics import Photometrics, apply_photometrics, draw_photometrics
-from odis.data.resampling import resample
+from odis.config.training import ObjectsConfig, PredictionConfig, ViewsConfig
+from odis.data.augment.cpu import planes
+from odis.data.augment.draw import Photometrics, apply_photometrics, draw_photometrics
+from odis.data.augment.resampling import resample
+from odis.data.geometry.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
+from odis.data.geometry.masks import mask_rectangles, object_masks, prediction_mask
+from odis.data.pixels.decode import Decoded, outer_pixels
 from odis.objects import rle
 from odis.types import Crop, ImageObjects, View
 
@@ -36,7 +36,8 @@ class Plan:
 
 
 def render(image: Decoded, crop: Crop, size: int) -> Tensor:
-    """The crop's pixels, resized (bicubic, antialiased) to a square, mirrored if the crop is: what both paths to a view are held to.
+    """The crop's pixels, resized (bicubic, antialiased) to a square, mirrored if the crop is: what both paths
+    to a view are held to.
 
     Args:
         image: The image, perhaps decoded at a fraction of its size, where crops begin and end within pixels.
@@ -54,11 +55,13 @@ def resized_crop(image: Decoded, crop: Crop, size: int) -> np.ndarray:
     """`render` as uint8 (size, size, 3), never mirrored."""
     if image.shrink == 1:
         # In the layout of a decoded image, and in one piece, torch resizes bytes twice as fast.
-        part = image.pixels[None, :, crop.y0 : crop.y1, crop.x0 : crop.x1].contiguous(memory_format=torch.channels_last)
+        part = image.pixels[None, :, crop.y0 : crop.y1, crop.x0 : crop.x1].contiguous(
+            memory_format=torch.channels_last
+        )
         resized = interpolate(part, size=(size, size), mode="bicubic", antialias=True)[0]
         return resized.permute(1, 2, 0).contiguous().numpy()
     # Only pixels of the crop are seen, as in torchvision.
-    x0, y0, x1, y1 = hull(box := image.box(crop))
+    x0, y0, x1, y1 = outer_pixels(box := image.box(crop))
     shown = image.pixels[:, y0:y1, x0:x1].permute(1, 2, 0).contiguous().numpy()
     return resample(shown, box[0] - x0, box[1] - y0, box[2] - x0, box[3] - y0, size)
 
@@ -74,7 +77,10 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     Returns:
         float32 (..., 3, H, W).
     """
-    offset, scale = (torch.tensor(v, dtype=torch.float32, device=pixels.device).mul_(255)[:, None, None] for v in (mean, std))
+    offset, scale = (
+        torch.tensor(v, dtype=torch.float32, device=pixels.device).mul_(255)[:, None, None]
+        for v in (mean, std)
+    )
     return pixels.float().sub_(offset).div_(scale)
 
 
@@ -89,9 +95,9 @@ def make_sample(
 ) -> tuple[list[View], list[View], Tensor]:
     """All views of one image: the target object in slot 0, other objects at random in the slots after it.
 
-    An image without objects, and every image if `objects.use` is false, is one object itself: its crops are plain
-    random-resized-crops and its object masks all-true, as in DINO and iBOT. Slots without an object, and objects that a view
-    does not show, have an all-true mask and are not visible.
+    An image without objects, and every image if `objects.use` is false, is one object itself: its crops are
+    plain random-resized-crops and its object masks all-true, as in DINO and iBOT. Slots without an object,
+    and objects that a view does not show, have an all-true mask and are not visible.
 
     Args:
         rng: Source of all randomness. Geometry is drawn before photometrics, so these do not change it.
@@ -131,7 +137,10 @@ def plan_views(
     crops = _draw_crops(rng, width, height, boxes[0], views)
     flips = rng.random(len(crops)) < views.flip
     grid = (views.global_size // patch_size,) * 2
-    hidden = [prediction_mask(rng, grid, prediction.probability, prediction.ratio, prediction.spread) for _ in range(views.global_views)]
+    hidden = [
+        prediction_mask(rng, grid, prediction.probability, prediction.ratio, prediction.spread)
+        for _ in range(views.global_views)
+    ]
     geometry = [Crop(x0, y0, x1, y1, flip) for (x0, y0, x1, y1), flip in zip(crops.tolist(), flips.tolist())]
     masks: list[Tensor] = []
     visible: list[Tensor] = []
@@ -140,7 +149,9 @@ def plan_views(
     for part, size in ((slice(g), views.global_size), (slice(g, None), views.local_size)):
         corners = crops[part].astype(np.float64)
         shown = coverage(corners, boxes) >= objects.min_visible
-        found = object_masks(rectangles, starts, boxes, shown, corners, flips[part], size // patch_size, *rule)
+        found = object_masks(
+            rectangles, starts, boxes, shown, corners, flips[part], size // patch_size, *rule
+        )
         of_objects, seen = map(torch.from_numpy, found)
         masks.extend(of_objects if views.object_masks else torch.ones_like(of_objects))
         visible.extend(seen)
@@ -151,20 +162,30 @@ def plan_views(
 def draw_all(rng: np.random.Generator, plan: Plan, views: ViewsConfig) -> list[Photometrics]:
     """The photometrics of all views of a plan, drawn after its geometry."""
     first_locals = views.global_views
-    return [draw_photometrics(rng, size, min(v, 1) if v < first_locals else 2, views) for v, size in enumerate(plan.sizes)]
+    return [
+        draw_photometrics(rng, size, min(v, 1) if v < first_locals else 2, views)
+        for v, size in enumerate(plan.sizes)
+    ]
 
 
-def render_views(plan: Plan, image: Decoded, views: ViewsConfig, drawn: list[Photometrics]) -> tuple[list[View], list[View], Tensor]:
+def render_views(
+    plan: Plan, image: Decoded, views: ViewsConfig, drawn: list[Photometrics]
+) -> tuple[list[View], list[View], Tensor]:
     """The views of a plan on the CPU: the second half of `make_sample`, whose result it returns."""
     made: list[View] = []
-    offset, scale = (np.array(v, dtype=np.float32) * np.float32(255) for v in (views.mean, views.std))  # as in `normalise`
+    offset, scale = (
+        np.array(v, dtype=np.float32) * np.float32(255) for v in (views.mean, views.std)
+    )  # as in `normalise`
     for part in (slice(0, views.global_views), slice(views.global_views, len(plan.crops))):
         side = plan.sizes[part][0] if plan.sizes[part] else 0
         shown = np.empty((len(plan.sizes[part]), 3, side, side), dtype=np.float32)
         for view, crop, done in zip(shown, plan.crops[part], drawn[part]):
             pixels = planes(resized_crop(image, crop, side), crop.flip)
             apply_photometrics(pixels, done, offset, scale, view)
-        made += [View(*view) for view in zip(torch.from_numpy(shown), plan.crops[part], plan.masks[part], plan.visible[part])]
+        made += [
+            View(*view)
+            for view in zip(torch.from_numpy(shown), plan.crops[part], plan.masks[part], plan.visible[part])
+        ]
     return made[: views.global_views], made[views.global_views :], plan.hidden
 
 
@@ -196,7 +217,9 @@ def _rectangles(counts: bytes, width: int, height: int) -> np.ndarray:
     return mask_rectangles(runs, height).astype(np.float64)
 
 
-def _draw_crops(rng: np.random.Generator, width: int, height: int, target: np.ndarray, views: ViewsConfig) -> np.ndarray:
+def _draw_crops(
+    rng: np.random.Generator, width: int, height: int, target: np.ndarray, views: ViewsConfig
+) -> np.ndarray:
     """int64 (V, 4): the crops of the global views, then of the local views."""
     crops = []
     for count, scale, aware, min_coverage in (

@@ -11,7 +11,8 @@ from typing import Any
 
 from odis.errors import WorkerError
 
-# The sentence with which torch begins, from its `DataLoader` or out of its handler of SIGCHLD, wherever the main thread then is.
+# The sentence with which torch begins, from its `DataLoader` or out of its handler of SIGCHLD, wherever the
+# main thread then is.
 _DIED = "DataLoader worker (pid"
 # An error that a worker itself raised arrives with its type and these words.
 _RAISED_THERE = "in DataLoader worker process"
@@ -21,13 +22,15 @@ def watched(batches: Iterator[Any], workers: int) -> Iterator[Any]:
     """The batches of a `DataLoader`.
 
     Args:
-        batches: The loader's iterator; nobody else should keep it, so that its other workers end with the one that was killed.
+        batches: The loader's iterator; nobody else should keep it, so that its other workers end with the one
+            that was killed.
         workers: Its processes.
 
     Raises:
         WorkerError: A worker was killed.
     """
-    # One that dies between its answer and the handing over of the memory that holds it leaves a socket at which nobody answers.
+    # One that dies between its answer and the handing over of the memory that holds it leaves a socket at
+    # which nobody answers.
     unanswered = (EOFError, ConnectionError, FileNotFoundError) if workers else ()
     while True:
         try:
@@ -42,7 +45,10 @@ def watched(batches: Iterator[Any], workers: int) -> Iterator[Any]:
         except unanswered as error:
             if _RAISED_THERE in str(error):
                 raise
-            death, cause = _death(f"a DataLoader worker was gone before its answer was read ({type(error).__name__})"), error
+            death, cause = (
+                _death(f"a DataLoader worker was gone before its answer was read ({type(error).__name__})"),
+                error,
+            )
             break
         yield batch
     with _unaware_of_children():
@@ -63,7 +69,9 @@ def _death(what: str) -> WorkerError:
 
 @contextlib.contextmanager
 def _unaware_of_children() -> Iterator[None]:
-    """No handler of SIGCHLD: torch's raises anew at the end of any child, for as long as the iterator of the dead worker exists."""
+    """No handler of SIGCHLD: torch's raises anew at the end of any child, for as long as the iterator of the
+    dead worker exists.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         yield  # the handler runs in the main thread only
         return

@@ -1,6 +1,7 @@
 """A frozen backbone with all that is needed to ask it about objects.
 
-`queries.py` says what the modes are. Letters: B images of one size, Q objects asked of an image, P patches, D width.
+`queries.py` says what the modes are. Letters: B images of one size, Q objects asked of an image, P patches, D
+width.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odis.config import PretrainConfig
+from odis.backbones.baseline import TimmBaseline
+from odis.config.training import PretrainConfig
 from odis.data.views import normalise
 from odis.errors import OdisError
 from odis.inference.pictures import Picture, as_objects, as_pixels, is_one_picture
-from odis.model.pair import pool
-from odis.model.plain import PlainModel
-from odis.model.vit import ObjectViT
-from odis.queries import MODES, Asker, Query
+from odis.inference.queries import MODES, Asker, Query
+from odis.method.pair import pool
+from odis.method.vit import ObjectViT
 from odis.types import Features, Tokens
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,11 +36,13 @@ class Encoder:
     """A frozen backbone with all that is needed to ask it as it was trained.
 
     Args:
-        model: The backbone, on the device it is to run on; a `PlainModel` has no object token and answers no masked attention.
+        model: The backbone, on the device it is to run on; a `TimmBaseline` has no object token and answers
+            no masked attention.
         image_size: Side in pixels it was trained at, and is asked at unless told otherwise.
         mean: Channel means of pixels in 0..1.
         std: Channel deviations.
-        mask_coverage: Share of a patch an object must cover for the patch to belong to it, measured by the patch it covers most.
+        mask_coverage: Share of a patch an object must cover for the patch to belong to it, measured by the
+            patch it covers most.
         mask_margin: Patches by which masks of box objects are widened.
         object_readout: `token`, or `mean-pool` for a model whose objects are means of patches.
         precision: Arithmetic of the forward pass: `fp32`, `bf16` or `fp16`.
@@ -48,7 +51,7 @@ class Encoder:
         card: What its file says of itself.
     """
 
-    model: ObjectViT | PlainModel
+    model: ObjectViT | TimmBaseline
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -61,18 +64,37 @@ class Encoder:
     card: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
-    def of(model: ObjectViT, config: PretrainConfig, *, precision: str = "fp32", provenance: str = "", source: str = "") -> Encoder:
+    def of(
+        model: ObjectViT,
+        config: PretrainConfig,
+        *,
+        precision: str = "fp32",
+        provenance: str = "",
+        source: str = "",
+    ) -> Encoder:
         """An encoder of a backbone in memory, asked as `config` trains it."""
         views = config.views
         return Encoder(
-            model, views.global_size, views.mean, views.std, views.mask_coverage, views.mask_margin,
-            object_readout=config.model.object_readout, precision=precision, provenance=provenance, source=source,
-        )  # fmt: skip
+            model,
+            views.global_size,
+            views.mean,
+            views.std,
+            views.mask_coverage,
+            views.mask_margin,
+            object_readout=config.model.object_readout,
+            precision=precision,
+            provenance=provenance,
+            source=source,
+        )
 
     @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
-        return self.model.patch_side if isinstance(self.model, PlainModel) else self.model.patch_embed.patch_size[0]
+        return (
+            self.model.patch_side
+            if isinstance(self.model, TimmBaseline)
+            else self.model.patch_embed.patch_size[0]
+        )
 
     @property
     def device(self) -> torch.device:
@@ -81,46 +103,72 @@ class Encoder:
 
     def width(self, mode: str) -> int:
         """D of the objects a mode answers with."""
-        if isinstance(self.model, PlainModel):
+        if isinstance(self.model, TimmBaseline):
             return self.model.patch_dim if mode == "mean-pool" else self.model.image_dim
         return self.model.embed_dim
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """Modes this model can be asked in: a `PlainModel` has no object token, and perhaps no map of features to average."""
+        """Modes this model can be asked in: a `TimmBaseline` has no object token, and perhaps no map of
+        features to average.
+        """
         if isinstance(self.model, ObjectViT):
             return MODES
-        return tuple(m for m in MODES if m != "masked-attention" and (m != "mean-pool" or self.model.patch_dim))
+        return tuple(
+            m for m in MODES if m != "masked-attention" and (m != "mean-pool" or self.model.patch_dim)
+        )
 
     @property
     def readout(self) -> str:
-        """What stands for an object that is all of what the model is shown: its token, the mean of its patches, or timm's own pooling."""
-        return f"timm's {self.model.pooling}" if isinstance(self.model, PlainModel) else self.object_readout
+        """What stands for an object that is all of what the model is shown: its token, the mean of its
+        patches, or timm's own pooling.
+        """
+        return f"timm's {self.model.pooling}" if isinstance(self.model, TimmBaseline) else self.object_readout
 
     def asker(self, mode: str, size: int | None = None, context: float | None = None) -> Asker:
         """How images are asked in a mode.
 
         Raises:
-            OdisError: for a mode that is unknown or the model has not, a size that it does not take, or a context that does not go with
-                the mode.
+            OdisError: for a mode that is unknown or the model has not, a size that it does not take, or a
+                context that does not go with the mode.
         """
         size = self.image_size if size is None else size
         known = next((m for m in MODES if m == mode), None)
         if known is None:
             raise OdisError(f"mode {mode!r} is none of {', '.join(MODES)}")
-        plain = isinstance(self.model, PlainModel)
+        plain = isinstance(self.model, TimmBaseline)
         if size < 1 or (not plain and size % self.patch_size):
             raise OdisError(f"size {size} must be a multiple of the patch size {self.patch_size}")
         if context is not None and (known != "masked-attention" or not 1 <= context < float("inf")):
-            raise OdisError(f"context {context:g} with mode {mode}: must be 1 or more, and goes with masked-attention only")
+            raise OdisError(
+                f"context {context:g} with mode {mode}: must be 1 or more, and goes with masked-attention "
+                f"only"
+            )
         if known not in self.modes:
             lacks = "object token" if known == "masked-attention" else "feature map"
-            raise OdisError(f"mode {mode}: {self.source or 'this model'} has no {lacks}; its modes are {', '.join(self.modes)}")
-        square = self.model.grid_at(size, self.device) if isinstance(self.model, PlainModel) else None
-        one_each = known == "masked-attention" and self.object_readout == "token" and getattr(self.model, "object_tokens", "") == "single"
+            raise OdisError(
+                f"mode {mode}: {self.source or 'this model'} has no {lacks}; its modes are "
+                f"{', '.join(self.modes)}"
+            )
+        square = self.model.grid_at(size, self.device) if isinstance(self.model, TimmBaseline) else None
+        one_each = (
+            known == "masked-attention"
+            and self.object_readout == "token"
+            and getattr(self.model, "object_tokens", "") == "single"
+        )
         red, green, blue = (round(255 * m) for m in self.mean)
         fill = (red, green, blue)
-        return Asker(known, size, context, self.patch_size, self.mask_coverage, self.mask_margin, one_each, fill, square)
+        return Asker(
+            known,
+            size,
+            context,
+            self.patch_size,
+            self.mask_coverage,
+            self.mask_margin,
+            one_each,
+            fill,
+            square,
+        )
 
     def embed(
         self,
@@ -136,24 +184,30 @@ class Encoder:
     ) -> Any:
         """Features of the objects of each image.
 
-        Images may be of any size: they are resized, keeping their aspect, to the grid of patches nearest to `size` x `size` pixels in area;
-        nothing is padded or cut off. (A model that is no plain ViT sees them resized to the square.)
+        Images may be of any size: they are resized, keeping their aspect, to the grid of patches nearest to
+        `size` x `size` pixels in area; nothing is padded or cut off. (A model that is no plain ViT sees them
+        resized to the square.)
 
         Args:
-            images: One picture or several: paths, PIL images, arrays (height, width, 3) or (height, width), tensors (3, height, width);
-                uint8, or floats from 0 to 1. Paths are turned as their EXIF says; PIL images are taken as they are.
-            objects: For each image its `Object`s, n >= 0. None, with no boxes and masks either, takes each image as one object.
+            images: One picture or several: paths, PIL images, arrays (height, width, 3) or (height, width),
+                tensors (3, height, width); uint8, or floats from 0 to 1. Paths are turned as their EXIF says;
+                PIL images are taken as they are.
+            objects: For each image its `Object`s, n >= 0. None, with no boxes and masks either, takes each
+                image as one object.
             mode: One of `MODES`.
             boxes: In place of objects: for each image (n, 4), x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
             masks: In place of objects, or beside boxes: for each image bool (n, height, width).
-            size: Side in pixels to ask at, a multiple of the patch size; by default the one it was trained at.
-            context: With `masked-attention`, side of an object's window over the longer side of its box; None asks in the whole image.
+            size: Side in pixels to ask at, a multiple of the patch size; by default the one it was trained
+                at.
+            context: With `masked-attention`, side of an object's window over the longer side of its box; None
+                asks in the whole image.
             batch_size: Queries answered at once.
 
         Returns:
-            list[Features], one for each image (one picture: its Features, in no list), float32 on the CPU: objects (n, D); and, unless the
-            mode shows the network something else than the whole image (`crop`, `blackout`, a context), `image`, which is the whole image
-            as one object, asked in the same way, and the patches. These never depend on the objects: read-only tokens are not seen by
+            list[Features], one for each image (one picture: its Features, in no list), float32 on the CPU:
+            objects (n, D); and, unless the mode shows the network something else than the whole image
+            (`crop`, `blackout`, a context), `image`, which is the whole image as one object, asked in the
+            same way, and the patches. These never depend on the objects: read-only tokens are not seen by
             others, and for `single` ones a pass without mask is made beside the n passes.
 
         Raises:
@@ -163,7 +217,16 @@ class Encoder:
         if is_one_picture(images):
             one = [None if given is None else [given] for given in (objects, boxes, masks)]
             picture: Any = images
-            return self.embed([picture], one[0], mode, boxes=one[1], masks=one[2], size=size, context=context, batch_size=batch_size)[0]
+            return self.embed(
+                [picture],
+                one[0],
+                mode,
+                boxes=one[1],
+                masks=one[2],
+                size=size,
+                context=context,
+                batch_size=batch_size,
+            )[0]
         asker = self.asker(mode, size, context)
         pictures: list[Any] = list(images)  # type: ignore[arg-type]  # one picture was ruled out
         if objects is not None and (boxes is not None or masks is not None):
@@ -183,14 +246,18 @@ class Encoder:
                 counts.append(len(items))
                 for n, query in enumerate(asker(image, items)):
                     if beside:  # the whole image is one more object of the same pass
-                        query = Query(query.pixels, np.concatenate([query.masks, np.ones((1, query.masks.shape[1]), dtype=bool)]))
+                        query = Query(
+                            query.pixels,
+                            np.concatenate([query.masks, np.ones((1, query.masks.shape[1]), dtype=bool)]),
+                        )
                     yield (i, n), query
                 if shows_image and asker.one_each:
                     yield (i, _WHOLE), asker.whole(image)
 
         objects_of: list[dict[int, Tensor]] = [{} for _ in pictures]
         whole: list[Features] = [Features(torch.empty(0)) for _ in pictures]
-        # Windows of one image may have several sizes, so answers come in any order. They leave the device at once.
+        # Windows of one image may have several sizes, so answers come in any order. They leave the device at
+        # once.
         for asked, read, tokens in self.answers(queries(), asker, batch_size):
             read = read.float().cpu()
             for b, ((i, n), query) in enumerate(asked):
@@ -212,8 +279,8 @@ class Encoder:
         """Ask queries of one size together. Those of one size stay in order.
 
         Yields:
-            B queries with their tags; their objects (B, Q, D), on the device, a query with fewer than Q masks having its answers first;
-            and all their tokens.
+            B queries with their tags; their objects (B, Q, D), on the device, a query with fewer than Q masks
+            having its answers first; and all their tokens.
         """
         waiting: dict[tuple[int, ...], list[tuple[T, Query]]] = {}
         count = 0
@@ -235,9 +302,11 @@ class Encoder:
         for i, query in enumerate(queries):
             masks[i, : len(query.masks)] = torch.from_numpy(query.masks)
         masks = masks.to(self.device)
-        plain = isinstance(self.model, PlainModel)
+        plain = isinstance(self.model, TimmBaseline)
         pooled = asker.mode == "mean-pool" or self.object_readout == "mean-pool"
-        tokens = self.tokens(np.stack([query.pixels for query in queries]), None if plain or pooled or not most else masks)
+        tokens = self.tokens(
+            np.stack([query.pixels for query in queries]), None if plain or pooled or not most else masks
+        )
         if pooled:
             return pool(tokens.patches.float(), masks), tokens
         if plain:  # what it is shown is the object: all of its image
@@ -264,16 +333,21 @@ class Encoder:
             self.model.train(training)
 
     def object_attention(self, query: Query, layer: int = -1) -> Tensor:
-        """Where `[OBJ]` looks in one block when it is asked a query: float32 (Q, heads, P), on the CPU; see `ObjectViT.object_attention`.
+        """Where `[OBJ]` looks in one block when it is asked a query: float32 (Q, heads, P), on the CPU; see
+        `ObjectViT.object_attention`.
 
         Raises:
             OdisError: for a model without object tokens, or whose attention is not timm's common one.
         """
         if not isinstance(self.model, ObjectViT):
-            raise OdisError(f"{self.source or 'this model'} has no object token, so there is no attention of one")
+            raise OdisError(
+                f"{self.source or 'this model'} has no object token, so there is no attention of one"
+            )
         images = normalise(torch.from_numpy(query.pixels[None]).to(self.device), self.mean, self.std)
         masks = torch.from_numpy(query.masks[None]).to(self.device)
         if self.model.object_tokens == "single":  # one object a pass
-            parts = [self.model.object_attention(images, masks[:, i : i + 1], layer) for i in range(masks.shape[1])]
+            parts = [
+                self.model.object_attention(images, masks[:, i : i + 1], layer) for i in range(masks.shape[1])
+            ]
             return torch.cat(parts, dim=1)[0].float().cpu()
         return self.model.object_attention(images, masks, layer)[0].float().cpu()

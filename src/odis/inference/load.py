@@ -9,29 +9,33 @@ from typing import Any
 import timm
 import torch
 
-from odis.config import ModelConfig
+from odis.backbones.baseline import TimmBaseline, build_baseline, takes_object_tokens
+from odis.backbones.build import build_vit
+from odis.backbones.saved import load_model, load_teacher
+from odis.config.training import ModelConfig
 from odis.errors import ConfigError, DataError, OdisError
 from odis.inference.encoder import DTYPES, Encoder
-from odis.model.build import build_vit
-from odis.model.plain import PlainModel, build_plain, takes_object_tokens
-from odis.model.saved import load_model, load_teacher
-from odis.model.vit import ObjectViT
+from odis.method.vit import ObjectViT
 
 
 def load(source: str | Path, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """The encoder in a run's folder, in a `model.safetensors`, in a checkpoint, or of timm's published weights.
+    """The encoder in a run's folder, in a `model.safetensors`, in a checkpoint, or of timm's published
+    weights.
 
-    Any timm model can be loaded. A plain `VisionTransformer` that reads out its `[CLS]` gets read-only object tokens, which start as that;
-    all others (`PlainModel`) answer with timm's own pooling, in every mode but masked attention.
+    Any timm model can be loaded. A plain `VisionTransformer` that reads out its `[CLS]` gets read-only object
+    tokens, which start as that; all others (`TimmBaseline`) answer with timm's own pooling, in every mode but
+    masked attention.
 
     Args:
-        source: A folder or file that `odis pretrain` wrote (of a checkpoint the teacher is taken); `timm:NAME`, which downloads the weights
-            or reads the local hub cache; or `timm:NAME@FILE`, which reads them from a file.
+        source: A folder or file that `odis pretrain` wrote (of a checkpoint the teacher is taken);
+            `timm:NAME`, which downloads the weights or reads the local hub cache; or `timm:NAME@FILE`, which
+            reads them from a file.
         device: `auto` (the GPU if there is one), `cpu`, `cuda` or `cuda:N`.
         precision: `fp32`, `bf16` or `fp16`; `auto` is bf16 on a GPU that has it, else fp32.
 
     Raises:
-        OdisError: for anything else, a damaged file, weights that cannot be fetched, or a device that is not here.
+        OdisError: for anything else, a damaged file, weights that cannot be fetched, or a device that is not
+            here.
     """
     if precision != "auto" and precision not in DTYPES:
         raise OdisError(f"precision {precision!r} is none of auto, {', '.join(DTYPES)}")
@@ -39,7 +43,11 @@ def load(source: str | Path, *, device: str = "auto", precision: str = "auto") -
     if where.type == "cuda" and where.index is not None:
         torch.cuda.set_device(where)  # what is asked of "the GPU" below is asked of this one
     if precision == "auto":
-        precision = "bf16" if where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        precision = (
+            "bf16"
+            if where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            else "fp32"
+        )
     encoder = _published(str(source)) if str(source).startswith("timm:") else _trained(Path(source))
     encoder.model.to(where).requires_grad_(False).eval()
     encoder.precision, encoder.source = precision, str(source)
@@ -61,9 +69,16 @@ def _trained(path: Path) -> Encoder:
     model, card = load_teacher(path) if path.suffix == ".pt" else load_model(path)
     try:
         return Encoder(
-            model, card["image_size"], tuple(card["mean"]), tuple(card["std"]), card["mask_coverage"], card["mask_margin"],
-            object_readout=card["model"]["object_readout"], provenance=card["provenance"], card=card,
-        )  # fmt: skip
+            model,
+            card["image_size"],
+            tuple(card["mean"]),
+            tuple(card["std"]),
+            card["mask_coverage"],
+            card["mask_margin"],
+            object_readout=card["model"]["object_readout"],
+            provenance=card["provenance"],
+            card=card,
+        )
     except KeyError as error:
         raise DataError(f"{path}: not a model that odis wrote: its card lacks {error}") from error
 
@@ -75,23 +90,27 @@ def _published(source: str) -> Encoder:
     published = timm.get_pretrained_cfg(name, allow_unregistered=False)
     data: Any = timm.data.resolve_data_config(pretrained_cfg=published.to_dict() if published else {})
     size = data["input_size"][-1]
-    model: ObjectViT | PlainModel
+    model: ObjectViT | TimmBaseline
     try:
         if takes_object_tokens(name):
-            model = build_vit(ModelConfig(name=name, weights=file or "timm", object_tokens="read-only"), size, drop_path=0.0)
+            model = build_vit(
+                ModelConfig(name=name, weights=file or "timm", object_tokens="read-only"), size, drop_path=0.0
+            )
         else:
             model = _plain(name, size, file or "timm")
     except ConfigError as error:
         if file:
             raise
-        raise OdisError(f"{source}: {error}; without a network, give the weights as a file: timm:{name}@FILE.safetensors") from error
+        raise OdisError(
+            f"{source}: {error}; without a network, give the weights as a file: timm:{name}@FILE.safetensors"
+        ) from error
     return Encoder(model, size, tuple(data["mean"]), tuple(data["std"]), provenance="timm's weights")
 
 
-def _plain(name: str, size: int, weights: str) -> PlainModel:
+def _plain(name: str, size: int, weights: str) -> TimmBaseline:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old architectures use what torch no longer likes
-        return build_plain(name, size, weights)
+        return build_baseline(name, size, weights)
 
 
 def _device(name: str) -> torch.device:
@@ -100,5 +119,7 @@ def _device(name: str) -> torch.device:
     except RuntimeError as error:
         raise OdisError(f"device {name!r} must be auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise OdisError(f"device {name!r}: {torch.cuda.device_count()} GPUs are here; auto takes what there is")
+        raise OdisError(
+            f"device {name!r}: {torch.cuda.device_count()} GPUs are here; auto takes what there is"
+        )
     return device

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from odis.data.masks import mask_window
+from odis.data.geometry.masks import mask_window
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import object_problem
@@ -26,14 +26,17 @@ _ANY_LABEL = 1 << 31  # what a label stands for makes no difference here
 
 def is_one_picture(given: Any) -> bool:
     """Whether this is a picture and not several."""
-    return isinstance(given, str | Path | Image.Image) or (isinstance(given, np.ndarray | Tensor) and given.ndim <= 3)
+    return isinstance(given, str | Path | Image.Image) or (
+        isinstance(given, np.ndarray | Tensor) and given.ndim <= 3
+    )
 
 
 def as_pixels(picture: Picture, name: str) -> Tensor:
     """A picture as uint8 (3, height, width).
 
     Raises:
-        DataError: naming the picture, if it cannot be read or is none of the kinds that `Encoder.embed` lists.
+        DataError: naming the picture, if it cannot be read or is none of the kinds that `Encoder.embed`
+            lists.
     """
     if isinstance(picture, str | Path):
         return tv.pil_to_tensor(load_image(picture))
@@ -43,23 +46,42 @@ def as_pixels(picture: Picture, name: str) -> Tensor:
         shown = f"{picture.dtype} {picture.shape}"
         if picture.ndim == 2:
             picture = picture[..., None].repeat(3, axis=2)
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype not in (np.uint8, np.float32, np.float64):
-            raise DataError(f"{name}: is {shown}, must be uint8 or float (height, width, 3) or (height, width)")
+        if (
+            picture.ndim != 3
+            or picture.shape[2] != 3
+            or picture.dtype not in (np.uint8, np.float32, np.float64)
+        ):
+            raise DataError(
+                f"{name}: is {shown}, must be uint8 or float (height, width, 3) or (height, width)"
+            )
         pixels = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
     else:
         pixels = picture.detach().cpu()
         shown = f"{pixels.dtype} {tuple(pixels.shape)}"
-    if pixels.ndim != 3 or len(pixels) != 3 or not pixels.numel() or not (pixels.dtype == torch.uint8 or pixels.is_floating_point()):
-        raise DataError(f"{name}: is {shown}, must be a path, a PIL image, or uint8 or float (3, height, width)")
+    if (
+        pixels.ndim != 3
+        or len(pixels) != 3
+        or not pixels.numel()
+        or not (pixels.dtype == torch.uint8 or pixels.is_floating_point())
+    ):
+        raise DataError(
+            f"{name}: is {shown}, must be a path, a PIL image, or uint8 or float (3, height, width)"
+        )
     if pixels.dtype == torch.uint8:
         return pixels
     if not bool(((pixels >= 0) & (pixels <= 1)).all()):
-        raise DataError(f"{name}: has floats outside 0..1; give pixels before normalisation, the model normalises them itself")
+        raise DataError(
+            f"{name}: has floats outside 0..1; give pixels before normalisation, the model normalises "
+            f"them itself"
+        )
     return (pixels.float() * 255).round().to(torch.uint8)
 
 
-def as_objects(objects: Any, boxes: Any = None, masks: Any = None, *, image: Tensor, name: str) -> list[Object]:
-    """An image's objects; or those that boxes (n, 4), masks (n, height, width) or both stand for; of None the whole image as one.
+def as_objects(
+    objects: Any, boxes: Any = None, masks: Any = None, *, image: Tensor, name: str
+) -> list[Object]:
+    """An image's objects; or those that boxes (n, 4), masks (n, height, width) or both stand for; of None the
+    whole image as one.
 
     Raises:
         DataError: naming the first that cannot be used.
@@ -73,7 +95,10 @@ def as_objects(objects: Any, boxes: Any = None, masks: Any = None, *, image: Ten
         objects = _stood_for(boxes, masks, (height, width), name)
     for k, item in enumerate(objects):
         if not isinstance(item, Object):
-            raise DataError(f"{name}, object {k}: is a {type(item).__name__}, must be an odis.types.Object; give coordinates as boxes")
+            raise DataError(
+                f"{name}, object {k}: is a {type(item).__name__}, must be an odis.types.Object; give "
+                f"coordinates as boxes"
+            )
         problem = object_problem(item, width, height, _ANY_LABEL)
         if problem is not None:
             raise DataError(f"{name}, object {k}: {problem}")
@@ -87,13 +112,23 @@ def _stood_for(boxes: Any, masks: Any, size: tuple[int, int], name: str) -> list
         raise DataError(f"{name}: its boxes are {corners.shape}, must be (n, 4)")
     if regions is None:
         assert corners is not None
-        return [Object((x0, y0, x1, y1)) for x0, y0, x1, y1 in corners.astype(np.float64).reshape(-1, 4).tolist()]
+        return [
+            Object((x0, y0, x1, y1)) for x0, y0, x1, y1 in corners.astype(np.float64).reshape(-1, 4).tolist()
+        ]
     if regions.size and (regions.shape[1:] != size or not np.isin(regions, (0, 1)).all()):
-        raise DataError(f"{name}: its masks are {regions.dtype} {regions.shape}, must be bool or 0 and 1, (n, {size[0]}, {size[1]})")
+        raise DataError(
+            f"{name}: its masks are {regions.dtype} {regions.shape}, must be bool or 0 and 1, (n, "
+            f"{size[0]}, {size[1]})"
+        )
     regions = regions.astype(np.uint8)
     if corners is not None and len(corners) != len(regions):
-        raise DataError(f"{name}: has {len(corners)} boxes and {len(regions)} masks; each object has one of both")
-    return [Object(_box_of(m, name, k) if corners is None else tuple(corners[k].tolist()), rle.encode(m)) for k, m in enumerate(regions)]
+        raise DataError(
+            f"{name}: has {len(corners)} boxes and {len(regions)} masks; each object has one of both"
+        )
+    return [
+        Object(_box_of(m, name, k) if corners is None else tuple(corners[k].tolist()), rle.encode(m))
+        for k, m in enumerate(regions)
+    ]
 
 
 def _numbers(given: Any, name: str, what: str) -> np.ndarray | None:

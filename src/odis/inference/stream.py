@@ -1,4 +1,6 @@
-"""Features of a whole object index, chunk by chunk, so that an index of any size passes through bounded memory."""
+"""Features of a whole object index, chunk by chunk, so that an index of any size passes through bounded
+memory.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from torch.utils.data import DataLoader
 from odis.data.workers import watched
 from odis.errors import DataError
 from odis.inference.encoder import Encoder
+from odis.inference.queries import IndexRows, Query, RowQueries
 from odis.objects.index import ObjectIndex
-from odis.queries import IndexRows, Query, RowQueries
 from odis.types import Skipped
 
 CHUNK = 2048  # images
@@ -22,7 +24,9 @@ CHUNK = 2048  # images
 
 @dataclass(slots=True)
 class IndexFeatures:
-    """Features of the n objects (or images) of an object index that could be used, in the order of the rows that were asked for."""
+    """Features of the n objects (or images) of an object index that could be used, in the order of the rows
+    that were asked for.
+    """
 
     features: Tensor  # float32 (n, D), on the CPU
     labels: Tensor  # int64 (n,), -1 where there is no label, or for an image not exactly one
@@ -46,7 +50,12 @@ class IndexFeatures:
     def taken(self, which: Tensor) -> IndexFeatures:
         """The objects at `which`, bool (n,) or positions."""
         at = which.nonzero()[:, 0] if which.dtype == torch.bool else which
-        tensors = (self.features[at], self.labels[at], [self.label_sets[i] for i in at.tolist()], self.rows[at])
+        tensors = (
+            self.features[at],
+            self.labels[at],
+            [self.label_sets[i] for i in at.tolist()],
+            self.rows[at],
+        )
         return IndexFeatures(*tensors, self.numbers[at], self.boxes[at], self.images, self.skipped)
 
 
@@ -90,16 +99,24 @@ def stream_index(
     """
     asker = encoder.asker(mode, size, context)
     rows = range(len(index)) if rows is None else rows
-    loader: Any = DataLoader(IndexRows(index, rows, asker, images), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    loader: Any = DataLoader(
+        IndexRows(index, rows, asker, images), batch_size=None, num_workers=workers, collate_fn=_as_it_is
+    )
     read = watched(iter(loader), workers)
     for start in range(0, len(rows), chunk):
         yield _chunk(encoder, read, rows[start : start + chunk], start, asker, batch_size, strict, progress)
 
 
 def _chunk(
-    encoder: Encoder, read: Iterator[RowQueries], rows: Sequence[int], first: int, asker: Any, batch_size: int, strict: bool,
+    encoder: Encoder,
+    read: Iterator[RowQueries],
+    rows: Sequence[int],
+    first: int,
+    asker: Any,
+    batch_size: int,
+    strict: bool,
     progress: Callable[[int], None] | None,
-) -> IndexFeatures:  # fmt: skip
+) -> IndexFeatures:
     """The next `len(rows)` images."""
     label_sets: list[tuple[int, ...]] = []
     places: list[tuple[int, int]] = []  # row and number of each object
@@ -121,14 +138,21 @@ def _chunk(
             places.extend((row, number) for number in item.numbers)
             for i, query in enumerate(item.queries):
                 # One query answers for all objects of the image, or each for its own.
-                yield range(start, len(label_sets)) if len(item.queries) == 1 else range(start + i, start + i + 1), query
+                yield (
+                    range(start, len(label_sets))
+                    if len(item.queries) == 1
+                    else range(start + i, start + i + 1),
+                    query,
+                )
             if progress is not None:
                 progress(first + position + 1)
 
     parts: list[tuple[list[int], Tensor]] = []
     for asked, objects, _ in encoder.answers(queries(), asker, batch_size):
         objects = objects.float().cpu()
-        answers = [objects[i, : len(query.masks)].expand(len(span), -1) for i, (span, query) in enumerate(asked)]
+        answers = [
+            objects[i, : len(query.masks)].expand(len(span), -1) for i, (span, query) in enumerate(asked)
+        ]
         parts.append(([n for span, _ in asked for n in span], torch.cat(answers)))
     features = torch.empty(len(label_sets), encoder.width(asker.mode))
     while parts:  # freed as they are copied
@@ -140,8 +164,12 @@ def _chunk(
     return IndexFeatures(features, labels, label_sets, row_of, number_of, at, count, skipped)
 
 
-def embed_index(encoder: Encoder, index: ObjectIndex, mode: str = "masked-attention", **how: Any) -> IndexFeatures:
-    """All of `stream_index` as one; arguments are its. All features are held in memory: about 8 D bytes an object at the peak."""
+def embed_index(
+    encoder: Encoder, index: ObjectIndex, mode: str = "masked-attention", **how: Any
+) -> IndexFeatures:
+    """All of `stream_index` as one; arguments are its. All features are held in memory: about 8 D bytes an
+    object at the peak.
+    """
     return joined(list(stream_index(encoder, index, mode, **how)), encoder.width(mode))
 
 
@@ -151,7 +179,8 @@ def joined(chunks: Sequence[IndexFeatures], width: int) -> IndexFeatures:
         none = torch.empty(0, dtype=torch.int64)
         return IndexFeatures(torch.empty(0, width), none, [], none, none, torch.empty(0, 4), 0, [])
     features, labels, rows, numbers, boxes = (
-        torch.cat([getattr(c, name) for c in chunks]) for name in ("features", "labels", "rows", "numbers", "boxes")
+        torch.cat([getattr(c, name) for c in chunks])
+        for name in ("features", "labels", "rows", "numbers", "boxes")
     )
     sets, skipped = [s for c in chunks for s in c.label_sets], [s for c in chunks for s in c.skipped]
     return IndexFeatures(features, labels, sets, rows, numbers, boxes, sum(c.images for c in chunks), skipped)

@@ -1,4 +1,6 @@
-"""From a data set in its published layout to an object index, with an account of everything that was left out."""
+"""From a data set in its published layout to an object index, with an account of everything that was left
+out.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from odis.types import ImageObjects, Skipped
 PART_SIZE = 16384
 """Images a part: what an interruption loses at most, and what a file of a partitioned index holds."""
 
-_YOUNG = 200_000  # new objects before Python looks for cycles among them; at its default of 700 that is half of the time here
+# new objects before Python looks for cycles among them; at its default of 700 that is half of the time here
+_YOUNG = 200_000
 
 
 @dataclass(slots=True)
@@ -43,7 +46,8 @@ class Summary:
     def __str__(self) -> str:
         return (
             f"{self.out}: {self.written:,} of {self.images:,} images ({self.images_skipped:,} skipped), "
-            f"{self.kept:,} of {self.objects:,} objects ({self.objects_skipped:,} skipped, {self.crowds:,} crowds), {self.provenance}"
+            f"{self.kept:,} of {self.objects:,} objects ({self.objects_skipped:,} skipped, "
+            f"{self.crowds:,} crowds), {self.provenance}"
         )
 
 
@@ -61,13 +65,13 @@ def build_index(
 ) -> Summary:
     """Read a data set with the source named `source` and write its object index.
 
-    Images that cannot be opened and objects that cannot be used are left out, counted and reported; crowds are left out and
-    counted. An image without objects is written.
+    Images that cannot be opened and objects that cannot be used are left out, counted and reported; crowds
+    are left out and counted. An image without objects is written.
 
-    The index is made in parts of consecutive images, which stay when the work is interrupted: the same call goes on behind them. Shards
-    are calls that each make every n-th part of the same index, on one machine or many; what is left out before it is known which image
-    it belongs to (a name listed twice, an annotation without image) is counted and reported by the first of them, so that their
-    summaries add up.
+    The index is made in parts of consecutive images, which stay when the work is interrupted: the same call
+    goes on behind them. Shards are calls that each make every n-th part of the same index, on one machine or
+    many; what is left out before it is known which image it belongs to (a name listed twice, an annotation
+    without image) is counted and reported by the first of them, so that their summaries add up.
 
     Args:
         source: A name in `SOURCES`.
@@ -75,16 +79,18 @@ def build_index(
         out: What to write: a file if the name ends in `.parquet`, else a folder of such files, one a part.
         split: Part of the data set, as the source names it.
         strict: Stop at the first file or object that cannot be used; then nothing is written.
-        report: Called with every file and object left out, as it is met; not with those of parts that an earlier call finished.
-        trust: Take the sizes that annotations state without opening the images (formats in `STATES_SIZES`). What opening them would have
-            found - missing and unreadable files, images of another size - is found in training, or by a check of the index.
+        report: Called with every file and object left out, as it is met; not with those of parts that an
+            earlier call finished.
+        trust: Take the sizes that annotations state without opening the images (formats in `STATES_SIZES`).
+            What opening them would have found - missing and unreadable files, images of another size - is
+            found in training, or by a check of the index.
         shard: `(i, n)`: make the i-th of n shares of the parts, i from 1; more than one need a folder.
         part_size: Images a part.
 
     Raises:
         ConfigError: A shard or part size that is none, or `trust` for a format that states no sizes.
-        DataError: An unknown source, a missing file or split, no usable image, parts that an earlier call made with other settings or of
-            other data, or, with `strict`, the first thing skipped.
+        DataError: An unknown source, a missing file or split, no usable image, parts that an earlier call
+            made with other settings or of other data, or, with `strict`, the first thing skipped.
     """
     if source not in SOURCES:
         raise DataError(f"unknown source {source!r}; there are {', '.join(sorted(SOURCES))}")
@@ -92,12 +98,21 @@ def build_index(
     root = Path(root).absolute()
     if source != "scenes" and not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    settings = {"source": source, "data": str(root), "split": split, "trust": trust, "strict": strict, "part_size": part_size}
+    settings = {
+        "source": source,
+        "data": str(root),
+        "split": split,
+        "trust": trust,
+        "strict": strict,
+        "part_size": part_size,
+    }
     parts = Parts(Path(out), root=root, settings=settings, shard=shard)
     account = _Account(strict, report, shard[0] == 1)
     try:
         with _seldom_collected():
-            read = import_module(SOURCES[source]).read(root, split, account.skip, **({"trust": True} if trust else {}))
+            read = import_module(SOURCES[source]).read(
+                root, split, account.skip, **({"trust": True} if trust else {})
+            )
             parts.root = read.root
             total = _make(parts, read, account, part_size)
         accounts = [account.outside, *(parts.account(k) for k in range(total) if parts.owns(k))]
@@ -105,7 +120,10 @@ def build_index(
         if not summary.written and shard[1] == 1:
             first = account.first or next((a["first"] for a in accounts if a["first"]), None)
             parts.discard()
-            raise DataError(f"{root}: no image that can be used" + (f"; the first: {first[0]}: {first[1]}" if first else ""))
+            raise DataError(
+                f"{root}: no image that can be used"
+                + (f"; the first: {first[0]}: {first[1]}" if first else "")
+            )
         _refuse_other_files(parts, total)
     except BaseException as error:
         if not parts.done() or (strict and isinstance(error, DataError)):
@@ -125,7 +143,9 @@ def _check(source: str, trust: bool, shard: tuple[int, int], part_size: int) -> 
 
 
 class _Account:
-    """What is left out, counted for the part it is in, or `outside`: met before it was known which image it belongs to."""
+    """What is left out, counted for the part it is in, or `outside`: met before it was known which image it
+    belongs to.
+    """
 
     def __init__(self, strict: bool, report: Callable[[Skipped], None] | None, counts_outside: bool) -> None:
         self._strict, self._report, self._counts_outside = strict, report, counts_outside
@@ -164,7 +184,9 @@ class _Account:
                 rows.append(row)
             if k == 0:
                 ends = [_digest(row)]
-        counts.update(written=len(rows), kept=sum(len(row.objects) for row in rows), ends=[*ends, _digest(row)])
+        counts.update(
+            written=len(rows), kept=sum(len(row.objects) for row in rows), ends=[*ends, _digest(row)]
+        )
         return rows, counts
 
     def ends(self, units: Iterable[Unit]) -> list[str]:
@@ -196,7 +218,9 @@ def _make(parts: Parts, read: Source, account: _Account, part_size: int) -> int:
         elif part in done:
             if account.ends(share) != parts.account(part)["ends"]:
                 again = f"remove {parts.folder} to begin again"
-                raise DataError(f"{parts.out}: the data have changed since part {part + 1} of it was made; {again}")
+                raise DataError(
+                    f"{parts.out}: the data have changed since part {part + 1} of it was made; {again}"
+                )
         else:
             parts.write(part, *account.rows(share), provenance=read.provenance, classes=read.classes)
         part += 1
@@ -209,15 +233,19 @@ def _refuse_other_files(parts: Parts, total: int) -> None:
         found = PART_NAME.fullmatch(path.name)
         if found and int(found[2]) != total:
             raise DataError(
-                f"{parts.out}: holds {path.name}, of an index in another number of parts than {total}; remove it, or give another --out"
+                f"{parts.out}: holds {path.name}, of an index in another number of parts than {total}; "
+                f"remove it, or give another --out"
             )
 
 
 def _summary(out: str, provenance: str, accounts: list[dict[str, Any]]) -> Summary:
     written, kept, images, objects, crowds = (
-        sum(account[name] for account in accounts) for name in ("written", "kept", "images_skipped", "objects_skipped", "crowds")
+        sum(account[name] for account in accounts)
+        for name in ("written", "kept", "images_skipped", "objects_skipped", "crowds")
     )
-    return Summary(out, provenance, written + images, written, images, kept + objects + crowds, kept, objects, crowds)
+    return Summary(
+        out, provenance, written + images, written, images, kept + objects + crowds, kept, objects, crowds
+    )
 
 
 @contextmanager

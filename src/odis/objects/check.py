@@ -46,7 +46,8 @@ def problems(index: ObjectIndex, *, decode: bool) -> Iterator[Skipped]:
 
 
 def check_index(index: ObjectIndex, *, decode: bool) -> list[Skipped]:
-    """Images that are missing, unreadable or of another size, and objects with unusable boxes, masks or labels.
+    """Images that are missing, unreadable or of another size, and objects with unusable boxes, masks or
+    labels.
 
     Args:
         index: The index.
@@ -147,7 +148,9 @@ def statistics(index: ObjectIndex) -> Statistics:
 
 
 class _Counts:
-    """Figures of the batches seen so far, column by column: a row at a time would cost a hundred times as much."""
+    """Figures of the batches seen so far, column by column: a row at a time would cost a hundred times as
+    much.
+    """
 
     def __init__(self) -> None:
         self.per_image, self.image_areas, self.areas = [np.zeros(0, np.int64)], [np.zeros(0)], [np.zeros(0)]
@@ -155,7 +158,10 @@ class _Counts:
         self.labelled = self.masks = self.unreadable = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
-        width, height = (batch.column(name).to_numpy(zero_copy_only=False).astype(np.float64) for name in ("width", "height"))
+        width, height = (
+            batch.column(name).to_numpy(zero_copy_only=False).astype(np.float64)
+            for name in ("width", "height")
+        )
         boxes = batch.column("boxes")
         flat = boxes.flatten().flatten().to_numpy(zero_copy_only=False).astype(np.float64).reshape(-1, 4)
         self.per_image.append(np.diff(boxes.offsets.to_numpy()).astype(np.int64))

@@ -1,4 +1,6 @@
-"""What makes an image and its objects usable: shared by every source, and by the check of a finished index."""
+"""What makes an image and its objects usable: shared by every source, and by the check of a finished
+index.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ class Crowd(Skipped):
 
 
 def verified_size(path: str | Path, annotated: tuple[int, int] | None = None) -> tuple[int, int]:
-    """`(width, height)` of an image from its header; the annotated size if the header confirms it, turned or not.
+    """`(width, height)` of an image from its header; the annotated size if the header confirms it, turned or
+    not.
 
     Raises:
         DataError: The header cannot be read, or is of another size.
@@ -42,12 +45,18 @@ def verified_size(path: str | Path, annotated: tuple[int, int] | None = None) ->
     if annotated is None:
         return sizes[0]
     if tuple(annotated) not in sizes:
-        raise DataError(f"{path}: is {sizes[0][0]} x {sizes[0][1]} pixels, but annotated as {annotated[0]} x {annotated[1]}")
+        raise DataError(
+            f"{path}: is {sizes[0][0]} x {sizes[0][1]} pixels, but annotated as {annotated[0]} x "
+            f"{annotated[1]}"
+        )
     return annotated
 
 
-def object_problem(item: Object, width: int, height: int, classes: int, *, mask_is_sound: bool = False) -> str | None:
-    """Why an object of a `width` x `height` image cannot be used, or None if it can. Boxes that reach over the edge can.
+def object_problem(
+    item: Object, width: int, height: int, classes: int, *, mask_is_sound: bool = False
+) -> str | None:
+    """Why an object of a `width` x `height` image cannot be used, or None if it can. Boxes that reach over
+    the edge can.
 
     A mask that is known to be sound (`rle.are_sound`) is not looked at again.
     """
@@ -78,7 +87,9 @@ def _box_problem(box: Box, width: int, height: int) -> str | None:
 
 
 def sound_boxes(boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    """bool (n,): of which boxes, float64 (n, 4), `object_problem` has nothing to say, in images of the given sizes, (n,)."""
+    """bool (n,): of which boxes, float64 (n, 4), `object_problem` has nothing to say, in images of the given
+    sizes, (n,).
+    """
     x0, y0, x1, y1 = boxes.T
     within = np.isfinite(boxes).all(axis=1) & (np.abs(boxes) < _FURTHEST).all(axis=1)
     return within & (x1 > x0) & (y1 > y0) & (x0 < widths) & (y0 < heights) & (x1 > 0) & (y1 > 0)
@@ -93,7 +104,8 @@ def usable_size(
     trust: bool = False,
     stored: bool = False,
 ) -> tuple[int, int] | None:
-    """`(width, height)` of an image, or None if it cannot be used; then it and its objects are passed to `skip`.
+    """`(width, height)` of an image, or None if it cannot be used; then it and its objects are passed to
+    `skip`.
 
     Args:
         path: The image.
@@ -101,12 +113,17 @@ def usable_size(
         annotated: `(width, height)` the annotation states, if it does.
         objects: What its objects are called.
         trust: Take the annotated size, if there is one, without opening the image.
-        stored: Of an image without annotated size, give the size of its pixels as they are stored, not as a viewer turns them.
+        stored: Of an image without annotated size, give the size of its pixels as they are stored, not as a
+            viewer turns them.
     """
     try:
         if stored and annotated is None:
             return header_sizes(path)[-1]
-        return verified_size(path, annotated) if annotated is None or not trust else _possible_size(path, annotated)
+        return (
+            verified_size(path, annotated)
+            if annotated is None or not trust
+            else _possible_size(path, annotated)
+        )
     except DataError as error:
         skip(Skipped(str(path), reason(error, path)))
         for name in objects:
@@ -121,12 +138,20 @@ def possible_sizes(sizes: np.ndarray) -> np.ndarray:
 
 def _possible_size(path: str | Path, annotated: tuple[int, int]) -> tuple[int, int]:
     if not possible_sizes(np.array([[min(side, 2 * _LARGEST) for side in annotated]]))[0]:
-        raise DataError(f"{path}: is annotated as {annotated[0]} x {annotated[1]}; a side has from 1 to {_LARGEST:,} pixels")
+        raise DataError(
+            f"{path}: is annotated as {annotated[0]} x {annotated[1]}; a side has from 1 to {_LARGEST:,} "
+            f"pixels"
+        )
     return annotated
 
 
 def usable_objects(
-    objects: Iterable[tuple[str, Object]], size: tuple[int, int], classes: int, skip: Skip, *, masks_are_sound: bool = False
+    objects: Iterable[tuple[str, Object]],
+    size: tuple[int, int],
+    classes: int,
+    skip: Skip,
+    *,
+    masks_are_sound: bool = False,
 ) -> tuple[Object, ...]:
     """Those of an image's objects that can be used, as they were annotated; the others are passed to `skip`.
 

@@ -1,7 +1,8 @@
 """Objects of many images as columns of arrays, of which an image's objects are a stretch.
 
-Where annotations are checked together, to make each an object in Python would cost more than all else that is done with it. A stretch
-passes for the tuple of its objects wherever one is wanted, and makes them when they are looked at; `table.to_batch` takes its arrays.
+Where annotations are checked together, to make each an object in Python would cost more than all else that is
+done with it. A stretch passes for the tuple of its objects wherever one is wanted, and makes them when they
+are looked at; `table.to_batch` takes its arrays.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from odis.types import Object
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
-    """Objects one after the other: `boxes` float64 (n, 4), `labels` int64 (n,), and `masks` of each, or None if none has any."""
+    """Objects one after the other: `boxes` float64 (n, 4), `labels` int64 (n,), and `masks` of each, or None
+    if none has any.
+    """
 
     boxes: np.ndarray
     labels: np.ndarray

@@ -1,10 +1,12 @@
-"""Size and orientation of JPEG and PNG files, from their first bytes: what Pillow says of them, in a fifth of the time.
+"""Size and orientation of JPEG and PNG files, from their first bytes: what Pillow says of them, in a fifth of
+the time.
 
-Only what is beyond doubt is answered here: files whose segments up to the image data are of the usual kinds, whole, and such that Pillow
-reads them without complaint. Of any other file nothing is said, and Pillow is to be asked, which also knows what is wrong with it.
+Only what is beyond doubt is answered here: files whose segments up to the image data are of the usual kinds,
+whole, and such that Pillow reads them without complaint. Of any other file nothing is said, and Pillow is to
+be asked, which also knows what is wrong with it.
 
-The layout of JPEG files is that of ITU-T T.81, annex B; of PNG files, that of the W3C's PNG specification, sections 5 and 11; of EXIF in
-JPEG files, that of CIPA DC-008, section 4.5.
+The layout of JPEG files is that of ITU-T T.81, annex B; of PNG files, that of the W3C's PNG specification,
+sections 5 and 11; of EXIF in JPEG files, that of CIPA DC-008, section 4.5.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from zlib import crc32
 
 from PIL import Image
 
-_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a named pipe must not keep us waiting
+_FLAGS = (
+    os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+)  # a named pipe must not keep us waiting
 
 _FIRST = 8192  # bytes read at once: enough for most files, and hardly more costly than fewer
 
@@ -25,9 +29,13 @@ _MOST = 2**20  # bytes of segments before the image data; more is odd
 
 _SIZES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressive frames, Huffman coded
 
-_APPLICATIONS = frozenset({0xE0, 0xE2, 0xED, 0xEE})  # JFIF, colour profile or several images, Photoshop, Adobe
+_APPLICATIONS = frozenset(
+    {0xE0, 0xE2, 0xED, 0xEE}
+)  # JFIF, colour profile or several images, Photoshop, Adobe
 
-_PASSED = frozenset({0xC4, 0xDD, 0xFE, *range(0xE3, 0xED), 0xEF})  # Huffman tables, restart interval, comment, other applications
+_PASSED = frozenset(
+    {0xC4, 0xDD, 0xFE, *range(0xE3, 0xED), 0xEF}
+)  # Huffman tables, restart interval, comment, other applications
 
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
@@ -35,7 +43,17 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 _PNG_PIXELS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}  # colour type: bits
 
-_PNG_LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"PLTE": None, b"bKGD": None, b"sBIT": None, b"tIME": None, b"tEXt": None}
+_PNG_LENGTHS = {
+    b"gAMA": 4,
+    b"cHRM": 32,
+    b"sRGB": 1,
+    b"pHYs": 9,
+    b"PLTE": None,
+    b"bKGD": None,
+    b"sBIT": None,
+    b"tIME": None,
+    b"tEXt": None,
+}
 
 _SEGMENT, _FRAME = Struct(">BBH"), Struct(">BHHB")  # mark, marker, length; bits, height, width, layers
 
@@ -47,16 +65,19 @@ _SHORT, _RATIONAL = (3, 1), (5, 1)  # one number of these types
 
 _UNITS = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)  # bytes of a number of each of TIFF's types
 
-_ORDERS = {  # byte order: the place of the first directory, its length, an entry (tag, type, count, value or its place)
+# byte order: the place of the first directory, its length, an entry (tag, type, count, value or its place)
+_ORDERS = {
     b"II*\0": (Struct("<L"), Struct("<H"), Struct("<HHLL"), 0),
     b"MM\0*": (Struct(">L"), Struct(">H"), Struct(">HHLL"), 16),
 }
 
 
 def read_header(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
-    """`(width, height, orientation)` of an image: pixels as they are stored, and EXIF's 1..8, 1 (upright) if it says nothing else.
+    """`(width, height, orientation)` of an image: pixels as they are stored, and EXIF's 1..8, 1 (upright) if
+    it says nothing else.
 
-    None where only Pillow can say: other formats, anything unusual, and files that are missing, damaged or not to be read.
+    None where only Pillow can say: other formats, anything unusual, and files that are missing, damaged or
+    not to be read.
     """
     try:
         file = os.open(path, _FLAGS)
@@ -64,7 +85,13 @@ def read_header(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
         return None
     try:
         data = os.read(file, _FIRST)
-        found = _jpeg(data, file) if data.startswith(b"\xff\xd8\xff") else _png(data) if data.startswith(_PNG) else None
+        found = (
+            _jpeg(data, file)
+            if data.startswith(b"\xff\xd8\xff")
+            else _png(data)
+            if data.startswith(_PNG)
+            else None
+        )
     except OSError:
         return None
     finally:
@@ -116,7 +143,9 @@ def _jpeg(data: bytes, file: int) -> tuple[int, int, int] | None:
                 return None
             exif = data[start + len(_EXIF) : at] or b"none"
         elif marker == 0xE1:
-            turned_elsewhere |= data.startswith(_XMP, start) and data.find(b"tiff:Orientation", start, at) >= 0
+            turned_elsewhere |= (
+                data.startswith(_XMP, start) and data.find(b"tiff:Orientation", start, at) >= 0
+            )
         elif marker in _APPLICATIONS:
             if not _is_sound(marker, data[start:at]):
                 return None
@@ -139,7 +168,9 @@ def _is_sound(marker: int, segment: bytes) -> bool:
     if marker == 0xE0:
         return len(segment) >= 7 or not segment.startswith(b"JFIF")
     if marker == 0xE2:  # one of several images in a file; or a piece of a colour profile, which is numbered
-        return not segment.startswith(b"MPF\0") and (len(segment) >= 14 or not segment.startswith(b"ICC_PROFILE\0"))
+        return not segment.startswith(b"MPF\0") and (
+            len(segment) >= 14 or not segment.startswith(b"ICC_PROFILE\0")
+        )
     if marker == 0xED:  # a resource that ends where its name should begin
         return segment[-6:-2] != b"8BIM"
     return len(segment) >= 7 or not segment.startswith(b"Adobe")
@@ -175,13 +206,17 @@ def _orientation(tiff: bytes) -> int | None:
             if found is not None or (kind, number) != _SHORT:
                 return None
             found = value >> shift & 0xFFFF
-        elif (tag == _X_RESOLUTION and (kind, number) != _RATIONAL) or (tag == _RESOLUTION_UNIT and (kind, number) != _SHORT):
+        elif (tag == _X_RESOLUTION and (kind, number) != _RATIONAL) or (
+            tag == _RESOLUTION_UNIT and (kind, number) != _SHORT
+        ):
             return None  # Pillow computes with these as it opens the file
     return found or 0
 
 
 def _png(data: bytes) -> tuple[int, int, int] | None:
-    """Of a file whose first `IDAT` chunk begins within `data`, and which has no chunks but common ones before it."""
+    """Of a file whose first `IDAT` chunk begins within `data`, and which has no chunks but common ones before
+    it.
+    """
     size = None
     at = len(_PNG)
     while at + 8 <= len(data):
@@ -198,7 +233,12 @@ def _png(data: bytes) -> tuple[int, int, int] | None:
             if bits not in _PNG_PIXELS.get(colours, ()) or filtering:
                 return None
             size = width, height
-        elif size is None or name not in _PNG_LENGTHS or _PNG_LENGTHS[name] not in (None, length) or data.startswith(b"exif", start):
+        elif (
+            size is None
+            or name not in _PNG_LENGTHS
+            or _PNG_LENGTHS[name] not in (None, length)
+            or data.startswith(b"exif", start)
+        ):
             return None
         at = end + 4
     return None

@@ -13,7 +13,9 @@ from PIL import Image
 from odis.errors import DataError
 from odis.objects.headers import read_header
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".jp2"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".jp2"}
+)
 
 SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
 
@@ -34,7 +36,9 @@ SIDEWAYS = frozenset({5, 6, 7, 8})
 
 @dataclass(slots=True)
 class Listing:
-    """The files of a folder, sorted by name. Paths are relative to the folder, with `/` between their parts."""
+    """The files of a folder, sorted by name. Paths are relative to the folder, with `/` between their
+    parts.
+    """
 
     images: list[str] = field(default_factory=list)
     parquet: list[str] = field(default_factory=list)
@@ -43,8 +47,8 @@ class Listing:
     def classes(self) -> list[str]:
         """Class names, if the folder has one folder a class; else an empty list.
 
-        A class is the first part of an image's path. An image beside the class folders, a single class folder, or a folder
-        named like a split (`train`, `val`) means that folders are not classes.
+        A class is the first part of an image's path. An image beside the class folders, a single class
+        folder, or a folder named like a split (`train`, `val`) means that folders are not classes.
         """
         names = {image.split("/", 1)[0] for image in self.images if "/" in image}
         flat = any("/" not in image for image in self.images)
@@ -54,7 +58,8 @@ class Listing:
 
 
 def list_files(folder: str | Path) -> Listing:
-    """Every image and Parquet file under `folder`, at any depth, through links; hidden files and folders are left out.
+    """Every image and Parquet file under `folder`, at any depth, through links; hidden files and folders are
+    left out.
 
     Raises:
         DataError: A folder cannot be read, or an image's name is not UTF-8.
@@ -106,7 +111,8 @@ def _walk(root: str) -> Iterator[str]:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """`(width, height)` in pixels as a viewer shows the image (EXIF orientation applied), from the header alone.
+    """`(width, height)` in pixels as a viewer shows the image (EXIF orientation applied), from the header
+    alone.
 
     Raises:
         DataError: The file is missing, empty or not an image.
@@ -115,7 +121,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def header_sizes(path: str | Path) -> list[tuple[int, int]]:
-    """The sizes an annotation may mean, from the header alone: as a viewer shows the image, then as it is stored.
+    """The sizes an annotation may mean, from the header alone: as a viewer shows the image, then as it is
+    stored.
 
     Raises:
         DataError: The file is missing, empty or not an image.
@@ -135,8 +142,9 @@ def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -
 
     Args:
         path: The image file.
-        expected_size: `(width, height)` that its boxes and masks were made for. An image whose stored (unturned) size alone
-            matches is left unturned, since then its annotations ignored the orientation too.
+        expected_size: `(width, height)` that its boxes and masks were made for. An image whose stored
+            (unturned) size alone matches is left unturned, since then its annotations ignored the orientation
+            too.
 
     Raises:
         DataError: Naming the file: missing, empty, truncated, not an image, of another size than expected.
@@ -150,13 +158,16 @@ def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -
             if expected_size is not None and size != tuple(expected_size):
                 if image.size != tuple(expected_size):
                     expected = f"{expected_size[0]} x {expected_size[1]}"
-                    raise DataError(f"{path}: is {size[0]} x {size[1]} pixels, but its objects are for {expected}")
+                    raise DataError(
+                        f"{path}: is {size[0]} x {size[1]} pixels, but its objects are for {expected}"
+                    )
                 turn = None
             rgb = to_rgb(image, path)
             return rgb if turn is None else rgb.transpose(turn)
         except DataError:
             raise
-        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ... on bad bytes
+        # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ... on bad bytes
+        except Exception as error:
             raise DataError(f"{path}: cannot be decoded ({reason_of(error)})") from error
 
 

@@ -1,8 +1,9 @@
 """The object index: one table between annotations and training, one row an image.
 
-Columns: `image` (path relative to `root`), `width`, `height`, `boxes`, and `masks`, `labels`, `scores` (each null where no
-object has any). Schema metadata: `root`, `provenance`, `classes` (JSON list of names), `odis_version`; and `root_relative`, the
-way from the index to its images, which finds them again when both were moved together.
+Columns: `image` (path relative to `root`), `width`, `height`, `boxes`, and `masks`, `labels`, `scores` (each
+null where no object has any). Schema metadata: `root`, `provenance`, `classes` (JSON list of names),
+`odis_version`; and `root_relative`, the way from the index to its images, which finds them again when both
+were moved together.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ class ObjectIndex:
     def open(path: str | Path, strict: bool = False, root: str | Path | None = None) -> ObjectIndex:
         """Open a Parquet index, a folder of Parquet files that make one, or a folder of images.
 
-        In a folder of images every image is its own object, labelled if there is one folder a class; its sizes are read from the
-        headers when a row is asked for.
+        In a folder of images every image is its own object, labelled if there is one folder a class; its
+        sizes are read from the headers when a row is asked for.
 
         Args:
             path: The file or folder.
@@ -80,14 +81,16 @@ class ObjectIndex:
             root: Folder that image paths begin at, instead of the one written in the index.
 
         Raises:
-            DataError: Neither an object index nor a folder with images; or, with `strict`, the first image or object that
-                cannot be used.
+            DataError: Neither an object index nor a folder with images; or, with `strict`, the first image or
+                object that cannot be used.
         """
         index = _open_folder(Path(path)) if os.path.isdir(path) else _open_files(str(path), [str(path)])
         if root is not None:
             index.root = Path(root).absolute()
         if not index.root.is_dir():
-            raise DataError(f"{path}: its images should be in {index.root}, which is no folder; say where they are (root)")
+            raise DataError(
+                f"{path}: its images should be in {index.root}, which is no folder; say where they are (root)"
+            )
         if strict:
             for problem in problems(index, decode=False):
                 raise DataError(f"{problem.what}: {problem.why}")
@@ -116,7 +119,9 @@ class ObjectIndex:
             name = self._images[i].as_py()
             width, height = image_size(os.path.join(self.root, name))
             label = None if self._labels is None else self._labels[i].as_py()
-            return ImageObjects(name, width, height, (Object((0.0, 0.0, float(width), float(height)), label=label),))
+            return ImageObjects(
+                name, width, height, (Object((0.0, 0.0, float(width), float(height)), label=label),)
+            )
         block, k = self._block(i)
         return block.row(k)
 
@@ -137,7 +142,9 @@ class ObjectIndex:
         return block.image(k)
 
     def batches(self) -> list[pa.RecordBatch]:
-        """The rows as they lie in the files, in the columns of `table.SCHEMA`; none for a folder of images."""
+        """The rows as they lie in the files, in the columns of `table.SCHEMA`; none for a folder of
+        images.
+        """
         return [] if self._images is not None else self._load()
 
     def count_objects(self) -> int:
@@ -147,7 +154,9 @@ class ObjectIndex:
         return sum(len(batch.column("boxes").flatten()) for batch in self._load())
 
     def fingerprint(self) -> str:
-        """Sixteen characters that tell two indexes apart: of the content of the Parquet files, or of the names in a folder."""
+        """Sixteen characters that tell two indexes apart: of the content of the Parquet files, or of the
+        names in a folder.
+        """
         digest = hashlib.sha256()
         if self._images is not None:
             for name in self._images:
@@ -184,7 +193,9 @@ class ObjectIndex:
         return block, i - (self._ends[b - 1] if b else 0)
 
 
-def write_index(path: str | Path, rows: Iterable[ImageObjects], *, root: str | Path, provenance: str, classes: list[str]) -> None:
+def write_index(
+    path: str | Path, rows: Iterable[ImageObjects], *, root: str | Path, provenance: str, classes: list[str]
+) -> None:
     """Write an object index, row by row as they come; nothing is left at `path` unless all were written.
 
     Args:
@@ -224,7 +235,12 @@ def write_index(path: str | Path, rows: Iterable[ImageObjects], *, root: str | P
 
 
 def index_schema(
-    path: str | Path, *, root: str | Path, provenance: str, classes: list[str], made_with: dict[str, Any] | None = None
+    path: str | Path,
+    *,
+    root: str | Path,
+    provenance: str,
+    classes: list[str],
+    made_with: dict[str, Any] | None = None,
 ) -> pa.Schema:
     """The schema of an index's file, with its metadata.
 
@@ -233,7 +249,8 @@ def index_schema(
         root: Folder that image paths begin at.
         provenance: Where the objects came from.
         classes: Class names.
-        made_with: Settings of what found the objects, kept as JSON: a call with the same ones has nothing left to do.
+        made_with: Settings of what found the objects, kept as JSON: a call with the same ones has nothing
+            left to do.
     """
     root = Path(root).absolute()
     metadata = {
@@ -265,7 +282,8 @@ def _open_folder(path: Path) -> ObjectIndex:
     listing = list_files(path)
     if listing.parquet and listing.images:
         raise DataError(
-            f"{path}: holds images and Parquet files; name the index ({path / listing.parquet[0]}), or move it out of the folder"
+            f"{path}: holds images and Parquet files; name the index ({path / listing.parquet[0]}), or "
+            f"move it out of the folder"
         )
     if listing.parquet:
         _check_whole(path, listing.parquet)
@@ -274,9 +292,15 @@ def _open_folder(path: Path) -> ObjectIndex:
         raise DataError(f"{path}: no image and no object index (.parquet) in this folder or below")
     classes = listing.classes()
     position = {name: k for k, name in enumerate(classes)}
-    labels = pa.array([position[name.split("/", 1)[0]] for name in listing.images], pa.int32()) if classes else None
+    labels = (
+        pa.array([position[name.split("/", 1)[0]] for name in listing.images], pa.int32())
+        if classes
+        else None
+    )
     images = pa.array(listing.images, pa.string())
-    return ObjectIndex(str(path), root=path.absolute(), provenance=WHOLE_IMAGE, classes=classes, images=images, labels=labels)
+    return ObjectIndex(
+        str(path), root=path.absolute(), provenance=WHOLE_IMAGE, classes=classes, images=images, labels=labels
+    )
 
 
 def _check_whole(path: Path, names: list[str]) -> None:
@@ -286,17 +310,24 @@ def _check_whole(path: Path, names: list[str]) -> None:
         missing = sorted(set(range(1, total + 1)) - {k for k, t in numbered if t == total})
         if missing:
             raise DataError(
-                f"{path}: the index is not whole: {len(missing)} of its {total} parts are missing, the first is number {missing[0]}; "
+                f"{path}: the index is not whole: {len(missing)} of its {total} parts are missing, the "
+                f"first is number {missing[0]}; "
                 f"the shards that make them have not ended"
             )
 
 
 def _open_files(path: str, files: list[str]) -> ObjectIndex:
     if not os.path.exists(path):
-        raise DataError(f"{path}: no such file or folder; an object index (.parquet) or a folder of images can be opened")
+        raise DataError(
+            f"{path}: no such file or folder; an object index (.parquet) or a folder of images can be opened"
+        )
     first: dict[str, str] = {}
     for file in files:
-        metadata = {key.decode(): value.decode() for key, value in (read_schema(file).metadata or {}).items() if key != b"ARROW:schema"}
+        metadata = {
+            key.decode(): value.decode()
+            for key, value in (read_schema(file).metadata or {}).items()
+            if key != b"ARROW:schema"
+        }
         for key in ("root", "provenance", "classes"):
             if key not in metadata:
                 raise DataError(f"{file}: is not an object index: its schema metadata has no {key}")
@@ -309,11 +340,15 @@ def _open_files(path: str, files: list[str]) -> ObjectIndex:
         classes = None
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise DataError(f"{files[0]}: its classes are not a JSON list of names")
-    return ObjectIndex(path, root=_find_root(files[0], first), provenance=first["provenance"], classes=classes, files=files)
+    return ObjectIndex(
+        path, root=_find_root(files[0], first), provenance=first["provenance"], classes=classes, files=files
+    )
 
 
 def _find_root(file: str, metadata: dict[str, str]) -> Path:
-    """The folder written in the index, or the one at the same place relative to the index, if only that exists."""
+    """The folder written in the index, or the one at the same place relative to the index, if only that
+    exists.
+    """
     folder = Path(file).absolute().parent
     written = folder / metadata["root"]
     moved = folder / metadata.get("root_relative", metadata["root"])

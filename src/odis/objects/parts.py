@@ -1,9 +1,10 @@
-"""An index made part by part: finished parts stay when the work is interrupted, and the same call goes on behind them.
+"""An index made part by part: finished parts stay when the work is interrupted, and the same call goes on
+behind them.
 
-Parts are kept in a hidden folder beside the index, each a Parquet file with its account (what was counted and left out in it) as a
-JSON file beside. The account is written first, so a part that is there is whole. When all are there they become the index: one
-file, or a folder with one file a part. In a folder several shards may write, each its own parts; `ObjectIndex.open` refuses it until
-all are there.
+Parts are kept in a hidden folder beside the index, each a Parquet file with its account (what was counted and
+left out in it) as a JSON file beside. The account is written first, so a part that is there is whole. When
+all are there they become the index: one file, or a folder with one file a part. In a folder several shards
+may write, each its own parts; `ObjectIndex.open` refuses it until all are there.
 """
 
 from __future__ import annotations
@@ -32,20 +33,25 @@ class Parts:
     Args:
         out: The index: a file if its name ends in `.parquet`, else a folder of such files.
         root: Folder that image paths begin at.
-        settings: All that the parts depend on, as plain JSON values; parts made with others are not continued. They are written into the
-            index as `made_with`.
+        settings: All that the parts depend on, as plain JSON values; parts made with others are not
+            continued. They are written into the index as `made_with`.
         shard: Which share of the parts this run makes, `(i, n)`, i from 1 to n; more than one need a folder.
 
     Raises:
-        DataError: Parts made with other settings are there; the folder holds something else; `out` cannot be written.
+        DataError: Parts made with other settings are there; the folder holds something else; `out` cannot be
+            written.
     """
 
-    def __init__(self, out: Path, *, root: Path, settings: dict[str, Any], shard: tuple[int, int] = (1, 1)) -> None:
+    def __init__(
+        self, out: Path, *, root: Path, settings: dict[str, Any], shard: tuple[int, int] = (1, 1)
+    ) -> None:
         self.out, self.root, self.shard = Path(os.path.abspath(out)), Path(root), shard
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.single_file = self.out.suffix == ".parquet"
         if shard[1] > 1 and self.single_file:
-            raise DataError(f"{out}: shards need a folder to write into; give --out a name that does not end in .parquet")
+            raise DataError(
+                f"{out}: shards need a folder to write into; give --out a name that does not end in .parquet"
+            )
         share = f".{shard[0]}-of-{shard[1]}" if shard[1] > 1 else ""
         self.folder = self.out.with_name(f".{self.out.name}{share}.parts")
         self._check_out()
@@ -72,9 +78,19 @@ class Parts:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); remove {self.folder} to begin again") from error
+            raise DataError(
+                f"{path}: cannot be read ({error}); remove {self.folder} to begin again"
+            ) from error
 
-    def write(self, part: int, rows: list[ImageObjects], account: dict[str, Any], *, provenance: str, classes: list[str]) -> None:
+    def write(
+        self,
+        part: int,
+        rows: list[ImageObjects],
+        account: dict[str, Any],
+        *,
+        provenance: str,
+        classes: list[str],
+    ) -> None:
         """Finish a part.
 
         Args:
@@ -89,7 +105,9 @@ class Parts:
         """
         self._agree({"provenance": provenance, "classes": classes})
         place = self.out if self.single_file else self.out / "000001.parquet"
-        schema = index_schema(place, root=self.root, provenance=provenance, classes=classes, made_with=self.settings)
+        schema = index_schema(
+            place, root=self.root, provenance=provenance, classes=classes, made_with=self.settings
+        )
         self._replace(f"{part:06d}.json", json.dumps(account, ensure_ascii=False).encode())
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
@@ -139,8 +157,14 @@ class Parts:
         before = json.loads(path.read_text())
         for key, value in found.items():
             if before.get(key) != value:
-                was, now = (f"{v[:80]}" if isinstance(v, str) else f"{len(v)} others" for v in (before.get(key) or "", value))
-                raise DataError(f"{self.out}: its finished parts have {key} {was}, now it is {now}; remove {self.folder} to begin again")
+                was, now = (
+                    f"{v[:80]}" if isinstance(v, str) else f"{len(v)} others"
+                    for v in (before.get(key) or "", value)
+                )
+                raise DataError(
+                    f"{self.out}: its finished parts have {key} {was}, now it is {now}; remove "
+                    f"{self.folder} to begin again"
+                )
 
     def _check_out(self) -> None:
         if self.single_file:
@@ -148,12 +172,17 @@ class Parts:
                 raise DataError(f"{self.out}: is a folder; an index in one file is a file")
             return
         if self.out.is_file():
-            raise DataError(f"{self.out}: is a file; an index with this name is a folder (a file's name ends in .parquet)")
+            raise DataError(
+                f"{self.out}: is a file; an index with this name is a folder (a file's name ends in .parquet)"
+            )
         for path in sorted(self.out.iterdir()) if self.out.is_dir() else ():
             if path.name.startswith("."):
                 continue
             if not PART_NAME.fullmatch(path.name) or made_with(path) != self.settings:
-                raise DataError(f"{self.out}: holds {path.name}, which is no part of this index; give an empty or new folder")
+                raise DataError(
+                    f"{self.out}: holds {path.name}, which is no part of this index; give an empty or new "
+                    f"folder"
+                )
 
     def _enter(self) -> None:
         try:
@@ -167,11 +196,18 @@ class Parts:
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); remove {self.folder} to begin again") from error
-        changed = [k for k in sorted(before.keys() | self.settings.keys()) if before.get(k) != self.settings.get(k)]
+            raise DataError(
+                f"{path}: cannot be read ({error}); remove {self.folder} to begin again"
+            ) from error
+        changed = [
+            k for k in sorted(before.keys() | self.settings.keys()) if before.get(k) != self.settings.get(k)
+        ]
         if changed:
             shown = "; ".join(f"{k}: {before.get(k)} -> {self.settings.get(k)}" for k in changed)
-            raise DataError(f"{self.out}: an unfinished one was begun with other settings ({shown}); give those, or remove {self.folder}")
+            raise DataError(
+                f"{self.out}: an unfinished one was begun with other settings ({shown}); give those, or "
+                f"remove {self.folder}"
+            )
 
     def _replace(self, name: str, content: bytes | pa.Buffer) -> None:
         path = self.folder / name
@@ -198,12 +234,16 @@ def is_made(out: Path, settings: dict[str, Any]) -> bool:
     index = ObjectIndex.open(out)
     first = out if out.is_file() else next(iter(sorted(out.glob("*.parquet"))), None)
     if first is None or index.is_folder or made_with(first) != json.loads(json.dumps(settings)):
-        raise DataError(f"{out}: is there already, and was not made with these settings; give another --out, or remove it")
+        raise DataError(
+            f"{out}: is there already, and was not made with these settings; give another --out, or remove it"
+        )
     return True
 
 
 def _regrouped(paths: list[Path], rows: int = 4096) -> Iterator[pa.Table]:
-    """The rows of several files, in tables of about `rows`, so that small parts do not make small row groups."""
+    """The rows of several files, in tables of about `rows`, so that small parts do not make small row
+    groups.
+    """
     waiting: list[pa.Table] = []
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(rows):

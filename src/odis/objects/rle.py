@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from odis.compiled import compiled
 from odis.errors import DataError
+from odis.machine.compiled import compiled
 
 
 def encode(mask: np.ndarray) -> bytes:
@@ -47,7 +47,8 @@ def check(counts: bytes, width: int, height: int) -> int:
 
 
 def are_sound(counts: list[bytes], pixels: np.ndarray) -> np.ndarray:
-    """bool (n,): of which masks `check` has nothing to say, and which hold a pixel; all are looked at together.
+    """bool (n,): of which masks `check` has nothing to say, and which hold a pixel; all are looked at
+    together.
 
     Args:
         counts: Of each mask; none is empty.
@@ -83,7 +84,8 @@ def are_sound(counts: list[bytes], pixels: np.ndarray) -> np.ndarray:
 
 
 def run_lengths(counts: bytes) -> np.ndarray:
-    """int64 run lengths, background first (pycocotools `rleFrString`: 5 bits a byte, low bits first, runs as differences).
+    """int64 run lengths, background first (pycocotools `rleFrString`: 5 bits a byte, low bits first, runs as
+    differences).
 
     Raises:
         DataError: The bytes are not COCO compressed RLE counts.
@@ -92,7 +94,9 @@ def run_lengths(counts: bytes) -> np.ndarray:
     runs = np.empty(len(code), dtype=np.int64)
     found = _read_runs(code, runs)
     if found < 0:
-        raise DataError("mask is not COCO compressed RLE counts" + (" (negative run)" if found == _NEGATIVE else ""))
+        raise DataError(
+            "mask is not COCO compressed RLE counts" + (" (negative run)" if found == _NEGATIVE else "")
+        )
     return runs[:found]
 
 

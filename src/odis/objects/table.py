@@ -1,7 +1,8 @@
 """The object index as Arrow data: its schema, and rows read straight from the buffers.
 
-Parquet cannot be read row by row, so a large index is copied once to an uncompressed Arrow file in the user's cache folder, and
-that is memory-mapped: opening costs no memory that grows with the rows, and all workers and ranks share the same pages.
+Parquet cannot be read row by row, so a large index is copied once to an uncompressed Arrow file in the user's
+cache folder, and that is memory-mapped: opening costs no memory that grows with the rows, and all workers and
+ranks share the same pages.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ _BATCH_ROWS = 8192
 
 
 def to_batch(rows: list[ImageObjects], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
-    """One Arrow batch of `rows`. A column of masks, labels or scores is null in rows where no object has any."""
+    """One Arrow batch of `rows`. A column of masks, labels or scores is null in rows where no object has
+    any.
+    """
     counts = np.fromiter([len(row.objects) for row in rows], np.int32, len(rows))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     boxes, masks, labels, scores = _gathered(rows)
@@ -55,11 +58,15 @@ def to_batch(rows: list[ImageObjects], schema: pa.Schema = SCHEMA) -> pa.RecordB
         _optional(labels, counts, offsets, pa.int32()),
         _optional(scores, counts, offsets, pa.float32()),
     ]
-    return pa.record_batch([c if c.type.equals(f.type) else c.cast(f.type) for c, f in zip(columns, SCHEMA)], schema=schema)
+    return pa.record_batch(
+        [c if c.type.equals(f.type) else c.cast(f.type) for c, f in zip(columns, SCHEMA)], schema=schema
+    )
 
 
 def _gathered(rows: list[ImageObjects]) -> tuple[np.ndarray, list, list, list]:
-    """Boxes, float64 (n, 4), masks, labels and scores of all objects; rows whose objects lie in the same columns are taken together."""
+    """Boxes, float64 (n, 4), masks, labels and scores of all objects; rows whose objects lie in the same
+    columns are taken together.
+    """
     boxes: list[np.ndarray] = [np.zeros((0, 4))]
     masks: list[bytes | None] = []
     labels: list[int | None] = []
@@ -112,17 +119,26 @@ def _optional(values: list, counts: np.ndarray, offsets: np.ndarray, kind: pa.Da
 
 
 class Block:
-    """A batch of rows, read through views of its buffers: no Python object exists for a row until it is asked for."""
+    """A batch of rows, read through views of its buffers: no Python object exists for a row until it is asked
+    for.
+    """
 
     def __init__(self, batch: pa.RecordBatch, path: str) -> None:
-        """Raises `DataError` if a value that must be there is null, or an object has a mask or label but no box."""
+        """Raises `DataError` if a value that must be there is null, or an object has a mask or label but no
+        box.
+        """
         self._image, self._path = batch.column("image"), path
-        self._width, self._height = (batch.column(name).to_numpy(zero_copy_only=False) for name in ("width", "height"))
+        self._width, self._height = (
+            batch.column(name).to_numpy(zero_copy_only=False) for name in ("width", "height")
+        )
         boxes = batch.column("boxes")
         self._box_at = boxes.offsets.to_numpy()
         inner = boxes.values
         flat = inner.values.slice(4 * inner.offset, 4 * len(inner))
-        if any(a.null_count for a in (self._image, batch.column("width"), batch.column("height"), boxes, inner, flat)):
+        if any(
+            a.null_count
+            for a in (self._image, batch.column("width"), batch.column("height"), boxes, inner, flat)
+        ):
             raise DataError(f"{path}: image, width, height and boxes must not be null")
         self._boxes = flat.to_numpy().reshape(-1, 4)
         self._masks, self._mask_at = self._optional(batch, "masks")
@@ -176,7 +192,9 @@ def read_schema(path: str | Path) -> pa.Schema:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: is not a Parquet file that can be read ({str(error).splitlines()[0]})") from error
+        raise DataError(
+            f"{path}: is not a Parquet file that can be read ({str(error).splitlines()[0]})"
+        ) from error
     missing = [name for name in SCHEMA.names if name not in schema.names]
     if missing:
         raise DataError(f"{path}: is not an object index: it has no column {', '.join(missing)}")
@@ -211,7 +229,9 @@ def _conform(batch: pa.RecordBatch, path: str) -> pa.RecordBatch:
 
 
 def load_batches(files: list[str]) -> list[pa.RecordBatch]:
-    """All rows of Parquet files: held in memory if they are small, else memory-mapped from a copy in the cache folder."""
+    """All rows of Parquet files: held in memory if they are small, else memory-mapped from a copy in the
+    cache folder.
+    """
     if sum(os.path.getsize(f) for f in files) < MAP_ABOVE:
         return [batch for batch in read_batches(files) if len(batch)]
     try:
@@ -223,7 +243,9 @@ def load_batches(files: list[str]) -> list[pa.RecordBatch]:
 
 
 def _mapped_copy(files: list[str]) -> Path:
-    """The Arrow copy of `files`, made if there is none of their present state; copies of an earlier state are removed."""
+    """The Arrow copy of `files`, made if there is none of their present state; copies of an earlier state are
+    removed.
+    """
     folder = _cache_folder()
     name = hashlib.sha256("\n".join(os.path.abspath(f) for f in files).encode()).hexdigest()[:16]
     states = [(s.st_size, s.st_mtime_ns) for s in map(os.stat, files)]
@@ -250,7 +272,10 @@ def _write_whole(target: Path, batches: Iterable[pa.RecordBatch]) -> None:
 
 
 def _cache_folder() -> Path:
-    candidates = [Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"), Path(tempfile.gettempdir())]
+    candidates = [
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"),
+        Path(tempfile.gettempdir()),
+    ]
     for base in candidates:
         folder = base / "odis" / "index"
         try:

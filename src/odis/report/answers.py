@@ -1,4 +1,5 @@
-"""What a network says of the images that are shown: where `[OBJ]` looks, how patches differ, which objects are alike.
+"""What a network says of the images that are shown: where `[OBJ]` looks, how patches differ, which objects
+are alike.
 
 Letters: P patches, D width.
 """
@@ -18,7 +19,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from odis.inference import Encoder, embed_index
-from odis.queries import Asker
+from odis.inference.queries import Asker
 from odis.report.drawing import region_of
 from odis.report.runs import Run
 from odis.report.samples import Sample
@@ -50,18 +51,25 @@ class Neighbour:
 
 
 def whole_size(encoder: Encoder, run: Run, size: int | None) -> int:
-    """Side in pixels to ask whole images at: the one given, or the one at which objects are about as large as in training.
+    """Side in pixels to ask whole images at: the one given, or the one at which objects are about as large as
+    in training.
 
-    Training resizes a global crop, a share of the image, to `global_size`; the whole image is asked at as much more as the crop was a
-    part of it, by the mean share.
+    Training resizes a global crop, a share of the image, to `global_size`; the whole image is asked at as
+    much more as the crop was a part of it, by the mean share.
 
     Raises:
         OdisError: for a size that patches do not tile.
     """
     if size is None:
         scale = run.setting("config.views.global_scale")
-        share = sum(scale) / 2 if isinstance(scale, list) and len(scale) == 2 and all(isinstance(v, int | float) for v in scale) else 1.0
-        size = encoder.patch_size * max(1, round(encoder.image_size / math.sqrt(min(max(share, 0.01), 1)) / encoder.patch_size))
+        share = (
+            sum(scale) / 2
+            if isinstance(scale, list) and len(scale) == 2 and all(isinstance(v, int | float) for v in scale)
+            else 1.0
+        )
+        size = encoder.patch_size * max(
+            1, round(encoder.image_size / math.sqrt(min(max(share, 0.01), 1)) / encoder.patch_size)
+        )
     return encoder.asker("masked-attention", size).size
 
 
@@ -79,14 +87,19 @@ def layers_shown(count: int) -> list[int]:
 def no_attention(encoder: Encoder) -> str | None:
     """Why a network has no attention of `[OBJ]` to show, or None if it has."""
     if encoder.object_readout != "token":
-        return "It reads an object as the mean of its patches, so there is no [OBJ] whose attention could be shown."
+        return (
+            "It reads an object as the mean of its patches, so there is no [OBJ] whose attention could "
+            "be shown."
+        )
     if not encoder.model.split_queries:
         return "Its attention is not timm's common one, so the weights of [OBJ] cannot be read."
     return None
 
 
 @torch.no_grad()
-def looks(encoder: Encoder, image: Image.Image, objects: Sequence[Object], size: int, context: float | None = None) -> list[Looks]:
+def looks(
+    encoder: Encoder, image: Image.Image, objects: Sequence[Object], size: int, context: float | None = None
+) -> list[Looks]:
     """Where `[OBJ]` looks when it is asked about each object, in the first, middle and last layer.
 
     Args:
@@ -101,10 +114,16 @@ def looks(encoder: Encoder, image: Image.Image, objects: Sequence[Object], size:
     found: list[Looks] = []
     for query in asker(pil_to_tensor(image), objects):
         rows, columns = (side // encoder.patch_size for side in query.pixels.shape[1:])
-        weights = torch.stack([encoder.object_attention(query, layer) for layer in layers], dim=1).numpy()  # (Q, layers, heads, P)
+        weights = torch.stack(
+            [encoder.object_attention(query, layer) for layer in layers], dim=1
+        ).numpy()  # (Q, layers, heads, P)
         for one, mask in zip(weights, query.masks):  # (layers, heads, P)
             picture = _asked(asker, image, objects[len(found)])
-            found.append(Looks(layers, one.reshape(*one.shape[:2], rows, columns), mask.reshape(rows, columns), *picture))
+            found.append(
+                Looks(
+                    layers, one.reshape(*one.shape[:2], rows, columns), mask.reshape(rows, columns), *picture
+                )
+            )
     return found
 
 
@@ -148,11 +167,17 @@ def patch_colours(features: Sequence[Features]) -> tuple[list[np.ndarray], float
     variance = singular.square()
     share = float(variance[:3].sum() / variance.sum().clamp_min(1e-30))
     grids = [one.grid for one in features if one.grid is not None]
-    return [part.reshape(*grid, 3).numpy() for part, grid in zip(colours.split([len(p) for p in patches]), grids)], share
+    return [
+        part.reshape(*grid, 3).numpy() for part, grid in zip(colours.split([len(p) for p in patches]), grids)
+    ], share
 
 
 def nearest(
-    encoder: Encoder, sample: Sample, size: int, context: float | None = None, progress: Callable[[int], None] | None = None
+    encoder: Encoder,
+    sample: Sample,
+    size: int,
+    context: float | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[dict[tuple[int, int], list[Neighbour]], int]:
     """The most alike objects of other images, for each object that is shown.
 
@@ -164,9 +189,12 @@ def nearest(
         progress: Called after each image with the number of images so far.
 
     Returns:
-        By row and number of the object asked about, its neighbours, the most alike first; and how many objects were searched.
+        By row and number of the object asked about, its neighbours, the most alike first; and how many
+        objects were searched.
     """
-    found = embed_index(encoder, sample.index, rows=sample.searched, size=size, context=context, progress=progress)
+    found = embed_index(
+        encoder, sample.index, rows=sample.searched, size=size, context=context, progress=progress
+    )
     unit = F.normalize(found.features, dim=-1)
     places = {place: i for i, place in enumerate(zip(found.rows.tolist(), found.numbers.tolist()))}
     neighbours = {}
@@ -176,6 +204,7 @@ def nearest(
             cosine = (unit @ unit[places[shown.row, number]]).masked_fill(~elsewhere, -math.inf)
             best = cosine.topk(min(NEAREST, int(elsewhere.sum())))
             neighbours[shown.row, number] = [
-                Neighbour(int(found.rows[i]), int(found.numbers[i]), float(c)) for c, i in zip(best.values, best.indices)
+                Neighbour(int(found.rows[i]), int(found.numbers[i]), float(c))
+                for c, i in zip(best.values, best.indices)
             ]
     return neighbours, len(found.features)

@@ -11,19 +11,29 @@ from odis.report.runs import Run
 from odis.report.svg import POINTS, Curve, key, line_chart, span
 
 _LOSSES = {
-    "loss": ("Loss", "The weighted sum of the terms below. Good: it falls, then levels off. Bad: it jumps up and stays there."),
+    "loss": (
+        "Loss",
+        "The weighted sum of the terms below. Good: it falls, then levels off. Bad: it jumps up and "
+        "stays there.",
+    ),
     "loss_object": (
         "Object term",
-        "Cross-entropy of student and teacher on objects. Good: it falls slowly. Bad: it drops to 0, or stays at log K.",
+        "Cross-entropy of student and teacher on objects. Good: it falls slowly. Bad: it drops to 0, or "
+        "stays at log K.",
     ),
     "loss_patch": (
         "Patch term",
-        "Cross-entropy at the patches that are hidden from the student. Good: it falls. Bad: it stays where it began.",
+        "Cross-entropy at the patches that are hidden from the student. Good: it falls. Bad: it stays "
+        "where it began.",
     ),
-    "loss_image": ("Image term", "Cross-entropy of student and teacher on whole images. Read it as the object term."),
+    "loss_image": (
+        "Image term",
+        "Cross-entropy of student and teacher on whole images. Read it as the object term.",
+    ),
     "loss_koleo": (
         "KoLeo term",
-        "How close the objects of a batch are to each other; lower is further apart. Good: it falls. Bad: it rises to the end.",
+        "How close the objects of a batch are to each other; lower is further apart. Good: it falls. "
+        "Bad: it rises to the end.",
     ),
 }
 _NATS = "nats"
@@ -46,13 +56,15 @@ class Plot:
 _COLLAPSE = [
     Plot(
         "teacher_entropy", "Teacher entropy", f"entropy ({_NATS})",
-        "How undecided the teacher is about one object. Good: clearly below log K. Bad: at log K, the teacher says nothing.",
+        "How undecided the teacher is about one object. Good: clearly below log K. Bad: at log K, the "
+            "teacher says nothing.",
         y_range=(0, None), log_k=True,
     ),
     Plot(
         "mean_entropy", "Entropy of the mean", f"entropy ({_NATS})",
-        "How many prototypes the teacher uses over all objects. Good: near log K. Bad: near 0, it always says the same. "
-        "With loss.centring sinkhorn it stays near log K whatever happens.",
+        "How many prototypes the teacher uses over all objects. Good: near log K. Bad: near 0, it always "
+            "says the same. "
+        "With loss.centering sinkhorn it stays near log K whatever happens.",
         y_range=(0, None), log_k=True,
     ),
     Plot(
@@ -64,17 +76,20 @@ _COLLAPSE = [
 _SPEED = [
     Plot(
         "images_per_second", "Speed", "images / s",
-        "Images trained on in a second. Good: level. Bad: dips, when something else used the machine or data came late.", y_range=(0, None),
+        "Images trained on in a second. Good: level. Bad: dips, when something else used the machine or "
+            "data came late.", y_range=(0, None),
     ),
     Plot(
         "data_wait", "Waiting for data", "share of time (%)",
-        "Good: near 0. Bad: well above 10, more loader.workers or a faster disk would help.", scale=100, y_range=(0, 100),
+        "Good: near 0. Bad: well above 10, more loader.workers or a faster disk would "
+            "help.", scale=100, y_range=(0, 100),
     ),
 ]  # fmt: skip
 _SCHEDULE = [
     Plot(
         "lr", "Learning rate", "learning rate",
-        "It warms up, then falls by a cosine. If a loss jumps where this is highest, lower optim.base_lr.", y_range=(0, None),
+        "It warms up, then falls by a cosine. If a loss jumps where this is highest, lower "
+            "optim.base_lr.", y_range=(0, None),
     ),
     Plot(
         "grad_norm", "Gradient norm", "norm before clipping",
@@ -91,16 +106,26 @@ def curves(runs: Sequence[Run]) -> Html:
             notes.append(f"{run.label}: no metrics yet. A line is written every train.log_every steps.")
         if run.unread:
             lines = "1 line" if run.unread == 1 else f"{run.unread} lines"
-            notes.append(f"{run.label}: {lines} of metrics.jsonl could not be read and are left out. The last one may not be whole yet.")
+            notes.append(
+                f"{run.label}: {lines} of metrics.jsonl could not be read and are left out. The last one "
+                f"may not be whole yet."
+            )
     parts: list[Html] = [paragraph(note, class_="note") for note in notes]
     if not any(run.lines for run in runs):
         return joined(parts)
     longest = max(len(run.lines) for run in runs)
     if longest > POINTS:
-        parts.append(paragraph(f"Curves of more than {POINTS} points are drawn by the lowest and highest of each part.", class_="quiet"))
+        parts.append(
+            paragraph(
+                f"Curves of more than {POINTS} points are drawn by the lowest and highest of each part.",
+                class_="quiet",
+            )
+        )
     present = sorted({name for run in runs for name in run.curve_names()})
     losses, flat = _loss_plots(runs, present)
-    measured = [Plot(name, _knn_title(name), "accuracy (%)", _KNN) for name in present if name.startswith("knn/")]
+    measured = [
+        Plot(name, _knn_title(name), "accuracy (%)", _KNN) for name in present if name.startswith("knn/")
+    ]
     groups = {
         "Loss": losses,
         "Collapse": [plot for plot in _COLLAPSE if plot.meter in present],
@@ -110,13 +135,26 @@ def curves(runs: Sequence[Run]) -> Html:
     }
     for title, plots in groups.items():
         if plots:
-            parts += [element("h3", title), element("div", *[_figure(plot, runs) for plot in plots], class_="plots")]
+            parts += [
+                element("h3", title),
+                element("div", *[_figure(plot, runs) for plot in plots], class_="plots"),
+            ]
         if title == "Loss" and flat:
-            parts.append(paragraph("Not drawn, since 0 throughout: ", joined([code(name) for name in flat], ", "), ".", class_="quiet"))
+            parts.append(
+                paragraph(
+                    "Not drawn, since 0 throughout: ",
+                    joined([code(name) for name in flat], ", "),
+                    ".",
+                    class_="quiet",
+                )
+            )
     return joined(parts)
 
 
-_KNN = "Objects of the held-out index, classified by their nearest neighbours. Good: it rises. Bad: it falls while the loss does too."
+_KNN = (
+    "Objects of the held-out index, classified by their nearest neighbours. Good: it rises. Bad: it "
+    "falls while the loss does too."
+)
 
 
 def _knn_title(name: str) -> str:
@@ -128,7 +166,9 @@ def _loss_plots(runs: Sequence[Run], present: Sequence[str]) -> tuple[list[Plot]
     """Charts of the loss and its terms; and the terms that are 0 in every line of every run."""
     plots, flat = [], []
     names = [name for name in _LOSSES if name in present]
-    for name in names + [name for name in present if name.startswith(("loss_", "loss/")) and name not in _LOSSES]:
+    for name in names + [
+        name for name in present if name.startswith(("loss_", "loss/")) and name not in _LOSSES
+    ]:
         values = [value for run in runs for value in run.curve(name)[1]]
         if name != "loss" and all(value == 0 for value in values):
             flat.append(name)
@@ -155,14 +195,30 @@ def _figure(plot: Plot, runs: Sequence[Run]) -> Html:
         high = 1.12 * max([*tops, *(value for curve in shown for value in curve.y if math.isfinite(value))])
     name = "".join(c if c.isascii() and c.isalnum() else f"-{ord(c):x}-" for c in plot.meter)
     chart = line_chart(
-        f"chart-{name}", f"{plot.title}, {plot.y_label}, by step: {'; '.join(said)}",
-        shown, x_label="step", y_label=plot.y_label, y_range=(low, high), levels=[(top, f"log K = {top:.2f}") for top in tops],
-    )  # fmt: skip
-    legend = bullets([joined([key(c.number), runs[c.number].label]) for c in shown], class_="legend") if len(runs) > 1 else None
+        f"chart-{name}",
+        f"{plot.title}, {plot.y_label}, by step: {'; '.join(said)}",
+        shown,
+        x_label="step",
+        y_label=plot.y_label,
+        y_range=(low, high),
+        levels=[(top, f"log K = {top:.2f}") for top in tops],
+    )
+    legend = (
+        bullets([joined([key(c.number), runs[c.number].label]) for c in shown], class_="legend")
+        if len(runs) > 1
+        else None
+    )
     missing = f" Without this meter: {', '.join(without)}." if without and shown else ""
     if not shown:
         missing = " It was never finite." if without else ""
-    return element("figure", element("h4", plot.title), legend, chart, element("figcaption", plot.reading + missing), class_="plot")
+    return element(
+        "figure",
+        element("h4", plot.title),
+        legend,
+        chart,
+        element("figcaption", plot.reading + missing),
+        class_="plot",
+    )
 
 
 def _prototypes(run: Run) -> int | None:

@@ -1,4 +1,6 @@
-"""Small pictures for the page: images with objects outlined, attention laid over an image, an object cut out; as data URIs."""
+"""Small pictures for the page: images with objects outlined, attention laid over an image, an object cut out;
+as data URIs.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,18 @@ from odis.objects import rle
 from odis.report.page import Html, element
 from odis.types import Object
 
-COLOURS = ((0, 200, 255), (255, 150, 0))  # outlines of the first and second object; on a dark edge they show on any image
+COLOURS = (
+    (0, 200, 255),
+    (255, 150, 0),
+)  # outlines of the first and second object; on a dark edge they show on any image
 
 _SHARP = 1.5  # pixels stored for each pixel of the page, since many screens have more
 _FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
 _DIM = 0.6  # of the image where attention is laid over it
-_LAID, _LEAST = 0.7, 0.15  # how much of the image attention covers; where its colours begin, so that none is not black
+_LAID, _LEAST = (
+    0.7,
+    0.15,
+)  # how much of the image attention covers; where its colours begin, so that none is not black
 _ROOM = 0.3  # around an object in a close-up, of its sides
 
 
@@ -55,7 +63,9 @@ def outlined(image: Image.Image, objects: Sequence[Object], longest: int, alt: s
 
 @dataclass(frozen=True, slots=True)
 class CloseUp:
-    """The part of a picture around an object, which attention is laid over; all of it if the object is large."""
+    """The part of a picture around an object, which attention is laid over; all of it if the object is
+    large.
+    """
 
     grey: np.ndarray  # float32 (height, width, 1) in 0..1
     region: np.ndarray  # bool (height, width)
@@ -83,7 +93,8 @@ def close_up(picture: Image.Image, region: np.ndarray, mask: np.ndarray, longest
 
 
 def overlaid(close: CloseUp, weights: np.ndarray, mask: np.ndarray, colour: int, alt: str) -> Html:
-    """Attention weights on a close-up: dark to bright is 0 to their largest, and nothing lies where `mask` is false.
+    """Attention weights on a close-up: dark to bright is 0 to their largest, and nothing lies where `mask` is
+    false.
 
     Args:
         close: What they lie on.
@@ -101,7 +112,9 @@ def overlaid(close: CloseUp, weights: np.ndarray, mask: np.ndarray, colour: int,
     return _img(Image.fromarray(pixels), close.size, alt)
 
 
-def stretched(grid: np.ndarray, size: tuple[int, int], window: tuple[float, float, float, float] = (0, 0, 1, 1)) -> np.ndarray:
+def stretched(
+    grid: np.ndarray, size: tuple[int, int], window: tuple[float, float, float, float] = (0, 0, 1, 1)
+) -> np.ndarray:
     """A grid of patches over a part of a picture: each pixel has the value of the patch it lies in.
 
     Args:
@@ -118,11 +131,16 @@ def stretched(grid: np.ndarray, size: tuple[int, int], window: tuple[float, floa
         return np.clip((share * count).astype(int), 0, count - 1)
 
     left, top, right, bottom = window
-    return grid[places(grid.shape[0], size[1], top, bottom)[:, None], places(grid.shape[1], size[0], left, right)[None]]
+    return grid[
+        places(grid.shape[0], size[1], top, bottom)[:, None],
+        places(grid.shape[1], size[0], left, right)[None],
+    ]
 
 
 def _around(masks: Sequence[np.ndarray]) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom, as shares, of what all masks (height, width) cover, with room; of everything if that is half of it."""
+    """Left, top, right and bottom, as shares, of what all masks (height, width) cover, with room; of
+    everything if that is half of it.
+    """
     ends = []
     for mask in masks:
         y, x = np.nonzero(mask)
@@ -148,7 +166,10 @@ def cut_out(image: Image.Image, item: Object, longest: int, alt: str) -> Html:
     """The object's box."""
     x0, y0, x1, y1 = item.box
     left, top = min(max(int(x0), 0), image.width - 1), min(max(int(y0), 0), image.height - 1)
-    right, bottom = max(min(int(np.ceil(x1)), image.width), left + 1), max(min(int(np.ceil(y1)), image.height), top + 1)
+    right, bottom = (
+        max(min(int(np.ceil(x1)), image.width), left + 1),
+        max(min(int(np.ceil(y1)), image.height), top + 1),
+    )
     return photo(image.crop((left, top, right, bottom)), longest, alt)
 
 
@@ -157,7 +178,9 @@ def _resized(image: Image.Image, longest: int) -> Image.Image:
 
 
 def region_of(item: Object, size: tuple[int, int], shown: tuple[int, int]) -> np.ndarray:
-    """The object's mask, or its box, in an image of some size shown in another: bool (height, width); sizes are (width, height)."""
+    """The object's mask, or its box, in an image of some size shown in another: bool (height, width); sizes
+    are (width, height).
+    """
     if item.mask is not None:
         mask = Image.fromarray(255 * rle.decode(item.mask, *size))
         region = np.asarray(mask.resize(shown, Image.Resampling.BILINEAR)) > 127
@@ -199,4 +222,6 @@ def _img(picture: Image.Image, size: tuple[int, int], alt: str, lossless: bool =
         picture.save(written, "JPEG", quality=80, optimize=True)
     kind = "png" if lossless else "jpeg"
     uri = f"data:image/{kind};base64,{base64.b64encode(written.getvalue()).decode()}"
-    return element("img", src=uri, alt=alt, width=size[0], height=size[1], class_="pixels" if lossless else None)
+    return element(
+        "img", src=uri, alt=alt, width=size[0], height=size[1], class_="pixels" if lossless else None
+    )

@@ -18,7 +18,12 @@ def summary(runs: Sequence[Run]) -> Html:
     """What the page shows, in one sentence a run."""
     if len(runs) == 1:
         return paragraph(f"{runs[0].label}: {_standing(runs[0])}", class_="summary")
-    return joined([paragraph(f"{len(runs)} runs.", class_="summary"), bullets([f"{run.label}: {_standing(run)}" for run in runs])])
+    return joined(
+        [
+            paragraph(f"{len(runs)} runs.", class_="summary"),
+            bullets([f"{run.label}: {_standing(run)}" for run in runs]),
+        ]
+    )
 
 
 def overview(runs: Sequence[Run]) -> Html:
@@ -29,7 +34,11 @@ def overview(runs: Sequence[Run]) -> Html:
         "table",
         element("thead", element("tr", element("td", ""), *heads)) if len(runs) > 1 else None,
         element(
-            "tbody", *[element("tr", element("th", name, scope="row"), *[element("td", text) for text in said]) for name, said in rows]
+            "tbody",
+            *[
+                element("tr", element("th", name, scope="row"), *[element("td", text) for text in said])
+                for name, said in rows
+            ],
         ),
         class_="runs",
     )
@@ -72,7 +81,12 @@ def _model(run: Run) -> str:
     if not name:
         return _UNKNOWN
     said = [str(name)]
-    for key_, text in (("embed_dim", "width {}"), ("depth", "{} blocks"), ("num_heads", "{} heads"), ("patch_size", "patches of {}")):
+    for key_, text in (
+        ("embed_dim", "width {}"),
+        ("depth", "{} blocks"),
+        ("num_heads", "{} heads"),
+        ("patch_size", "patches of {}"),
+    ):
         value = run.setting(f"config.model.{key_}")
         if value is not None:
             said.append(text.format(value))
@@ -92,13 +106,19 @@ def _readout(run: Run) -> str:
 
 def trained_on_masks(run: Run) -> bool:
     """Whether in training `[OBJ]` read objects rather than whole views."""
-    return run.setting("config.objects.use") is not False and run.setting("config.views.object_masks") is not False
+    return (
+        run.setting("config.objects.use") is not False
+        and run.setting("config.views.object_masks") is not False
+    )
 
 
 def _steps(run: Run) -> str:
     last = max((line["step"] for line in run.lines), default=None)
     done = "none logged yet" if last is None else _count(last)
-    return f"{done} of {_count(run.setting('resolved.total_steps'))}, {_told('config.train.batch_size')(run)} images each"
+    return (
+        f"{done} of {_count(run.setting('resolved.total_steps'))}, "
+        f"{_told('config.train.batch_size')(run)} images each"
+    )
 
 
 def _images(run: Run) -> str:
@@ -107,7 +127,9 @@ def _images(run: Run) -> str:
 
 def _views(run: Run) -> str:
     return f"{_told('config.views.global_views')(run)} of {_told('config.views.global_size')(run)} px" + (
-        f", {local} of {_told('config.views.local_size')(run)} px" if (local := run.setting("config.views.local_views")) else ""
+        f", {local} of {_told('config.views.local_size')(run)} px"
+        if (local := run.setting("config.views.local_views"))
+        else ""
     )
 
 
@@ -119,7 +141,11 @@ def _arithmetic(run: Run) -> str:
 
 def _commit(run: Run) -> str:
     commit = run.setting("git")
-    return f", commit {commit[:12]}{' with changes' if '+' in commit else ''}" if isinstance(commit, str) and commit else ""
+    return (
+        f", commit {commit[:12]}{' with changes' if '+' in commit else ''}"
+        if isinstance(commit, str) and commit
+        else ""
+    )
 
 
 _ROWS: dict[str, Callable[[Run], str]] = {

@@ -27,14 +27,20 @@ def element(tag: str, /, *content: str | None, **attributes: str | float | None)
         attributes: `class_` is `class`, `aria_label` is `aria-label`; values are escaped.
     """
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items() if value is not None
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+        for key, value in attributes.items()
+        if value is not None
     )
     return Html(f"<{tag}{written}>" if tag in _VOID else f"<{tag}{written}>{joined(content)}</{tag}>")
 
 
 def joined(parts: Iterable[str | None], between: str = "") -> Html:
     """Parts one after another, plain strings escaped, None left out."""
-    return Html(between.join(part if isinstance(part, Html) else html.escape(part) for part in parts if part is not None))
+    return Html(
+        between.join(
+            part if isinstance(part, Html) else html.escape(part) for part in parts if part is not None
+        )
+    )
 
 
 def paragraph(*content: str | None, class_: str | None = None) -> Html:
@@ -71,7 +77,11 @@ def document(title: str, parts: Iterable[tuple[str, str, Html]], head: Html) -> 
         head: What stands above the sections.
     """
     listed = list(parts)
-    links = element("nav", bullets(element("a", name, href=f"#{anchor}") for anchor, name, _ in listed), aria_label="Sections")
+    links = element(
+        "nav",
+        bullets(element("a", name, href=f"#{anchor}") for anchor, name, _ in listed),
+        aria_label="Sections",
+    )
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     page = element(
         "html",

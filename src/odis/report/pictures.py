@@ -1,4 +1,6 @@
-"""The pictures of the report: the same images asked of every run, laid out so that runs stand beside each other."""
+"""The pictures of the report: the same images asked of every run, laid out so that runs stand beside each
+other.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,17 @@ import numpy as np
 from odis.errors import DataError
 from odis.inference import Encoder
 from odis.objects.images import load_image
-from odis.report.answers import NEAREST, Looks, Neighbour, depth, looks, nearest, no_attention, patch_colours, patch_features
+from odis.report.answers import (
+    NEAREST,
+    Looks,
+    Neighbour,
+    depth,
+    looks,
+    nearest,
+    no_attention,
+    patch_colours,
+    patch_features,
+)
 from odis.report.drawing import close_up, cut_out, outlined, overlaid, patches, photo
 from odis.report.overview import trained_on_masks
 from odis.report.page import Html, element, joined, paragraph, scrolled
@@ -21,18 +33,25 @@ from odis.types import Object
 _PHOTO, _PATCHES, _CUT = 260, 200, 76  # pixels of the page on a picture's longer side
 
 _LOOKS = (
-    "Each cell is one head of one layer, close to the object: dark to bright is no attention to the most that this head gives. "
-    "Below it is how much its brightest patch gets. [OBJ] sees its own object's patches only, so the rest stays grey. Good: heads look at "
-    "different parts, and the last layer at what tells the object. Bad: all heads look alike, or everywhere the same."
+    "Each cell is one head of one layer, close to the object: dark to bright is no attention to the most "
+    "that this head gives. "
+    "Below it is how much its brightest patch gets. [OBJ] sees its own object's patches only, so the "
+    "rest stays grey. Good: heads look at "
+    "different parts, and the last layer at what tells the object. Bad: all heads look alike, or "
+    "everywhere the same."
 )
 _COMPONENTS = (
-    "Each patch of the whole image in three colours: the first three principal components of its features over all images shown. "
-    "Good: like things have like colours, also across images, and edges follow the objects. Bad: colours follow the place in the image, or "
+    "Each patch of the whole image in three colours: the first three principal components of its "
+    "features over all images shown. "
+    "Good: like things have like colours, also across images, and edges follow the objects. Bad: colours "
+    "follow the place in the image, or "
     "are noise. Colours of different runs mean different things."
 )
 _ALIKE = (
-    "Left the object that is asked about, then the objects of other images that the network finds most alike, with their cosines. "
-    "Good: the same kind of thing, in other colours and places. Bad: the same background or colour, or all cosines near 1."
+    "Left the object that is asked about, then the objects of other images that the network finds most "
+    "alike, with their cosines. "
+    "Good: the same kind of thing, in other colours and places. Bad: the same background or colour, or "
+    "all cosines near 1."
 )
 
 
@@ -52,7 +71,13 @@ class Network:
         return "" if alone else self.run.label
 
 
-def pictures(sample: Sample, source: str, seed: int, networks: Sequence[Network], progress: Callable[[str, int, int], None]) -> Html:
+def pictures(
+    sample: Sample,
+    source: str,
+    seed: int,
+    networks: Sequence[Network],
+    progress: Callable[[str, int, int], None],
+) -> Html:
     """All pictures.
 
     Args:
@@ -68,7 +93,8 @@ def pictures(sample: Sample, source: str, seed: int, networks: Sequence[Network]
     return joined(
         [
             paragraph(
-                f"{count} of {sample.index.path} ({source}; objects: {sample.index.provenance}), drawn by seed {seed}. "
+                f"{count} of {sample.index.path} ({source}; objects: {sample.index.provenance}), drawn by "
+                f"seed {seed}. "
                 f"In each its largest objects are asked about, {OBJECTS} at most.{same}"
             ),
             *[paragraph(_asking(network, alone), class_="quiet") for network in networks],
@@ -84,11 +110,16 @@ def pictures(sample: Sample, source: str, seed: int, networks: Sequence[Network]
 
 def _asking(network: Network, alone: bool) -> str:
     encoder = network.encoder
-    where = "in the whole image" if network.context is None else f"in a window of {network.context:g} x the box"
+    where = (
+        "in the whole image" if network.context is None else f"in a window of {network.context:g} x the box"
+    )
     sizes = f"at about {network.size} x {network.size} px"
     if network.whole_size != network.size:
         sizes += f" (whole images: {network.whole_size} x {network.whole_size})"
-    about = f"objects are asked about {where}, {sizes}, in patches of {encoder.patch_size} px. It was trained at {encoder.image_size} px."
+    about = (
+        f"objects are asked about {where}, {sizes}, in patches of {encoder.patch_size} px. It was "
+        f"trained at {encoder.image_size} px."
+    )
     return f"{about[0].upper()}{about[1:]}" if alone else f"{network.run.label}: {about}"
 
 
@@ -118,14 +149,20 @@ def _attention(sample: Sample, networks: Sequence[Network], alone: bool) -> Html
     return joined(parts)
 
 
-def _attention_of(sample: Sample, shown: Shown, asked: Sequence[Network], found: Sequence[Sequence[Looks]], alone: bool) -> Html:
+def _attention_of(
+    sample: Sample, shown: Shown, asked: Sequence[Network], found: Sequence[Sequence[Looks]], alone: bool
+) -> Html:
     names = [f"Object {k + 1} ({object_name(sample, item)})" for k, item in enumerate(shown.objects)]
     alt = f"{shown.name} with outlines of {' and '.join(names)}"
-    caption = element("figcaption", f"{shown.name}, {shown.item.width} x {shown.item.height} pixels. {', '.join(names)}.")
+    caption = element(
+        "figcaption", f"{shown.name}, {shown.item.width} x {shown.item.height} pixels. {', '.join(names)}."
+    )
     figures = []
     for k in range(len(names)):
         for network, answers in zip(asked, found):
-            words = " ".join(filter(None, [names[k], f"in {shown.name}", f"by {network.run.label}" if not alone else ""]))
+            words = " ".join(
+                filter(None, [names[k], f"in {shown.name}", f"by {network.run.label}" if not alone else ""])
+            )
             figures.append(
                 element(
                     "figure",
@@ -148,8 +185,18 @@ def _grid(shown: Shown, k: int, answer: Looks, network: Network) -> Html:
         for h, one in enumerate(weights):
             alt = f"Attention of head {h + 1}, layer {layer + 1}, to object {k + 1} of {shown.name}"
             picture = overlaid(close, one, answer.mask, k, alt)
-            cells.append(element("td", picture, element("small", f"{100 * one.max():.{0 if one.max() > 0.1 else 1}f} %")))
-        rows.append(element("tr", element("th", f"layer {layer + 1}", element("small", f"of {count}"), scope="row"), *cells))
+            cells.append(
+                element(
+                    "td", picture, element("small", f"{100 * one.max():.{0 if one.max() > 0.1 else 1}f} %")
+                )
+            )
+        rows.append(
+            element(
+                "tr",
+                element("th", f"layer {layer + 1}", element("small", f"of {count}"), scope="row"),
+                *cells,
+            )
+        )
     return element("table", element("thead", top), element("tbody", *rows), class_="heads")
 
 
@@ -163,24 +210,50 @@ def _components(sample: Sample, networks: Sequence[Network], alone: bool) -> Htm
         shares.append(f"{network.told(alone)} {100 * share:.0f} %".strip())
     strips = []
     for i, shown in enumerate(sample.shown):
-        figures = [element("figure", photo(shown.image, _PATCHES, f"The image {shown.name}"), element("figcaption", shown.name))]
+        figures = [
+            element(
+                "figure",
+                photo(shown.image, _PATCHES, f"The image {shown.name}"),
+                element("figcaption", shown.name),
+            )
+        ]
         for network, colours in zip(networks, painted):
             rows, columns = colours[i].shape[:2]
-            alt = " ".join(filter(None, ["Patch features of", shown.name, "as colours", "by " * (not alone) + network.told(alone)]))
+            alt = " ".join(
+                filter(
+                    None,
+                    [
+                        "Patch features of",
+                        shown.name,
+                        "as colours",
+                        "by " * (not alone) + network.told(alone),
+                    ],
+                )
+            )
             caption = ", ".join(filter(None, [network.told(alone), f"{rows} x {columns} patches"]))
-            figures.append(element("figure", patches(colours[i], shown.image, _PATCHES, alt), element("figcaption", caption)))
+            figures.append(
+                element(
+                    "figure", patches(colours[i], shown.image, _PATCHES, alt), element("figcaption", caption)
+                )
+            )
         strips.append(element("div", *figures, class_="strip"))
     held = f"Of the variance of the features the three components hold: {', '.join(shares)}."
     return joined([paragraph(f"{_COMPONENTS} {held}"), *strips])
 
 
-def _alike(sample: Sample, networks: Sequence[Network], alone: bool, progress: Callable[[str, int, int], None]) -> Html:
+def _alike(
+    sample: Sample, networks: Sequence[Network], alone: bool, progress: Callable[[str, int, int], None]
+) -> Html:
     found: list[dict[tuple[int, int], list[Neighbour]]] = []
     searched = 0
     for network in networks:
         answers, searched = nearest(
-            network.encoder, sample, network.size, network.context, _named(progress, network.run.label, len(sample.searched))
-        )  # fmt: skip
+            network.encoder,
+            sample,
+            network.size,
+            network.context,
+            _named(progress, network.run.label, len(sample.searched)),
+        )
         found.append(answers)
     rows = []
     for shown in sample.shown:
@@ -191,15 +264,33 @@ def _alike(sample: Sample, networks: Sequence[Network], alone: bool, progress: C
                 whose = None if alone else element("small", network.run.label)
                 head = element("th", f"{shown.name}, object {k + 1}", whose, scope="row")
                 cells = [_neighbour(sample, item, one) for one in answers.get((shown.row, number), [])]
-                rows.append(element("tr", head, element("td", picture, element("small", name), class_="asked"), *cells))
+                rows.append(
+                    element(
+                        "tr", head, element("td", picture, element("small", name), class_="asked"), *cells
+                    )
+                )
     if not any(any(answers.values()) for answers in found):
         return paragraph("There is no object of another image to compare with.")
     heads = ["", "asked about", "most alike", *[f"{n}." for n in range(2, NEAREST + 1)]]
-    top = element("thead", element("tr", *[element("th", text, scope="col") if text else element("td") for text in heads]))
+    top = element(
+        "thead",
+        element("tr", *[element("th", text, scope="col") if text else element("td") for text in heads]),
+    )
     labelled = any(item.label is not None for shown in sample.shown for item in shown.objects)
-    marks = " Below each its class; = is the class asked about, ≠ another. Training reads no class." if labelled else ""
-    about = f"{_ALIKE} Searched: {searched:,} objects of {sample.index.path} ({sample.index.provenance}).{marks}"
-    return joined([paragraph(about), scrolled("Objects most alike", element("table", top, element("tbody", *rows), class_="alike"))])
+    marks = (
+        " Below each its class; = is the class asked about, ≠ another. Training reads no class."
+        if labelled
+        else ""
+    )
+    about = (
+        f"{_ALIKE} Searched: {searched:,} objects of {sample.index.path} ({sample.index.provenance}).{marks}"
+    )
+    return joined(
+        [
+            paragraph(about),
+            scrolled("Objects most alike", element("table", top, element("tbody", *rows), class_="alike")),
+        ]
+    )
 
 
 def _named(progress: Callable[[str, int, int], None], name: str, total: int) -> Callable[[int], None]:
@@ -218,5 +309,9 @@ def _neighbour(sample: Sample, asked: Object, one: Neighbour) -> Html:
     mark = None
     if asked.label is not None and item.label is not None:
         same = item.label == asked.label
-        mark = element("small", f"{'=' if same else '≠'} {name.removeprefix('class ')}", class_="same" if same else "other")
+        mark = element(
+            "small",
+            f"{'=' if same else '≠'} {name.removeprefix('class ')}",
+            class_="same" if same else "other",
+        )
     return element("td", picture, element("small", f"{one.cosine:.2f}"), mark)

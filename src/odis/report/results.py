@@ -57,12 +57,17 @@ class Comparison:
 
     def best(self, column: str) -> float | None:
         """The highest value of a column that several rows have."""
-        values = [score.value for row in self.rows if (score := row.scores.get(column)) is not None and score.value is not None]
+        values = [
+            score.value
+            for row in self.rows
+            if (score := row.scores.get(column)) is not None and score.value is not None
+        ]
         return max(values) if len(values) > 1 else None
 
 
 def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[Comparison], list[Skipped]]:
-    """All results in the `*.json` of some folders and in some files, each file once; and the files that cannot be used.
+    """All results in the `*.json` of some folders and in some files, each file once; and the files that
+    cannot be used.
 
     Args:
         folders: Runs; a JSON file that is no results file is passed over.
@@ -70,7 +75,9 @@ def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[C
     """
     given = list(files)
     named = {path.resolve() for path in given}
-    inside = [path for folder in folders for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
+    inside = [
+        path for folder in folders for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")
+    ]
     found: dict[str, Comparison] = {}
     skipped: list[Skipped] = []
     seen: set[Path] = set()
@@ -88,7 +95,11 @@ def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[C
         except RecursionError:
             skipped.append(Skipped(str(path), "is nested too deeply"))
         except ValueError as error:
-            why = "is not JSON, or not whole" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
+            why = (
+                "is not JSON, or not whole"
+                if isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
+                else str(error)
+            )
             skipped.append(Skipped(str(path), why))
         else:
             there = found.setdefault(_same(comparison), comparison)
@@ -123,7 +134,12 @@ def _checked(data: Any, file: str) -> Comparison:
         raise ValueError("its settings are no object")
     rows = [_row(row, i, file) for i, row in enumerate(data["rows"])]
     skipped, left_out = _objects(data, "skipped"), _objects(data, "left_out")
-    words = [": ".join([", ".join(str(item[key]) for key in ("model", "mode") if key in item), str(item.get("why"))]) for item in left_out]
+    words = [
+        ": ".join(
+            [", ".join(str(item[key]) for key in ("model", "mode") if key in item), str(item.get("why"))]
+        )
+        for item in left_out
+    ]
     return Comparison(data["evaluation"], settings, _sides(data), rows, len(skipped), words)
 
 

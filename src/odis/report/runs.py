@@ -1,4 +1,6 @@
-"""What a run's folder says of the run: its config, its lines of metrics, its results files. A file that is still being written is fine."""
+"""What a run's folder says of the run: its config, its lines of metrics, its results files. A file that is
+still being written is fine.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Run:
     def curve(self, name: str) -> tuple[list[float], list[float]]:
         """Steps and values of a meter, as many as there are lines with it; NaN where it was not finite."""
         found = [(line["step"], line[name]) for line in self.lines if name in line]
-        return [float(step) for step, _ in found], [float(value) if _is_number(value) else math.nan for _, value in found]
+        return [float(step) for step, _ in found], [
+            float(value) if _is_number(value) else math.nan for _, value in found
+        ]
 
     def curve_names(self) -> set[str]:
         """Names of the meters that some line has."""

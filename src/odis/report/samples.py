@@ -1,4 +1,6 @@
-"""Which images and objects are shown, and among which objects the most alike are sought: drawn by a seed, the same for all runs."""
+"""Which images and objects are shown, and among which objects the most alike are sought: drawn by a seed, the
+same for all runs.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,8 @@ class Sample:
 
 
 def open_data(runs: Sequence[Run], data: str | None) -> tuple[ObjectIndex | None, str]:
-    """The index that images are taken from, and in words where it is from; or None, and in words what is missing.
+    """The index that images are taken from, and in words where it is from; or None, and in words what is
+    missing.
 
     Args:
         runs: Their `val`, else their `data`, is taken: the first that is still here.
@@ -94,8 +97,17 @@ def draw_sample(index: ObjectIndex, images: int, seed: int) -> Sample:
             item = index[row]
             usable = _usable(item, len(index.classes))
             if usable and len(shown) < images:
-                shown.append(Shown(row, load_image(index.image_path(row), (item.width, item.height)), item, usable[:OBJECTS]))
-        except DataError:  # what cannot be used is the business of `odis index` and `odis pretrain`; here another stands in
+                shown.append(
+                    Shown(
+                        row,
+                        load_image(index.image_path(row), (item.width, item.height)),
+                        item,
+                        usable[:OBJECTS],
+                    )
+                )
+        except (
+            DataError
+        ):  # what cannot be used is the business of `odis index` and `odis pretrain`; here another stands in
             continue
         if usable:
             searched.append(row)

@@ -1,4 +1,6 @@
-"""A line chart as SVG inside a page: text stays text, and its colours are the page's, so that it reads in light and dark."""
+"""A line chart as SVG inside a page: text stays text, and its colours are the page's, so that it reads in
+light and dark.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,11 @@ _INK, _QUIET, _GRID = "#010101", "#020202", "#030303"
 _COLOURS = {_INK: "ink", _QUIET: "quiet", _GRID: "grid"} | {f"#0000a{i}": f"s{i}" for i in range(SERIES)}
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))
 
-_WIDTH, _HEIGHT, _FONT = 360, 220, 11  # of the drawing, in its own units; about as wide as a phone, so that text is never small
+_WIDTH, _HEIGHT, _FONT = (
+    360,
+    220,
+    11,
+)  # of the drawing, in its own units; about as wide as a phone, so that text is never small
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +66,42 @@ def line_chart(
         levels: Values that are drawn as a level line, with their names.
     """
     settings: dict[Any, Any] = {
-        "svg.fonttype": "none", "svg.hashsalt": name, "path.simplify": False, "font.size": _FONT, "font.family": "DejaVu Sans",
-        "text.color": _INK, "axes.edgecolor": _QUIET, "axes.labelcolor": _INK, "xtick.color": _QUIET, "ytick.color": _QUIET,
-        "axes.unicode_minus": False, "text.parse_math": False,
-    }  # fmt: skip
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "path.simplify": False,
+        "font.size": _FONT,
+        "font.family": "DejaVu Sans",
+        "text.color": _INK,
+        "axes.edgecolor": _QUIET,
+        "axes.labelcolor": _INK,
+        "xtick.color": _QUIET,
+        "ytick.color": _QUIET,
+        "axes.unicode_minus": False,
+        "text.parse_math": False,
+    }
     with rc_context(settings):
         figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72))
         axes = figure.add_axes((0.17, 0.2, 0.8, 0.75))
         for value, text in levels:
             axes.axhline(value, color=_QUIET, linewidth=1, dashes=(3, 3))
             axes.annotate(
-                text, (0.99, value), (0, 3), xycoords=axes.get_yaxis_transform(), textcoords="offset points", color=_QUIET, ha="right",
-                va="bottom", fontsize=_FONT - 1,
-            )  # fmt: skip
+                text,
+                (0.99, value),
+                (0, 3),
+                xycoords=axes.get_yaxis_transform(),
+                textcoords="offset points",
+                color=_QUIET,
+                ha="right",
+                va="bottom",
+                fontsize=_FONT - 1,
+            )
         for curve in curves:
             _draw(axes, curve)
         _dress(axes, x_label, y_label, y_range)
         written = io.BytesIO()
-        FigureCanvasSVG(figure).print_svg(written, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        FigureCanvasSVG(figure).print_svg(
+            written, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
     return _for_page(written.getvalue().decode(), name, label)
 
 
@@ -92,14 +116,20 @@ def key(number: int) -> Html:
 
 
 def thinned(x: Sequence[float], y: Sequence[float], most: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most about `most` points of a curve: of each of its parts the lowest and the highest, so that no spike is lost."""
+    """At most about `most` points of a curve: of each of its parts the lowest and the highest, so that no
+    spike is lost.
+    """
     xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if len(xs) <= most:
         return xs, ys
     kept: list[int] = []
     for part in np.array_split(np.arange(len(xs)), most // 2):
         finite = part[np.isfinite(ys[part])]
-        kept += sorted({int(finite[ys[finite].argmin()]), int(finite[ys[finite].argmax()])}) if len(finite) else [int(part[0])]
+        kept += (
+            sorted({int(finite[ys[finite].argmin()]), int(finite[ys[finite].argmax()])})
+            if len(finite)
+            else [int(part[0])]
+        )
     return xs[kept], ys[kept]
 
 
@@ -107,7 +137,13 @@ def _draw(axes: Axes, curve: Curve) -> None:
     x, y = thinned(curve.x, curve.y)
     few = len(x) <= 16  # a single point would be no line
     (line,) = axes.plot(
-        x, y, color=f"#0000a{curve.number % SERIES}", linewidth=1.6, marker="o" if few else None, markersize=4, markeredgewidth=0
+        x,
+        y,
+        color=f"#0000a{curve.number % SERIES}",
+        linewidth=1.6,
+        marker="o" if few else None,
+        markersize=4,
+        markeredgewidth=0,
     )
     if dashes := _DASHES[curve.number % len(_DASHES)]:
         line.set_dashes(dashes)
@@ -122,7 +158,9 @@ def _dress(axes: Axes, x_label: str, y_label: str, y_range: tuple[float | None, 
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value, max(map(abs, axes.get_ylim())))))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: _short(value, max(map(abs, axes.get_ylim()))))
+    )
     axes.grid(True, axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=3, labelsize=_FONT - 1)
@@ -139,7 +177,9 @@ def _short(value: float, largest: float) -> str:
 
 
 def _for_page(svg: str, name: str, label: str) -> Html:
-    """The drawing as an element of a page: colours are the page's, ids its own, and nothing that names another place."""
+    """The drawing as an element of a page: colours are the page's, ids its own, and nothing that names
+    another place.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"\bxlink:href=", "href=", svg)
@@ -148,8 +188,12 @@ def _for_page(svg: str, name: str, label: str) -> Html:
     svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
     svg = re.sub("|".join(_COLOURS), lambda found: f"var(--{_COLOURS[found[0]]})", svg)
-    svg = re.sub(r'(?<= d=")[^"]*', lambda found: " ".join(re.sub(r"(\.\d\d)\d+", r"\1", found[0]).split()), svg)
-    head = element("svg", class_="chart", viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=label).removesuffix("</svg>")
+    svg = re.sub(
+        r'(?<= d=")[^"]*', lambda found: " ".join(re.sub(r"(\.\d\d)\d+", r"\1", found[0]).split()), svg
+    )
+    head = element(
+        "svg", class_="chart", viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=label
+    ).removesuffix("</svg>")
     return Html(head + svg[svg.index(">") + 1 :].strip())
 
 

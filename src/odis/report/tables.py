@@ -10,12 +10,26 @@ from odis.report.results import Comparison, Row, Score, settings_in_words
 from odis.types import Skipped
 
 _NAMES = {
-    "knn": ("k-NN", "Each test object gets the class that its nearest train objects vote for. Accuracy; higher is better."),
-    "linear": ("Linear probe", "A linear classifier on frozen features of train objects, asked about test objects. Higher is better."),
+    "knn": (
+        "k-NN",
+        "Each test object gets the class that its nearest train objects vote for. Accuracy; higher is "
+        "better.",
+    ),
+    "linear": (
+        "Linear probe",
+        "A linear classifier on frozen features of train objects, asked about test objects. Higher is "
+        "better.",
+    ),
     "transfer": ("Transfer", "Frozen features on other data. Higher is better."),
     "retrieval": ("Retrieval", "How often the objects most alike are of the same class. Higher is better."),
-    "landmarks": ("Landmark retrieval", "Mean average precision of Revisited Oxford and Paris. Higher is better."),
-    "dense-knn": ("Dense k-NN", "Each test patch gets the class that its nearest train patches vote for. Higher is better."),
+    "landmarks": (
+        "Landmark retrieval",
+        "Mean average precision of Revisited Oxford and Paris. Higher is better.",
+    ),
+    "dense-knn": (
+        "Dense k-NN",
+        "Each test patch gets the class that its nearest train patches vote for. Higher is better.",
+    ),
     "segment": ("Segmentation", "How well patch features tell objects and ground apart. Higher is better."),
 }
 _NONE_YET = "No results file is in the runs' folders. One is made by, for example, "
@@ -27,12 +41,20 @@ def tables(comparisons: Sequence[Comparison], skipped: Sequence[Skipped]) -> Htm
     if comparisons:
         parts.append(
             paragraph(
-                "Scores in percent; below each its 95 % interval. Marked: the best of its column. Where intervals overlap, the order may "
-                "be chance. Scores compare only within a table: the same objects, from the same source, asked in the same way."
+                "Scores in percent; below each its 95 % interval. Marked: the best of its column. Where "
+                "intervals overlap, the order may "
+                "be chance. Scores compare only within a table: the same objects, from the same source, "
+                "asked in the same way."
             )
         )
     else:
-        parts.append(paragraph(_NONE_YET, code("odis evaluate knn --model RUN --train INDEX --test INDEX --out RUN/knn.json"), "."))
+        parts.append(
+            paragraph(
+                _NONE_YET,
+                code("odis evaluate knn --model RUN --train INDEX --test INDEX --out RUN/knn.json"),
+                ".",
+            )
+        )
     return joined(parts + [_table(comparison) for comparison in comparisons])
 
 
@@ -65,16 +87,31 @@ def _table(comparison: Comparison) -> Html:
 
 
 def _side(name: str, side: dict[str, Any]) -> str:
-    counts = [f"{_number(side[key])} {key}" for key in ("images", "objects", "classes") if side.get(key) is not None]
-    where = f"{side.get('index', 'an index without name')} ({side.get('provenance') or 'source of objects not written down'})"
+    counts = [
+        f"{_number(side[key])} {key}" for key in ("images", "objects", "classes") if side.get(key) is not None
+    ]
+    where = (
+        f"{side.get('index', 'an index without name')} "
+        f"({side.get('provenance') or 'source of objects not written down'})"
+    )
     return f"{name[0].upper()}{name[1:]}: {', '.join([where, *counts])}."
 
 
 def _row(row: Row, columns: Sequence[str], best: dict[str, float | None]) -> Html:
     source = f"trained on: {row.provenance or 'not written down'}"
-    made = ", ".join(filter(None, [f"recipe {row.recipe}" if row.recipe else "", f"step {row.step:,}" if row.step is not None else ""]))
+    made = ", ".join(
+        filter(
+            None,
+            [
+                f"recipe {row.recipe}" if row.recipe else "",
+                f"step {row.step:,}" if row.step is not None else "",
+            ],
+        )
+    )
     asked = ", ".join(filter(None, [f"{row.size} px" if row.size else "", row.precision]))
-    model = element("th", row.model, _small(source), _small(made), _small(row.file), scope="row", class_="name")
+    model = element(
+        "th", row.model, _small(source), _small(made), _small(row.file), scope="row", class_="name"
+    )
     how = element("td", row.mode or "-", _small(asked))
     return element("tr", model, how, *[_score(row.scores.get(column), best[column]) for column in columns])
 
@@ -84,7 +121,11 @@ def _score(score: Score | None, best: float | None) -> Html:
         return element("td", "-", class_="number")
     value = element("data", f"{score.value:.1f}", value=score.value)
     marked = best is not None and score.value == best
-    interval = f"{score.low:.1f} to {score.high:.1f}" if score.low is not None and score.high is not None else "no interval"
+    interval = (
+        f"{score.low:.1f} to {score.high:.1f}"
+        if score.low is not None and score.high is not None
+        else "no interval"
+    )
     shown = joined([element("strong", value), " best"]) if marked else value
     return element("td", shown, _small(interval), class_="number best" if marked else "number")
 

@@ -1,4 +1,6 @@
-"""Training state on disk: written beside and renamed, so that what carries the name is whole; loading executes no code."""
+"""Training state on disk: written beside and renamed, so that what carries the name is whole; loading
+executes no code.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,15 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
             f.flush()
             os.fsync(f.fileno())
         os.replace(beside, path)
-    except (OSError, RuntimeError) as e:  # torch answers a full disk with a RuntimeError whose context is the OSError
+    except (
+        OSError,
+        RuntimeError,
+    ) as e:  # torch answers a full disk with a RuntimeError whose context is the OSError
         cause = e.__context__ if isinstance(e.__context__, OSError) else e
-        raise DataError(f"{path}: cannot be written ({getattr(cause, 'strerror', None) or cause}); the one before it is whole") from e
+        raise DataError(
+            f"{path}: cannot be written ({getattr(cause, 'strerror', None) or cause}); the one before it "
+            f"is whole"
+        ) from e
     finally:
         beside.unlink(missing_ok=True)
     for old in checkpoints(folder)[:-keep]:
@@ -53,7 +61,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
-        raise DataError(f"{path}: not a whole checkpoint ({type(e).__name__}); delete it to resume from the one before") from e
+        raise DataError(
+            f"{path}: not a whole checkpoint ({type(e).__name__}); delete it to resume from the one before"
+        ) from e
     if not isinstance(state, dict) or not {"step", "student", "teacher", "optimizer"} <= state.keys():
         raise DataError(f"{path}: not an odis checkpoint: it lacks step, student, teacher or optimizer")
     return state

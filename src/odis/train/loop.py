@@ -1,4 +1,6 @@
-"""The one loop: when a step is taken (`step.py`), what is logged, measured and kept; a later call resumes from it, bit for bit."""
+"""The one loop: when a step is taken (`step.py`), what is logged, measured and kept; a later call resumes
+from it, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -15,32 +17,35 @@ import torch.distributed as dist
 from torch import Tensor
 
 from odis import __version__
-from odis.config import PretrainConfig, as_dict
-from odis.config_check import check
-from odis.data.copies import Copies, are_large
+from odis.backbones.saved import save_model
+from odis.config.checks import check
+from odis.config.training import PretrainConfig, as_dict
 from odis.data.loader import make_loader
+from odis.data.pixels.disk import DiskCache, are_large
 from odis.errors import ConfigError, DataError, OdisError
-from odis.model.saved import save_model
-from odis.model.vit import ObjectViT
+from odis.machine.devices import Ranks, ranks, world_size
+from odis.method.vit import ObjectViT
 from odis.objects.index import ObjectIndex
 from odis.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from odis.train.distributed import Ranks, ranks, world_size
 from odis.train.rediscovery import Rounds, provenance_of
-from odis.train.report import Clock, Report, peak_memory
 from odis.train.run_folder import describe_device, prepare
+from odis.train.run_log import Clock, Report, peak_memory
 from odis.train.start import build_run
-from odis.train.step import Run, train_step
+from odis.train.update import Run, train_step
 from odis.types import Batch
 
 Evaluate = Callable[[ObjectViT, PretrainConfig], dict[str, float]]
 """Called with the teacher's backbone; returns named scores."""
 
 
-def pretrain(config: PretrainConfig, out: Path, *, recipe: str = "", evaluate: Evaluate | None = None) -> Path:
+def pretrain(
+    config: PretrainConfig, out: Path, *, recipe: str = "", evaluate: Evaluate | None = None
+) -> Path:
     """Train in `out` until the run is complete, resuming from its newest checkpoint if it has one.
 
     Returns:
-        `out`, which holds `model.safetensors` (the teacher's backbone), `config.yaml`, `metrics.jsonl` and `checkpoints/`.
+        `out`, which holds `model.safetensors` (the teacher's backbone), `config.yaml`, `metrics.jsonl` and
+        `checkpoints/`.
 
     Raises:
         ConfigError: for settings that cannot train, or differ from those of the run in `out`.
@@ -68,7 +73,7 @@ def _start(config: PretrainConfig, out: Path, here: Ranks, recipe: str) -> tuple
     if len(index) == 0:
         raise ConfigError(f"data: {config.data} holds no images")
     if config.loader.copies is not None:
-        Copies(config.loader.copies)  # a folder that cannot be is refused before there is a run
+        DiskCache(config.loader.copies)  # a folder that cannot be is refused before there is a run
     run = build_run(config, here, images=len(index), provenance=provenance_of(config, index), recipe=recipe)
     if here.is_first:
         prepare(out, config, _resolved(run, index))
@@ -103,28 +108,42 @@ def _train(run: Run, index: ObjectIndex, out: Path, report: Report, evaluate: Ev
         return
     resumed = f", resumed after step {run.step}" if run.step else ""
     report.say(
-        f"{len(index)} images ({run.provenance}), {total} steps of {train.batch_size} ({run.schedules.steps_per_epoch:.1f} an epoch), "
+        f"{len(index)} images ({run.provenance}), {total} steps of {train.batch_size} "
+        f"({run.schedules.steps_per_epoch:.1f} an epoch), "
         f"lr {run.schedules.lr:.3g}, {train.precision} on {describe_device(run.ranks.device)}{resumed}"
     )
     loader = run.config.loader
     kept = loader.cache or loader.resident_gib or loader.copies is not None
     if not kept and total > 2 * run.schedules.steps_per_epoch and are_large(index, run.config.views):
         report.say(
-            "these are large photographs: with --loader.copies DIR they are kept smaller when first read, and read faster from then on"
+            "these are large photographs: with --loader.copies DIR they are kept smaller when first "
+            "read, and read faster from then on"
         )
     rounds = Rounds(run, index, out)
     with _stop_signals() as stop:
         while run.step < total:
-            objects, end = rounds.span(lambda: stop.asked and not run.ranks.distributed, lambda s: report.skip(run.step, [s]))
+            objects, end = rounds.span(
+                lambda: stop.asked and not run.ranks.distributed, lambda s: report.skip(run.step, [s])
+            )
             if run.config.objects.rediscover_every:
                 share = objects.count_objects() / len(objects)
-                report.say(f"from step {run.step + 1} to {end}: {share:.2f} objects an image ({objects.provenance})")
+                report.say(
+                    f"from step {run.step + 1} to {end}: {share:.2f} objects an image ({objects.provenance})"
+                )
             _train_on(objects, end, run, out, report, evaluate, stop)
     skipped = f"; {report.skipped} files or objects skipped, named in skipped.jsonl" if report.skipped else ""
     report.say(f"done: {out / 'model.safetensors'}{skipped}")
 
 
-def _train_on(objects: ObjectIndex, end: int, run: Run, out: Path, report: Report, evaluate: Evaluate | None, stop: _Stop) -> None:
+def _train_on(
+    objects: ObjectIndex,
+    end: int,
+    run: Run,
+    out: Path,
+    report: Report,
+    evaluate: Evaluate | None,
+    stop: _Stop,
+) -> None:
     """The steps up to `end`, on these objects."""
     train, total = run.config.train, run.schedules.total_steps
     loader = make_loader(
@@ -149,7 +168,9 @@ def _train_on(objects: ObjectIndex, end: int, run: Run, out: Path, report: Repor
             values = run.meters.means() | {"lr": settings.lr, "momentum_teacher": settings.momentum_teacher}
             values |= {"teacher_temp": settings.teacher_temp, "weight_decay": settings.weight_decay}
             values |= clock.read(train.batch_size, total - run.step)
-            report.log(run.step, values | {"memory_gib": peak_memory(run.ranks.device), "skipped": report.skipped})
+            report.log(
+                run.step, values | {"memory_gib": peak_memory(run.ranks.device), "skipped": report.skipped}
+            )
         stopping = stop.is_set(run.ranks, at_interval=logs)
         if run.step == end or stopping or (train.checkpoint_every and run.step % train.checkpoint_every == 0):
             _check_finite(run, run.pending, report, out)
@@ -158,7 +179,9 @@ def _train_on(objects: ObjectIndex, end: int, run: Run, out: Path, report: Repor
         if stopping:
             report.say(f"stopped after step {run.step}; the same command resumes")
             raise KeyboardInterrupt
-        if evaluate is not None and (run.step == total or (train.knn_every and run.step % train.knn_every == 0)):
+        if evaluate is not None and (
+            run.step == total or (train.knn_every and run.step % train.knn_every == 0)
+        ):
             if run.ranks.is_first:
                 try:
                     report.log(run.step, evaluate(run.teacher.backbone, run.config))
@@ -188,7 +211,10 @@ def _check_finite(run: Run, pending: tuple[Tensor, int, list[str]] | None, repor
     if run.nonfinite >= run.config.train.nonfinite_limit:
         saved = checkpoints(out / "checkpoints")
         last = f"the last good state is {saved[-1]}" if saved else "no checkpoint was written yet"
-        raise OdisError(f"{run.nonfinite} steps in a row were not finite; {last}; try a lower optim.base_lr or train.precision fp32")
+        raise OdisError(
+            f"{run.nonfinite} steps in a row were not finite; {last}; try a lower optim.base_lr or "
+            f"train.precision fp32"
+        )
 
 
 def _save(run: Run, out: Path) -> None:
@@ -198,21 +224,24 @@ def _save(run: Run, out: Path) -> None:
             "student": run.student.state_dict(),
             "teacher": run.teacher.state_dict(),
             "optimizer": run.optimizer.state_dict(),
-            "centres": run.centres.state_dict(),
+            "centers": run.centers.state_dict(),
             "scaler": run.scaler.state_dict(),
             "nonfinite": run.nonfinite,
             "config": as_dict(run.config),
             "card": model_card(run),
             "odis_version": __version__,
         }
-        # The model first: if the run ends in between, it is written again on the way to the checkpoint that is missing.
+        # The model first: if the run ends in between, it is written again on the way to the checkpoint that
+        # is missing.
         save_model(out / "model.safetensors", run.teacher.backbone, model_card(run))
         save_checkpoint(out / "checkpoints", run.step, state, run.config.train.keep)
     run.ranks.barrier()
 
 
 def model_card(run: Run) -> dict[str, Any]:
-    """What `model.safetensors` says of itself: enough to rebuild the backbone and ask it as it was trained."""
+    """What `model.safetensors` says of itself: enough to rebuild the backbone and ask it as it was
+    trained.
+    """
     views = run.config.views
     return {
         "model": asdict(run.config.model) | {"weights": None},
@@ -232,12 +261,14 @@ def model_card(run: Run) -> dict[str, Any]:
 def _restore(run: Run, path: Path) -> None:
     state = load_checkpoint(path)
     try:
-        for name in ("student", "teacher", "optimizer", "centres", "scaler"):
+        for name in ("student", "teacher", "optimizer", "centers", "scaler"):
             getattr(run, name).load_state_dict(state[name])
         run.step, run.nonfinite = state["step"], state["nonfinite"]
     except (KeyError, RuntimeError, ValueError) as e:
         written = f"odis {state.get('odis_version')} wrote it, this is {__version__}"
-        raise DataError(f"{path}: does not fit the run's settings ({written}): {str(e).splitlines()[0]}") from e
+        raise DataError(
+            f"{path}: does not fit the run's settings ({written}): {str(e).splitlines()[0]}"
+        ) from e
 
 
 class _Stop:
@@ -245,7 +276,9 @@ class _Stop:
         self.asked = False
 
     def is_set(self, ranks: Ranks, at_interval: bool) -> bool:
-        """Whether to stop now. Ranks must agree on the step, so several of them compare notes, at log intervals only."""
+        """Whether to stop now. Ranks must agree on the step, so several of them compare notes, at log
+        intervals only.
+        """
         if not ranks.distributed:
             return self.asked
         if not at_interval:

@@ -1,4 +1,6 @@
-"""What a run reports: sums kept on the device and read once an interval, and the meters that make collapse visible."""
+"""What a run reports: sums kept on the device and read once an interval, and the meters that make collapse
+visible.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from odis.ranks import sum_over_ranks, world_size
+from odis.machine.ranks import sum_over_ranks, world_size
 
 
 def entropy(probabilities: Tensor) -> Tensor:
@@ -29,11 +31,12 @@ def collapse_meters(probabilities: Tensor, features: Tensor) -> dict[str, Tensor
         features: (R, D) of the student's backbone, for the objects it was asked about.
 
     Returns:
-        `teacher_entropy`, mean entropy of a teacher distribution: near log K the teacher says nothing (collapse to uniform).
-        `mean_entropy`, entropy of the mean teacher distribution: near 0 it always says the same (collapse to one prototype).
-        `feature_spread`, sqrt(1 - |mean of unit features|^2): 1 when features point everywhere, 0 when they are all one.
-        All are NaN for a batch that shows no object. Sinkhorn-Knopp holds `mean_entropy` near log K whatever happens: there every
-        collapse shows as a teacher that says nothing.
+        `teacher_entropy`, mean entropy of a teacher distribution: near log K the teacher says nothing
+        (collapse to uniform). `mean_entropy`, entropy of the mean teacher distribution: near 0 it always says
+        the same (collapse to one prototype). `feature_spread`, sqrt(1 - |mean of unit features|^2): 1 when
+        features point everywhere, 0 when they are all one. All are NaN for a batch that shows no object.
+        Sinkhorn-Knopp holds `mean_entropy` near log K whatever happens: there every collapse shows as a
+        teacher that says nothing.
     """
     mean_direction = F.normalize(features.float(), dim=-1).mean(0)
     return {
@@ -46,14 +49,17 @@ def collapse_meters(probabilities: Tensor, features: Tensor) -> dict[str, Tensor
 def collapse_warning(values: dict[str, float], prototypes: int) -> str | None:
     """One line if the meters say collapse, else None.
 
-    The bounds are far outside what healthy runs show: a mean distribution that uses under 2 effective prototypes, or a teacher within
-    0.5 % of uniform entropy.
+    The bounds are far outside what healthy runs show: a mean distribution that uses under 2 effective
+    prototypes, or a teacher within 0.5 % of uniform entropy.
     """
     if not math.isfinite(values.get("mean_entropy", math.nan)):
         return None
     top = math.log(prototypes)
     if values["mean_entropy"] < math.log(2):
-        return f"collapse to one prototype: entropy of the mean teacher distribution is {values['mean_entropy']:.3f} of {top:.2f} nats"
+        return (
+            f"collapse to one prototype: entropy of the mean teacher distribution is "
+            f"{values['mean_entropy']:.3f} of {top:.2f} nats"
+        )
     if values["teacher_entropy"] > 0.995 * top and values["feature_spread"] < 0.1:
         return (
             f"collapse to uniform: teacher entropy is {values['teacher_entropy']:.2f} of {top:.2f} nats "
@@ -80,7 +86,9 @@ class Meters:
         if not self._sums:
             return {}
         names = list(self._sums)
-        values = (sum_over_ranks(torch.stack([self._sums[n] / self._counts[n] for n in names])) / world_size()).tolist()
+        values = (
+            sum_over_ranks(torch.stack([self._sums[n] / self._counts[n] for n in names])) / world_size()
+        ).tolist()
         self._sums, self._counts = {}, {}
         return dict(zip(names, values))
 

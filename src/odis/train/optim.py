@@ -5,25 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from odis.config import OptimConfig
+from odis.config.training import OptimConfig
 from odis.train.schedules import Settings
 
 
 def build_optimizer(student: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW with no weight decay on biases, norms and single tokens.
 
-    Vectors and scalars (norms, biases, layer scale) and the tokens and position embedding are not directions in weight space
-    that decay should shrink; matrices and convolutions are. Groups carry `decayed` for the schedule.
+    Vectors and scalars (norms, biases, layer scale) and the tokens and position embedding are not directions
+    in weight space that decay should shrink; matrices and convolutions are. Groups carry `decayed` for the
+    schedule.
     """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in student.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_token = name.rsplit(".", 1)[-1] in {"cls_token", "reg_token", "mask_token", "object_token", "pos_embed"}
+        is_token = name.rsplit(".", 1)[-1] in {
+            "cls_token",
+            "reg_token",
+            "mask_token",
+            "object_token",
+            "pos_embed",
+        }
         (kept if parameter.ndim < 2 or is_token else decayed).append(parameter)
     groups = [{"params": decayed, "decayed": True}, {"params": kept, "decayed": False, "weight_decay": 0.0}]
-    # Fused: one kernel for all parameters, and it honours `found_inf`, so a non-finite step is skipped without asking the device.
+    # Fused: one kernel for all parameters, and it honours `found_inf`, so a non-finite step is skipped
+    # without asking the device.
     return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)
 
 
@@ -36,15 +44,20 @@ def apply_settings(optimizer: torch.optim.Optimizer, settings: Settings) -> None
 
 
 def clip_gradients(student: nn.Module, max_norm: float) -> Tensor:
-    """Scale all gradients so that their global norm is at most `max_norm` (0: leave them); returns the norm before."""
+    """Scale all gradients so that their global norm is at most `max_norm` (0: leave them); returns the norm
+    before.
+    """
     parameters = [p for p in student.parameters() if p.grad is not None]
     return nn.utils.clip_grad_norm_(parameters, max_norm if max_norm > 0 else float("inf"))
 
 
 def step_if_finite(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> Tensor:
-    """Take the step unless the gradient norm is not finite; returns whether it was, as a bool tensor on the device."""
+    """Take the step unless the gradient norm is not finite; returns whether it was, as a bool tensor on the
+    device.
+    """
     finite = torch.isfinite(gradient_norm)
-    optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]  # torch reads it, undeclared
+    # torch reads it, undeclared
+    optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
     try:
         optimizer.step()
     finally:

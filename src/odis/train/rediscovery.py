@@ -1,7 +1,9 @@
-"""Re-discovery: whole images first, then every n epochs the objects that the teacher finds in them. No annotation enters.
+"""Re-discovery: whole images first, then every n epochs the objects that the teacher finds in them. No
+annotation enters.
 
-What was found lies in the run's folder, `objects/step-NNNNNNNN.parquet`, an index like any other. It is a function of the teacher at that
-step, so a run that is killed and resumed takes the same objects at every step.
+What was found lies in the run's folder, `objects/step-NNNNNNNN.parquet`, an index like any other. It is a
+function of the teacher at that step, so a run that is killed and resumed takes the same objects at every
+step.
 """
 
 from __future__ import annotations
@@ -10,16 +12,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from odis.config import PretrainConfig
-from odis.discovery import Discoverer
+from odis.config.training import PretrainConfig
 from odis.errors import DataError
-from odis.objects.corpus import count_parts, finish, write_part
-from odis.objects.finder import PartWorker
+from odis.finding.corpus import count_parts, finish, write_part
+from odis.finding.discover.discoverer import Discoverer
+from odis.finding.finder import PartWorker
+from odis.objects.edit.overlay import Overlay
 from odis.objects.index import WHOLE_IMAGE, ObjectIndex
-from odis.objects.overlay import Overlay
 from odis.objects.parts import Parts, is_made
 from odis.train.schedules import Schedules
-from odis.train.step import Run
+from odis.train.update import Run
 from odis.types import Skipped
 
 _PART_SIZE = 512  # images that are lost at most when discovery is interrupted
@@ -27,7 +29,11 @@ _PART_SIZE = 512  # images that are lost at most when discovery is interrupted
 
 def provenance_of(config: PretrainConfig, index: ObjectIndex) -> str:
     """Where the objects that a run trains on come from."""
-    return f"discovered:{config.discover.method}@teacher" if config.objects.rediscover_every else index.provenance
+    return (
+        f"discovered:{config.discover.method}@teacher"
+        if config.objects.rediscover_every
+        else index.provenance
+    )
 
 
 def boundaries(config: PretrainConfig, schedules: Schedules) -> list[int]:
@@ -49,15 +55,19 @@ class Rounds:
 
     Args:
         run: The run; its teacher finds the objects.
-        index: The images. Its own objects serve until the first discovery if they too were discovered; annotated ones never do.
+        index: The images. Its own objects serve until the first discovery if they too were discovered;
+            annotated ones never do.
         out: The run's folder.
     """
 
     def __init__(self, run: Run, index: ObjectIndex, out: Path) -> None:
         self.run, self.index, self.folder = run, index, out / "objects"
 
-    def span(self, interrupted: Callable[[], bool], skip: Callable[[Skipped], None]) -> tuple[ObjectIndex, int]:
-        """The index for the steps to come, and the step at which it ends. At a boundary the objects are discovered now.
+    def span(
+        self, interrupted: Callable[[], bool], skip: Callable[[Skipped], None]
+    ) -> tuple[ObjectIndex, int]:
+        """The index for the steps to come, and the step at which it ends. At a boundary the objects are
+        discovered now.
 
         Args:
             interrupted: Asked after each part of a discovery whether to stop there.
@@ -76,15 +86,24 @@ class Rounds:
         if start == 0:
             found = self.index.provenance.startswith("discovered:") or self.index.provenance == WHOLE_IMAGE
             return (self.index if found else Overlay(self.index)), end
-        return Overlay(self.index, ObjectIndex.open(self._found(start, interrupted, skip), root=self.index.root)), end
+        return Overlay(
+            self.index, ObjectIndex.open(self._found(start, interrupted, skip), root=self.index.root)
+        ), end
 
     def _found(self, step: int, interrupted: Callable[[], bool], skip: Callable[[Skipped], None]) -> Path:
         path = self.folder / f"step-{step:08d}.parquet"
-        settings = {"step": step, "discover": asdict(self.run.config.discover), "images": self.index.fingerprint()}
+        settings = {
+            "step": step,
+            "discover": asdict(self.run.config.discover),
+            "images": self.index.fingerprint(),
+        }
         if path.exists() and is_made(path, settings):
             return path
         if self.run.step != step:
-            raise DataError(f"{path}: is gone, and the teacher of step {step} with it; resume from a checkpoint of step {step} or before")
+            raise DataError(
+                f"{path}: is gone, and the teacher of step {step} with it; resume from a checkpoint of "
+                f"step {step} or before"
+            )
         self.run.ranks.barrier()
         worker, parts = self._worker(), Parts(path, root=self.index.root, settings=settings)
         total = count_parts(self.index, _PART_SIZE)
@@ -106,5 +125,7 @@ class Rounds:
         config = self.run.config
         views, discover = config.views, config.discover
         backbone = self.run.teacher.backbone
-        finder = Discoverer(backbone, views.mean, views.std, discover, name="teacher", image_size=views.global_size)
+        finder = Discoverer(
+            backbone, views.mean, views.std, discover, name="teacher", image_size=views.global_size
+        )
         return PartWorker(self.index, finder, part_size=_PART_SIZE, batch_size=discover.batch_size)

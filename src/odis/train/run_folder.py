@@ -1,4 +1,6 @@
-"""A run's folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `model.safetensors`; and whether a command may resume it."""
+"""A run's folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `model.safetensors`; and whether a command
+may resume it.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ import torch
 import yaml
 
 from odis import __version__
-from odis.config import PretrainConfig, as_dict
+from odis.config.training import PretrainConfig, as_dict
 from odis.errors import ConfigError, DataError
 
-# Settings that may change between the parts of a run: they say how it is run and written down, not what is computed.
+# Settings that may change between the parts of a run: they say how it is run and written down, not what is
+# computed.
 _FREE = {
     "val",
     "strict",
@@ -57,7 +60,12 @@ def _git_state() -> str | None:
             ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
         dirty = subprocess.run(
-            ["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True, timeout=10
+            ["git", "status", "--porcelain", "."],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
@@ -68,7 +76,8 @@ def prepare(out: Path, config: PretrainConfig, resolved: dict[str, Any]) -> None
     """Start or re-enter the run in `out`.
 
     Raises:
-        ConfigError: if `out` holds a run with other settings, or on another number of images; the message shows the differences.
+        ConfigError: if `out` holds a run with other settings, or on another number of images; the message
+            shows the differences.
         DataError: if `out` is something else.
     """
     path = out / "config.yaml"
@@ -76,16 +85,25 @@ def prepare(out: Path, config: PretrainConfig, resolved: dict[str, Any]) -> None
     if path.exists():
         record = read_config(out)
         before, now = _flat(record["config"]), _flat(new)
-        changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k not in _FREE]
+        changed = [
+            k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k not in _FREE
+        ]
         if changed:
             shown = "; ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in changed)
-            raise ConfigError(f"{out}: holds a run with other settings ({shown}); give another --out, or the old settings to resume it")
+            raise ConfigError(
+                f"{out}: holds a run with other settings ({shown}); give another --out, or the old "
+                f"settings to resume it"
+            )
         images = (record.get("resolved") or {}).get("images")
         if images != resolved["images"]:
             there = f"{config.data} now has {resolved['images']}"
-            raise ConfigError(f"{out}: holds a run on {images} images, but {there}; give another --out, or the old data")
+            raise ConfigError(
+                f"{out}: holds a run on {images} images, but {there}; give another --out, or the old data"
+            )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: exists and is not a run (no config.yaml); give an empty or new folder with --out")
+        raise DataError(
+            f"{out}: exists and is not a run (no config.yaml); give an empty or new folder with --out"
+        )
     out.mkdir(parents=True, exist_ok=True)
     record = {"config": new, "resolved": resolved, "versions": _versions(), "git": _git_state()}
     beside = path.with_suffix(".tmp")

@@ -1,11 +1,13 @@
-"""What changes over a run, as pure functions of the step: a resumed run asks for step n and gets what it would have had."""
+"""What changes over a run, as pure functions of the step: a resumed run asks for step n and gets what it
+would have had.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from odis.config import PretrainConfig
+from odis.config.training import PretrainConfig
 
 
 @dataclass(frozen=True, slots=True)

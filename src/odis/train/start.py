@@ -1,20 +1,23 @@
-"""What a run begins with: networks, centres, optimiser and schedules, as its config and seed make them."""
+"""What a run begins with: networks, centers, optimiser and schedules, as its config and seed make them."""
 
 from __future__ import annotations
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from odis.config import PretrainConfig
-from odis.memory import keep_freed_memory, return_freed_memory
-from odis.model.pair import build_pair
-from odis.train.distributed import Ranks
+from odis.backbones.build import build_pair
+from odis.config.training import PretrainConfig
+from odis.machine.allocator import keep_freed_memory, return_freed_memory
+from odis.machine.devices import Ranks
+from odis.method.step import Centers, LossTerms
 from odis.train.optim import build_optimizer
 from odis.train.schedules import Schedules
-from odis.train.step import Centres, Question, Run, StudentPass
+from odis.train.update import Run, StudentPass
 
 
-def build_run(config: PretrainConfig, ranks: Ranks, *, images: int, provenance: str = "", recipe: str = "") -> Run:
+def build_run(
+    config: PretrainConfig, ranks: Ranks, *, images: int, provenance: str = "", recipe: str = ""
+) -> Run:
     """A run before its first step; the same one for the same config, on every rank.
 
     Args:
@@ -31,20 +34,24 @@ def build_run(config: PretrainConfig, ranks: Ranks, *, images: int, provenance: 
         return_freed_memory() if config.model.grad_checkpointing else keep_freed_memory()
     torch.manual_seed(config.train.seed)
     student, teacher = build_pair(config)
-    question = Question.of(config)
-    if not question.patches:
-        student.backbone.mask_token.requires_grad_(False)  # nothing is hidden, so it would never get a gradient
+    terms = LossTerms.of(config)
+    if not terms.patches:
+        student.backbone.mask_token.requires_grad_(
+            False
+        )  # nothing is hidden, so it would never get a gradient
     student.to(ranks.device)
     teacher.to(ranks.device)
-    centres = Centres(config.head.prototypes, config.loss.centre_momentum).to(ranks.device)
+    centers = Centers(config.head.prototypes, config.loss.center_momentum).to(ranks.device)
     if config.train.compile:
         student.backbone.compile_blocks()
         teacher.backbone.compile_blocks()
-    student_pass: torch.nn.Module = StudentPass(student, question)
+    student_pass: torch.nn.Module = StudentPass(student, terms)
     if ranks.distributed:
-        student_pass = DistributedDataParallel(student_pass, broadcast_buffers=False, gradient_as_bucket_view=True)
+        student_pass = DistributedDataParallel(
+            student_pass, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
     return Run(
-        config, ranks, question, student, teacher, student_pass, centres,
+        config, ranks, terms, student, teacher, student_pass, centers,
         optimizer=build_optimizer(student, config.optim),
         scaler=torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16"),
         schedules=Schedules(config, images), provenance=provenance, recipe=recipe,

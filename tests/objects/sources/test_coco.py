@@ -28,17 +28,42 @@ CONTENT: dict[str, Any] = {
         {"id": 9, "file_name": "c.png", "width": 8, "height": 6},
     ],
     "annotations": [
-        {"id": 1, "image_id": 7, "category_id": 90, "bbox": [1, 1, 4, 3], "iscrowd": 0, "area": 12.0, "segmentation": [SQUARE]},
-        {"id": 2, "image_id": 7, "category_id": 2, "bbox": [4, 0, 4, 6], "iscrowd": 0,
-         "segmentation": {"size": [6, 8], "counts": [24, 24]}},
-        {"id": 3, "image_id": 7, "category_id": 2, "bbox": [0, 0, 8, 6], "iscrowd": 1,
-         "segmentation": {"size": [6, 8], "counts": [0, 48]}},
-        {"id": 4, "image_id": 3, "category_id": 1, "bbox": [4.5, 0.25, 3.5, 5.75],
-         "segmentation": {"size": [6, 8], "counts": rle.encode(HALF).decode()}},
+        {
+            "id": 1,
+            "image_id": 7,
+            "category_id": 90,
+            "bbox": [1, 1, 4, 3],
+            "iscrowd": 0,
+            "area": 12.0,
+            "segmentation": [SQUARE],
+        },
+        {
+            "id": 2,
+            "image_id": 7,
+            "category_id": 2,
+            "bbox": [4, 0, 4, 6],
+            "iscrowd": 0,
+            "segmentation": {"size": [6, 8], "counts": [24, 24]},
+        },
+        {
+            "id": 3,
+            "image_id": 7,
+            "category_id": 2,
+            "bbox": [0, 0, 8, 6],
+            "iscrowd": 1,
+            "segmentation": {"size": [6, 8], "counts": [0, 48]},
+        },
+        {
+            "id": 4,
+            "image_id": 3,
+            "category_id": 1,
+            "bbox": [4.5, 0.25, 3.5, 5.75],
+            "segmentation": {"size": [6, 8], "counts": rle.encode(HALF).decode()},
+        },
         {"id": 5, "image_id": 3, "category_id": 1, "bbox": [0, 0, 1, 1], "segmentation": []},
     ],
     "categories": [{"id": 2, "name": "bicycle"}, {"id": 1, "name": "person"}, {"id": 90, "name": "brush"}],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -52,9 +77,13 @@ def root(tmp_path: Path) -> Path:
 
 
 def build(root: Path, content: Any = CONTENT, **options: Any) -> tuple[ObjectIndex, Summary, list[Skipped]]:
-    (root / "annotations/instances_mini2017.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    (root / "annotations/instances_mini2017.json").write_text(
+        content if isinstance(content, str) else json.dumps(content)
+    )
     skipped: list[Skipped] = []
-    summary = build_index("coco", root, root / "i.parquet", **{"split": "mini2017", "report": skipped.append, **options})
+    summary = build_index(
+        "coco", root, root / "i.parquet", **{"split": "mini2017", "report": skipped.append, **options}
+    )
     return ObjectIndex.open(root / "i.parquet"), summary, skipped
 
 
@@ -72,7 +101,14 @@ def test_every_kind_of_annotation(root: Path) -> None:
     for mask, expected in zip(masks, (square, HALF, HALF)):
         assert np.array_equal(mask, expected)
     assert (index.classes, index.provenance) == (["person", "bicycle", "brush"], "annotated")
-    assert (summary.images, summary.written, summary.objects, summary.kept, summary.crowds, skipped) == (3, 3, 5, 4, 1, [])
+    assert (summary.images, summary.written, summary.objects, summary.kept, summary.crowds, skipped) == (
+        3,
+        3,
+        5,
+        4,
+        1,
+        [],
+    )
 
 
 def bad(**change: Any) -> dict:
@@ -141,7 +177,10 @@ def test_unusable_images_take_their_objects_along(root: Path) -> None:
     assert (summary.objects, summary.kept, summary.objects_skipped, summary.crowds) == (5, 2, 2, 1)
 
 
-@pytest.mark.parametrize("name", ["gone/./a.png", "./gone.png", "gone//a.png", "gone/", "gone/.", "gone.", ".gone/..a.png", "gone/a.png"])
+@pytest.mark.parametrize(
+    "name",
+    ["gone/./a.png", "./gone.png", "gone//a.png", "gone/", "gone/.", "gone.", ".gone/..a.png", "gone/a.png"],
+)
 def test_a_missing_image_is_called_by_its_path(root: Path, name: str) -> None:
     content = copy.deepcopy(CONTENT)
     content["images"][2]["file_name"] = name
@@ -163,10 +202,19 @@ def test_a_size_that_no_image_has_is_named(root: Path, side: int) -> None:
         ("{", "cannot be read"),
         ("[]", "has no list of images"),
         ({"images": [], "categories": []}, "has no list of annotations"),
-        ({**CONTENT, "images": [{"id": 1, "file_name": "a.png", "width": "8", "height": 6}]}, "entry 0 of images has no width"),
-        ({**CONTENT, "annotations": [{"id": 1, "image_id": [2], "category_id": 1}]}, "entry 0 of annotations has no image_id"),
+        (
+            {**CONTENT, "images": [{"id": 1, "file_name": "a.png", "width": "8", "height": 6}]},
+            "entry 0 of images has no width",
+        ),
+        (
+            {**CONTENT, "annotations": [{"id": 1, "image_id": [2], "category_id": 1}]},
+            "entry 0 of annotations has no image_id",
+        ),
         ({**CONTENT, "categories": [1]}, "entry 0 of categories has no id"),
-        ({**CONTENT, "categories": [*CONTENT["categories"], {"id": 2, "name": "again"}]}, "lists a category twice"),
+        (
+            {**CONTENT, "categories": [*CONTENT["categories"], {"id": 2, "name": "again"}]},
+            "lists a category twice",
+        ),
     ],
 )
 def test_a_file_that_is_not_coco_is_refused(root: Path, content: Any, text: str) -> None:
@@ -176,7 +224,10 @@ def test_a_file_that_is_not_coco_is_refused(root: Path, content: Any, text: str)
 
 
 def test_a_missing_split_says_which_there_are(root: Path) -> None:
-    for split, text in ((None, "a split must be named; there are mini2017"), ("val2017", "no split 'val2017'; there are mini2017")):
+    for split, text in (
+        (None, "a split must be named; there are mini2017"),
+        ("val2017", "no split 'val2017'; there are mini2017"),
+    ):
         with pytest.raises(DataError, match=text):
             build(root, split=split)
     with pytest.raises(DataError, match=r"there are none \(no annotations/instances_SPLIT\.json\)"):
@@ -186,13 +237,27 @@ def test_a_missing_split_says_which_there_are(root: Path) -> None:
         build(root)
 
 
-@pytest.mark.parametrize(("split", "images", "kept", "crowds"), [("train2017", 26, 328, 5), ("val2017", 25, 211, 2)])
+@pytest.mark.parametrize(
+    ("split", "images", "kept", "crowds"), [("train2017", 26, 328, 5), ("val2017", 25, 211, 2)]
+)
 def test_published_masks_equal_those_of_pycocotools(
-    coco_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture, split: str, images: int, kept: int, crowds: int
+    coco_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    split: str,
+    images: int,
+    kept: int,
+    crowds: int,
 ) -> None:
     skipped: list[Skipped] = []
     summary = build_index("coco", coco_dir, tmp_path / "i.parquet", split=split, report=skipped.append)
-    assert (summary.images, summary.written, summary.kept, summary.crowds, skipped) == (images, images, kept, crowds, [])
+    assert (summary.images, summary.written, summary.kept, summary.crowds, skipped) == (
+        images,
+        images,
+        kept,
+        crowds,
+        [],
+    )
     oracle = COCO(str(coco_dir / f"annotations/instances_{split}.json"))
     assert summary.objects == len(oracle.anns)
     by_name = {image["file_name"]: image["id"] for image in oracle.imgs.values()}
@@ -207,4 +272,7 @@ def test_published_masks_equal_those_of_pycocotools(
             assert rle.area(item.mask) == coco_mask.area(oracle.annToRLE(annotation))
             x, y, w, h = annotation["bbox"]
             assert item.box == pytest.approx((x, y, x + w, y + h), abs=1e-4)
-            assert index.classes[item.label if item.label is not None else -1] == names[annotation["category_id"]]
+            assert (
+                index.classes[item.label if item.label is not None else -1]
+                == names[annotation["category_id"]]
+            )

@@ -1,4 +1,6 @@
-"""COCO's form read in windows and blocks, boxes looked at together: what a plain reading of the whole file gives, word by word."""
+"""COCO's form read in windows and blocks, boxes looked at together: what a plain reading of the whole file
+gives, word by word.
+"""
 
 import json
 from pathlib import Path
@@ -22,19 +24,55 @@ HALF[:, 4:] = True
 COUNTS = rle.encode(HALF).decode()
 SQUARE = [1.0, 1.0, 5.0, 1.0, 5.0, 4.0, 1.0, 4.0]
 
-bboxes = st.sampled_from([
-    [1, 1, 4, 3], [0.5, 0.25, 2, 2], [0, 0, 20, 20], [1, 1, 0, 3], [4, 1, -2, 3], [9, 0, 3, 3], [1, 1, float("nan"), 3], [1, 1, 3], None,
-    ["1", 1, 3, 3], [True, 1, 3, 3], [10**400, 1, 3, 3], [2**80, 1, 3, 3], [1, float("inf"), 3, 3],
-]) | st.lists(st.integers(0, 9), min_size=4, max_size=4)  # fmt: skip
-segmentations = st.sampled_from([
-    None, [], {}, 0, [SQUARE], [SQUARE, [0, 0, 2, 0, 2, 2]], [[1, 1, 5, 1]], [[7, 5, 7, 5, 7, 5]], [[1, 1, float("nan"), 1, 5, 4]],
-    [[1, 1, 1e12, 1, 5, 4]], {"size": [6, 8], "counts": COUNTS}, {"size": [8, 6], "counts": COUNTS}, {"size": [6, 8], "counts": "PP0"},
-    {"size": [6, 8], "counts": ""}, {"size": [6, 8], "counts": "\u00a7"}, {"size": [6, 8], "counts": [24, 24]}, {"counts": COUNTS},
-    {"size": [6, 8], "counts": [48]}, "no mask",
-])  # fmt: skip
+bboxes = st.sampled_from(
+    [
+        [1, 1, 4, 3],
+        [0.5, 0.25, 2, 2],
+        [0, 0, 20, 20],
+        [1, 1, 0, 3],
+        [4, 1, -2, 3],
+        [9, 0, 3, 3],
+        [1, 1, float("nan"), 3],
+        [1, 1, 3],
+        None,
+        ["1", 1, 3, 3],
+        [True, 1, 3, 3],
+        [10**400, 1, 3, 3],
+        [2**80, 1, 3, 3],
+        [1, float("inf"), 3, 3],
+    ]
+) | st.lists(st.integers(0, 9), min_size=4, max_size=4)
+segmentations = st.sampled_from(
+    [
+        None,
+        [],
+        {},
+        0,
+        [SQUARE],
+        [SQUARE, [0, 0, 2, 0, 2, 2]],
+        [[1, 1, 5, 1]],
+        [[7, 5, 7, 5, 7, 5]],
+        [[1, 1, float("nan"), 1, 5, 4]],
+        [[1, 1, 1e12, 1, 5, 4]],
+        {"size": [6, 8], "counts": COUNTS},
+        {"size": [8, 6], "counts": COUNTS},
+        {"size": [6, 8], "counts": "PP0"},
+        {"size": [6, 8], "counts": ""},
+        {"size": [6, 8], "counts": "\u00a7"},
+        {"size": [6, 8], "counts": [24, 24]},
+        {"counts": COUNTS},
+        {"size": [6, 8], "counts": [48]},
+        "no mask",
+    ]
+)
 names = st.sampled_from(["a.png", "b.png", "gone.png", "../a.png", "\ud800"])
 images = st.fixed_dictionaries(
-    {"id": st.integers(0, 6) | st.sampled_from(["a", 2**70]), "file_name": names, "width": st.just(8), "height": st.just(6)},
+    {
+        "id": st.integers(0, 6) | st.sampled_from(["a", 2**70]),
+        "file_name": names,
+        "width": st.just(8),
+        "height": st.just(6),
+    },
     optional={"license": st.just({"id": "}, {"})},
 )
 annotations = st.fixed_dictionaries(
@@ -43,7 +81,11 @@ annotations = st.fixed_dictionaries(
         "image_id": st.integers(0, 7) | st.sampled_from(["a", 2**70, 2**64]),
         "category_id": st.sampled_from([1, 1, 1, 5, 7, 2**66, 2**67]),
     },
-    optional={"bbox": bboxes, "segmentation": segmentations, "iscrowd": st.sampled_from([0, 0, 1, None, True])},
+    optional={
+        "bbox": bboxes,
+        "segmentation": segmentations,
+        "iscrowd": st.sampled_from([0, 0, 1, None, True]),
+    },
 )
 
 
@@ -56,11 +98,18 @@ def plain(root: Path, path: Path, skipped: list[Skipped]) -> list[ImageObjects]:
         if a["image_id"] in of:
             of[a["image_id"]].append(a)
         else:
-            skipped.append(SkippedObject(f"{path}, annotation {a['id']}", f"its image {a['image_id']} is not listed"))
+            skipped.append(
+                SkippedObject(f"{path}, annotation {a['id']}", f"its image {a['image_id']} is not listed")
+            )
     rows, seen = [], set()
     for image in content["images"]:
         if image["id"] in seen:
-            skipped.append(Skipped(f"{path}, image {image['id']}", f"{image['file_name']}: this image number was listed before"))
+            skipped.append(
+                Skipped(
+                    f"{path}, image {image['id']}",
+                    f"{image['file_name']}: this image number was listed before",
+                )
+            )
             continue
         seen.add(image["id"])
         name = f"s/{image['file_name']}"
@@ -69,10 +118,15 @@ def plain(root: Path, path: Path, skipped: list[Skipped]) -> list[ImageObjects]:
         skipped += [Crowd(called, "is a crowd") for called, a in named if a.get("iscrowd")]
         named = [(called, a) for called, a in named if not a.get("iscrowd")]
         if not inside(name):
-            skipped.append(Skipped(str(file), "its name leads out of the data set's folder, or names no file"))
+            skipped.append(
+                Skipped(str(file), "its name leads out of the data set's folder, or names no file")
+            )
             skipped += [SkippedObject(called, "its image cannot be used") for called, _ in named]
             continue
-        if usable_size(file, skipped.append, annotated=(8, 6), objects=[called for called, _ in named]) is None:
+        if (
+            usable_size(file, skipped.append, annotated=(8, 6), objects=[called for called, _ in named])
+            is None
+        ):
             continue
         objects = []
         for called, a in named:
@@ -89,10 +143,17 @@ def plain(root: Path, path: Path, skipped: list[Skipped]) -> list[ImageObjects]:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.lists(images, max_size=8), st.lists(annotations, max_size=25), st.permutations(["images", "annotations", "categories"]), st.data()
+    st.lists(images, max_size=8),
+    st.lists(annotations, max_size=25),
+    st.permutations(["images", "annotations", "categories"]),
+    st.data(),
 )
 def test_rows_and_what_is_left_out_are_those_of_a_plain_reading(
-    tmp_path_factory: pytest.TempPathFactory, listed: list[dict], drawn: list[dict], order: list[str], data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory,
+    listed: list[dict],
+    drawn: list[dict],
+    order: list[str],
+    data: st.DataObject,
 ) -> None:
     root = tmp_path_factory.getbasetemp() / "coco"
     if not root.exists():
@@ -100,9 +161,15 @@ def test_rows_and_what_is_left_out_are_those_of_a_plain_reading(
         (root / "s").mkdir()
         for name in "ab":
             Image.new("L", (8, 6)).save(root / f"s/{name}.png")
-    content = {"images": listed, "annotations": drawn, "categories": [{"id": n, "name": f"{n}"} for n in (5, 1, 0, 2**67)]}
+    content = {
+        "images": listed,
+        "annotations": drawn,
+        "categories": [{"id": n, "name": f"{n}"} for n in (5, 1, 0, 2**67)],
+    }
     path = root / "annotations/instances_s.json"
-    path.write_text(json.dumps({name: content[name] for name in order}, indent=data.draw(st.sampled_from([None, 1]))))
+    path.write_text(
+        json.dumps({name: content[name] for name in order}, indent=data.draw(st.sampled_from([None, 1])))
+    )
     expected: list[Skipped] = []
     wanted = plain(root, path, expected)
     skipped: list[Skipped] = []
@@ -135,7 +202,9 @@ def test_corners_are_those_of_each_box(many: list[Any]) -> None:
 def test_counts_that_are_checked_together_are_those_that_pass_alone(many: list[Any]) -> None:
     def passes(segmentation: Any) -> bool:
         try:
-            return rle.check(segmentation["counts"].encode(errors="replace"), 8, 6) > 0 and segmentation["size"] == [6, 8]
+            return rle.check(segmentation["counts"].encode(errors="replace"), 8, 6) > 0 and segmentation[
+                "size"
+            ] == [6, 8]
         except (DataError, TypeError, KeyError, AttributeError, IndexError):
             return False
 
@@ -146,8 +215,22 @@ def test_counts_that_are_checked_together_are_those_that_pass_alone(many: list[A
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("a/b.jpg", True), ("..a/b", True), ("", False), (".", False), ("./", False), ("a/..", False), ("/a", False), ("c:/x", False),
-     ("a\\b", False), ("a:b/c", False), ("a/b:c", True), ("\u00e9/b", True), ("\u00e9/../b", False), ("\ud800", False)],
-)  # fmt: skip
+    [
+        ("a/b.jpg", True),
+        ("..a/b", True),
+        ("", False),
+        (".", False),
+        ("./", False),
+        ("a/..", False),
+        ("/a", False),
+        ("c:/x", False),
+        ("a\\b", False),
+        ("a:b/c", False),
+        ("a/b:c", True),
+        ("\u00e9/b", True),
+        ("\u00e9/../b", False),
+        ("\ud800", False),
+    ],
+)
 def test_names_that_stay_in_their_folder(name: str, expected: bool) -> None:
     assert inside(name) is expected

@@ -17,30 +17,62 @@ from odis.types import Skipped
 SQUARE = [1.0, 1.0, 5.0, 1.0, 5.0, 4.0, 1.0, 4.0]
 LVIS: dict[str, Any] = {
     "images": [
-        {"id": 391895, "width": 8, "height": 6, "coco_url": "http://images.cocodataset.org/train2017/000000391895.jpg",
-         "not_exhaustive_category_ids": [2], "neg_category_ids": [7]},
-        {"id": 5, "width": 8, "height": 6, "coco_url": "http://images.cocodataset.org/val2017/000000000005.jpg"},
+        {
+            "id": 391895,
+            "width": 8,
+            "height": 6,
+            "coco_url": "http://images.cocodataset.org/train2017/000000391895.jpg",
+            "not_exhaustive_category_ids": [2],
+            "neg_category_ids": [7],
+        },
+        {
+            "id": 5,
+            "width": 8,
+            "height": 6,
+            "coco_url": "http://images.cocodataset.org/val2017/000000000005.jpg",
+        },
     ],
     "annotations": [
-        {"id": 1, "image_id": 391895, "category_id": 2, "bbox": [1.0, 1.0, 4.0, 3.0], "area": 12.0, "segmentation": [SQUARE]},
+        {
+            "id": 1,
+            "image_id": 391895,
+            "category_id": 2,
+            "bbox": [1.0, 1.0, 4.0, 3.0],
+            "area": 12.0,
+            "segmentation": [SQUARE],
+        },
         {"id": 2, "image_id": 5, "category_id": 1, "bbox": [0.5, 0.25, 2.0, 3.5], "segmentation": []},
     ],
     "categories": [
         {"id": 1, "name": "aerosol_can", "synset": "aerosol.n.02", "frequency": "c"},
         {"id": 2, "name": "air_conditioner", "frequency": "f"},
     ],
-}  # fmt: skip
+}
 OBJECTS365: dict[str, Any] = {
     "images": [
-        {"id": 908726, "width": 8, "height": 6, "file_name": "images/v2/patch16/objects365_v2_00908726.jpg", "license": 5},
+        {
+            "id": 908726,
+            "width": 8,
+            "height": 6,
+            "file_name": "images/v2/patch16/objects365_v2_00908726.jpg",
+            "license": 5,
+        },
         {"id": 1, "width": 8, "height": 6, "file_name": "images/v1/patch8/objects365_v1_00000001.jpg"},
     ],
     "annotations": [
-        {"id": 1, "image_id": 908726, "category_id": 1, "bbox": [1.5, 1.0, 4.0, 3.0], "area": 12.0, "iscrowd": 0, "isfake": 0},
+        {
+            "id": 1,
+            "image_id": 908726,
+            "category_id": 1,
+            "bbox": [1.5, 1.0, 4.0, 3.0],
+            "area": 12.0,
+            "iscrowd": 0,
+            "isfake": 0,
+        },
         {"id": 2, "image_id": 908726, "category_id": 2, "bbox": [0, 0, 8, 6], "iscrowd": 1},
     ],
     "categories": [{"id": 1, "name": "Person"}, {"id": 2, "name": "Sneakers"}],
-}  # fmt: skip
+}
 
 
 def written(root: Path, name: str, content: Any, images: list[str]) -> Path:
@@ -60,7 +92,9 @@ def built(source: str, root: Path, split: str | None) -> tuple[ObjectIndex, Summ
 
 def test_lvis_images_are_where_their_url_says(tmp_path: Path) -> None:
     images = ["train2017/000000391895.jpg", "val2017/000000000005.jpg"]
-    index, summary, skipped = built("lvis", written(tmp_path / "lvis", "lvis_v1_val.json", LVIS, images), "val")
+    index, summary, skipped = built(
+        "lvis", written(tmp_path / "lvis", "lvis_v1_val.json", LVIS, images), "val"
+    )
     assert [row.image for row in index] == images
     (first,), (second,) = (row.objects for row in index)
     assert (first.box, first.label, second.box, second.label) == ((1, 1, 5, 4), 1, (0.5, 0.25, 2.5, 3.75), 0)
@@ -83,28 +117,44 @@ def test_objects365_images_are_in_their_patch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a/../../../etc/x.jpg", "images/v2/../../../x.jpg", "p/..\\x.jpg", "images/v2/c:/x.jpg", "images/v2/\ud800.jpg"]
+    "name",
+    [
+        "a/../../../etc/x.jpg",
+        "images/v2/../../../x.jpg",
+        "p/..\\x.jpg",
+        "images/v2/c:/x.jpg",
+        "images/v2/\ud800.jpg",
+    ],
 )
 def test_a_name_that_leads_out_is_skipped_and_counted(tmp_path: Path, name: str) -> None:
     content = json.loads(json.dumps(OBJECTS365))
     content["images"][0]["file_name"] = name
     images = ["train/patch8/objects365_v1_00000001.jpg"]
-    _, summary, skipped = built("objects365", written(tmp_path / "o365", "zhiyuan_objv2_train.json", content, images), "train")
+    _, summary, skipped = built(
+        "objects365", written(tmp_path / "o365", "zhiyuan_objv2_train.json", content, images), "train"
+    )
     assert (summary.images, summary.written, summary.images_skipped) == (2, 1, 1)
     assert (summary.objects, summary.kept, summary.objects_skipped, summary.crowds) == (2, 0, 1, 1)
     assert any("leads out of" in s.why or "no such file" in s.why for s in skipped)
 
 
-@pytest.mark.parametrize(("source", "file"), [("lvis", "lvis_v1_val.json"), ("objects365", "zhiyuan_objv2_train.json")])
+@pytest.mark.parametrize(
+    ("source", "file"), [("lvis", "lvis_v1_val.json"), ("objects365", "zhiyuan_objv2_train.json")]
+)
 def test_refusals(tmp_path: Path, source: str, file: str) -> None:
     content = {"lvis": LVIS, "objects365": OBJECTS365}[source]
     root = written(tmp_path / "x", file, content, [])
-    for split, message in ((None, "a split must be named; there are"), ("test", "no split 'test'; there are")):
+    for split, message in (
+        (None, "a split must be named; there are"),
+        ("test", "no split 'test'; there are"),
+    ):
         with pytest.raises(DataError, match=message):
             built(source, root, split)
     split = file.rsplit("_", 1)[1].removesuffix(".json")
     if source == "objects365":
-        with pytest.raises(DataError, match=r"train: no such folder; the images of zhiyuan_objv2_train\.json"):
+        with pytest.raises(
+            DataError, match=r"train: no such folder; the images of zhiyuan_objv2_train\.json"
+        ):
             built(source, root, split)
         (root / "train").mkdir()
     with pytest.raises(DataError, match=r"no image that can be used"):

@@ -29,7 +29,11 @@ def test_one_folder_a_class_gives_labels(tmp_path: Path) -> None:
     save(tmp_path / "data/val/dog/3.png")
     index = build(tmp_path / "data", tmp_path, split="train")
     assert list(index) == [whole("cat/a/b/1.jpg", 0, 7, 5), whole("dog/2.png", 1)]
-    assert (index.classes, index.root, index.provenance) == (["cat", "dog"], tmp_path / "data/train", "whole-image")
+    assert (index.classes, index.root, index.provenance) == (
+        ["cat", "dog"],
+        tmp_path / "data/train",
+        "whole-image",
+    )
 
 
 def test_it_reads_what_the_open_folder_reads(tmp_path: Path) -> None:

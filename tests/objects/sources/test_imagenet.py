@@ -19,19 +19,33 @@ TENCH, SHARK, HOUND, VAL = "n01440764", "n01484850", "n02092002", "ILSVRC2012_va
 
 HEADER = "ImageId,PredictionString\n"
 
-OBJECT = "<object><name>{}</name><pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>\n\t\t<bndbox>"
+OBJECT = (
+    "<object><name>{}</name><pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>\n"
+    "\t\t<bndbox>"
+)
 OBJECT += "<xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>\n\t</object>\n"
 
 
 def xml(name: str, *objects: tuple, size: tuple[int, int] = (8, 6)) -> str:
-    head = f"\t<folder>val</folder>\n\t<filename>{name}</filename>\n\t<source>\n\t\t<database>ILSVRC_2012</database>\n\t</source>\n"
-    head += f"\t<size>\n\t\t<width>{size[0]}</width>\n\t\t<height>{size[1]}</height>\n\t\t<depth>3</depth>\n\t</size>\n"
-    return f"<annotation>\n{head}\t<segmented>0</segmented>\n{''.join(OBJECT.format(*o) for o in objects)}</annotation>\n"
+    head = (
+        f"\t<folder>val</folder>\n\t<filename>{name}</filename>\n\t<source>\n"
+        f"\t\t<database>ILSVRC_2012</database>\n\t</source>\n"
+    )
+    head += (
+        f"\t<size>\n\t\t<width>{size[0]}</width>\n\t\t<height>{size[1]}</height>\n"
+        f"\t\t<depth>3</depth>\n\t</size>\n"
+    )
+    return (
+        f"<annotation>\n{head}\t<segmented>0</segmented>\n"
+        f"{''.join(OBJECT.format(*o) for o in objects)}</annotation>\n"
+    )
 
 
 def path_of(name: str) -> str:
     """Where an image is below Data and its annotation below Annotations, without ending."""
-    return f"CLS-LOC/val/{name}" if name.startswith("ILSVRC") else f"CLS-LOC/train/{name.split('_')[0]}/{name}"
+    return (
+        f"CLS-LOC/val/{name}" if name.startswith("ILSVRC") else f"CLS-LOC/train/{name.split('_')[0]}/{name}"
+    )
 
 
 def image(base: Path, name: str, size: tuple[int, int] = (8, 6), **options: Any) -> None:
@@ -54,7 +68,9 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Kaggle's layout: of each class one image with XML, one in the CSV, one without boxes; two for validation."""
+    """Kaggle's layout: of each class one image with XML, one in the CSV, one without boxes; two for
+    validation.
+    """
     root = tmp_path / "kaggle"
     base = root / "ILSVRC"
     for wnid in (SHARK, TENCH):
@@ -62,7 +78,8 @@ def root(tmp_path: Path) -> Path:
             image(base, f"{wnid}_{number}")
         annotate(base, f"{wnid}_18", xml(f"{wnid}_18", (wnid, 1, 2, 3, 4), (wnid, 0, 0, 7, 5)))
     (root / "LOC_train_solution.csv").write_text(
-        f"{HEADER}{SHARK}_5,{SHARK} 1 1 6 4 \n{TENCH}_18,{TENCH} 5 5 5 5 \n{TENCH}_5,{TENCH} 0 0 0 0 {TENCH} 2 1 7 5 \n"
+        f"{HEADER}{SHARK}_5,{SHARK} 1 1 6 4 \n{TENCH}_18,{TENCH} 5 5 5 5 \n{TENCH}_5,{TENCH} 0 0 0 0 "
+        f"{TENCH} 2 1 7 5 \n"
     )
     image(base, f"{VAL}1")
     image(base, f"{VAL}2", (6, 8))
@@ -71,7 +88,9 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def build(root: Path, split: str | None = "train", **options: Any) -> tuple[ObjectIndex, Summary, list[Skipped]]:
+def build(
+    root: Path, split: str | None = "train", **options: Any
+) -> tuple[ObjectIndex, Summary, list[Skipped]]:
     skipped: list[Skipped] = []
     summary = build_index("imagenet", root, root / "i.parquet", split=split, report=skipped.append, **options)
     assert summary.images == summary.written + summary.images_skipped
@@ -89,7 +108,12 @@ def test_boxes_come_from_xml_then_from_the_csv_then_from_the_image(root: Path) -
     whole = [Object((0, 0, 8, 6), label=label) for label in (0, 1)]
     assert list(index) == [
         ImageObjects(f"{folder}/{TENCH}/{TENCH}_18.JPEG", 8, 6, (Object((1, 2, 4, 5), label=0), whole[0])),
-        ImageObjects(f"{folder}/{TENCH}/{TENCH}_5.JPEG", 8, 6, (Object((0, 0, 1, 1), label=0), Object((2, 1, 8, 6), label=0))),
+        ImageObjects(
+            f"{folder}/{TENCH}/{TENCH}_5.JPEG",
+            8,
+            6,
+            (Object((0, 0, 1, 1), label=0), Object((2, 1, 8, 6), label=0)),
+        ),
         ImageObjects(f"{folder}/{TENCH}/{TENCH}_9.JPEG", 8, 6, (whole[0],)),
         ImageObjects(f"{folder}/{SHARK}/{SHARK}_18.JPEG", 8, 6, (Object((1, 2, 4, 5), label=1), whole[1])),
         ImageObjects(f"{folder}/{SHARK}/{SHARK}_5.JPEG", 8, 6, (Object((1, 1, 7, 5), label=1),)),
@@ -106,9 +130,15 @@ def test_validation_images_have_the_class_of_their_objects(root: Path) -> None:
     (root / "LOC_val_solution.csv").rename(root / "aside.csv")
     index, _, (one,) = build(root, "val")  # XML alone
     assert (index.classes, len(index)) == ([TENCH], 1)
-    assert one == Skipped(f"{root}/ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000001.JPEG", "no annotation names its class")
+    assert one == Skipped(
+        f"{root}/ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000001.JPEG", "no annotation names its class"
+    )
     (root / "ILSVRC/Annotations").rename(root / "aside")
-    with pytest.raises(DataError, match=r"nothing names the classes of its images; neither .*CLS-LOC/val nor .*val_solution\.csv is there"):
+    with pytest.raises(
+        DataError,
+        match=r"nothing names the classes of its images; neither .*CLS-LOC/val nor .*val_solution\.csv is "
+        r"there",
+    ):
         build(root, "val")
     (root / "aside.csv").rename(root / "LOC_val_solution.csv")
     index, _, skipped = build(root, "val")  # the CSV alone
@@ -118,7 +148,9 @@ def test_validation_images_have_the_class_of_their_objects(root: Path) -> None:
 
 def test_the_published_layout_without_kaggles_files(root: Path) -> None:
     index, _, skipped = build(root / "ILSVRC")
-    assert [row.image for row in index][:2] == [f"Data/CLS-LOC/train/{TENCH}/{TENCH}_{n}.JPEG" for n in (18, 5)]
+    assert [row.image for row in index][:2] == [
+        f"Data/CLS-LOC/train/{TENCH}/{TENCH}_{n}.JPEG" for n in (18, 5)
+    ]
     assert (index.root, index.provenance, skipped) == (root / "ILSVRC", "annotated", [])
     assert shown(index)[f"{TENCH}_5"] == [(0, 0, 8, 6, 0)]
     (root / "ILSVRC/Annotations").rename(root / "aside")
@@ -167,14 +199,18 @@ def test_a_size_of_another_shape_leaves_the_image_out(root: Path) -> None:
     assert (len(index), summary.images_skipped, summary.objects_skipped) == (5, 1, 1)
     turned = Image.Exif()
     turned[0x0112] = 6
-    image(root / "ILSVRC", name, exif=turned)  # stored as 8 x 6, shown as 6 x 8: an annotation may mean either
+    image(
+        root / "ILSVRC", name, exif=turned
+    )  # stored as 8 x 6, shown as 6 x 8: an annotation may mean either
     index, _, skipped = build(root)
     assert ((index[0].width, index[0].height), skipped) == ((6, 8), [])
 
 
 def test_boxes_of_other_classes(root: Path) -> None:
     name = f"{TENCH}_18"
-    annotate(root / "ILSVRC", name, xml(name, (SHARK, 1, 1, 2, 2), ("n09999999", 1, 1, 2, 2), (TENCH, 0, 0, 0, 0)))
+    annotate(
+        root / "ILSVRC", name, xml(name, (SHARK, 1, 1, 2, 2), ("n09999999", 1, 1, 2, 2), (TENCH, 0, 0, 0, 0))
+    )
     index, summary, (skipped,) = build(root)
     assert shown(index)[name] == [(1, 1, 3, 3, 1), (0, 0, 1, 1, 0)]
     assert skipped.what.endswith(f"{name}.xml, object 2")
@@ -193,14 +229,20 @@ def test_an_image_whose_boxes_cannot_be_used_keeps_its_class(root: Path) -> None
     for split, name in (("train", f"{TENCH}_18"), ("val", f"{VAL}1")):
         index, summary, skipped = build(root, split)
         assert shown(index)[name] == [(0, 0, 8, 6, 0)]
-        assert sorted(s.why for s in skipped) == ["<xmin> is 'x', must be a number of pixels", "box (5, 1, 3, 3) is inverted"]
+        assert sorted(s.why for s in skipped) == [
+            "<xmin> is 'x', must be a number of pixels",
+            "box (5, 1, 3, 3) is inverted",
+        ]
         assert summary.objects_skipped == 2
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ('<!DOCTYPE a [<!ENTITY b "c">]>' + xml("x", (TENCH, 1, 1, 2, 2)), "contains <!DOCTYPE, which no annotation needs"),
+        (
+            '<!DOCTYPE a [<!ENTITY b "c">]>' + xml("x", (TENCH, 1, 1, 2, 2)),
+            "contains <!DOCTYPE, which no annotation needs",
+        ),
         (xml("x", (TENCH, 1, 1, 2, 2)).replace("<size>", "<!-- <!ENTITY --><size>"), "contains <!ENTITY"),
         (xml("x")[:-5], "is not XML"),
         (xml("x").replace("<width>8", "<width>0"), "<width> is 0, must be a whole number"),
@@ -218,7 +260,11 @@ def test_an_annotation_that_is_not_read_leaves_its_image_out(root: Path, content
 @pytest.mark.parametrize(
     ("line", "what", "why"),
     [
-        (f"{TENCH}_9,{TENCH} 1 1 2\n", f"image {TENCH}_9", "has 4 words, must have five an object: its class and four numbers"),
+        (
+            f"{TENCH}_9,{TENCH} 1 1 2\n",
+            f"image {TENCH}_9",
+            "has 4 words, must have five an object: its class and four numbers",
+        ),
         (f"{TENCH}_9,{TENCH} 1 1 2 x\n", f"image {TENCH}_9, box 1", "box is '1 1 2 x', must be four numbers"),
         (f"{TENCH}_9,{TENCH} 1 1 nan 2\n", f"image {TENCH}_9, box 1", "is not finite"),
         (f"{TENCH}_9,n09999999 1 1 2 2\n", f"image {TENCH}_9, box 1", "class 'n09999999' is not among those"),
@@ -233,7 +279,9 @@ def test_an_annotation_that_is_not_read_leaves_its_image_out(root: Path, content
 )
 def test_a_line_of_the_csv_that_cannot_be_used_is_named(root: Path, line: str, what: str, why: str) -> None:
     path = root / "LOC_train_solution.csv"
-    path.write_bytes(path.read_bytes() + line.encode("utf-8", "surrogateescape") + f"\n{SHARK}_9,{SHARK} 1 1 2 2".encode())
+    path.write_bytes(
+        path.read_bytes() + line.encode("utf-8", "surrogateescape") + f"\n{SHARK}_9,{SHARK} 1 1 2 2".encode()
+    )
     index, summary, (skipped,) = build(root)
     assert skipped.what == f"{path}, {what}"
     assert why in skipped.why
@@ -250,7 +298,10 @@ def test_a_line_of_the_csv_that_cannot_be_used_is_named(root: Path, line: str, w
     ("content", "why"),
     [
         (b"", "is empty"),
-        (b",ImageId,PredictionString\n0,a,b\n", "its columns are ',ImageId,PredictionString', must be ImageId,PredictionString"),
+        (
+            b",ImageId,PredictionString\n0,a,b\n",
+            "its columns are ',ImageId,PredictionString', must be ImageId,PredictionString",
+        ),
         (b"image;boxes\n", "its columns are 'image;boxes', must be"),
         ((HEADER + "a,b\n").encode("utf-16"), "is not CSV in UTF-8"),
     ],
@@ -276,16 +327,27 @@ def test_annotations_without_an_image_are_named(root: Path) -> None:
     annotate(base, f"{TENCH}_78", "broken")
     annotate(base, "n09999999_1", xml("x", ("n09999999", 1, 1, 2, 2)))  # a class that is not here at all
     with (root / "LOC_train_solution.csv").open("a") as file:
-        file.write(f"{SHARK}_88,{SHARK} 1 1 2 2 \nn09999999_2,n09999999 1 1 2 2 \n{TENCH}_77,{TENCH} 1 1 2 2 \n")
+        file.write(
+            f"{SHARK}_88,{SHARK} 1 1 2 2 \nn09999999_2,n09999999 1 1 2 2 \n{TENCH}_77,{TENCH} 1 1 2 2 \n"
+        )
     index, summary, skipped = build(root)
     folder = f"{root}/ILSVRC/Data/CLS-LOC/train"
     assert [s.what for s in skipped if s.why == "is annotated, but there is no such image"] == [
-        f"{folder}/{TENCH}/{TENCH}_77.JPEG", f"{folder}/{TENCH}/{TENCH}_78.JPEG", f"{folder}/{SHARK}/{SHARK}_88.JPEG",
-    ]  # fmt: skip
+        f"{folder}/{TENCH}/{TENCH}_77.JPEG",
+        f"{folder}/{TENCH}/{TENCH}_78.JPEG",
+        f"{folder}/{SHARK}/{SHARK}_88.JPEG",
+    ]
     assert [Path(s.what).name for s in skipped if s.why == "its image cannot be used"] == [
-        f"{TENCH}_77.xml, object 1", f"{TENCH}_77.xml, object 2", f"LOC_train_solution.csv, image {SHARK}_88, box 1",
+        f"{TENCH}_77.xml, object 1", f"{TENCH}_77.xml, object 2", f"LOC_train_solution.csv, image "
+            f"{SHARK}_88, box 1",
     ]  # fmt: skip
-    assert (len(index), summary.images, summary.images_skipped, summary.objects_skipped, len(skipped)) == (6, 9, 3, 3, 6)
+    assert (len(index), summary.images, summary.images_skipped, summary.objects_skipped, len(skipped)) == (
+        6,
+        9,
+        3,
+        3,
+        6,
+    )
     (root / "LOC_val_solution.csv").write_text(
         f"{HEADER}ILSVRC2012_val_00000009,{TENCH} 1 1 2 2 \nILSVRC2012_val_00000001,{TENCH} 1 1 2 2 \n"
     )
@@ -338,9 +400,13 @@ def test_a_missing_split_says_which_there_are(root: Path, tmp_path: Path) -> Non
         build(root, "val")
 
 
-def test_one_folder_is_listed_at_a_time_and_the_csv_stays_on_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_folder_is_listed_at_a_time_and_the_csv_stays_on_disk(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     listed: list[str] = []
-    monkeypatch.setattr(imagenet, "list_files", lambda folder: (listed.append(Path(folder).name), list_files(folder))[1])
+    monkeypatch.setattr(
+        imagenet, "list_files", lambda folder: (listed.append(Path(folder).name), list_files(folder))[1]
+    )
     rows = imagenet.read(root, "train", lambda _: None).rows
     assert listed == []
     assert [Path(next(rows).image).stem for _ in range(3)] == [f"{TENCH}_{n}" for n in (18, 5, 9)]
@@ -357,7 +423,9 @@ def test_a_csv_that_changes_meanwhile_is_an_error(root: Path) -> None:
         list(rows)
 
 
-def test_images_are_found_though_their_hashes_are_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_found_though_their_hashes_are_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = shown(build(root)[0])
     monkeypatch.setattr(imagenet, "_hash", lambda name: 2**64 - 1)
     index, _, skipped = build(root)
@@ -368,7 +436,12 @@ BOXES = st.tuples(st.integers(-3, 39), st.integers(-3, 29), st.integers(0, 45), 
     lambda b: (b[0], b[1], max(b[0] + b[2], 0), max(b[1] + b[3], 0))
 )
 IMAGES = st.tuples(st.sampled_from(["xml", "csv", "both"]), st.lists(BOXES, max_size=3))
-CLASSES = st.dictionaries(st.from_regex(r"n[0-9]{8}", fullmatch=True), st.lists(IMAGES, min_size=1, max_size=3), min_size=1, max_size=3)
+CLASSES = st.dictionaries(
+    st.from_regex(r"n[0-9]{8}", fullmatch=True),
+    st.lists(IMAGES, min_size=1, max_size=3),
+    min_size=1,
+    max_size=3,
+)
 
 
 @settings(max_examples=40, deadline=None)
@@ -386,13 +459,20 @@ def test_what_is_written_is_read_back(classes: dict[str, list], val: bool, order
                     annotate(root, name, xml(name, *((wnid, *box) for box in boxes), size=(40, 30)))
                 if where != "xml":
                     lines.append(f"{name},{' '.join(' '.join(map(str, (wnid, *box))) for box in boxes)} \n")
-                expected[name] = [(x0, y0, x1 + 1, y1 + 1, wnid) for x0, y0, x1, y1 in boxes] or [(0, 0, 40, 30, wnid)]
+                expected[name] = [(x0, y0, x1 + 1, y1 + 1, wnid) for x0, y0, x1, y1 in boxes] or [
+                    (0, 0, 40, 30, wnid)
+                ]
         order.shuffle(lines)
         split = "val" if val else "train"
         (root / f"LOC_{split}_solution.csv").write_text(HEADER + "".join(lines))
         index, summary, skipped = build(root, split)
         assert skipped == []
         assert index.classes == sorted(classes)
-        assert {n: [(*box[:4], index.classes[box[4]]) for box in boxes] for n, boxes in shown(index).items()} == expected
-        assert all(np.array_equal(row.boxes, np.float32([b[:4] for b in expected[Path(row.image).stem]])) for row in index)
+        assert {
+            n: [(*box[:4], index.classes[box[4]]) for box in boxes] for n, boxes in shown(index).items()
+        } == expected
+        assert all(
+            np.array_equal(row.boxes, np.float32([b[:4] for b in expected[Path(row.image).stem]]))
+            for row in index
+        )
         assert summary.written == len(expected)

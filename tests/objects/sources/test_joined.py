@@ -1,4 +1,6 @@
-"""Images and annotations put together block by block: what a dict of lists gives, in whatever order they come."""
+"""Images and annotations put together block by block: what a dict of lists gives, in whatever order they
+come.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from odis.objects.sources import joined
 from odis.objects.sources.joined import ANNOTATION, Joined
 
 small = st.integers(-3, 12)
-ids = st.lists(small, max_size=25) | st.lists(small | st.sampled_from(["a", "3", 2**70, -(2**63), True]), max_size=25)
+ids = st.lists(small, max_size=25) | st.lists(
+    small | st.sampled_from(["a", "3", 2**70, -(2**63), True]), max_size=25
+)
 
 
 def records(numbers: list[int], more: list[bool]) -> np.ndarray:
@@ -34,18 +38,26 @@ def test_annotations_come_with_their_images_in_both_orders(names: list[Any], dat
         patch.setattr(joined, "_RECORDS", data.draw(st.integers(1, 30)))
         patch.setattr(joined, "_PARCELS", data.draw(st.integers(1, 3)))
         patch.setattr(joined, "IN_MEMORY", data.draw(st.sampled_from([1, 10**6])))
-        pair = Joined(Path("a.json"), lambda record, rest, image: orphans.append((int(record["number"]), rest, image)))
+        pair = Joined(
+            Path("a.json"), lambda record, rest, image: orphans.append((int(record["number"]), rest, image))
+        )
 
         def add_images() -> None:
             for k in range(0, len(names), chunk):
-                pair.add_images(names[k : k + chunk], [(k + i, name) for i, name in enumerate(names[k : k + chunk])])
+                pair.add_images(
+                    names[k : k + chunk], [(k + i, name) for i, name in enumerate(names[k : k + chunk])]
+                )
 
         images_first = data.draw(st.booleans())
         if images_first:
             add_images()
         for k in range(0, len(of), chunk):
             part = list(range(k, min(len(of), k + chunk)))
-            pair.add_annotations(of[k : k + chunk], records(part, more[k : k + chunk]), [("more", i, [of[i]]) for i in part if more[i]])
+            pair.add_annotations(
+                of[k : k + chunk],
+                records(part, more[k : k + chunk]),
+                [("more", i, [of[i]]) for i in part if more[i]],
+            )
         if not images_first:
             add_images()
         pair.close()
@@ -69,10 +81,14 @@ def test_annotations_come_with_their_images_in_both_orders(names: list[Any], dat
     assert len(pair) == len(names)
     assert list(pair.repeated()) == [i for i, name in enumerate(names) if names.index(name) < i]
     lost = [i for i, image in enumerate(of) if image not in expected]
-    assert sorted(orphans, key=lambda orphan: orphan[0]) == [(i, ("more", i, [of[i]]) if more[i] else None, of[i]) for i in lost]
+    assert sorted(orphans, key=lambda orphan: orphan[0]) == [
+        (i, ("more", i, [of[i]]) if more[i] else None, of[i]) for i in lost
+    ]
 
 
-def test_what_does_not_fit_into_memory_is_in_a_file_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_into_memory_is_in_a_file_without_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(joined, "IN_MEMORY", 100)
     monkeypatch.setattr(joined.tempfile, "tempdir", str(tmp_path))
     pair = Joined(Path("a.json"), lambda *_: None)
@@ -88,12 +104,20 @@ def test_a_full_disk_and_endless_lists_are_one_line(monkeypatch: pytest.MonkeyPa
     deep: list[Any] = []
     for _ in range(3000):
         deep = [deep]
-    with pytest.raises(DataError, match=r"a\.json: cannot be read \(lists or objects in each other, too deep\)"):
+    with pytest.raises(
+        DataError, match=r"a\.json: cannot be read \(lists or objects in each other, too deep\)"
+    ):
         pair.add_annotations([1], records([1], [True]), [deep])
 
     def full(data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pair, "_file", type("Full", (), {"seek": lambda self, at: None, "write": lambda self, data: full(data)})())
-    with pytest.raises(DataError, match=r"temporary file in .* cannot be written \(No space left on device\)"):
+    monkeypatch.setattr(
+        pair,
+        "_file",
+        type("Full", (), {"seek": lambda self, at: None, "write": lambda self, data: full(data)})(),
+    )
+    with pytest.raises(
+        DataError, match=r"temporary file in .* cannot be written \(No space left on device\)"
+    ):
         pair.add_annotations([1], records([1], [False]), [])

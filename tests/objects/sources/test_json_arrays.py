@@ -15,9 +15,15 @@ from odis.objects.sources.json_arrays import read_arrays
 
 NAMES = ["images", "annotations"]
 
-texts = st.text(alphabet='ab{}[],:"\\ \n\u00e9\u2028\U0001f600', max_size=8) | st.sampled_from(["}, {", "]", '"}', "images"])
+texts = st.text(alphabet='ab{}[],:"\\ \n\u00e9\u2028\U0001f600', max_size=8) | st.sampled_from(
+    ["}, {", "]", '"}', "images"]
+)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=6)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
 entries = st.dictionaries(texts, values, max_size=4)
 arrays = st.lists(entries, max_size=8) | st.lists(values, max_size=6)
 documents = st.dictionaries(st.sampled_from([*NAMES, "info", "x}, {"]), arrays | values, max_size=4)
@@ -45,7 +51,9 @@ def test_windows_of_any_size_give_what_the_whole_file_holds(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "document.json"
     path.write_text(json.dumps(document, ensure_ascii=ascii_only, **layout), encoding="utf-8", newline="")
-    assert repr(gathered(path, window)) == repr(wanted(json.loads(path.read_text(encoding="utf-8"))))  # repr: NaN equals NaN
+    assert repr(gathered(path, window)) == repr(
+        wanted(json.loads(path.read_text(encoding="utf-8")))
+    )  # repr: NaN equals NaN
 
 
 @settings(max_examples=100, deadline=None)
@@ -55,7 +63,11 @@ def test_a_damaged_file_is_one_line_or_what_json_makes_of_it(
 ) -> None:
     text = json.dumps(document, **layout)
     at = data.draw(st.integers(0, len(text) - 1))
-    damaged = data.draw(st.sampled_from([text[:at], text[:at] + text[at + 1 :], *(text[:at] + c + text[at:] for c in '{}[],:"1')]))
+    damaged = data.draw(
+        st.sampled_from(
+            [text[:at], text[:at] + text[at + 1 :], *(text[:at] + c + text[at:] for c in '{}[],:"1')]
+        )
+    )
     path = tmp_path_factory.getbasetemp() / "damaged.json"
     path.write_text(damaged, encoding="utf-8", newline="")
     try:
@@ -96,28 +108,57 @@ pieces = st.sampled_from(
         "1.",
         "nul",
     ]
-    + [f"{sign}{value}" for sign in ("", "-") for value in (2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1, 2**64, 10**18, 10**19, 10**40)]
-    + ["0.12345678901234567", "0.1234567890123456789012", "[1,]", "[", "{}", '{"b": 1, "b": {"c": 2}}', "[[], {}]"]
+    + [
+        f"{sign}{value}"
+        for sign in ("", "-")
+        for value in (2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1, 2**64, 10**18, 10**19, 10**40)
+    ]
+    + [
+        "0.12345678901234567",
+        "0.1234567890123456789012",
+        "[1,]",
+        "[",
+        "{}",
+        '{"b": 1, "b": {"c": 2}}',
+        "[[], {}]",
+    ]
 )
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["a", "b", "a", "\u00e9"]), pieces | st.integers().map(str) | st.floats().map(repr)), max_size=5))
-def test_the_quick_decoder_reads_what_the_standard_one_reads_or_leaves_it_to_that(members: list[tuple[str, str]]) -> None:
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b", "a", "\u00e9"]),
+            pieces | st.integers().map(str) | st.floats().map(repr),
+        ),
+        max_size=5,
+    )
+)
+def test_the_quick_decoder_reads_what_the_standard_one_reads_or_leaves_it_to_that(
+    members: list[tuple[str, str]],
+) -> None:
     body = "[{" + ", ".join(f'"{key}": {value}' for key, value in members) + "}]"
     found = json_arrays._quickly(body)
     try:
         expected = json.loads(body)
     except ValueError:
         expected = None
-    assert found is None or repr(found) == repr(expected)  # repr: of a float, not of an integer; in the same order
+    assert found is None or repr(found) == repr(
+        expected
+    )  # repr: of a float, not of an integer; in the same order
 
 
 def test_the_quick_decoder_is_used_for_plain_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [{"id": k, "bbox": [0.5, k], "name": "\u00e9"} for k in range(100)]
     assert json_arrays._quickly(json.dumps(entries)) == entries
-    (tmp_path / "a.json").write_text(json.dumps({"images": [*entries, {"id": 2**70}, {"id": math.nan}, *entries]}))
-    read = [json_arrays._quickly(text) for text in ("[18446744073709551616]", "[NaN]", '["\\ud800"]', "[1] ", "[1], ")]
+    (tmp_path / "a.json").write_text(
+        json.dumps({"images": [*entries, {"id": 2**70}, {"id": math.nan}, *entries]})
+    )
+    read = [
+        json_arrays._quickly(text)
+        for text in ("[18446744073709551616]", "[NaN]", '["\\ud800"]', "[1] ", "[1], ")
+    ]
     assert read == [None, None, None, [1], None]
     quick: list[bool] = []
     of = json_arrays._quickly
@@ -128,7 +169,9 @@ def test_the_quick_decoder_is_used_for_plain_entries(tmp_path: Path, monkeypatch
     assert False in quick
 
 
-def test_entries_come_a_window_at_a_time_and_a_large_file_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_come_a_window_at_a_time_and_a_large_file_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entries = [{"id": k, "bbox": [0.5, 1, 2, 3], "parts": [{"id": 1}, {"id": 2}]} for k in range(400)]
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"more": entries, "images": entries}))
@@ -138,13 +181,19 @@ def test_entries_come_a_window_at_a_time_and_a_large_file_is_not_held(tmp_path: 
     assert max(lengths) < 3000
 
 
-def test_an_entry_larger_than_the_window_is_read_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_larger_than_the_window_is_read_up_to_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.json"
-    path.write_text(json.dumps({"images": [{"id": 1}, {"id": 2, "text": "x" * 900}, {"id": 3}], "annotations": []}))
+    path.write_text(
+        json.dumps({"images": [{"id": 1}, {"id": 2, "text": "x" * 900}, {"id": 3}], "annotations": []})
+    )
     monkeypatch.setattr(json_arrays, "LARGEST", 1000)
     assert [entry["id"] for entry in gathered(path, 16)["images"]] == [1, 2, 3]
     monkeypatch.setattr(json_arrays, "LARGEST", 500)
-    with pytest.raises(DataError, match=r"Unterminated string .* or an entry has more than 500 characters\)$"):
+    with pytest.raises(
+        DataError, match=r"Unterminated string .* or an entry has more than 500 characters\)$"
+    ):
         gathered(path, 16)
 
 

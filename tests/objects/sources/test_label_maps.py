@@ -1,4 +1,6 @@
-"""Label maps become objects: connected regions or instances, in VOC's and ADE20K's layout; whatever is left out is named and counted."""
+"""Label maps become objects: connected regions or instances, in VOC's and ADE20K's layout; whatever is left
+out is named and counted.
+"""
 
 import tempfile
 from pathlib import Path
@@ -35,7 +37,9 @@ def photo(path: Path, width: int = WIDTH, height: int = HEIGHT, orientation: int
 def save_map(path: Path, values: np.ndarray, palette: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(values.astype(np.uint8))
-    if palette:  # as VOC's are stored: the colours are for people, the positions in the palette are the values
+    if (
+        palette
+    ):  # as VOC's are stored: the colours are for people, the positions in the palette are the values
         image.putpalette([k * 7 % 256 for k in range(768)])
         assert image.mode == "P"
     image.save(path)
@@ -77,7 +81,9 @@ def read(root: Path, split: str | None = "val") -> tuple[list[ImageObjects], lis
 
 def built(root: Path, split: str = "val", **options: Any) -> tuple[ObjectIndex, Summary, list[Skipped]]:
     skipped: list[Skipped] = []
-    summary = build_index("label-maps", root, root / "i.parquet", split=split, report=skipped.append, **options)
+    summary = build_index(
+        "label-maps", root, root / "i.parquet", split=split, report=skipped.append, **options
+    )
     return ObjectIndex.open(root / "i.parquet"), summary, skipped
 
 
@@ -106,7 +112,9 @@ def test_regions_of_voc(tmp_path: Path) -> None:
     rectangle(values, 8, 20, 17, 29, IGNORED)
     rows, skipped, classes = read(voc(tmp_path, {"2007_000032": values, "2007_000001": empty()}))
     assert classes == list(VOC_CLASSES)
-    assert [row.image for row in rows] == [f"JPEGImages/2007_0000{k}.jpg" for k in ("32", "01")]  # in the order of the list
+    assert [row.image for row in rows] == [
+        f"JPEGImages/2007_0000{k}.jpg" for k in ("32", "01")
+    ]  # in the order of the list
     assert (rows[0].width, rows[0].height) == (WIDTH, HEIGHT)
     assert rows[1].objects == ()
     assert [(o.box, o.label, o.score) for o in rows[0].objects] == [
@@ -114,7 +122,9 @@ def test_regions_of_voc(tmp_path: Path) -> None:
         ((9, 1, 17, 9), PERSON - 1, None),
     ]
     one, _ = rows[0].objects
-    assert np.array_equal(pixels(one), rectangle(rectangle(empty(), 20, 2, 30, 12, 1), 30, 12, 38, 20, 1) == 1)
+    assert np.array_equal(
+        pixels(one), rectangle(rectangle(empty(), 20, 2, 30, 12, 1), 30, 12, 38, 20, 1) == 1
+    )
     path = tmp_path / "SegmentationClass/2007_000032.png"
     assert skipped == [
         Crowd(f"{path}, cat 1", "has 63 pixels, fewer than 64"),  # one of its 64 is ignored
@@ -125,9 +135,14 @@ def test_regions_of_voc(tmp_path: Path) -> None:
 
 def test_regions_of_ade20k_and_its_names(tmp_path: Path) -> None:
     first = rectangle(rectangle(empty(), 0, 0, 40, 10, 3), 5, 10, 15, 30, 150)
-    root = ade(tmp_path, {"ADE_train_00000002": first, "ADE_train_00000001": rectangle(empty(), 0, 0, 8, 8, 1)})
+    root = ade(
+        tmp_path, {"ADE_train_00000002": first, "ADE_train_00000001": rectangle(empty(), 0, 0, 8, 8, 1)}
+    )
     names = {1: "wall", 2: "building, edifice", 3: "sky", 22: "water"}
-    lines = [f"{k}{' ' if k == 22 else ''}\t0.0010 \t12\t 3\t{names.get(k, f'thing {k}')} " for k in range(1, ADE_CLASSES + 1)]
+    lines = [
+        f"{k}{' ' if k == 22 else ''}\t0.0010 \t12\t 3\t{names.get(k, f'thing {k}')} "
+        for k in range(1, ADE_CLASSES + 1)
+    ]
     (root / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tName\n" + "\n".join(lines) + "\n")
     rows, skipped, classes = read(root, "train")
     assert skipped == []
@@ -167,7 +182,11 @@ def seen_box(region: np.ndarray) -> tuple[float, ...]:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-blocky = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=8), elements=st.sampled_from([0, 1, 2, 150]))
+blocky = hnp.arrays(
+    np.uint8,
+    hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=8),
+    elements=st.sampled_from([0, 1, 2, 150]),
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -196,7 +215,9 @@ def test_any_map_becomes_its_connected_regions(coarse: np.ndarray, high: int, wi
 
 def test_instances_of_voc_have_the_class_of_most_of_their_pixels(tmp_path: Path) -> None:
     values = rectangle(rectangle(empty(), 0, 0, 20, 10, CAT), 20, 0, 40, 10, DOG)
-    numbers = rectangle(rectangle(empty(), 0, 0, 12, 10, 2), 12, 0, 30, 10, 1)  # touching cats are two, and no region counts
+    numbers = rectangle(
+        rectangle(empty(), 0, 0, 12, 10, 2), 12, 0, 30, 10, 1
+    )  # touching cats are two, and no region counts
     numbers[29, 0] = numbers[20, 39] = 7  # in two parts, and small: as it was annotated
     values[29, 0] = values[20, 39] = PERSON
     numbers[0, 0] = IGNORED
@@ -262,7 +283,9 @@ def test_the_folder_of_instances_decides_for_all_images(tmp_path: Path) -> None:
 
 def test_counts_add_up_whatever_is_wrong(tmp_path: Path) -> None:
     good = rectangle(rectangle(empty(), 0, 0, 10, 10, CAT), 20, 20, 22, 22, DOG)
-    root = voc(tmp_path, dict.fromkeys(("good", "gone", "text", "wide", "value", "cut", "colour", "nomap"), good))
+    root = voc(
+        tmp_path, dict.fromkeys(("good", "gone", "text", "wide", "value", "cut", "colour", "nomap"), good)
+    )
     (root / "JPEGImages/gone.jpg").unlink()
     (root / "JPEGImages/text.jpg").write_text("text")
     photo(root / "JPEGImages/wide.jpg", WIDTH + 1)
@@ -288,7 +311,10 @@ def test_counts_add_up_whatever_is_wrong(tmp_path: Path) -> None:
         ("SegmentationClass/wide.png, cat 1", "its image cannot be used"),
         ("SegmentationClass/value.png", "has the value 21; its values may be 0 to 20 and 255 (VOC)"),
         ("SegmentationClass/cut.png", cut),
-        ("SegmentationClass/colour.png", "has RGB pixels; a label map has one value a pixel, as palette or grey"),
+        (
+            "SegmentationClass/colour.png",
+            "has RGB pixels; a label map has one value a pixel, as palette or grey",
+        ),
         ("SegmentationClass/nomap.png", "no such file"),
         ("ImageSets/Segmentation/val.txt, line 10", "good was listed before"),
         ("ImageSets/Segmentation/val.txt, line 11", f"'../good' {names}"),
@@ -297,7 +323,12 @@ def test_counts_add_up_whatever_is_wrong(tmp_path: Path) -> None:
         ("ImageSets/Segmentation/val.txt, line 14", f"'C:good' {names}"),
     ]
     assert (summary.images, summary.written, summary.images_skipped) == (13, 1, 12)
-    assert (summary.objects, summary.kept, summary.objects_skipped, summary.crowds) == (8, 1, 3, 4)  # a dog of 4 pixels in each map
+    assert (summary.objects, summary.kept, summary.objects_skipped, summary.crowds) == (
+        8,
+        1,
+        3,
+        4,
+    )  # a dog of 4 pixels in each map
     with pytest.raises(DataError, match=r"gone\.jpg: no such file"):
         built(root, strict=True)
 
@@ -305,12 +336,22 @@ def test_counts_add_up_whatever_is_wrong(tmp_path: Path) -> None:
 def test_strict_lets_small_regions_pass(tmp_path: Path) -> None:
     root = voc(tmp_path, {"a": rectangle(rectangle(empty(), 0, 0, 10, 10, CAT), 20, 20, 22, 22, DOG)})
     _, summary, skipped = built(root, strict=True)
-    assert (summary.objects, summary.kept, summary.objects_skipped, summary.crowds, skipped) == (2, 1, 0, 1, [])
+    assert (summary.objects, summary.kept, summary.objects_skipped, summary.crowds, skipped) == (
+        2,
+        1,
+        0,
+        1,
+        [],
+    )
 
 
 def test_an_ade20k_map_and_image_without_each_other_are_named(tmp_path: Path) -> None:
     values = rectangle(empty(), 0, 0, 10, 10, 5)
-    root = ade(tmp_path, {"a": values, "b": values, "c": values, "d": rectangle(values.copy(), 0, 0, 1, 1, 151)}, "validation")
+    root = ade(
+        tmp_path,
+        {"a": values, "b": values, "c": values, "d": rectangle(values.copy(), 0, 0, 1, 1, 151)},
+        "validation",
+    )
     (root / "images/validation/a.jpg").unlink()
     (root / "annotations/validation/c.png").unlink()
     _, summary, skipped = built(root)
@@ -330,7 +371,10 @@ def test_a_turned_photo_fits_its_map_turned_or_not(tmp_path: Path) -> None:
         photo(root / f"JPEGImages/{name}.jpg", orientation=6)
     rows, skipped, _ = read(root)
     assert skipped == []
-    assert [(row.width, row.height, row.objects[0].box) for row in rows] == [(40, 30, (0, 0, 10, 20)), (30, 40, (0, 0, 20, 10))]
+    assert [(row.width, row.height, row.objects[0].box) for row in rows] == [
+        (40, 30, (0, 0, 10, 20)),
+        (30, 40, (0, 0, 20, 10)),
+    ]
 
 
 def test_maps_of_other_depths(tmp_path: Path) -> None:
@@ -348,7 +392,11 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no label maps in a known layout: VOC .* or ADE20K"):
         read(tmp_path)
     root = voc(tmp_path / "voc", {"a": empty()})
-    for split, text in ((None, "a split must be named; there are val"), ("dev", "no split 'dev'; there are val"), ("../x", "no split")):
+    for split, text in (
+        (None, "a split must be named; there are val"),
+        ("dev", "no split 'dev'; there are val"),
+        ("../x", "no split"),
+    ):
         with pytest.raises(DataError, match=text):
             read(root, split)
     for content, text in ((b"\n \n", "lists no images"), (b"\xff\xfe", "is not UTF-8 text")):
@@ -363,7 +411,11 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="JPEGImages: no such folder; VOC's layout has one"):
         read(root)
     other = ade(tmp_path / "ade", {"a": empty()})
-    for split, text in ((None, "a split must be named"), ("test", "no split 'test'"), ("val", "images/validation: no such folder")):
+    for split, text in (
+        (None, "a split must be named"),
+        ("test", "no split 'test'"),
+        ("val", "images/validation: no such folder"),
+    ):
         with pytest.raises(DataError, match=text):
             read(other, split)
     (other / "images/training/a.jpg").unlink()

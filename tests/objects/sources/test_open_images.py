@@ -15,9 +15,13 @@ from odis.objects.index import ObjectIndex
 from odis.objects.sources import SOURCES, open_images
 from odis.types import ImageObjects, Object, Skipped
 
-HEADER = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
+HEADER = (
+    "ImageID,Source,LabelName,Confidence,"
+    "XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
+)
 
-CLICKS = ",XClick1X,XClick2X,XClick3X,XClick4X,XClick1Y,XClick2Y,XClick3Y,XClick4Y"  # what the train file of V6 has behind
+# what the train file of V6 has behind
+CLICKS = ",XClick1X,XClick2X,XClick3X,XClick4X,XClick1Y,XClick2Y,XClick3Y,XClick4Y"
 
 ROWS = """\
 0001eeaf4aed83f9,xclick,/m/0cmf2,1,0.25,0.75,0.0,0.5,0,0,0,0,0
@@ -56,12 +60,19 @@ def write(root: Path, rows: str | bytes = ROWS, header: str = HEADER) -> None:
 
 def build(root: Path, **options: Any) -> tuple[ObjectIndex, Summary, list[Skipped]]:
     skipped: list[Skipped] = []
-    summary = build_index("open-images", root, root / "i.parquet", **{"split": "validation", "report": skipped.append, **options})
+    summary = build_index(
+        "open-images",
+        root,
+        root / "i.parquet",
+        **{"split": "validation", "report": skipped.append, **options},
+    )
     return ObjectIndex.open(root / "i.parquet"), summary, skipped
 
 
 EXPECTED = [
-    ImageObjects(f"validation/{IDS[0]}.jpg", 16, 8, (Object((4, 0, 12, 4), label=0), Object((8, 4, 10, 6), label=1))),
+    ImageObjects(
+        f"validation/{IDS[0]}.jpg", 16, 8, (Object((4, 0, 12, 4), label=0), Object((8, 4, 10, 6), label=1))
+    ),
     ImageObjects(f"validation/{IDS[1]}.jpg", 16, 8),
     ImageObjects(f"validation/{IDS[2]}.jpg", 16, 8, (Object((2, 1, 16, 7), label=1),)),
 ]
@@ -69,9 +80,18 @@ EXPECTED = [
 
 def test_the_published_layout(root: Path) -> None:
     index, summary, skipped = build(root)
-    assert list(index) == EXPECTED  # groups are crowds; what is unknown (-1) is not; only listed images are rows
+    assert (
+        list(index) == EXPECTED
+    )  # groups are crowds; what is unknown (-1) is not; only listed images are rows
     assert (index.classes, index.provenance, index.root) == (["Airplane", "Man", "Fruit"], "annotated", root)
-    assert (summary.images, summary.written, summary.objects, summary.kept, summary.crowds, skipped) == (3, 3, 5, 3, 2, [])
+    assert (summary.images, summary.written, summary.objects, summary.kept, summary.crowds, skipped) == (
+        3,
+        3,
+        5,
+        3,
+        2,
+        [],
+    )
 
 
 def test_the_layout_of_later_versions(root: Path) -> None:
@@ -79,19 +99,29 @@ def test_the_layout_of_later_versions(root: Path) -> None:
     (root / "validation").rename(root / "train")
     (root / "validation-annotations-bbox.csv").unlink()
     rows = "".join(f"{line},0.1,0.2,0.3,0.4,-1.0,-1.0,-1.0,-1.0\r\n" for line in ROWS.splitlines())
-    (root / "annotations/oidv6-train-annotations-bbox.csv").write_text(f"\ufeff{HEADER}{CLICKS}\r\n{rows}\r\n", newline="")
+    (root / "annotations/oidv6-train-annotations-bbox.csv").write_text(
+        f"\ufeff{HEADER}{CLICKS}\r\n{rows}\r\n", newline=""
+    )
     (root / "class-descriptions-boxable.csv").unlink()
     names = '\ufeffLabelName,DisplayName\r\n/m/0cmf2,"Plane, jet"\r\n/m/04yx4,Man\r\n/m/02xwb,Man\r\n'
     (root / "oidv7-class-descriptions-boxable.csv").write_text(names, newline="")
     index, summary, skipped = build(root, split=None)
-    assert list(index) == [ImageObjects(row.image.replace("validation", "train"), 16, 8, row.objects) for row in EXPECTED]
-    assert index.classes == ["Plane, jet", "Man (/m/04yx4)", "Man (/m/02xwb)"]  # a name that two classes share does not tell them apart
+    assert list(index) == [
+        ImageObjects(row.image.replace("validation", "train"), 16, 8, row.objects) for row in EXPECTED
+    ]
+    assert index.classes == [
+        "Plane, jet",
+        "Man (/m/04yx4)",
+        "Man (/m/02xwb)",
+    ]  # a name that two classes share does not tell them apart
     assert (summary.objects, summary.kept, summary.crowds, skipped) == (5, 3, 2, [])
 
 
 def test_columns_are_found_by_name(root: Path) -> None:
     write(root, f"0,/m/04yx4,1,.5,{IDS[0]},.25,.75\n", "IsGroupOf,LabelName,YMax,XMin,ImageID,YMin,XMax")
-    assert list(build(root)[0]) == [ImageObjects(f"validation/{IDS[0]}.jpg", 16, 8, (Object((8, 2, 12, 8), label=1),))]
+    assert list(build(root)[0]) == [
+        ImageObjects(f"validation/{IDS[0]}.jpg", 16, 8, (Object((8, 2, 12, 8), label=1),))
+    ]
 
 
 def test_boxes_are_for_the_pixels_as_stored(root: Path) -> None:
@@ -138,7 +168,13 @@ def test_an_unusable_row_is_named(root: Path, bad: str, text: str) -> None:
     assert skipped.what == f"{root}/validation-annotations-bbox.csv, line 3"
     assert text in skipped.why
     assert list(index) == EXPECTED
-    assert (summary.images, summary.objects, summary.kept, summary.objects_skipped, summary.crowds) == (3, 6, 3, 1, 2)
+    assert (summary.images, summary.objects, summary.kept, summary.objects_skipped, summary.crowds) == (
+        3,
+        6,
+        3,
+        1,
+        2,
+    )
     with pytest.raises(DataError) as error:
         build(root, strict=True)
     assert str(error.value) == f"{skipped.what}: {skipped.why}"
@@ -166,10 +202,19 @@ def test_rows_of_an_image_that_comes_back_are_named(root: Path) -> None:
     assert list(index) == EXPECTED
     assert [s.what.rsplit(" ", 1)[1] for s in skipped] == ["7", "8"]
     assert {s.why for s in skipped} == {f"image {IDS[0]!r} was listed before; its rows must stand together"}
-    assert (summary.images, summary.objects, summary.kept, summary.objects_skipped, summary.crowds) == (3, 7, 3, 2, 2)
+    assert (summary.images, summary.objects, summary.kept, summary.objects_skipped, summary.crowds) == (
+        3,
+        7,
+        3,
+        2,
+        2,
+    )
 
 
-@pytest.mark.parametrize("name", ["../secret", "/secret", "a/b", "a\\b", "C:secret", "", "..", ".hidden", "a\0b", '"quoted"', "x" * 300])
+@pytest.mark.parametrize(
+    "name",
+    ["../secret", "/secret", "a/b", "a\\b", "C:secret", "", "..", ".hidden", "a\0b", '"quoted"', "x" * 300],
+)
 def test_an_image_id_that_may_not_be_used_is_named(root: Path, name: str) -> None:
     Image.new("RGB", (16, 8)).save(root / "secret.jpg")
     Image.new("RGB", (16, 8)).save(root / "validation/.hidden.jpg")
@@ -181,27 +226,65 @@ def test_an_image_id_that_may_not_be_used_is_named(root: Path, name: str) -> Non
     assert name in image.what.replace("\\x00", "\0").replace("\\\\", "\\")
     assert "ImageID must be the name of a file" in image.why or len(name) == 300
     assert [s.why for s in objects] == ["its image cannot be used"] * 2
-    assert (summary.images, summary.images_skipped, summary.objects, summary.objects_skipped, summary.crowds) == (3, 1, 5, 2, 2)
+    assert (
+        summary.images,
+        summary.images_skipped,
+        summary.objects,
+        summary.objects_skipped,
+        summary.crowds,
+    ) == (3, 1, 5, 2, 2)
 
 
 @pytest.mark.parametrize(
     ("file", "content", "text"),
     [
         ("validation-annotations-bbox.csv", b"", "its first line must name the columns"),
-        ("validation-annotations-bbox.csv", HEADER.replace("XMin", "x_min").encode(), "once each; XMin is not"),
-        ("validation-annotations-bbox.csv", HEADER.replace("Source", "ImageID").encode(), "once each; ImageID is not"),
+        (
+            "validation-annotations-bbox.csv",
+            HEADER.replace("XMin", "x_min").encode(),
+            "once each; XMin is not",
+        ),
+        (
+            "validation-annotations-bbox.csv",
+            HEADER.replace("Source", "ImageID").encode(),
+            "once each; ImageID is not",
+        ),
         ("validation-annotations-bbox.csv", HEADER.replace(",", ";").encode(), "must name the columns"),
         ("validation-annotations-bbox.csv", ROWS.encode(), "must name the columns"),
-        ("validation-annotations-bbox.csv", f"{HEADER}\n{ROWS}".encode("utf-16"), "cannot be read ('utf-8' codec"),
-        ("validation-annotations-bbox.csv", f"{HEADER}\n{ROWS}".encode() + b"\xe9", "cannot be read ('utf-8' codec"),
+        (
+            "validation-annotations-bbox.csv",
+            f"{HEADER}\n{ROWS}".encode("utf-16"),
+            "cannot be read ('utf-8' codec",
+        ),
+        (
+            "validation-annotations-bbox.csv",
+            f"{HEADER}\n{ROWS}".encode() + b"\xe9",
+            "cannot be read ('utf-8' codec",
+        ),
         ("validation-annotations-bbox.csv", HEADER.encode(), "no image that can be used"),
         ("class-descriptions-boxable.csv", b"", "lists no class"),
         ("class-descriptions-boxable.csv", b"LabelName,DisplayName\n", "lists no class"),
-        ("class-descriptions-boxable.csv", b"/m/0cmf2,Airplane\n/m/04yx4\n", ", line 2: must be a class and its name"),
-        ("class-descriptions-boxable.csv", b"/m/0cmf2,Drink, soft\n", ", line 1: must be a class and its name"),
+        (
+            "class-descriptions-boxable.csv",
+            b"/m/0cmf2,Airplane\n/m/04yx4\n",
+            ", line 2: must be a class and its name",
+        ),
+        (
+            "class-descriptions-boxable.csv",
+            b"/m/0cmf2,Drink, soft\n",
+            ", line 1: must be a class and its name",
+        ),
         ("class-descriptions-boxable.csv", b"/m/0cmf2, \n", ", line 1: must be a class and its name"),
-        ("class-descriptions-boxable.csv", CLASSES.encode() + b"/m/04yx4,Woman\n", ", line 4: lists class /m/04yx4 again"),
-        ("class-descriptions-boxable.csv", b'/m/0cmf2,"Airplane\n', "cannot be read (unexpected end of data)"),
+        (
+            "class-descriptions-boxable.csv",
+            CLASSES.encode() + b"/m/04yx4,Woman\n",
+            ", line 4: lists class /m/04yx4 again",
+        ),
+        (
+            "class-descriptions-boxable.csv",
+            b'/m/0cmf2,"Airplane\n',
+            "cannot be read (unexpected end of data)",
+        ),
         ("class-descriptions-boxable.csv", b"/m/0cmf2,\xe9\n", "cannot be read ('utf-8' codec"),
     ],
 )
@@ -222,14 +305,22 @@ def test_what_is_missing_or_ambiguous_is_named(root: Path) -> None:
     with pytest.raises(DataError, match="there are none of train, validation, test"):
         build_index("open-images", root / "validation", root / "i.parquet")
     (root / "train").mkdir()
-    with pytest.raises(DataError, match=r"has no oidv6-train-annotations-bbox\.csv or train-annotations-bbox\.csv, nor is there"):
+    with pytest.raises(
+        DataError,
+        match=r"has no oidv6-train-annotations-bbox\.csv or train-annotations-bbox\.csv, nor is there",
+    ):
         build(root, split="train")
     (root / "oidv7-class-descriptions-boxable.csv").write_text(CLASSES)
-    with pytest.raises(DataError, match=r"has oidv7-class-descriptions-boxable\.csv and class-descriptions-boxable\.csv; keep the one"):
+    with pytest.raises(
+        DataError,
+        match=r"has oidv7-class-descriptions-boxable\.csv and class-descriptions-boxable\.csv; keep the one",
+    ):
         build(root)
     for path in root.glob("*class-descriptions-boxable.csv"):
         path.unlink()
-    with pytest.raises(DataError, match=r"has no oidv7-class-descriptions-boxable\.csv or class-descriptions-boxable\.csv"):
+    with pytest.raises(
+        DataError, match=r"has no oidv7-class-descriptions-boxable\.csv or class-descriptions-boxable\.csv"
+    ):
         build(root)
 
 
@@ -243,18 +334,34 @@ def test_rows_come_as_they_are_asked_for(root: Path) -> None:
     assert [s.why for s in skipped[1:]] == ["is a group", "no such file"]
 
 
-SIDE = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=2, unique=True).map(sorted).filter(lambda v: v[1] - v[0] > 1e-3)
+SIDE = (
+    st.lists(st.floats(0, 1, width=32), min_size=2, max_size=2, unique=True)
+    .map(sorted)
+    .filter(lambda v: v[1] - v[0] > 1e-3)
+)
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.lists(st.tuples(SIDE, SIDE, st.integers(0, 3), st.booleans()), min_size=1, max_size=4), min_size=1, max_size=4),
-    st.lists(st.text(min_size=1).filter(lambda s: s.strip() and s.isprintable()), min_size=4, max_size=4, unique=True),
+    st.lists(
+        st.lists(st.tuples(SIDE, SIDE, st.integers(0, 3), st.booleans()), min_size=1, max_size=4),
+        min_size=1,
+        max_size=4,
+    ),
+    st.lists(
+        st.text(min_size=1).filter(lambda s: s.strip() and s.isprintable()),
+        min_size=4,
+        max_size=4,
+        unique=True,
+    ),
     st.tuples(st.integers(1, 70), st.integers(1, 70)),
     st.booleans(),
 )
 def test_what_is_written_is_read_back(
-    images: list[list[tuple[list[float], list[float], int, bool]]], names: list[str], size: tuple[int, int], header: bool
+    images: list[list[tuple[list[float], list[float], int, bool]]],
+    names: list[str],
+    size: tuple[int, int],
+    header: bool,
 ) -> None:
     width, height = size
     skipped: list[Skipped] = []
@@ -283,7 +390,9 @@ def test_what_is_written_is_read_back(
 
 
 @pytest.mark.parametrize("together", [1, 2, 3, 4])
-def test_lines_looked_at_together_make_no_difference(root: Path, monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+def test_lines_looked_at_together_make_no_difference(
+    root: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
     again, bad = ROWS.split("\n")[0], line(XMin="x")
     write(root, f"text\n\n{bad}\n{ROWS}1,2\n{again}\n3\n{again}\n")
     wanted: list[Skipped] = []
@@ -296,7 +405,9 @@ def test_lines_looked_at_together_make_no_difference(root: Path, monkeypatch: py
     assert found == wanted
 
 
-FIELD = st.sampled_from([*IDS, "/m/0cmf2", "/m/04yx4", "0", "1", "-1", "0.5", "nan", "", '"', "..", "é", "\x85", "1e999"])
+FIELD = st.sampled_from(
+    [*IDS, "/m/0cmf2", "/m/04yx4", "0", "1", "-1", "0.5", "nan", "", '"', "..", "é", "\x85", "1e999"]
+)
 
 
 @settings(max_examples=40, deadline=None)

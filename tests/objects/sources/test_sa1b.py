@@ -24,12 +24,15 @@ from odis.types import ImageObjects, Skipped
 
 WIDTH, HEIGHT = 8, 6
 
-# Run lengths 7 3 3 3 3 3 3 3 20 of columns of 6 pixels, compressed by hand: from the fourth on as differences to the run two before.
+# Run lengths 7 3 3 3 3 3 3 3 20 of columns of 6 pixels, compressed by hand: from the fourth on as differences
+# to the run two before.
 SQUARE = "73300000a0"
 
 
 def annotation(number: int = 1, **change: Any) -> dict[str, Any]:
-    """Columns 1 to 4 and rows 1 to 3, as SAM's own code writes it: the width and height of the box are one short."""
+    """Columns 1 to 4 and rows 1 to 3, as SAM's own code writes it: the width and height of the box are one
+    short.
+    """
     return {
         "bbox": [1.0, 1.0, 3.0, 2.0],
         "area": 12,
@@ -104,7 +107,9 @@ def test_any_masks_are_read_as_they_were_written(items: list[tuple[np.ndarray, f
         boxes.append((x0, y0, x1 + 1, y1 + 1))
         counts = rle.encode(mask) if without_runs_of_zero else padded(mask)
         segmentation = {"size": [11, 13], "counts": counts.decode()}
-        annotations.append(annotation(k, bbox=[x0, y0, x1 - x0, y1 - y0], segmentation=segmentation, predicted_iou=score))
+        annotations.append(
+            annotation(k, bbox=[x0, y0, x1 - x0, y1 - y0], segmentation=segmentation, predicted_iou=score)
+        )
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), "sa_1", *annotations, width=13, height=11)
         Image.new("RGB", (13, 11)).save(Path(folder, "sa_1.jpg"))
@@ -126,7 +131,13 @@ def padded(mask: np.ndarray) -> bytes:
 
 
 def test_a_box_is_that_of_the_pixels_whatever_the_file_says(tmp_path: Path) -> None:
-    write(tmp_path, "sa_1", annotation(1, bbox=[1, 1, 4, 3]), annotation(2, bbox=[0, 0, 8, 6]), annotation(3, bbox=[7, 0, 0, 0]))
+    write(
+        tmp_path,
+        "sa_1",
+        annotation(1, bbox=[1, 1, 4, 3]),
+        annotation(2, bbox=[0, 0, 8, 6]),
+        annotation(3, bbox=[7, 0, 0, 0]),
+    )
     ((row,), skipped) = read(tmp_path)
     assert skipped == []
     assert [o.box for o in row.objects] == [(1, 1, 5, 4)] * 3
@@ -144,7 +155,10 @@ def test_a_box_is_that_of_the_pixels_whatever_the_file_says(tmp_path: Path) -> N
             "image of size [8, 6] (height, width), but the image has [6, 8]",
         ),
         ({"segmentation": {"counts": SQUARE}}, "mask is for an image of size None"),
-        ({"segmentation": {"size": [6, 8], "counts": "73"}}, "mask has 10 pixels, but the image has 8 x 6 = 48"),
+        (
+            {"segmentation": {"size": [6, 8], "counts": "73"}},
+            "mask has 10 pixels, but the image has 8 x 6 = 48",
+        ),
         ({"segmentation": {"size": [6, 8], "counts": ""}}, "not COCO compressed"),
         ({"segmentation": {"size": [6, 8], "counts": "7330000 a0"}}, "not COCO compressed"),
         ({"segmentation": {"size": [6, 8], "counts": "§§"}}, "must be compressed"),
@@ -227,7 +241,11 @@ def test_a_file_that_is_not_sa1b_is_named(tmp_path: Path, text: bytes, why: str)
     assert why in skipped.why
     assert "\n" not in skipped.why
     assert [row.image for row in index] == ["sa_2.jpg"]
-    assert (summary.images, summary.written, summary.images_skipped) == (2, 1, 1)  # a file and its image are one
+    assert (summary.images, summary.written, summary.images_skipped) == (
+        2,
+        1,
+        1,
+    )  # a file and its image are one
     with pytest.raises(DataError) as error:
         built(tmp_path, strict=True)
     assert str(error.value) == f"{skipped.what}: {skipped.why}"
@@ -256,13 +274,17 @@ NAME = "must be that of the image beside it, such as sa_1.jpg"
         ({"file_name": "\ud800.jpg"}, NAME),
     ],
 )
-def test_an_image_that_is_not_as_annotated_takes_its_masks_along(tmp_path: Path, change: dict, why: str) -> None:
+def test_an_image_that_is_not_as_annotated_takes_its_masks_along(
+    tmp_path: Path, change: dict, why: str
+) -> None:
     write(tmp_path, "sa_1", annotation(4), annotation(5), **change)
     write(tmp_path, "sa_2", annotation(6))
     index, summary, skipped = built(tmp_path)
     assert why in skipped[0].why
     assert skipped[0].what == f"{tmp_path}/sa_1.{'jpg' if 'annotated' in why else 'json'}"
-    assert skipped[1:] == [SkippedObject(f"{tmp_path}/sa_1.json, annotation {k}", "its image cannot be used") for k in (4, 5)]
+    assert skipped[1:] == [
+        SkippedObject(f"{tmp_path}/sa_1.json, annotation {k}", "its image cannot be used") for k in (4, 5)
+    ]
     assert [row.image for row in index] == ["sa_2.jpg"]
     assert (summary.images, summary.written, summary.images_skipped) == (2, 1, 1)
     assert (summary.objects, summary.kept, summary.objects_skipped) == (3, 1, 2)

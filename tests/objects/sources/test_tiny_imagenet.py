@@ -19,11 +19,15 @@ def root(tmp_path: Path) -> Path:
         folder.mkdir(parents=True)
         for k in range(2):
             Image.new("RGB", (64, 64)).save(folder / f"{wnid}_{k}.JPEG")
-        (folder.parent / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t10\t63\t20\n{wnid}_1.JPEG\t5\t5\t5\t5\n")
+        (folder.parent / f"{wnid}_boxes.txt").write_text(
+            f"{wnid}_0.JPEG\t0\t10\t63\t20\n{wnid}_1.JPEG\t5\t5\t5\t5\n"
+        )
     (root / "val/images").mkdir(parents=True)
     for k in range(2):
         Image.new("L", (64, 64)).save(root / f"val/images/val_{k}.JPEG")
-    (root / "val/val_annotations.txt").write_text("val_1.JPEG\tn01\t1\t2\t3\t4\nval_0.JPEG\tn02\t0\t0\t63\t63\n")
+    (root / "val/val_annotations.txt").write_text(
+        "val_1.JPEG\tn01\t1\t2\t3\t4\nval_0.JPEG\tn02\t0\t0\t63\t63\n"
+    )
     (root / "test/images").mkdir(parents=True)
     Image.new("RGB", (64, 64)).save(root / "test/images/test_0.JPEG")
     (root / "wnids.txt").write_text("n02\nn01\n")
@@ -47,7 +51,10 @@ def test_inclusive_boxes_become_exclusive(root: Path, tmp_path: Path) -> None:
     ]
     assert (summary.written, summary.kept, skipped) == (4, 4, [])
     assert (index.provenance, index.root) == ("annotated", root)
-    assert index.classes == ["crane (n02)", "crane (n01)"]  # a name that two classes share does not tell them apart
+    assert index.classes == [
+        "crane (n02)",
+        "crane (n01)",
+    ]  # a name that two classes share does not tell them apart
 
 
 def test_val_names_its_classes_line_by_line(root: Path, tmp_path: Path) -> None:
@@ -67,7 +74,8 @@ def test_test_images_have_no_objects(root: Path, tmp_path: Path) -> None:
 def test_faults_are_named_and_counted(root: Path, tmp_path: Path) -> None:
     path = root / "val/val_annotations.txt"
     path.write_text(
-        path.read_text() + "val_0.JPEG\tn09\t1\t2\t3\t4\nval_1.JPEG\tn01\t1\t2\nval_1.JPEG\tn01\t9\t9\t1\t1\ngone.JPEG\tn01\t1\t1\t2\t2\n\n"
+        path.read_text() + "val_0.JPEG\tn09\t1\t2\t3\t4\nval_1.JPEG\tn01\t1\t2\nval_1.JPEG\tn01\t9\t9\t1\t1\n"
+        "gone.JPEG\tn01\t1\t1\t2\t2\n\n"
     )
     index, summary, skipped = build(root, tmp_path, "val")
     assert len(index) == 2
@@ -98,7 +106,13 @@ def test_what_is_missing_is_named(root: Path, tmp_path: Path) -> None:
 def test_the_published_images(tiny_imagenet_dir: Path, tmp_path: Path) -> None:
     for split, images in (("train", 22_000), ("val", 5_000)):
         index, summary, skipped = build(tiny_imagenet_dir, tmp_path, split)
-        assert (summary.images, summary.written, summary.objects, summary.kept, skipped) == (images, images, images, images, [])
+        assert (summary.images, summary.written, summary.objects, summary.kept, skipped) == (
+            images,
+            images,
+            images,
+            images,
+            [],
+        )
         found = statistics(index)
         assert set(found.classes.values()) == {images // 100}
         assert index.classes[:2] == ["goldfish", "bullfrog"]

@@ -1,4 +1,6 @@
-"""Units of every source: listing them opens no image, they may be called in any order, shards of them make up the whole."""
+"""Units of every source: listing them opens no image, they may be called in any order, shards of them make up
+the whole.
+"""
 
 import json
 from collections.abc import Callable
@@ -35,9 +37,19 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def coco(root: Path, names: str = "SPLIT/{}.png", file: str = "instances_SPLIT.json", key: str = "file_name", prefix: str = "") -> None:
-    """Five images: the second is missing, the third listed twice; one object is empty, one a crowd, one belongs to no image."""
-    images = [{"id": i, key: f"{prefix}{'abcde'[i]}.png", "width": 8, "height": 6} for i in (3, 1, 0, 2, 0, 4)]
+def coco(
+    root: Path,
+    names: str = "SPLIT/{}.png",
+    file: str = "instances_SPLIT.json",
+    key: str = "file_name",
+    prefix: str = "",
+) -> None:
+    """Five images: the second is missing, the third listed twice; one object is empty, one a crowd, one
+    belongs to no image.
+    """
+    images = [
+        {"id": i, key: f"{prefix}{'abcde'[i]}.png", "width": 8, "height": 6} for i in (3, 1, 0, 2, 0, 4)
+    ]
     for name in "acde":
         save(root / names.format(name))
     boxes = [
@@ -49,7 +61,10 @@ def coco(root: Path, names: str = "SPLIT/{}.png", file: str = "instances_SPLIT.j
         (4, [0, 0, 8, 6]),
         (4, [2, 2, 3, 3]),
     ]
-    annotations = [{"id": k, "image_id": i, "category_id": 5, "bbox": box, "iscrowd": int(k == 5)} for k, (i, box) in enumerate(boxes)]
+    annotations = [
+        {"id": k, "image_id": i, "category_id": 5, "bbox": box, "iscrowd": int(k == 5)}
+        for k, (i, box) in enumerate(boxes)
+    ]
     annotations[3]["segmentation"] = [[0, 0, 3, 0, 3, 3]]
     content = {"annotations": annotations, "images": images, "categories": [{"id": 5, "name": "cat"}]}
     write(root / "annotations" / file, json.dumps(content))
@@ -78,7 +93,8 @@ def imagenet(root: Path) -> None:
         write(root / f"Annotations/CLS-LOC/train/{wnid}/{wnid}_9.xml", VOC_XML.format(wnid))
     write(root / f"Data/CLS-LOC/train/{TENCH}/{TENCH}_3.JPEG", "no image")
     rows = (
-        f"{TENCH}_2,{TENCH} 1 1 6 4 \n{SHARK}_3,{SHARK} 5 5 9 9 {SHARK} 8 8 9 9 \n{SHARK}_7,{SHARK} 1 1 2 2 \n{TENCH}_2,{TENCH} 0 0 1 1 \n"
+        f"{TENCH}_2,{TENCH} 1 1 6 4 \n{SHARK}_3,{SHARK} 5 5 9 9 {SHARK} 8 8 9 9 \n{SHARK}_7,{SHARK} 1 "
+        f"1 2 2 \n{TENCH}_2,{TENCH} 0 0 1 1 \n"
     )
     write(root / "LOC_train_solution.csv", f"ImageId,PredictionString\n{rows}")
 
@@ -87,7 +103,10 @@ def open_images(root: Path) -> None:
     write(root / "class-descriptions-boxable.csv", "/m/1,Cat\n")
     rows = [("a", 0, 0.5), ("a", 1, 1), ("b", 0, 1), ("c", 0, 7), ("c", 0, 1), ("a", 0, 1), ("d", 0, 1)]
     lines = "".join(f"{image},/m/1,0,{x1},0,1,{group}\n" for image, group, x1 in rows)
-    write(root / "train-annotations-bbox.csv", f"ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n{lines}broken\n")
+    write(
+        root / "train-annotations-bbox.csv",
+        f"ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n{lines}broken\n",
+    )
     for name in "acd":
         save(root / f"train/{name}.jpg")
 
@@ -104,8 +123,15 @@ def sa1b(root: Path) -> None:
     for name in ("x/sa_1", "x/sa_2", "y/sa_3", "sa_4"):
         save(root / f"{name}.jpg")
         image = {"width": 8, "height": 6, "file_name": f"{name.split('/')[-1]}.jpg"}
-        mask = {"segmentation": {"size": [6, 8], "counts": "73300000a0"}, "bbox": [1, 1, 3, 2], "predicted_iou": 0.5}
-        write(root / f"{name}.json", json.dumps({"image": image, "annotations": [{"id": 1, **mask}, {"id": 2, **mask, "bbox": None}]}))
+        mask = {
+            "segmentation": {"size": [6, 8], "counts": "73300000a0"},
+            "bbox": [1, 1, 3, 2],
+            "predicted_iou": 0.5,
+        }
+        write(
+            root / f"{name}.json",
+            json.dumps({"image": image, "annotations": [{"id": 1, **mask}, {"id": 2, **mask, "bbox": None}]}),
+        )
     save(root / "x/alone.jpg")
     save(root / "x/sa_2.png")
     (root / "y/sa_3.jpg").unlink()
@@ -125,7 +151,10 @@ def label_maps(root: Path) -> None:
 def tiny_imagenet(root: Path) -> None:
     write(root / "wnids.txt", "n02\nn01\n")
     for wnid in ("n01", "n02"):
-        write(root / f"train/{wnid}/{wnid}_boxes.txt", "a.JPEG\t0\t1\t6\t4\nb.JPEG\t5\t5\t1\t1\nbroken\ngone.JPEG\t1\t1\t2\t2\n")
+        write(
+            root / f"train/{wnid}/{wnid}_boxes.txt",
+            "a.JPEG\t0\t1\t6\t4\nb.JPEG\t5\t5\t1\t1\nbroken\ngone.JPEG\t1\t1\t2\t2\n",
+        )
         for name in "ab":
             save(root / f"train/{wnid}/images/{name}.JPEG")
 
@@ -137,10 +166,18 @@ def folder(root: Path) -> None:
 
 
 SETS: dict[str, tuple[Callable[[Path], None], str | None]] = {
-    "coco": (coco, "SPLIT"), "lvis": (lvis, "SPLIT"), "objects365": (objects365, "SPLIT"), "voc": (voc, "SPLIT"),
-    "imagenet": (imagenet, None), "open-images": (open_images, None), "yolo": (yolo, None), "sa-1b": (sa1b, None),
-    "label-maps": (label_maps, "SPLIT"), "tiny-imagenet": (tiny_imagenet, None), "folder": (folder, None),
-}  # fmt: skip
+    "coco": (coco, "SPLIT"),
+    "lvis": (lvis, "SPLIT"),
+    "objects365": (objects365, "SPLIT"),
+    "voc": (voc, "SPLIT"),
+    "imagenet": (imagenet, None),
+    "open-images": (open_images, None),
+    "yolo": (yolo, None),
+    "sa-1b": (sa1b, None),
+    "label-maps": (label_maps, "SPLIT"),
+    "tiny-imagenet": (tiny_imagenet, None),
+    "folder": (folder, None),
+}
 
 
 @pytest.fixture(params=SETS)
@@ -178,7 +215,9 @@ def test_units_are_listed_without_opening_images_and_called_in_any_order(
     assert len(skipped) < len(expected)
     made = [unit() for unit in reversed(units)]
     assert [row for row in reversed(made) if row is not None] == rows
-    assert sorted((s.what, s.why, type(s).__name__) for s in skipped) == sorted((s.what, s.why, type(s).__name__) for s in expected)
+    assert sorted((s.what, s.why, type(s).__name__) for s in skipped) == sorted(
+        (s.what, s.why, type(s).__name__) for s in expected
+    )
     assert opened
 
 
@@ -188,13 +227,17 @@ def added(summaries: list[Summary]) -> list[int]:
 
 
 @pytest.mark.parametrize(("n", "part_size"), [(1, 1), (2, 1), (3, 2)])
-def test_shards_together_are_the_whole(data: tuple[str, Path, str | None], tmp_path: Path, n: int, part_size: int) -> None:
+def test_shards_together_are_the_whole(
+    data: tuple[str, Path, str | None], tmp_path: Path, n: int, part_size: int
+) -> None:
     name, root, split = data
     expected: list[Skipped] = []
     whole = build_index(name, root, tmp_path / "whole.parquet", split, report=expected.append)
     skipped: list[Skipped] = []
     summaries = [
-        build_index(name, root, tmp_path / "parts", split, report=skipped.append, shard=(i, n), part_size=part_size)
+        build_index(
+            name, root, tmp_path / "parts", split, report=skipped.append, shard=(i, n), part_size=part_size
+        )
         for i in range(n, 0, -1)
     ]
     assert list(ObjectIndex.open(tmp_path / "parts")) == list(ObjectIndex.open(tmp_path / "whole.parquet"))
@@ -203,15 +246,21 @@ def test_shards_together_are_the_whole(data: tuple[str, Path, str | None], tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "parts", "whole.parquet"]
 
 
-def test_trust_opens_no_image_whose_size_is_stated(data: tuple[str, Path, str | None], tmp_path: Path) -> None:
+def test_trust_opens_no_image_whose_size_is_stated(
+    data: tuple[str, Path, str | None], tmp_path: Path
+) -> None:
     name, root, split = data
     if name not in STATES_SIZES:
-        with pytest.raises(ConfigError, match=rf"trust: {name} states no sizes of images; coco, imagenet, label-maps, .* do$"):
+        with pytest.raises(
+            ConfigError, match=rf"trust: {name} states no sizes of images; coco, imagenet, label-maps, .* do$"
+        ):
             build_index(name, root, tmp_path / "i.parquet", split, trust=True)
         return
     careful = build_index(name, root, tmp_path / "careful.parquet", split)
     trusting = build_index(name, root, tmp_path / "trusting.parquet", split, trust=True)
-    before, after = (list(ObjectIndex.open(tmp_path / f"{which}.parquet")) for which in ("careful", "trusting"))
+    before, after = (
+        list(ObjectIndex.open(tmp_path / f"{which}.parquet")) for which in ("careful", "trusting")
+    )
     assert [row for row in after if row in before] == before  # what could be used can be used
     if name != "imagenet":
         assert trusting.written > careful.written  # an image that is missing, or of another size

@@ -16,11 +16,20 @@ from odis.objects.sources import voc, voc_xml
 from odis.types import ImageObjects, Object, Skipped
 
 HEAD = "<annotation>\n\t<folder>VOC2007</folder>\n\t<filename>{name}.jpg</filename>\n\t<source>\n\t\t"
-HEAD += "<database>The VOC2007 Database</database>\n\t\t<annotation>PASCAL VOC2007</annotation>\n\t\t<image>flickr</image>"
+HEAD += (
+    "<database>The VOC2007 Database</database>\n\t\t<annotation>PASCAL VOC2007</annotation>\n"
+    "\t\t<image>flickr</image>"
+)
 HEAD += "\n\t\t<flickrid>341012865</flickrid>\n\t</source>"
-HEAD += "\n\t<size>\n\t\t<width>{width}</width>\n\t\t<height>{height}</height>\n\t\t<depth>3</depth>\n\t</size>\n\t<segmented>0</segmented>"
+HEAD += (
+    "\n\t<size>\n\t\t<width>{width}</width>\n\t\t<height>{height}</height>\n\t\t<depth>3</depth>\n"
+    "\t</size>\n\t<segmented>0</segmented>"
+)
 
-PART = "<part><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></part>"
+PART = (
+    "<part><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
+    "</part>"
+)
 
 
 def bndbox(*numbers: object) -> str:
@@ -38,12 +47,16 @@ def xml(name: str, *objects: str, width: object = 8, height: object = 6) -> str:
 
 
 def add(root: Path, name: str, *objects: str, size: tuple[int, int] = (8, 6)) -> None:
-    (root / f"Annotations/{name}.xml").write_text(xml(name, *objects, width=size[0], height=size[1]), encoding="utf-8")
+    (root / f"Annotations/{name}.xml").write_text(
+        xml(name, *objects, width=size[0], height=size[1]), encoding="utf-8"
+    )
     Image.new("RGB", size).save(root / f"JPEGImages/{name}.jpg")
 
 
 def choose(root: Path, *names: str, split: str = "train") -> None:
-    (root / f"ImageSets/Main/{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    (root / f"ImageSets/Main/{split}.txt").write_text(
+        "".join(f"{name}\n" for name in names), encoding="utf-8"
+    )
 
 
 def devkit(root: Path) -> Path:
@@ -68,7 +81,9 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def build(root: Path, split: str | None = "train", **options: Any) -> tuple[ObjectIndex, Summary, list[Skipped]]:
+def build(
+    root: Path, split: str | None = "train", **options: Any
+) -> tuple[ObjectIndex, Summary, list[Skipped]]:
     skipped: list[Skipped] = []
     summary = build_index("voc", root, root / "i.parquet", split=split, report=skipped.append, **options)
     assert summary.images == summary.written + summary.images_skipped
@@ -86,7 +101,12 @@ def test_the_published_annotations(tmp_path: Path) -> None:
     index, summary, skipped = build(root, "trainval")
     dog, person = 11, 14
     assert list(index) == [
-        ImageObjects("JPEGImages/000001.jpg", 353, 500, (Object((47, 239, 195, 371), label=dog), Object((7, 11, 352, 498), label=person))),
+        ImageObjects(
+            "JPEGImages/000001.jpg",
+            353,
+            500,
+            (Object((47, 239, 195, 371), label=dog), Object((7, 11, 352, 498), label=person)),
+        ),
         ImageObjects("JPEGImages/2007_000027.jpg", 486, 500, (Object((173, 100, 349, 351), label=person),)),
     ]
     assert (index.classes, index.provenance, index.root) == (voc.CLASSES, "annotated", root)
@@ -98,7 +118,11 @@ def test_the_published_annotations(tmp_path: Path) -> None:
 def test_rows_follow_the_list_and_difficult_objects_are_kept(root: Path) -> None:
     index, summary, skipped = build(root)
     assert [row.image for row in index] == ["JPEGImages/b.jpg", "JPEGImages/a.jpg", "JPEGImages/c.jpg"]
-    assert [[o.box for o in row.objects] for row in index] == [[(0, 0, 8, 6)], [(1, 2, 4, 5), (0, 0, 1, 1)], []]
+    assert [[o.box for o in row.objects] for row in index] == [
+        [(0, 0, 8, 6)],
+        [(1, 2, 4, 5), (0, 0, 1, 1)],
+        [],
+    ]
     assert (summary.images, summary.written, summary.objects, summary.kept, skipped) == (3, 3, 3, 3, [])
 
 
@@ -148,7 +172,10 @@ BOX = bndbox(1, 1, 4, 4)
         (f"<object><name> </name>{BOX}</object>", "<name> is empty"),
         (f"<object><name>cat</name>{BOX}{BOX}</object>", "has 2 <bndbox>, must have one"),
         (f"<object><name>cat</name>{PART.format('head', 1, 1, 4, 4)}</object>", "has no <bndbox>"),
-        ("<object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>4</xmax></bndbox></object>", "has no <ymax>"),
+        (
+            "<object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>4</xmax></bndbox></object>",
+            "has no <ymax>",
+        ),
         (thing("cat", 1, 1, "four", 4), "<xmax> is 'four', must be a number"),
         (thing("cat", 1, 1, "", 4), "<xmax> is empty"),
         (thing("cat", 1, 1, "1_0", 4), "<xmax> is '1_0', must be a number"),
@@ -183,8 +210,14 @@ GOOD = xml("c", thing("cat", 1, 1, 4, 4))
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (BOMB + GOOD.replace("cat", "&b;"), "contains <!DOCTYPE, which no annotation needs; it is not parsed"),
-        (GOOD.replace("<object>", '<!entity x SYSTEM "file:///etc/hostname"><object>'), "contains <!ENTITY, which"),
+        (
+            BOMB + GOOD.replace("cat", "&b;"),
+            "contains <!DOCTYPE, which no annotation needs; it is not parsed",
+        ),
+        (
+            GOOD.replace("<object>", '<!entity x SYSTEM "file:///etc/hostname"><object>'),
+            "contains <!ENTITY, which",
+        ),
         ('<?xml version="1.0" encoding="UTF-16"?>' + BOMB + GOOD, "contains <!DOCTYPE, which"),
         ((BOMB + GOOD).encode("utf-16"), "is not UTF-8 (invalid start byte at byte 0)"),
         ((BOMB + GOOD).encode("utf-16-le"), "is not UTF-8 (contains NUL characters)"),
@@ -223,11 +256,15 @@ def test_an_annotation_that_is_not_read_is_named(
     assert str(error.value) == f"{skipped.what}: {skipped.why}"
 
 
-def test_an_annotation_of_any_length_costs_no_more_memory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_annotation_of_any_length_costs_no_more_memory(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(voc_xml, "MOST_BYTES", 2000)
     (root / "Annotations/c.xml").write_text(GOOD + " " * 2000)
     _, _, (skipped,) = build(root)
-    assert skipped == Skipped(f"{root}/Annotations/c.xml", "is larger than 2,000 bytes; an annotation has a few thousand")
+    assert skipped == Skipped(
+        f"{root}/Annotations/c.xml", "is larger than 2,000 bytes; an annotation has a few thousand"
+    )
 
 
 def test_utf8_with_and_without_a_mark_is_read(root: Path) -> None:
@@ -242,18 +279,60 @@ def test_utf8_with_and_without_a_mark_is_read(root: Path) -> None:
     ("old", "new", "what", "why"),
     [
         ("<width>8</width>", "", "Annotations/c.xml", "has no <width>, must have one"),
-        ("<width>8</width>", "<width>0</width>", "Annotations/c.xml", "<width> is 0, must be a whole number of pixels from 1"),
-        ("<width>8</width>", "<width>8.5</width>", "Annotations/c.xml", "<width> is 8.5, must be a whole number"),
-        ("<height>6</height>", "<height>-6</height>", "Annotations/c.xml", "<height> is -6, must be a whole number"),
-        ("<width>8</width>", "<width>nan</width>", "Annotations/c.xml", "<width> is nan, must be a whole number"),
-        ("<width>8</width>", "<width>1e300</width>", "Annotations/c.xml", "<width> is '1e300', must be a number of pixels"),
-        ("<width>8</width>", "<width>wide</width>", "Annotations/c.xml", "<width> is 'wide', must be a number"),
+        (
+            "<width>8</width>",
+            "<width>0</width>",
+            "Annotations/c.xml",
+            "<width> is 0, must be a whole number of pixels from 1",
+        ),
+        (
+            "<width>8</width>",
+            "<width>8.5</width>",
+            "Annotations/c.xml",
+            "<width> is 8.5, must be a whole number",
+        ),
+        (
+            "<height>6</height>",
+            "<height>-6</height>",
+            "Annotations/c.xml",
+            "<height> is -6, must be a whole number",
+        ),
+        (
+            "<width>8</width>",
+            "<width>nan</width>",
+            "Annotations/c.xml",
+            "<width> is nan, must be a whole number",
+        ),
+        (
+            "<width>8</width>",
+            "<width>1e300</width>",
+            "Annotations/c.xml",
+            "<width> is '1e300', must be a number of pixels",
+        ),
+        (
+            "<width>8</width>",
+            "<width>wide</width>",
+            "Annotations/c.xml",
+            "<width> is 'wide', must be a number",
+        ),
         ("size>", "scale>", "Annotations/c.xml", "has no <size>"),
-        ("<width>8</width>", "<width>9</width>", "JPEGImages/c.jpg", "is 8 x 6 pixels, but annotated as 9 x 6"),
-        ("<width>8</width>\n\t\t<height>6<", "<width>6</width>\n\t\t<height>8<", "JPEGImages/c.jpg", "but annotated as 6 x 8"),
+        (
+            "<width>8</width>",
+            "<width>9</width>",
+            "JPEGImages/c.jpg",
+            "is 8 x 6 pixels, but annotated as 9 x 6",
+        ),
+        (
+            "<width>8</width>\n\t\t<height>6<",
+            "<width>6</width>\n\t\t<height>8<",
+            "JPEGImages/c.jpg",
+            "but annotated as 6 x 8",
+        ),
     ],
 )
-def test_an_image_of_no_or_another_size_takes_its_objects_along(root: Path, old: str, new: str, what: str, why: str) -> None:
+def test_an_image_of_no_or_another_size_takes_its_objects_along(
+    root: Path, old: str, new: str, what: str, why: str
+) -> None:
     text = xml("c", thing("cat", 1, 1, 4, 4), "<object/>")
     assert old in text
     (root / "Annotations/c.xml").write_text(text.replace(old, new))
@@ -285,27 +364,36 @@ def test_annotations_of_turned_images_may_mean_either_way(root: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     for name, size in (("b", (8, 6)), ("a", (6, 8))):  # as stored, and as shown
-        (root / f"Annotations/{name}.xml").write_text(xml(name, thing("cat", 1, 1, 6, 6), width=size[0], height=size[1]))
+        (root / f"Annotations/{name}.xml").write_text(
+            xml(name, thing("cat", 1, 1, 6, 6), width=size[0], height=size[1])
+        )
         Image.new("RGB", (8, 6)).save(root / f"JPEGImages/{name}.jpg", exif=turned)
     index, _, skipped = build(root)
     assert [(row.width, row.height) for row in index] == [(8, 6), (6, 8), (8, 6)]
     assert skipped == []
 
 
-@pytest.mark.parametrize("name", ["../outside", "/outside", "x/../../outside", "..\\outside", "C:outside", "C:/outside", "./b", "b//b"])
+@pytest.mark.parametrize(
+    "name",
+    ["../outside", "/outside", "x/../../outside", "..\\outside", "C:outside", "C:/outside", "./b", "b//b"],
+)
 def test_no_name_leads_out_of_the_folder(root: Path, name: str) -> None:
     add(root, "../../outside", thing("cat", 1, 1, 2, 2))
     choose(root, "b", name, "c")
     index, summary, (skipped,) = build(root)
     assert skipped == Skipped(
-        f"{root}/ImageSets/Main/train.txt, line 2", f"{name!r} is not the name of an image in {root}/JPEGImages"
+        f"{root}/ImageSets/Main/train.txt, line 2", f"{name!r} is not the name of an image in "
+            f"{root}/JPEGImages"
     )  # fmt: skip
     assert (len(index), summary.images, summary.images_skipped) == (2, 3, 1)
     (root / "JPEGImages/c.jpg").unlink()  # nor does the file that an annotation names
     choose(root, "b", "c")
     (root / "Annotations/c.xml").write_text(GOOD.replace("c.jpg", name))
     _, summary, (image, item) = build(root)
-    assert image == Skipped(f"{root}/Annotations/c.xml", f"<filename> is {name!r}, which is not the name of an image in {root}/JPEGImages")
+    assert image == Skipped(
+        f"{root}/Annotations/c.xml",
+        f"<filename> is {name!r}, which is not the name of an image in {root}/JPEGImages",
+    )
     assert item.why == "its image cannot be used"
 
 
@@ -343,7 +431,10 @@ def test_a_split_must_be_a_list_of_names(root: Path) -> None:
         (None, "a split must be named; there are train, val$"),
         ("test", "no split 'test'; there are train, val$"),
         ("../Main/train", "no split '../Main/train'; there are train, val$"),
-        ("cat_train", r"cat_train\.txt: line 1 is 'a  1': a list of one class, not a split; there are train, val$"),
+        (
+            "cat_train",
+            r"cat_train\.txt: line 1 is 'a  1': a list of one class, not a split; there are train, val$",
+        ),
     ):
         with pytest.raises(DataError, match=text):
             build(root, split)
@@ -351,7 +442,9 @@ def test_a_split_must_be_a_list_of_names(root: Path) -> None:
         (lists / "val.txt").write_bytes(content)
         with pytest.raises(DataError, match=rf"val\.txt: {text}"):
             build(root, "val")
-    with pytest.raises(DataError, match=r"there are none \(no ImageSets/Main/SPLIT\.txt; name one of the folders VOC2007\)$"):
+    with pytest.raises(
+        DataError, match=r"there are none \(no ImageSets/Main/SPLIT\.txt; name one of the folders VOC2007\)$"
+    ):
         build(root.parent)
     with pytest.raises(DataError, match=r"there are none \(no ImageSets/Main/SPLIT\.txt\)$"):
         build(root / "Annotations")
@@ -366,8 +459,14 @@ BOXES = st.builds(
 
 
 @settings(max_examples=40, deadline=None)
-@given(images=st.lists(st.lists(st.tuples(NAMES | st.sampled_from(voc.CLASSES), BOXES), max_size=4), min_size=1, max_size=4))
-def test_what_is_written_is_read_back(images: list[list[tuple[str, tuple[float, float, float, float]]]]) -> None:
+@given(
+    images=st.lists(
+        st.lists(st.tuples(NAMES | st.sampled_from(voc.CLASSES), BOXES), max_size=4), min_size=1, max_size=4
+    )
+)
+def test_what_is_written_is_read_back(
+    images: list[list[tuple[str, tuple[float, float, float, float]]]],
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = devkit(Path(folder) / "kit")
         for k, objects in enumerate(images):
@@ -377,6 +476,10 @@ def test_what_is_written_is_read_back(images: list[list[tuple[str, tuple[float, 
         assert skipped == []
         assert len(index) == len(images)
         for row, objects in zip(index, images):
-            boxes = np.array([(x0 - 1, y0 - 1, x1, y1) for _, (x0, y0, x1, y1) in objects], np.float32).reshape(-1, 4)
+            boxes = np.array(
+                [(x0 - 1, y0 - 1, x1, y1) for _, (x0, y0, x1, y1) in objects], np.float32
+            ).reshape(-1, 4)
             assert np.array_equal(row.boxes, boxes)
-            assert [index.classes[o.label] for o in row.objects if o.label is not None] == [name for name, _ in objects]
+            assert [index.classes[o.label] for o in row.objects if o.label is not None] == [
+                name for name, _ in objects
+            ]

@@ -34,7 +34,9 @@ download: |
   raise SystemExit
 """
 
-SQUARE = "2 0.125 0.16666666666666666 0.625 0.16666666666666666 0.625 0.6666666666666666 0.125 0.6666666666666666"
+SQUARE = (
+    "2 0.125 0.16666666666666666 0.625 0.16666666666666666 0.625 0.6666666666666666 0.125 0.6666666666666666"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +58,9 @@ def write(path: Path, text: str | bytes) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Four images to train on: boxes, a polygon and boxes, an empty label file, none; and one for validation."""
+    """Four images to train on: boxes, a polygon and boxes, an empty label file, none; and one for
+    validation.
+    """
     root = tmp_path / "coco8"
     for name in ("train/a.jpg", "train/b.c.jpg", "train/more/d.png", "train/more/e.png", "val/f.jpg"):
         save(root / "images" / name)
@@ -85,7 +89,9 @@ def names(root: Path, split: str | None = None) -> list[str]:
 def test_boxes_confidences_and_polygons(root: Path) -> None:
     index, summary, skipped = build(root)
     a, b, *without = index
-    assert a == ImageObjects("images/train/a.jpg", 8, 6, (Object((2, 1.5, 6, 4.5), label=1), Object((0, 0, 4, 6), label=0)))
+    assert a == ImageObjects(
+        "images/train/a.jpg", 8, 6, (Object((2, 1.5, 6, 4.5), label=1), Object((0, 0, 4, 6), label=0))
+    )
     polygon, whole, scored = b.objects
     assert (polygon.box, polygon.label, polygon.score) == ((1, 1, 5, 4), 2, None)
     square = np.zeros((6, 8))
@@ -94,7 +100,11 @@ def test_boxes_confidences_and_polygons(root: Path) -> None:
     assert np.array_equal(rle.decode(polygon.mask, 8, 6), square)
     assert (whole, scored) == (Object((0, 0, 8, 6), label=0), Object((3, 1.5, 5, 4.5), None, 0, 0.75))
     assert without == [ImageObjects(f"images/train/more/{name}.png", 8, 6) for name in "de"]
-    assert (index.classes, index.provenance, index.root) == (["person", "bicycle", "traffic light"], "annotated", root)
+    assert (index.classes, index.provenance, index.root) == (
+        ["person", "bicycle", "traffic light"],
+        "annotated",
+        root,
+    )
     assert (summary.images, summary.written, summary.objects, summary.kept, skipped) == (4, 4, 5, 5, [])
     (row,) = build(root, split="val")[0]
     assert row == ImageObjects("images/val/f.jpg", 8, 6, (Object((0, 0, 8, 6), label=2),))
@@ -111,7 +121,13 @@ def test_shares_are_of_the_image_as_it_is_shown(root: Path) -> None:
     assert np.array_equal(rle.decode(row.objects[1].mask or b"", 6, 8), upper)
 
 
-ALL = ["images/train/a.jpg", "images/train/b.c.jpg", "images/train/more/d.png", "images/train/more/e.png", "images/val/f.jpg"]
+ALL = [
+    "images/train/a.jpg",
+    "images/train/b.c.jpg",
+    "images/train/more/d.png",
+    "images/train/more/e.png",
+    "images/val/f.jpg",
+]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +150,10 @@ def test_where_images_may_be_listed(root: Path, path: str | None, train: Any, ex
     write(root / "lists/some.txt", f"\ufeff./../images/val/f.jpg\r\n\n  {root}/images/train/a.jpg  \n")
     write(root / "lists/more.TXT", "train/more/d.png\ntrain/b.c.jpg")
     content = {"path": path, "train": train, "names": ["x", "y", "z"]}
-    write(root / "data.yaml", yaml.safe_dump({k: v.format(root=root) if isinstance(v, str) else v for k, v in content.items()}))
+    write(
+        root / "data.yaml",
+        yaml.safe_dump({k: v.format(root=root) if isinstance(v, str) else v for k, v in content.items()}),
+    )
     assert names(root) == expected
 
 
@@ -190,7 +209,13 @@ def test_an_unusable_line_is_named(root: Path, line: str, text: str) -> None:
     assert skipped.what == f"{root}/labels/train/a.txt, line 2"
     assert text in skipped.why
     assert [o.box for o in index[0].objects] == [(0, 0, 8, 6)]
-    assert (summary.images, summary.written, summary.objects, summary.kept, summary.objects_skipped) == (4, 4, 5, 4, 1)
+    assert (summary.images, summary.written, summary.objects, summary.kept, summary.objects_skipped) == (
+        4,
+        4,
+        5,
+        4,
+        1,
+    )
     with pytest.raises(DataError) as error:
         build(root, strict=True)
     assert str(error.value) == f"{skipped.what}: {skipped.why}"
@@ -207,7 +232,10 @@ def test_unusable_images_take_their_objects_along(root: Path) -> None:
         ("images/train/a.jpg", f"its label file {root}/labels/train/a.txt is not UTF-8"),
         ("images/train/b.c.jpg", "is empty (0 bytes)"),
         *((f"labels/train/b.c.txt, line {k}", "its image cannot be used") for k in (2, 3, 5)),
-        ("images/train/more/d.png", f"its label file {root}/labels/train/more/d.txt cannot be read (Is a directory)"),
+        (
+            "images/train/more/d.png",
+            f"its label file {root}/labels/train/more/d.txt cannot be read (Is a directory)",
+        ),
     ]
     assert (summary.images, summary.written, summary.images_skipped) == (4, 1, 3)
     assert (summary.objects, summary.kept, summary.objects_skipped) == (3, 0, 3)
@@ -258,7 +286,10 @@ def change(before: str, after: str) -> str:
         ("[train, val]", "must be a mapping"),
         ("names: [", "is not YAML that can be read (line 1: "),
         (b"names: [\xe9]", "is not YAML that can be read ('utf-8' codec"),
-        ("names: !!python/object/apply:os.system [ls]", "is not YAML that can be read (line 1: could not determine a constructor"),
+        (
+            "names: !!python/object/apply:os.system [ls]",
+            "is not YAML that can be read (line 1: could not determine a constructor",
+        ),
         ("names: !!int ''", "is not YAML that can be read"),
         ("[" * 100_000, "has more than 20 lists or mappings in each other"),
         ("a: &a [x, x]\nnames: [*a, *a]\n", "has an alias"),
@@ -286,7 +317,10 @@ def change(before: str, after: str) -> str:
         (change("images/train", '"images\\0"'), "has control characters"),
         (change("images/train", "[images/train, 3]"), "train is 3, must be a path"),
         (change("images/train", "{a: b}"), "must be a path"),
-        (change("images/train", "images/gone"), "images/gone: no such folder, or list of images (.txt); data.yaml names it for train"),
+        (
+            change("images/train", "images/gone"),
+            "images/gone: no such folder, or list of images (.txt); data.yaml names it for train",
+        ),
         (change("images/train", "images/val/f.jpg"), "no such folder, or list"),
         (change("images/train", ""), "no split 'train'; there are val"),
     ],
@@ -306,7 +340,10 @@ def test_what_is_not_there_is_named(root: Path) -> None:
         build(root, split="test")
     (root / "none").mkdir()
     write(root / "empty.txt", "\n\n")
-    for place, text in (("none", "none: no image in this folder or below"), ("empty.txt", r"empty\.txt: lists no image")):
+    for place, text in (
+        ("none", "none: no image in this folder or below"),
+        ("empty.txt", r"empty\.txt: lists no image"),
+    ):
         write(root / "data.yaml", change("images/train", place))
         with pytest.raises(DataError, match=text):
             build(root)
@@ -330,7 +367,12 @@ def test_rows_come_as_they_are_asked_for(root: Path) -> None:
 
 def polygon(data: st.DataObject, width: int, height: int) -> list[tuple[float, float]]:
     x, y = data.draw(st.integers(0, width - 4)), data.draw(st.integers(0, height - 4))
-    return [(x, y), (x + 3.25, y), (x + 3.25, y + 4), (x + 1, y + 3.25)]  # no corner where rounding decides about a pixel
+    return [
+        (x, y),
+        (x + 3.25, y),
+        (x + 3.25, y + 4),
+        (x + 1, y + 3.25),
+    ]  # no corner where rounding decides about a pixel
 
 
 @settings(max_examples=25, deadline=None)
@@ -344,10 +386,16 @@ def test_what_is_written_is_read_back(data: st.DataObject) -> None:
         k = data.draw(st.integers(0, len(classes) - 1))
         if data.draw(st.booleans()):
             (x0, x1), (y0, y1) = (
-                sorted(data.draw(st.lists(st.integers(0, 4 * n), min_size=2, max_size=2, unique=True))) for n in (width, height)
+                sorted(data.draw(st.lists(st.integers(0, 4 * n), min_size=2, max_size=2, unique=True)))
+                for n in (width, height)
             )
             score = data.draw(st.none() | st.floats(0, 1, width=32))
-            shares = ((x0 + x1) / 8 / width, (y0 + y1) / 8 / height, (x1 - x0) / 4 / width, (y1 - y0) / 4 / height)
+            shares = (
+                (x0 + x1) / 8 / width,
+                (y0 + y1) / 8 / height,
+                (x1 - x0) / 4 / width,
+                (y1 - y0) / 4 / height,
+            )
             lines.append(" ".join(map(repr, (k, *shares, *([] if score is None else [score])))))
             expected.append(((x0 / 4, y0 / 4, x1 / 4, y1 / 4), None, k, score))
         else:
@@ -359,7 +407,10 @@ def test_what_is_written_is_read_back(data: st.DataObject) -> None:
         root = Path(folder)
         save(root / "images/a.png", width, height)
         write(root / "labels/a.txt", "\n".join(lines))
-        write(root / "data.yaml", yaml.safe_dump({"train": "images", "names": dict(enumerate(classes))}, allow_unicode=True))
+        write(
+            root / "data.yaml",
+            yaml.safe_dump({"train": "images", "names": dict(enumerate(classes))}, allow_unicode=True),
+        )
         source = yolo.read(root, None, never)
         (row,) = source.rows
     assert source.classes == classes

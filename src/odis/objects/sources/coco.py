@@ -1,10 +1,10 @@
 """COCO as it is published: `SPLIT/*.jpg` and `annotations/instances_SPLIT.json`.
 
-Segmentations may be polygons, uncompressed or compressed run lengths; each becomes compressed run lengths over the whole image.
-Category numbers, which have gaps, become labels 0..n-1 in their order.
+Segmentations may be polygons, uncompressed or compressed run lengths; each becomes compressed run lengths
+over the whole image. Category numbers, which have gaps, become labels 0..n-1 in their order.
 
-The file is read a window at a time, and what it says is kept on disk in blocks of images (`json_arrays.py`, `joined.py`): memory does
-not grow with it, but for some bytes an image.
+The file is read a window at a time, and what it says is kept on disk in blocks of images (`json_arrays.py`,
+`joined.py`): memory does not grow with it, but for some bytes an image.
 """
 
 from __future__ import annotations
@@ -21,10 +21,25 @@ from typing import Any
 import numpy as np
 
 from odis.errors import DataError
-from odis.objects.clean import Crowd, Skip, SkippedObject, possible_sizes, sound_boxes, usable_objects, usable_size
+from odis.objects.clean import (
+    Crowd,
+    Skip,
+    SkippedObject,
+    possible_sizes,
+    sound_boxes,
+    usable_objects,
+    usable_size,
+)
 from odis.objects.columns import Columns
 from odis.objects.sources import Source, Unit
-from odis.objects.sources.coco_annotation import checked_counts, inside, sound_mask, to_box, to_corners, to_mask
+from odis.objects.sources.coco_annotation import (
+    checked_counts,
+    inside,
+    sound_mask,
+    to_box,
+    to_corners,
+    to_mask,
+)
 from odis.objects.sources.joined import ANNOTATION, BLOCK, Joined, are_integers
 from odis.objects.sources.json_arrays import read_arrays
 from odis.types import Box, ImageObjects, Object, Skipped
@@ -45,7 +60,8 @@ _BLOCKS = 2  # held at a time
 
 
 def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
-    """Every image of a split with its objects; an image without annotations has none. Crowds go to `skip` as `Crowd`.
+    """Every image of a split with its objects; an image without annotations has none. Crowds go to `skip` as
+    `Crowd`.
 
     Args:
         root: Folder that holds `annotations/` and the image folders.
@@ -68,9 +84,16 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
 
 
 def read_instances(
-    root: Path, path: Path, place: Callable[[str], str], skip: Skip, *, named_by: str = "file_name", trust: bool = False
+    root: Path,
+    path: Path,
+    place: Callable[[str], str],
+    skip: Skip,
+    *,
+    named_by: str = "file_name",
+    trust: bool = False,
 ) -> Source:
-    """An annotation file in COCO's form. LVIS and Objects365 publish theirs in it, with images in other places.
+    """An annotation file in COCO's form. LVIS and Objects365 publish theirs in it, with images in other
+    places.
 
     Args:
         root: Folder of the data set.
@@ -85,7 +108,12 @@ def read_instances(
     """
 
     def orphan(record: np.void, more: tuple | None, image: int | str) -> None:
-        skip(SkippedObject(f"{path}, annotation {more[0] if more else record['number']}", f"its image {image} is not listed"))
+        skip(
+            SkippedObject(
+                f"{path}, annotation {more[0] if more else record['number']}",
+                f"its image {image} is not listed",
+            )
+        )
 
     joined = Joined(path, orphan)
     names = _load(path, named_by, joined)
@@ -115,15 +143,23 @@ def _load(path: Path, named_by: str, joined: Joined) -> list[tuple[int, str]]:
             categories += list(zip(*values))
     for name in _FIELDS:
         if name not in counts:
-            raise DataError(f"{path}: has no list of {name}; a COCO instances file has images, annotations and categories")
+            raise DataError(
+                f"{path}: has no list of {name}; a COCO instances file has images, annotations and categories"
+            )
     joined.close()
     return categories
 
 
-def _records(numbers: list[Any], categories: list[Any], entries: list[dict]) -> tuple[np.ndarray, list[tuple]]:
-    """What is kept of annotations: records, and (number, category, bbox, segmentation) of those that do not fit into one."""
+def _records(
+    numbers: list[Any], categories: list[Any], entries: list[dict]
+) -> tuple[np.ndarray, list[tuple]]:
+    """What is kept of annotations: records, and (number, category, bbox, segmentation) of those that do not
+    fit into one.
+    """
     records = np.zeros(len(entries), ANNOTATION)
-    bboxes, segmentations, crowds = ([entry.get(key) for entry in entries] for key in ("bbox", "segmentation", "iscrowd"))
+    bboxes, segmentations, crowds = (
+        [entry.get(key) for entry in entries] for key in ("bbox", "segmentation", "iscrowd")
+    )
     records["crowd"] = list(map(bool, crowds))
     records["box"] = to_corners(bboxes)
     records["more"] = np.isnan(records["box"]).any(axis=1)
@@ -139,15 +175,25 @@ def _records(numbers: list[Any], categories: list[Any], entries: list[dict]) -> 
 
 
 def _checked(path: Path, name: str, keys: dict[str, Any], entries: list, before: int) -> list[list[Any]]:
-    """For each of `keys` the values in the entries of a list, `before` others came before them; refuse one missing or of another type."""
+    """For each of `keys` the values in the entries of a list, `before` others came before them; refuse one
+    missing or of another type.
+    """
     try:
         values = list(map(list, zip(*map(itemgetter(*keys), entries)))) or [[] for _ in keys]
-        if all(issubclass(kind, kinds) for column, kinds in zip(values, keys.values()) for kind in set(map(type, column))):
+        if all(
+            issubclass(kind, kinds)
+            for column, kinds in zip(values, keys.values())
+            for kind in set(map(type, column))
+        ):
             return values
     except (KeyError, TypeError, IndexError):
         pass
     for k, entry in enumerate(entries, start=before):
-        wrong = [key for key, kinds in keys.items() if not isinstance(entry, dict) or not isinstance(entry.get(key), kinds)]
+        wrong = [
+            key
+            for key, kinds in keys.items()
+            if not isinstance(entry, dict) or not isinstance(entry.get(key), kinds)
+        ]
         if wrong:
             raise DataError(f"{path}: entry {k} of {name} has no {wrong[0]}, or not one of the right type")
     raise AssertionError("types were found to be wrong and to be right")
@@ -157,7 +203,14 @@ class _Reader:
     """The units of a file whose annotations were put to their images."""
 
     def __init__(
-        self, root: Path, path: Path, place: Callable[[str], str], joined: Joined, labels: dict[int, int], skip: Skip, trust: bool
+        self,
+        root: Path,
+        path: Path,
+        place: Callable[[str], str],
+        joined: Joined,
+        labels: dict[int, int],
+        skip: Skip,
+        trust: bool,
     ) -> None:
         self._root, self._path, self._place, self._joined = root, path, place, joined
         self._labels, self._skip, self._trust = labels, skip, trust
@@ -168,7 +221,9 @@ class _Reader:
         for again in self._joined.repeated():
             yield from (partial(self._row, i) for i in range(start, again))
             number, name, *_ = self._block(again // BLOCK).images[again % BLOCK]
-            self._skip(Skipped(f"{self._path}, image {number}", f"{name}: this image number was listed before"))
+            self._skip(
+                Skipped(f"{self._path}, image {number}", f"{name}: this image number was listed before")
+            )
             start = again + 1
         yield from (partial(self._row, i) for i in range(start, len(self._joined)))
 
@@ -193,14 +248,18 @@ class _Reader:
         return self._careful(name, size, block.annotations(k))
 
     def _size(self, name: str, size: tuple[int, int], block: _Block, k: int) -> tuple[int, int] | None:
-        path = self._root / name if _UNTIDY.search(name) else f"{self._root}{os.sep}{name}"  # which is the same, and made sooner
+        path = (
+            self._root / name if _UNTIDY.search(name) else f"{self._root}{os.sep}{name}"
+        )  # which is the same, and made sooner
 
         def called() -> Iterator[str]:  # asked for only if the image cannot be used
             yield from (_called(path, one.number) for one in block.annotations(k))
 
         return usable_size(path, self._skip, annotated=size, objects=called(), trust=self._trust)
 
-    def _careful(self, name: str, size: tuple[int, int], annotations: list[_Annotation]) -> ImageObjects | None:
+    def _careful(
+        self, name: str, size: tuple[int, int], annotations: list[_Annotation]
+    ) -> ImageObjects | None:
         """The row of an image of which something is left out, or may be."""
         path = self._root / name.encode(errors="replace").decode()
         for one in annotations:
@@ -212,7 +271,9 @@ class _Reader:
             for called, _ in named:
                 self._skip(SkippedObject(called, "its image cannot be used"))
             return None
-        found = usable_size(path, self._skip, annotated=size, objects=[called for called, _ in named], trust=self._trust)
+        found = usable_size(
+            path, self._skip, annotated=size, objects=[called for called, _ in named], trust=self._trust
+        )
         if found is None:
             return None
         objects = []
@@ -234,7 +295,9 @@ class _Annotation:
     category: int
     crowd: bool
     box: Box
-    rest: tuple[Any, Any] | None  # bbox and segmentation as they stand in the file, if the record does not hold all of them
+    rest: (
+        tuple[Any, Any] | None
+    )  # bbox and segmentation as they stand in the file, if the record does not hold all of them
 
     def object(self, width: int, height: int, labels: dict[int, int]) -> Object:
         """The object as it is annotated; the error says what is wrong with it."""
@@ -247,11 +310,13 @@ class _Annotation:
 class _Block:
     """Consecutive images and their annotations, whose boxes are looked at together.
 
-    `images` are (number, name, width, height). `plain` says of each image whether none of its annotations is a crowd or has a box or
-    category that cannot be used, and `possible` whether its stated size is one.
+    `images` are (number, name, width, height). `plain` says of each image whether none of its annotations is
+    a crowd or has a box or category that cannot be used, and `possible` whether its stated size is one.
     """
 
-    def __init__(self, images: list[tuple], records: np.ndarray, more: list[tuple | None], labels: dict[int, int]) -> None:
+    def __init__(
+        self, images: list[tuple], records: np.ndarray, more: list[tuple | None], labels: dict[int, int]
+    ) -> None:
         self.images, self._records, self._more = images, records, more
         place = records["place"]
         others = [(i, one) for i, one in enumerate(more) if one is not None] if records["more"].any() else []
@@ -259,11 +324,15 @@ class _Block:
         of = place[[i for i, _ in masks]].tolist() if masks else []
         for k, counts in checked_counts([one[3] for _, one in masks], [images[j][2:] for j in of]).items():
             more[masks[k][0]] = (*masks[k][1][:3], counts)
-        sizes = np.array([[max(-_FAR, min(side, _FAR)) for side in image[2:]] for image in images], np.float64).reshape(-1, 2)
+        sizes = np.array(
+            [[max(-_FAR, min(side, _FAR)) for side in image[2:]] for image in images], np.float64
+        ).reshape(-1, 2)
         found = _labels(records["category"], labels)
         for i, one in others:
             found[i] = labels.get(one[1], -1)
-        self._columns = Columns(np.ascontiguousarray(records["box"]), found, [None] * len(more) if masks else None)
+        self._columns = Columns(
+            np.ascontiguousarray(records["box"]), found, [None] * len(more) if masks else None
+        )
         sound = sound_boxes(self._columns.boxes, *sizes[place].T) & (found >= 0) & ~records["crowd"]
         self.possible = possible_sizes(sizes).tolist()
         self._starts = np.searchsorted(place, np.arange(len(images) + 1)).tolist()
@@ -283,7 +352,9 @@ class _Block:
         start, stop = self._starts[k], self._starts[k + 1]
         if self._columns.masks is not None:
             try:
-                self._columns.masks[start:stop] = [sound_mask(one[3], width, height) if one else None for one in self._more[start:stop]]
+                self._columns.masks[start:stop] = [
+                    sound_mask(one[3], width, height) if one else None for one in self._more[start:stop]
+                ]
             except DataError:
                 return None
         return self._columns.between(start, stop)

@@ -1,4 +1,6 @@
-"""One annotation in COCO's form, checked: its box, and its segmentation as compressed run lengths over the whole image."""
+"""One annotation in COCO's form, checked: its box, and its segmentation as compressed run lengths over the
+whole image.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def to_box(bbox: Any) -> Box:
 
 
 def to_corners(bboxes: list[Any]) -> np.ndarray:
-    """float64 (n, 4): as `to_box` of each, NaN where that refuses it or a whole number is far from any image."""
+    """float64 (n, 4): as `to_box` of each, NaN where that refuses it or a whole number is far from any
+    image.
+    """
     shapes = set(map(type, bboxes)) <= {list} and set(map(len, bboxes)) <= {4}
     if not (shapes and set(map(type, chain.from_iterable(bboxes))) <= _NUMBERS):
         bboxes = [bbox if _numbers(bbox) and len(bbox) == 4 else _NONE for bbox in bboxes]
@@ -71,7 +75,8 @@ def sound_mask(segmentation: Any, width: int, height: int) -> bytes | None:
 
 
 def checked_counts(segmentations: list[Any], sizes: list[tuple[int, int]]) -> dict[int, bytes]:
-    """The compressed counts among many segmentations of which `sound_mask` has nothing to say, by their positions.
+    """The compressed counts among many segmentations of which `sound_mask` has nothing to say, by their
+    positions.
 
     Args:
         segmentations: As they stand in the file.
@@ -88,7 +93,11 @@ def checked_counts(segmentations: list[Any], sizes: list[tuple[int, int]]) -> di
         waiting.clear()
 
     for i, (segmentation, (width, height)) in enumerate(zip(segmentations, sizes)):
-        if type(segmentation) is dict and type(text := segmentation.get("counts")) is str and segmentation.get("size") == [height, width]:
+        if (
+            type(segmentation) is dict
+            and type(text := segmentation.get("counts")) is str
+            and segmentation.get("size") == [height, width]
+        ):
             if text:
                 waiting[i] = text.encode(errors="replace")
                 length += len(text)
@@ -100,7 +109,8 @@ def checked_counts(segmentations: list[Any], sizes: list[tuple[int, int]]) -> di
 
 
 def to_mask(segmentation: Any, width: int, height: int) -> bytes | None:
-    """Compressed counts of any of COCO's segmentations, checked before the C library sees them: it checks nothing.
+    """Compressed counts of any of COCO's segmentations, checked before the C library sees them: it checks
+    nothing.
 
     Compressed counts are passed on as they are; bytes are those that `checked_counts` found sound.
 
@@ -112,20 +122,38 @@ def to_mask(segmentation: Any, width: int, height: int) -> bytes | None:
     if isinstance(segmentation, bytes):
         return segmentation
     if isinstance(segmentation, list):
-        reach = max(width, height)  # a point further out than this is no point of the image, and would cost its distance in memory
+        reach = max(
+            width, height
+        )  # a point further out than this is no point of the image, and would cost its distance in memory
         for polygon in segmentation:
-            if not _numbers(polygon) or len(polygon) < 6 or len(polygon) % 2 or not _all_within(polygon, -reach, 2 * reach):
-                raise DataError(f"polygon is {_short(polygon)}, must be three or more points x, y in or near the image")
+            if (
+                not _numbers(polygon)
+                or len(polygon) < 6
+                or len(polygon) % 2
+                or not _all_within(polygon, -reach, 2 * reach)
+            ):
+                raise DataError(
+                    f"polygon is {_short(polygon)}, must be three or more points x, y in or near the image"
+                )
         polygons = coco_mask.frPyObjects(segmentation, height, width)
         return (polygons[0] if len(polygons) == 1 else coco_mask.merge(polygons))["counts"]
     if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
-        raise DataError(f"segmentation is {_short(segmentation)}, must be polygons or run lengths with size and counts")
+        raise DataError(
+            f"segmentation is {_short(segmentation)}, must be polygons or run lengths with size and counts"
+        )
     counts, size = segmentation["counts"], segmentation["size"]
     if size != [height, width]:
-        raise DataError(f"mask is for an image of size {_short(size)} (height, width), but the image has {[height, width]}")
+        raise DataError(
+            f"mask is for an image of size {_short(size)} (height, width), but the image has "
+            f"{[height, width]}"
+        )
     if isinstance(counts, str):
         return counts.encode(errors="replace")  # what is no run lengths is found out by whoever reads them
-    if not _numbers(counts) or any(not isinstance(c, int) or c < 0 for c in counts) or sum(counts) != width * height:
+    if (
+        not _numbers(counts)
+        or any(not isinstance(c, int) or c < 0 for c in counts)
+        or sum(counts) != width * height
+    ):
         raise DataError(f"run lengths do not make up the image of {width} x {height} pixels")
     return coco_mask.frPyObjects(segmentation, height, width)["counts"]
 
@@ -139,7 +167,13 @@ def inside(name: str) -> bool:
         name.encode()  # half a surrogate pair, which JSON may hold, names no file
     except UnicodeEncodeError:
         return False
-    return bool(parts) and ".." not in parts and not name.startswith("/") and "\\" not in name and ":" not in parts[0]
+    return (
+        bool(parts)
+        and ".." not in parts
+        and not name.startswith("/")
+        and "\\" not in name
+        and ":" not in parts[0]
+    )
 
 
 def _numbers(values: Any) -> bool:
@@ -148,7 +182,9 @@ def _numbers(values: Any) -> bool:
 
 def _all_within(values: list[float], low: float, high: float) -> bool:
     total = sum(values)
-    return total == total and low <= min(values) and max(values) <= high  # `min` and `max` may pass over a NaN, a sum never
+    return (
+        total == total and low <= min(values) and max(values) <= high
+    )  # `min` and `max` may pass over a NaN, a sum never
 
 
 def _short(value: Any) -> str:

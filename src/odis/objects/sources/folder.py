@@ -1,4 +1,6 @@
-"""A folder of images without annotations: every image is one object, labelled if there is one folder a class."""
+"""A folder of images without annotations: every image is one object, labelled if there is one folder a
+class.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ from odis.types import ImageObjects, Object
 
 
 def read(root: Path, split: str | None, skip: Skip) -> Source:
-    """Every image at any depth, in the order of their names; hidden files and files that are no images are passed over.
+    """Every image at any depth, in the order of their names; hidden files and files that are no images are
+    passed over.
 
-    A class is the first folder below `root` (or below its split). Images beside the class folders mean that there are none.
+    A class is the first folder below `root` (or below its split). Images beside the class folders mean that
+    there are none.
 
     Args:
         root: The folder.
@@ -27,7 +31,9 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
     """
     folder = root / split if split else root
     if not folder.is_dir():
-        there = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        there = sorted(
+            entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+        )
         raise DataError(f"{folder}: no such folder; in {root} there are {', '.join(there) or 'none'}")
     listing = list_files(folder)
     if not listing.images:

@@ -1,22 +1,28 @@
-"""ImageNet CLS-LOC as it is published (ILSVRC 2012, and Kaggle's copy of it), with its boxes: a wnid is a class.
+"""ImageNet CLS-LOC as it is published (ILSVRC 2012, and Kaggle's copy of it), with its boxes: a wnid is a
+class.
 
-`Data/CLS-LOC/train/WNID/WNID_*.JPEG`, `Data/CLS-LOC/val/ILSVRC2012_val_*.JPEG`, both below ROOT or below `ROOT/ILSVRC`. Boxes are in
-`Annotations/CLS-LOC/train/WNID/*.xml` and `Annotations/CLS-LOC/val/*.xml`, and in Kaggle's `ROOT/LOC_train_solution.csv` and
-`ROOT/LOC_val_solution.csv`; an image that has an XML file takes its boxes from there, any other from the CSV. They are inclusive pixel
-coordinates counted from 0, in both: x0 = xmin, x1 = xmax + 1.
+`Data/CLS-LOC/train/WNID/WNID_*.JPEG`, `Data/CLS-LOC/val/ILSVRC2012_val_*.JPEG`, both below ROOT or below
+`ROOT/ILSVRC`. Boxes are in `Annotations/CLS-LOC/train/WNID/*.xml` and `Annotations/CLS-LOC/val/*.xml`, and in
+Kaggle's `ROOT/LOC_train_solution.csv` and `ROOT/LOC_val_solution.csv`; an image that has an XML file takes
+its boxes from there, any other from the CSV. They are inclusive pixel coordinates counted from 0, in both: x0
+= xmin, x1 = xmax + 1.
 
-**Whole image for images without boxes.** 544,546 of the 1,281,167 training images have boxes. Every other image, and one whose boxes
-cannot be used, gets one object: the whole image, labelled with its class. Without it an index would have no place for that label.
-Such objects are kept objects in every count; the index's provenance is `annotated`, or `whole-image` if there is no annotation at all.
+**Whole image for images without boxes.** 544,546 of the 1,281,167 training images have boxes. Every other
+image, and one whose boxes cannot be used, gets one object: the whole image, labelled with its class. Without
+it an index would have no place for that label. Such objects are kept objects in every count; the index's
+provenance is `annotated`, or `whole-image` if there is no annotation at all.
 
-The class of a training image is its folder, that of a validation image the class of its first object. Class names are the wnids,
-sorted, without the English names of `LOC_synset_mapping.txt`: indexes are matched by the names of their classes.
+The class of a training image is its folder, that of a validation image the class of its first object. Class
+names are the wnids, sorted, without the English names of `LOC_synset_mapping.txt`: indexes are matched by the
+names of their classes.
 
-Known faults of the published XML are allowed for. `filename` is not read (it is `%s` in some). A box of a training image whose
-class is no wnid (`Scottish_deerhound`) is of its folder's class. Boxes refer to the size that the annotator saw, which is
-`size` in the XML: where the image has the same shape in another size, they are scaled to it. The CSV states no size.
+Known faults of the published XML are allowed for. `filename` is not read (it is `%s` in some). A box of a
+training image whose class is no wnid (`Scottish_deerhound`) is of its folder's class. Boxes refer to the size
+that the annotator saw, which is `size` in the XML: where the image has the same shape in another size, they
+are scaled to it. The CSV states no size.
 
-Folders are listed one at a time. The CSV stays on disk: 17 bytes a line (a hash, a position, a mark) are held to find an image in it.
+Folders are listed one at a time. The CSV stays on disk: 17 bytes a line (a hash, a position, a mark) are held
+to find an image in it.
 """
 
 from __future__ import annotations
@@ -46,24 +52,33 @@ _COLUMNS = ["ImageId", "PredictionString"]
 
 _WNID = re.compile(r"n\d{8}", re.ASCII)
 
-_NO_CLASS = {"train": "ImageNet has a folder for each in it", "val": "no annotation of it names a wnid, n and eight digits"}
+_NO_CLASS = {
+    "train": "ImageNet has a folder for each in it",
+    "val": "no annotation of it names a wnid, n and eight digits",
+}
 
 _NO_IMAGE = "is annotated, but there is no such image"
 
-_SAME_SHAPE = 0.01  # by how much the aspect ratio of the image that was annotated may differ: it was rounded to pixels
+_SAME_SHAPE = (
+    0.01  # by how much the aspect ratio of the image that was annotated may differ: it was rounded to pixels
+)
 
 
 def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
-    """Every image of a split with its objects, in the order of its folders and names, whatever order the CSV has.
+    """Every image of a split with its objects, in the order of its folders and names, whatever order the CSV
+    has.
 
-    Annotations of classes that have no folder in `train` are passed over, so that some classes of ImageNet can be read with the
-    annotations of all. An annotation in a class that is there, but without its image, is reported.
+    Annotations of classes that have no folder in `train` are passed over, so that some classes of ImageNet
+    can be read with the annotations of all. An annotation in a class that is there, but without its image, is
+    reported.
 
     Args:
         root: Folder that holds `Data`, or Kaggle's that holds `ILSVRC` and the CSV files.
         split: `train` (if none is given) or `val`.
-        skip: Called with every image and box that cannot be used, and every annotation whose image is missing.
-        trust: Take the sizes that XML files state, without opening those images; boxes are then scaled to no other size.
+        skip: Called with every image and box that cannot be used, and every annotation whose image is
+            missing.
+        trust: Take the sizes that XML files state, without opening those images; boxes are then scaled to no
+            other size.
 
     Raises:
         DataError: The split is missing, nothing names the classes of `val`, or a CSV is not Kaggle's.
@@ -73,7 +88,9 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
     folder = f"{prefix}Data/CLS-LOC"
     there = [name for name in ("train", "val") if (root / folder / name).is_dir()]
     if split not in there:
-        raise DataError(f"{root / folder}: no split {short(split)}; there are {', '.join(there) or 'none of train, val'}")
+        raise DataError(
+            f"{root / folder}: no split {short(split)}; there are {', '.join(there) or 'none of train, val'}"
+        )
     xml = root / prefix / "Annotations" / "CLS-LOC" / split
     path = root / f"LOC_{split}_solution.csv"
     table = _Table(path, skip) if path.is_file() else None
@@ -82,10 +99,15 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
     elif xml.is_dir() or table:
         classes = sorted(_wnids(xml, table))
     else:
-        raise DataError(f"{root / folder / split}: nothing names the classes of its images; neither {xml} nor {path} is there")
+        raise DataError(
+            f"{root / folder / split}: nothing names the classes of its images; neither {xml} nor {path} "
+            f"is there"
+        )
     if not classes:
         raise DataError(f"{root / folder / split}: no class; {_NO_CLASS[split]}")
-    reader = _Reader(root, f"{folder}/{split}", xml, table, {wnid: k for k, wnid in enumerate(classes)}, skip, trust)
+    reader = _Reader(
+        root, f"{folder}/{split}", xml, table, {wnid: k for k, wnid in enumerate(classes)}, skip, trust
+    )
     return Source(reader.units(split), root, "annotated" if xml.is_dir() or table else "whole-image", classes)
 
 
@@ -120,12 +142,16 @@ class _Reader:
         for name in list_files(self.root / folder).images:
             key = name.rpartition("/")[2].rpartition(".")[0]
             if key in seen:
-                self.skip(Skipped(str(self.root / folder / name), f"another image here is called {short(key)}"))
+                self.skip(
+                    Skipped(str(self.root / folder / name), f"another image here is called {short(key)}")
+                )
                 continue
             seen.add(key)
             if self.table:
                 self.table.use(key)
-            yield partial(self._row, f"{folder}/{name}", key, xml / f"{key}.xml" if key in annotations else None, label)
+            yield partial(
+                self._row, f"{folder}/{name}", key, xml / f"{key}.xml" if key in annotations else None, label
+            )
         for key in sorted(annotations - seen):
             path = xml / f"{key}.xml"
             found = self._listed(key)
@@ -158,12 +184,21 @@ class _Reader:
         objects = []
         for item, label in zip(found, labels):
             if item.problem or label is None:
-                self.skip(SkippedObject(item.what, item.problem or f"class {short(item.name)} is not among those of this split"))
+                self.skip(
+                    SkippedObject(
+                        item.what,
+                        item.problem or f"class {short(item.name)} is not among those of this split",
+                    )
+                )
                 continue
             xmin, ymin, xmax, ymax = item.box
-            objects.append((item.what, Object((xmin * sx, ymin * sy, (xmax + 1) * sx, (ymax + 1) * sy), label=label)))
+            objects.append(
+                (item.what, Object((xmin * sx, ymin * sy, (xmax + 1) * sx, (ymax + 1) * sy), label=label))
+            )
         kept = usable_objects(objects, (width, height), len(self.labels), self.skip)
-        return ImageObjects(image, width, height, kept or (Object((0.0, 0.0, float(width), float(height)), label=whole),))
+        return ImageObjects(
+            image, width, height, kept or (Object((0.0, 0.0, float(width), float(height)), label=whole),)
+        )
 
     def _listed(self, key: str) -> list[Item]:
         return self.table.find(key) if self.table else []
@@ -172,8 +207,12 @@ class _Reader:
         """The class of an object; `own` is that of its image, if a folder says so."""
         return self.labels.get(name, None if _WNID.fullmatch(name) else own)
 
-    def _size(self, path: str, stated: tuple[int, int] | None, objects: list[str]) -> tuple[tuple[int, int], tuple[float, float]] | None:
-        """`(width, height)` of an image, and by how much its boxes are to be scaled; None if it cannot be used."""
+    def _size(
+        self, path: str, stated: tuple[int, int] | None, objects: list[str]
+    ) -> tuple[tuple[int, int], tuple[float, float]] | None:
+        """`(width, height)` of an image, and by how much its boxes are to be scaled; None if it cannot be
+        used.
+        """
         held: list[Skipped] = []
         size = usable_size(path, held.append, annotated=stated, objects=objects, trust=self.trust)
         if size is not None:
@@ -204,7 +243,9 @@ class _Reader:
 
 
 class _Table:
-    """Kaggle's CSV, searched by the name of an image and read line by line. Only hashes of names and positions of lines are held."""
+    """Kaggle's CSV, searched by the name of an image and read line by line. Only hashes of names and
+    positions of lines are held.
+    """
 
     def __init__(self, path: Path, skip: Skip) -> None:
         """Look at every line once.
@@ -214,7 +255,9 @@ class _Table:
         """
         self.path = path
         self._file: BinaryIO | None = None
-        self._held: tuple[int, str, list[Item]] | None = None  # the line that was asked for last: it is asked for again at once
+        self._held: tuple[int, str, list[Item]] | None = (
+            None  # the line that was asked for last: it is asked for again at once
+        )
         keys, starts = array("Q"), array("Q")
         try:
             with path.open("rb") as file:
@@ -321,7 +364,13 @@ def _columns(line: bytes) -> tuple[str, str]:
 def _items(what: str, words: list[str]) -> list[Item]:
     """The objects of a line: five words each."""
     if len(words) % 5:
-        return [Item(what, words[0], problem=f"has {len(words)} words, must have five an object: its class and four numbers")]
+        return [
+            Item(
+                what,
+                words[0],
+                problem=f"has {len(words)} words, must have five an object: its class and four numbers",
+            )
+        ]
     found = []
     for k in range(0, len(words), 5):
         name = f"{what}, box {k // 5 + 1}"
@@ -337,7 +386,9 @@ def _hash(name: str) -> int:
 
 
 def _wnids(xml: Path, table: _Table | None) -> set[str]:
-    """Classes that the annotations of a split name. What cannot be read is passed over here: it is reported when its row is due."""
+    """Classes that the annotations of a split name. What cannot be read is passed over here: it is reported
+    when its row is due.
+    """
     found: set[str] = set()
     for key in _annotations(xml):
         path = xml / f"{key}.xml"
@@ -352,11 +403,19 @@ def _wnids(xml: Path, table: _Table | None) -> set[str]:
 
 def _annotations(folder: Path) -> set[str]:
     """Names of the XML files in a folder, without their ending; none if there is no folder."""
-    return {name[:-4] for name, is_folder in _entries(folder) if not is_folder and name.endswith(".xml")} if folder.is_dir() else set()
+    return (
+        {name[:-4] for name, is_folder in _entries(folder) if not is_folder and name.endswith(".xml")}
+        if folder.is_dir()
+        else set()
+    )
 
 
 def _loose_images(folder: Path) -> list[str]:
-    return sorted(name for name, is_folder in _entries(folder) if not is_folder and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(
+        name
+        for name, is_folder in _entries(folder)
+        if not is_folder and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    )
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, bool]]:

@@ -1,10 +1,12 @@
-"""Images and annotations that a file lists apart, put together in the order of the images with bounded memory.
+"""Images and annotations that a file lists apart, put together in the order of the images with bounded
+memory.
 
-Annotations may stand in any order, before the images or behind them. Both are written to a temporary file, in blocks of consecutive
-images, and a block is read back when it is asked for. What stays in memory grows with the images only: 16 bytes each where they are
-called by numbers of 64 bits (a sorted table), about 150 where by text or larger numbers (a dict). The file has no name, so that
-it is gone with the process, however it ends; it lies in the system's folder for temporary files (`TMPDIR`), and up to `IN_MEMORY` bytes
-are not written at all.
+Annotations may stand in any order, before the images or behind them. Both are written to a temporary file, in
+blocks of consecutive images, and a block is read back when it is asked for. What stays in memory grows with
+the images only: 16 bytes each where they are called by numbers of 64 bits (a sorted table), about 150 where
+by text or larger numbers (a dict). The file has no name, so that it is gone with the process, however it
+ends; it lies in the system's folder for temporary files (`TMPDIR`), and up to `IN_MEMORY` bytes are not
+written at all.
 """
 
 from __future__ import annotations
@@ -34,38 +36,56 @@ _INTEGERS = {int, bool}
 _RANGE = np.iinfo(np.int64)
 
 ANNOTATION = np.dtype(
-    [("place", np.int32), ("crowd", np.bool_), ("more", np.bool_), ("number", np.int64), ("category", np.int64), ("box", np.float64, 4)]
+    [
+        ("place", np.int32),
+        ("crowd", np.bool_),
+        ("more", np.bool_),
+        ("number", np.int64),
+        ("category", np.int64),
+        ("box", np.float64, 4),
+    ]
 )
-"""What is kept of an annotation: the place of its image in the block, its numbers, its box (x0, y0, x1, y1), and whether there is more."""
+"""What is kept of an annotation: the place of its image in the block, its numbers, its box (x0, y0, x1, y1),
+and whether there is more.
+"""
 
 Orphan = Callable[[np.void, Any, Any], None]
 
 
 class Joined:
-    """The images of a file and the annotations of each. Fill it with `add_...`, then `close` it, then ask for blocks.
+    """The images of a file and the annotations of each. Fill it with `add_...`, then `close` it, then ask for
+    blocks.
 
     Args:
         path: The file, for messages.
-        orphan: Called with every annotation of an image that is not listed: its record, what more there is, and what it calls the image.
+        orphan: Called with every annotation of an image that is not listed: its record, what more there is,
+            and what it calls the image.
     """
 
     def __init__(self, path: Path, orphan: Orphan) -> None:
         self._path, self._orphan = path, orphan
         self._places = _Places()
-        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - open as long as the object lives
+        # - open as long as the object lives
+        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
         self._end = 0
         self._images: list[tuple[int, int]] = []  # of each block: where it is in the file, and its length
-        self._annotations: dict[int, array] = {}  # of each block that has any: where a part is, and the lengths of its two halves
+        self._annotations: dict[
+            int, array
+        ] = {}  # of each block that has any: where a part is, and the lengths of its two halves
         self._waiting: list[tuple[int, int]] = []  # parts with annotations that came before the images
         self._rest: list[tuple] = []  # images of the block that is not full
-        self._held: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # annotations to be written: position of the image, record, more
+        self._held: list[
+            tuple[np.ndarray, np.ndarray, np.ndarray]
+        ] = []  # annotations to be written: position of the image, record, more
 
     def __len__(self) -> int:
         """How many images there are, those listed again too."""
         return len(self._places)
 
     def add_images(self, ids: list[Any], rows: list[tuple]) -> None:
-        """The next images: what they are called, an integer or text; and what is to be kept of them, a tuple of what JSON holds."""
+        """The next images: what they are called, an integer or text; and what is to be kept of them, a tuple
+        of what JSON holds.
+        """
         self._places.add(ids)
         self._rest += rows
         while len(self._rest) >= BLOCK:
@@ -100,7 +120,8 @@ class Joined:
         return map(int, self._places.repeated())
 
     def block(self, k: int) -> tuple[list[tuple], np.ndarray, list[Any]]:
-        """What was kept of images `k * BLOCK` and on; and of their annotations: `ANNOTATION` (n,), and what more there is or None.
+        """What was kept of images `k * BLOCK` and on; and of their annotations: `ANNOTATION` (n,), and what
+        more there is or None.
 
         Annotations are in the order of the images, those of one image in the order of the file.
         """
@@ -138,20 +159,28 @@ class Joined:
             more = others[start:stop][part["more"]].tolist()
             rest = self._dumped(more) if more else b""
             at, length = self._write(part.tobytes() + rest)
-            self._annotations.setdefault(int(blocks[start]), array("Q")).extend((at, length - len(rest), len(rest)))
+            self._annotations.setdefault(int(blocks[start]), array("Q")).extend(
+                (at, length - len(rest), len(rest))
+            )
 
     def _dumped(self, content: Any) -> bytes:
         try:
-            return marshal.dumps(content, 2)  # later versions of the format look for what occurs twice, which costs more than it saves
+            return marshal.dumps(
+                content, 2
+            )  # later versions of the format look for what occurs twice, which costs more than it saves
         except ValueError as error:
-            raise DataError(f"{self._path}: cannot be read (lists or objects in each other, too deep)") from error
+            raise DataError(
+                f"{self._path}: cannot be read (lists or objects in each other, too deep)"
+            ) from error
 
     def _write(self, data: bytes) -> tuple[int, int]:
         try:
             self._file.seek(self._end)
             self._file.write(data)
         except OSError as error:
-            raise DataError(f"a temporary file in {tempfile.gettempdir()} cannot be written ({error.strerror or error})") from error
+            raise DataError(
+                f"a temporary file in {tempfile.gettempdir()} cannot be written ({error.strerror or error})"
+            ) from error
         part = self._end, len(data)
         self._end += len(data)
         return part
@@ -175,7 +204,9 @@ class _Places:
 
     def __init__(self) -> None:
         self._numbers = array("q")
-        self._other: dict[Any, int] | None = None  # instead of the array, as soon as something is no integer of 64 bits
+        self._other: dict[Any, int] | None = (
+            None  # instead of the array, as soon as something is no integer of 64 bits
+        )
         self._length = 0
         self._again: list[int] = []  # positions, with `_other`
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None
@@ -222,7 +253,9 @@ class _Places:
                 self._again.append(position)
 
     def _table(self) -> tuple[np.ndarray, np.ndarray]:
-        """The numbers in order, and their positions; where a number is there twice, the first position comes first."""
+        """The numbers in order, and their positions; where a number is there twice, the first position comes
+        first.
+        """
         if self._sorted is None:
             numbers = np.array(self._numbers, np.int64)
             order = np.argsort(numbers, kind="stable")
@@ -233,4 +266,6 @@ class _Places:
 
 def are_integers(ids: list[Any]) -> bool:
     """Whether all are integers of 64 bits."""
-    return set(map(type, ids)) <= _INTEGERS and (not ids or (min(ids) >= _RANGE.min and max(ids) <= _RANGE.max))
+    return set(map(type, ids)) <= _INTEGERS and (
+        not ids or (min(ids) >= _RANGE.min and max(ids) <= _RANGE.max)
+    )

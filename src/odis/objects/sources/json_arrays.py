@@ -1,11 +1,14 @@
-"""The arrays of a JSON object, read a window at a time: an annotation file of any size costs the memory of one window.
+"""The arrays of a JSON object, read a window at a time: an annotation file of any size costs the memory of
+one window.
 
-`{"images": [...], "annotations": [...], ...}` is COCO's form. A window of text is cut behind a `}` that a comma and a `{` follow, and
-decoded as an array of its own; that it can be decoded proves that the cut was between two entries of the array, since anywhere else
-brackets or quotes would be left open. Where it cannot, entries are decoded one by one.
+`{"images": [...], "annotations": [...], ...}` is COCO's form. A window of text is cut behind a `}` that a
+comma and a `{` follow, and decoded as an array of its own; that it can be decoded proves that the cut was
+between two entries of the array, since anywhere else brackets or quotes would be left open. Where it cannot,
+entries are decoded one by one.
 
-Windows are decoded by orjson, three times as fast as the standard decoder. What the two do not read alike - whole numbers of more than 64
-bits, NaN, half of a surrogate pair - is left to the standard one, which also says what is wrong with a file.
+Windows are decoded by orjson, three times as fast as the standard decoder. What the two do not read alike -
+whole numbers of more than 64 bits, NaN, half of a surrogate pair - is left to the standard one, which also
+says what is wrong with a file.
 """
 
 from __future__ import annotations
@@ -45,7 +48,8 @@ _LONG = b"0" * 19  # the shortest whole number that 64 bits may not hold; orjson
 
 
 def read_arrays(path: str | Path, names: Collection[str]) -> Iterator[tuple[str, list[Any]]]:
-    """Name and entries of the arrays called `names`, in the order of the file, some entries at a time; an empty array comes once.
+    """Name and entries of the arrays called `names`, in the order of the file, some entries at a time; an
+    empty array comes once.
 
     Whatever else the object has is passed over. A file that holds no object has none of them.
 
@@ -54,7 +58,8 @@ def read_arrays(path: str | Path, names: Collection[str]) -> Iterator[tuple[str,
         names: Of arrays; a value of such a name that is no array is passed over.
 
     Raises:
-        DataError: The file cannot be read, is no JSON, or has one of the names twice or an entry of more than `LARGEST` characters.
+        DataError: The file cannot be read, is no JSON, or has one of the names twice or an entry of more than
+            `LARGEST` characters.
     """
     try:
         with open(path, "rb") as file:
@@ -137,7 +142,9 @@ class _Text:
 
     def place(self, at: int) -> str:
         """Where in the file a position of `text` is."""
-        return f"character {self._before + at}" + (", where the file ends" if self.ended and at >= len(self.text) else "")
+        return f"character {self._before + at}" + (
+            ", where the file ends" if self.ended and at >= len(self.text) else ""
+        )
 
 
 def _space(text: str, at: int) -> int:
@@ -192,7 +199,9 @@ def _entries(text: _Text) -> Iterator[list[Any]]:
 
 
 def _many(text: _Text) -> tuple[list[Any], bool] | None:
-    """As many entries as a window holds, and whether the array ends with them; None if that cannot be said at once."""
+    """As many entries as a window holds, and whether the array ends with them; None if that cannot be said at
+    once.
+    """
     window = text.text[text.at : text.at + WINDOW]
     if text.ended and len(window) == len(text.text) - text.at:
         try:
@@ -228,7 +237,9 @@ def _many(text: _Text) -> tuple[list[Any], bool] | None:
 
 
 def _quickly(body: str) -> list[Any] | None:
-    """The entries of an array that is all of `body`, as the standard decoder reads them; None if only that one knows."""
+    """The entries of an array that is all of `body`, as the standard decoder reads them; None if only that
+    one knows.
+    """
     data = body.encode()
     if _LONG in data.translate(_DIGITS):
         return None
@@ -239,7 +250,7 @@ def _quickly(body: str) -> list[Any] | None:
 
 
 def _one_by_one(text: _Text) -> tuple[list[Any], bool]:
-    """Entries until few characters of the window are left, and whether the array ends with them."""
+    """CacheTable until few characters of the window are left, and whether the array ends with them."""
     entries = []
     until = text.passed + WINDOW - WINDOW // 8
     while True:

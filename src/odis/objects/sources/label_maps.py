@@ -1,16 +1,20 @@
-"""Label maps stored as PNG, a class for every pixel, cut into objects. Two published layouts, told apart by their folders:
+"""Label maps stored as PNG, a class for every pixel, cut into objects. Two published layouts, told apart by
+their folders:
 
-- VOC: `JPEGImages/NAME.jpg`, `SegmentationClass/NAME.png` (0 background, 1..20 classes, 255 ignored), `ImageSets/Segmentation/SPLIT.txt`
-  and, if instances are annotated too, `SegmentationObject/NAME.png` (0 background, 255 ignored, any other value an instance).
-- ADE20K (SceneParsing, ADEChallengeData2016): `images/training/NAME.jpg`, `annotations/training/NAME.png` (0 other, 1..150 classes), the
-  same below `validation`, and `objectInfo150.txt` with the names of the classes.
+- VOC: `JPEGImages/NAME.jpg`, `SegmentationClass/NAME.png` (0 background, 1..20 classes, 255 ignored),
+  `ImageSets/Segmentation/SPLIT.txt` and, if instances are annotated too, `SegmentationObject/NAME.png` (0
+  background, 255 ignored, any other value an instance).
+- ADE20K (SceneParsing, ADEChallengeData2016): `images/training/NAME.jpg`, `annotations/training/NAME.png` (0
+  other, 1..150 classes), the same below `validation`, and `objectInfo150.txt` with the names of the classes.
 
-Without instance maps an object is a connected region: pixels of one class that touch, corners included. Two chairs that touch are one
-object, and one that a pole cuts in two is two. Regions under `MIN_REGION` pixels are what a labeller's brush left behind, in
-ADE20K several an image: they are no objects and no faults, so they are counted with the crowds.
+Without instance maps an object is a connected region: pixels of one class that touch, corners included. Two
+chairs that touch are one object, and one that a pole cuts in two is two. Regions under `MIN_REGION` pixels
+are what a labeller's brush left behind, in ADE20K several an image: they are no objects and no faults, so
+they are counted with the crowds.
 
-With instance maps every instance is an object of whatever size, and its class is the one that most of its pixels have. The folder
-decides for the whole data set, so that "object" means one thing in an index: an image without its instance map is skipped.
+With instance maps every instance is an object of whatever size, and its class is the one that most of its
+pixels have. The folder decides for the whole data set, so that "object" means one thing in an index: an image
+without its instance map is skipped.
 """
 
 from __future__ import annotations
@@ -65,7 +69,8 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
     Args:
         root: Folder that holds `SegmentationClass`, or `images` and `annotations`.
         split: VOC: the name of a list in `ImageSets/Segmentation`. ADE20K: `train` or `val`.
-        skip: Called with every image and object that cannot be used; regions under `MIN_REGION` go to it as `Crowd`.
+        skip: Called with every image and object that cannot be used; regions under `MIN_REGION` go to it as
+            `Crowd`.
         trust: Take the sizes of the label maps, without opening the images.
 
     Raises:
@@ -76,7 +81,8 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
     if (root / "annotations").is_dir() and (root / "images").is_dir():
         return _read_ade(root, split, skip, trust)
     raise DataError(
-        f"{root}: holds no label maps in a known layout: VOC (JPEGImages, SegmentationClass, ImageSets/Segmentation) "
+        f"{root}: holds no label maps in a known layout: VOC (JPEGImages, SegmentationClass, "
+        f"ImageSets/Segmentation) "
         "or ADE20K (images/training, annotations/training, and validation)"
     )
 
@@ -122,7 +128,9 @@ def _read_ade(root: Path, split: str | None, skip: Skip, trust: bool) -> Source:
     if not found:
         raise DataError(f"{images}: holds no images")
     mapped = {_stem(name) for name in list_files(maps).images if name.endswith(".png")}
-    found += [f"{stem}.jpg" for stem in mapped - {_stem(name) for name in found}]  # their image is missing: it is named as such
+    found += [
+        f"{stem}.jpg" for stem in mapped - {_stem(name) for name in found}
+    ]  # their image is missing: it is named as such
     entries = (_Entry(f"images/{part}/{name}", maps / f"{_stem(name)}.png", None) for name in sorted(found))
     reader = _Reader(root, classes, frozenset({0}), "0 to 150 (ADE20K)", skip, trust)
     return Source((partial(reader.row, entry) for entry in entries), root, "annotated", classes)
@@ -159,10 +167,14 @@ class _Reader:
         else:
             named = list(_instances(found, instances, str(entry.instances), skip))
         annotated, names = (found.shape[1], found.shape[0]), [name for name, _ in named]
-        size = usable_size(self.root / entry.image, skip, annotated=annotated, objects=names, trust=self.trust)
+        size = usable_size(
+            self.root / entry.image, skip, annotated=annotated, objects=names, trust=self.trust
+        )
         if size is None:
             return None
-        return ImageObjects(entry.image, *size, usable_objects(named, size, len(classes), skip, masks_are_sound=True))
+        return ImageObjects(
+            entry.image, *size, usable_objects(named, size, len(classes), skip, masks_are_sound=True)
+        )
 
 
 def _regions(found: np.ndarray, path: Path, classes: list[str], skip: Skip) -> Iterator[tuple[str, Object]]:
@@ -178,26 +190,38 @@ def _regions(found: np.ndarray, path: Path, classes: list[str], skip: Skip) -> I
             if areas[k] < MIN_REGION:
                 skip(Crowd(name, f"has {areas[k]} pixels, fewer than {MIN_REGION}"))
                 continue
-            down, across = (slice(outer.start + s.start, outer.start + s.stop) for outer, s in zip(place, inner))
+            down, across = (
+                slice(outer.start + s.start, outer.start + s.stop) for outer, s in zip(place, inner)
+            )
             yield name, _object(canvas, (down, across), numbered[inner] == k, value - 1)
 
 
-def _instances(found: np.ndarray, instances: np.ndarray, path: str, skip: Skip) -> Iterator[tuple[str, Object]]:
+def _instances(
+    found: np.ndarray, instances: np.ndarray, path: str, skip: Skip
+) -> Iterator[tuple[str, Object]]:
     """The instances, by their number, behind what they are called."""
     canvas = np.zeros(found.shape, dtype=np.uint8, order="F")
-    for value, place in enumerate(ndimage.find_objects(np.where(instances == IGNORED, 0, instances)), start=1):
+    for value, place in enumerate(
+        ndimage.find_objects(np.where(instances == IGNORED, 0, instances)), start=1
+    ):
         if place is None:
             continue
         inside = instances[place] == value
         label = int(np.bincount(found[place][inside]).argmax()) - 1
         if label < 0:
-            skip(SkippedObject(f"{path}, instance {value}", "has no class: most of its pixels are background or ignored"))
+            skip(
+                SkippedObject(
+                    f"{path}, instance {value}", "has no class: most of its pixels are background or ignored"
+                )
+            )
         else:
             yield f"{path}, instance {value}", _object(canvas, place, inside, label)
 
 
 def _object(canvas: np.ndarray, place: tuple[slice, slice], inside: np.ndarray, label: int) -> Object:
-    """The object of the pixels `inside` a place. The canvas, as large as the image and empty, is used and left as it was."""
+    """The object of the pixels `inside` a place. The canvas, as large as the image and empty, is used and
+    left as it was.
+    """
     down, across = place
     canvas[place] = inside
     mask = rle.encode(canvas)
@@ -214,12 +238,15 @@ def read_map(path: Path, allowed: np.ndarray, values: str) -> np.ndarray:
         values: The same in words.
 
     Raises:
-        DataError: Naming the file: it is missing, cannot be decoded, has colours or a value that is not allowed.
+        DataError: Naming the file: it is missing, cannot be decoded, has colours or a value that is not
+            allowed.
     """
     try:
         with Image.open(path) as image:
             if image.mode not in _MAP_MODES:
-                raise DataError(f"{path}: has {image.mode} pixels; a label map has one value a pixel, as palette or grey")
+                raise DataError(
+                    f"{path}: has {image.mode} pixels; a label map has one value a pixel, as palette or grey"
+                )
             # 1-bit pixels would become bool; as grey they are the 0 and 255 that the file means.
             stored = np.asarray(image.convert("L") if image.mode == "1" else image).astype(np.int32)
     except DataError:
@@ -227,7 +254,9 @@ def read_map(path: Path, allowed: np.ndarray, values: str) -> np.ndarray:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except Exception as error:  # decoders raise almost anything on bad bytes
-        raise DataError(f"{path}: cannot be decoded ({(str(error) or type(error).__name__).splitlines()[0]})") from error
+        raise DataError(
+            f"{path}: cannot be decoded ({(str(error) or type(error).__name__).splitlines()[0]})"
+        ) from error
     refused = (stored < 0) | (stored >= len(allowed))
     refused |= ~allowed[np.where(refused, 0, stored)]
     if refused.any():
@@ -239,7 +268,8 @@ def ade_classes(path: Path) -> list[str]:
     """The names of ADE20K's classes, in the order of their values 1..150; numbers where there is no file.
 
     Args:
-        path: `objectInfo150.txt`: a line of titles, among them Idx and Name, then a line a class, with tabs between.
+        path: `objectInfo150.txt`: a line of titles, among them Idx and Name, then a line a class, with tabs
+            between.
 
     Raises:
         DataError: The file cannot be read, or does not name each class once.
@@ -247,16 +277,23 @@ def ade_classes(path: Path) -> list[str]:
     numbers = range(1, ADE_CLASSES + 1)
     if not path.exists():
         return [f"class {number}" for number in numbers]
-    titles, *lines = [[field.strip() for field in line.split("\t")] for line in _lines(path) if line.strip()] or [[]]
+    titles, *lines = [
+        [field.strip() for field in line.split("\t")] for line in _lines(path) if line.strip()
+    ] or [[]]
     if "Idx" not in titles or "Name" not in titles:
         raise DataError(f"{path}: its first line must be titles with tabs between, among them Idx and Name")
     number_at, name_at = titles.index("Idx"), titles.index("Name")
-    named = [(fields[number_at], fields[name_at]) for fields in lines if len(fields) == len(titles) and fields[name_at]]
+    named = [
+        (fields[number_at], fields[name_at])
+        for fields in lines
+        if len(fields) == len(titles) and fields[name_at]
+    ]
     names = dict(named)
     missing = [number for number in numbers if str(number) not in names]
     if missing:
         raise DataError(
-            f"{path}: does not name class {missing[0]}; a line has {len(titles)} fields, with tabs between: {', '.join(titles)}"
+            f"{path}: does not name class {missing[0]}; a line has {len(titles)} fields, with tabs "
+            f"between: {', '.join(titles)}"
         )
     twice = [number for number, count in Counter(number for number, _ in named).items() if count > 1]
     if twice:

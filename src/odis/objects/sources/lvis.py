@@ -1,7 +1,8 @@
 """LVIS v1 as it is published: `annotations/lvis_v1_SPLIT.json`, on the images of COCO 2017.
 
-Its `coco_url` names an image; the last two parts say where it is: `train2017/000000391895.jpg`, also for images of LVIS's val split.
-What was not looked for in an image is not in the index: LVIS annotates some of its 1203 classes in each.
+Its `coco_url` names an image; the last two parts say where it is: `train2017/000000391895.jpg`, also for
+images of LVIS's val split. What was not looked for in an image is not in the index: LVIS annotates some of
+its 1203 classes in each.
 """
 
 from __future__ import annotations
@@ -30,5 +31,9 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
     if split is None or not path.is_file():
         there = sorted(p.stem.removeprefix("lvis_v1_") for p in (root / "annotations").glob("lvis_v1_*.json"))
         wanted = f"no split {split!r}" if split else "a split must be named"
-        raise DataError(f"{root}: {wanted}; there are {', '.join(there) or 'none (no annotations/lvis_v1_SPLIT.json)'}")
-    return read_instances(root, path, lambda name: "/".join(name.split("/")[-2:]), skip, named_by="coco_url", trust=trust)
+        raise DataError(
+            f"{root}: {wanted}; there are {', '.join(there) or 'none (no annotations/lvis_v1_SPLIT.json)'}"
+        )
+    return read_instances(
+        root, path, lambda name: "/".join(name.split("/")[-2:]), skip, named_by="coco_url", trust=trust
+    )

@@ -1,7 +1,7 @@
 """Objects365 v2 as it is published: `annotations/zhiyuan_objv2_SPLIT.json`, and images in `SPLIT/patchN/`.
 
-The annotation file names an image `images/v2/patch16/objects365_v2_00908726.jpg`; unpacked, the archives put it at
-`train/patch16/objects365_v2_00908726.jpg`. Boxes only; crowds are left out.
+The annotation file names an image `images/v2/patch16/objects365_v2_00908726.jpg`; unpacked, the archives put
+it at `train/patch16/objects365_v2_00908726.jpg`. Boxes only; crowds are left out.
 """
 
 from __future__ import annotations
@@ -24,13 +24,24 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
         trust: Take the sizes that the file states, without opening the images.
 
     Raises:
-        DataError: The split is missing or not named, its images are not there, or its annotation file is not Objects365's.
+        DataError: The split is missing or not named, its images are not there, or its annotation file is not
+            Objects365's.
     """
     path = root / "annotations" / f"zhiyuan_objv2_{split}.json"
     if split is None or not path.is_file():
-        there = sorted(p.stem.removeprefix("zhiyuan_objv2_") for p in (root / "annotations").glob("zhiyuan_objv2_*.json"))
+        there = sorted(
+            p.stem.removeprefix("zhiyuan_objv2_") for p in (root / "annotations").glob("zhiyuan_objv2_*.json")
+        )
         wanted = f"no split {split!r}" if split else "a split must be named"
-        raise DataError(f"{root}: {wanted}; there are {', '.join(there) or 'none (no annotations/zhiyuan_objv2_SPLIT.json)'}")
+        raise DataError(
+            f"{root}: {wanted}; there are "
+            f"{', '.join(there) or 'none (no annotations/zhiyuan_objv2_SPLIT.json)'}"
+        )
     if not (root / split).is_dir():
-        raise DataError(f"{root / split}: no such folder; the images of {path.name} should be there, in patch0, patch1 and so on")
-    return read_instances(root, path, lambda name: "/".join([split, *name.split("/")[-2:]]), skip, trust=trust)
+        raise DataError(
+            f"{root / split}: no such folder; the images of {path.name} should be there, in patch0, "
+            f"patch1 and so on"
+        )
+    return read_instances(
+        root, path, lambda name: "/".join([split, *name.split("/")[-2:]]), skip, trust=trust
+    )

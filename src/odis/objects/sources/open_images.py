@@ -1,14 +1,16 @@
 """Open Images V4 to V7 as published: the boxes of the 600 boxable classes, one row of a CSV file a box.
 
-`SPLIT/IMAGEID.jpg`, and beside the folders or in `annotations/`: `SPLIT-annotations-bbox.csv` (of train, from V6 on,
-`oidv6-train-annotations-bbox.csv`) and `class-descriptions-boxable.csv` (from V7 on, `oidv7-class-descriptions-boxable.csv`). Columns
-are found by their names; those of V6 that describe the annotators' clicks are not needed.
+`SPLIT/IMAGEID.jpg`, and beside the folders or in `annotations/`: `SPLIT-annotations-bbox.csv` (of train, from
+V6 on, `oidv6-train-annotations-bbox.csv`) and `class-descriptions-boxable.csv` (from V7 on,
+`oidv7-class-descriptions-boxable.csv`). Columns are found by their names; those of V6 that describe the
+annotators' clicks are not needed.
 
-Boxes are shares of the image's width and height. They are for the pixels as they are stored, as the publishers say: the published
-files are not turned. A file from elsewhere whose EXIF orientation swaps its sides is therefore taken as it is stored, too.
+Boxes are shares of the image's width and height. They are for the pixels as they are stored, as the
+publishers say: the published files are not turned. A file from elsewhere whose EXIF orientation swaps its
+sides is therefore taken as it is stored, too.
 
-A box around a group (`IsGroupOf` is 1) is a crowd. Depictions and views from inside are objects like others, and so is what nobody
-checked (-1). `Confidence` is a dummy, always 1, so there are no scores.
+A box around a group (`IsGroupOf` is 1) is a crowd. Depictions and views from inside are objects like others,
+and so is what nobody checked (-1). `Confidence` is a dummy, always 1, so there are no scores.
 """
 
 from __future__ import annotations
@@ -52,26 +54,33 @@ _Line = tuple[int, list[str]]  # its number, from 1, and its columns
 
 
 def read(root: Path, split: str | None, skip: Skip) -> Source:
-    """Every image that the annotation file lists, in its order; the rows of an image must stand together, as published.
+    """Every image that the annotation file lists, in its order; the rows of an image must stand together, as
+    published.
 
-    Some thousand lines are held at a time, and a hash of 8 bytes for every image so far, by which rows that come back later are
-    found (about 90 bytes an image in Python: 0.15 GB for the 1.7 million of train). An image without a box is not listed, and so
-    is not read.
+    Some thousand lines are held at a time, and a hash of 8 bytes for every image so far, by which rows that
+    come back later are found (about 90 bytes an image in Python: 0.15 GB for the 1.7 million of train). An
+    image without a box is not listed, and so is not read.
 
     Args:
         root: Folder that holds the image folders and the CSV files.
         split: `train` (if none is given), `validation` or `test`.
-        skip: Called with every image and box that cannot be used, also those whose image was not downloaded, and every group.
+        skip: Called with every image and box that cannot be used, also those whose image was not downloaded,
+            and every group.
 
     Raises:
-        DataError: The split or a CSV file is missing, or is there twice, or has other columns or another encoding.
+        DataError: The split or a CSV file is missing, or is there twice, or has other columns or another
+            encoding.
     """
     split = split or "train"
     there = [name for name in _SPLITS if (root / name).is_dir()]
     if split not in there:
-        raise DataError(f"{root}: no split {split!r}; there are {', '.join(there) or 'none of train, validation, test'}")
+        raise DataError(
+            f"{root}: no split {split!r}; there are {', '.join(there) or 'none of train, validation, test'}"
+        )
     path = _find(root, [f"oidv6-{split}-annotations-bbox.csv", f"{split}-annotations-bbox.csv"])
-    classes = _classes(_find(root, ["oidv7-class-descriptions-boxable.csv", "class-descriptions-boxable.csv"]))
+    classes = _classes(
+        _find(root, ["oidv7-class-descriptions-boxable.csv", "class-descriptions-boxable.csv"])
+    )
     labels = {number: k for k, number in enumerate(classes)}
     header = _header(path)
 
@@ -85,7 +94,12 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
                 key = hash(image)
                 if key in seen:
                     for i in range(start, stop):
-                        skip(SkippedObject(lines.name(i), f"image {image!r} was listed before; its rows must stand together"))
+                        skip(
+                            SkippedObject(
+                                lines.name(i),
+                                f"image {image!r} was listed before; its rows must stand together",
+                            )
+                        )
                         lines.report(i + 1, skip)
                     continue
                 lines.report(stop, skip)
@@ -99,11 +113,16 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
 
 
 def _find(root: Path, names: list[str]) -> Path:
-    found = [path for folder in (root, root / "annotations") for name in names if (path := folder / name).is_file()]
+    found = [
+        path for folder in (root, root / "annotations") for name in names if (path := folder / name).is_file()
+    ]
     if not found:
         raise DataError(f"{root}: has no {' or '.join(names)}, nor is there one in annotations/")
     if len(found) > 1:
-        raise DataError(f"{root}: has {' and '.join(str(path.relative_to(root)) for path in found)}; keep the one that is meant")
+        raise DataError(
+            f"{root}: has {' and '.join(str(path.relative_to(root)) for path in found)}; keep the one "
+            f"that is meant"
+        )
     return found[0]
 
 
@@ -117,7 +136,10 @@ def _classes(path: Path) -> dict[str, str]:
                 if not row or row[0] == "LabelName":
                     continue
                 if len(row) != 2 or not row[0].strip() or not row[1].strip():
-                    raise DataError(f"{path}, line {reader.line_num}: must be a class and its name, with a comma between them")
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: must be a class and its name, with a comma "
+                        f"between them"
+                    )
                 if row[0] in names:
                     raise DataError(f"{path}, line {reader.line_num}: lists class {row[0]} again")
                 names[row[0]] = row[1]
@@ -136,7 +158,9 @@ def _header(path: Path) -> list[str]:
         raise DataError(f"{path}: cannot be read ({error})") from error
     wrong = [name for name in _COLUMNS if header.count(name) != 1]
     if wrong:
-        raise DataError(f"{path}: its first line must name the columns {', '.join(_COLUMNS)} once each; {wrong[0]} is not")
+        raise DataError(
+            f"{path}: its first line must name the columns {', '.join(_COLUMNS)} once each; {wrong[0]} is not"
+        )
     return header
 
 
@@ -148,7 +172,10 @@ def _together(path: Path, header: list[str], labels: dict[str, int]) -> Iterator
         with path.open(encoding="utf-8-sig") as file:
             numbered = islice(enumerate(file, start=1), 1, None)
             # Nothing is quoted: a stray quote must not swallow the lines behind it.
-            while found := [(number, line.rstrip("\n").split(",")) for number, line in islice(numbered, max(_LINES, len(waiting)))]:
+            while found := [
+                (number, line.rstrip("\n").split(","))
+                for number, line in islice(numbered, max(_LINES, len(waiting)))
+            ]:
                 waiting += found
                 cut = _last_image(waiting, len(header), key)
                 if cut:
@@ -172,7 +199,9 @@ def _last_image(lines: list[_Line], width: int, key: int) -> int:
 
 
 class _Lines:
-    """Lines that are looked at together. `rows` holds the needed columns of those that have as many as the first line."""
+    """Lines that are looked at together. `rows` holds the needed columns of those that have as many as the
+    first line.
+    """
 
     def __init__(self, path: Path, header: list[str], lines: list[_Line], labels: dict[str, int]) -> None:
         self._path, self._width = path, len(header)
@@ -180,16 +209,22 @@ class _Lines:
         good = [line for line in lines if len(line[1]) == self._width]
         wrong = [line for line in lines if len(line[1]) != self._width] if len(good) < len(lines) else []
         self.rows, self._numbers = [needed(fields) for _, fields in good], [number for number, _ in good]
-        self._wrong = deque((number, len(fields)) for number, fields in wrong if len(fields) > 1 or fields[0].strip())
+        self._wrong = deque(
+            (number, len(fields)) for number, fields in wrong if len(fields) > 1 or fields[0].strip()
+        )
         _, classes, x0, y0, x1, y1, groups = zip(*self.rows) if self.rows else ((),) * len(_COLUMNS)
         shares = np.stack([_shares(texts) for texts in (x0, y0, x1, y1)], axis=1)
         kinds = np.array([_KINDS.get(group, -1) for group in groups], np.int64)
         numbers = np.array([labels.get(name, -1) for name in classes], np.int64)
         # What is so needs no second look when the size of its image is known; comparisons with NaN are false.
-        sound = (shares[:, 2:] - shares[:, :2] > _APART).all(axis=1) & (shares[:, :2] < 1 - _APART).all(axis=1)
+        sound = (shares[:, 2:] - shares[:, :2] > _APART).all(axis=1) & (shares[:, :2] < 1 - _APART).all(
+            axis=1
+        )
         sound &= (shares[:, 2:] > _APART).all(axis=1) & (numbers >= 0) & (kinds == 0)
         kept = kinds != 1
-        self._faults, self._kept = (np.concatenate([[0], np.cumsum(marks)]).tolist() for marks in (kept & ~sound, kept))
+        self._faults, self._kept = (
+            np.concatenate([[0], np.cumsum(marks)]).tolist() for marks in (kept & ~sound, kept)
+        )
         self._shares = shares[kept]
         self._columns = Columns(np.zeros_like(self._shares), numbers[kept])
 
@@ -207,7 +242,11 @@ class _Lines:
         """Tell `skip` of the lines with another number of columns that stand before row `stop`, once."""
         while self._wrong and (stop == len(self._numbers) or self._wrong[0][0] < self._numbers[stop]):
             number, count = self._wrong.popleft()
-            skip(SkippedObject(f"{self._path}, line {number}", f"has {count} columns, but the first line {self._width}"))
+            skip(
+                SkippedObject(
+                    f"{self._path}, line {number}", f"has {count} columns, but the first line {self._width}"
+                )
+            )
 
     def groups(self, start: int, stop: int) -> list[int]:
         """Those of some rows that are groups."""
@@ -224,14 +263,21 @@ class _Lines:
         return self._columns.between(begin, end)
 
 
-def _image(folder: Path, split: str, lines: _Lines, start: int, stop: int, labels: dict[str, int], skip: Skip) -> ImageObjects | None:
+def _image(
+    folder: Path, split: str, lines: _Lines, start: int, stop: int, labels: dict[str, int], skip: Skip
+) -> ImageObjects | None:
     groups = lines.groups(start, stop)
     for i in groups:
         skip(Crowd(lines.name(i), "is a group"))
     image = lines.rows[start][0]
     called = (lines.name(i) for i in range(start, stop) if i not in groups)
     if not _NAME.fullmatch(image):
-        skip(Skipped(f"{folder}, image {image!r}", "its ImageID must be the name of a file in this folder, without .jpg"))
+        skip(
+            Skipped(
+                f"{folder}, image {image!r}",
+                "its ImageID must be the name of a file in this folder, without .jpg",
+            )
+        )
         for name in called:
             skip(SkippedObject(name, "its image cannot be used"))
         return None
@@ -244,7 +290,9 @@ def _image(folder: Path, split: str, lines: _Lines, start: int, stop: int, label
         for i in range(start, stop):
             try:
                 if i not in groups:
-                    objects.append((lines.name(i), _object(dict(zip(_COLUMNS, lines.rows[i])), *size, labels)))
+                    objects.append(
+                        (lines.name(i), _object(dict(zip(_COLUMNS, lines.rows[i])), *size, labels))
+                    )
             except DataError as error:
                 skip(SkippedObject(lines.name(i), str(error)))
         kept = usable_objects(objects, size, len(labels), skip)

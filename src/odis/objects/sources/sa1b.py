@@ -1,13 +1,14 @@
-"""SA-1B as it is published: every image with a JSON file of its masks beside it, `sa_000000/sa_1.jpg` and `sa_000000/sa_1.json`.
+"""SA-1B as it is published: every image with a JSON file of its masks beside it, `sa_000000/sa_1.jpg` and
+`sa_000000/sa_1.json`.
 
-The files may lie in folders below the root, one for each archive, or in the root itself; both are read. There are no classes. The score of
-an object is its `predicted_iou`, what the model thought of its own mask.
+The files may lie in folders below the root, one for each archive, or in the root itself; both are read. There
+are no classes. The score of an object is its `predicted_iou`, what the model thought of its own mask.
 
-The provenance is `detected:SAM`: people labelled none of the published masks, the Segment Anything Model made them all. A model
-trained on them has learned from SAM, and its results should say so.
+The provenance is `detected:SAM`: people labelled none of the published masks, the Segment Anything Model made
+them all. A model trained on them has learned from SAM, and its results should say so.
 
-A box is that of the mask's pixels. The published `bbox` ends at the index of the last pixel, so that it is one pixel short in width and
-height, and a mask one pixel wide would have none.
+A box is that of the mask's pixels. The published `bbox` ends at the index of the last pixel, so that it is
+one pixel short in width and height, and a mask one pixel wide would have none.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _IMAGE_FIELDS: dict[str, type] = {"width": int, "height": int, "file_name": str}
 
 
 def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
-    """Every image with its masks: those in the root, then folder by folder, each sorted by name. A file is read when its row is asked for.
+    """Every image with its masks: those in the root, then folder by folder, each sorted by name. A file is
+    read when its row is asked for.
 
     Args:
         root: Folder that holds the images and JSON files, or folders of them.
@@ -49,20 +51,28 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
         DataError: There is no such folder, or no JSON file in it.
     """
     if split and split not in _folders(root):
-        raise DataError(f"{root / split}: no such folder; in {root} there are {', '.join(_folders(root)) or 'none'}")
+        raise DataError(
+            f"{root / split}: no such folder; in {root} there are {', '.join(_folders(root)) or 'none'}"
+        )
     base = root / split if split else root
     folders = [base, *(base / name for name in _folders(base))]
     if not any(entry.name.endswith(".json") for folder in folders for entry in _entries(folder)):
-        raise DataError(f"{base}: no JSON file in this folder or those in it; SA-1B has one beside each image")
+        raise DataError(
+            f"{base}: no JSON file in this folder or those in it; SA-1B has one beside each image"
+        )
 
-    return Source((unit for folder in folders for unit in _units(root, folder, skip, trust)), root, PROVENANCE, [])
+    return Source(
+        (unit for folder in folders for unit in _units(root, folder, skip, trust)), root, PROVENANCE, []
+    )
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.encode("utf-8", "ignore").decode() != entry.name:  # undecodable bytes come as lone surrogates
+                if (
+                    entry.name.encode("utf-8", "ignore").decode() != entry.name
+                ):  # undecodable bytes come as lone surrogates
                     raise DataError(f"{entry.path!r}: its name is not UTF-8; rename it")
                 if not entry.name.startswith("."):
                     yield entry
@@ -92,7 +102,9 @@ def _units(root: Path, folder: Path, skip: Skip, trust: bool) -> Iterator[Unit]:
                 skip(Skipped(str(folder / name), f"has no {stem}.json beside it"))
 
 
-def _unit(root: Path, folder: Path, stem: str, images: list[str], skip: Skip, trust: bool) -> ImageObjects | None:
+def _unit(
+    root: Path, folder: Path, stem: str, images: list[str], skip: Skip, trust: bool
+) -> ImageObjects | None:
     """The row of a JSON file; of the images called like it, those that it does not name are left out."""
     row, named = _row(root, folder, stem, skip, trust)
     for name in images[1:] if named is None else [name for name in images if name != named]:
@@ -100,7 +112,9 @@ def _unit(root: Path, folder: Path, stem: str, images: list[str], skip: Skip, tr
     return row
 
 
-def _row(root: Path, folder: Path, stem: str, skip: Skip, trust: bool) -> tuple[ImageObjects | None, str | None]:
+def _row(
+    root: Path, folder: Path, stem: str, skip: Skip, trust: bool
+) -> tuple[ImageObjects | None, str | None]:
     """The row of a JSON file, and the image it names; None and None if that cannot be said."""
     path = folder / f"{stem}.json"
     try:
@@ -116,7 +130,12 @@ def _row(root: Path, folder: Path, stem: str, skip: Skip, trust: bool) -> tuple[
             skip(SkippedObject(name, "its image cannot be used"))
         return None, None
     file_name, size = image["file_name"], (image["width"], image["height"])
-    if usable_size(folder / file_name, skip, annotated=size, objects=[name for name, _ in named], trust=trust) is None:
+    if (
+        usable_size(
+            folder / file_name, skip, annotated=size, objects=[name for name, _ in named], trust=trust
+        )
+        is None
+    ):
         return None, file_name
     objects = []
     sound = checked_counts([annotation.get("segmentation") for _, annotation in named], [size] * len(named))
@@ -126,7 +145,9 @@ def _row(root: Path, folder: Path, stem: str, skip: Skip, trust: bool) -> tuple[
         except DataError as error:
             skip(SkippedObject(name, str(error)))
     image_path = (folder / file_name).relative_to(root).as_posix()
-    return ImageObjects(image_path, *size, usable_objects(objects, size, 0, skip, masks_are_sound=True)), file_name
+    return ImageObjects(
+        image_path, *size, usable_objects(objects, size, 0, skip, masks_are_sound=True)
+    ), file_name
 
 
 def _load(path: Path) -> tuple[dict[str, Any], list]:
@@ -140,7 +161,9 @@ def _load(path: Path) -> tuple[dict[str, Any], list]:
         raise DataError("is not JSON that can be read (nested too deeply)") from error
     except ValueError as error:
         raise DataError(f"is not JSON that can be read ({error})") from error
-    image, annotations = (content.get(key) for key in ("image", "annotations")) if isinstance(content, dict) else (None, None)
+    image, annotations = (
+        (content.get(key) for key in ("image", "annotations")) if isinstance(content, dict) else (None, None)
+    )
     if not isinstance(image, dict) or not isinstance(annotations, list):
         raise DataError("is not a file of SA-1B: that has an image and a list of annotations")
     return image, annotations
@@ -151,8 +174,14 @@ def _image_problem(image: dict[str, Any], stem: str) -> str | None:
         if not isinstance(image.get(key), kind) or isinstance(image[key], bool):
             return f"its image has no {key}, or not one of the right type"
     # Nothing but the file beside it: so no name leads out of the root, and no two files share an image.
-    if os.path.splitext(image["file_name"])[0] != stem or os.path.splitext(image["file_name"])[1].lower() not in IMAGE_SUFFIXES:
-        return f"its image has file_name {_short(image['file_name'])}, must be that of the image beside it, such as {stem}.jpg"
+    if (
+        os.path.splitext(image["file_name"])[0] != stem
+        or os.path.splitext(image["file_name"])[1].lower() not in IMAGE_SUFFIXES
+    ):
+        return (
+            f"its image has file_name {_short(image['file_name'])}, must be that of the image beside "
+            f"it, such as {stem}.jpg"
+        )
     return None
 
 
@@ -161,7 +190,11 @@ def _named(path: Path, annotations: list, skip: Skip) -> Iterator[tuple[str, dic
     for k, annotation in enumerate(annotations):
         number = annotation.get("id") if isinstance(annotation, dict) else None
         if not isinstance(number, int) or isinstance(number, bool):
-            skip(SkippedObject(f"{path}, entry {k} of annotations", "has no id, or not one that is a whole number"))
+            skip(
+                SkippedObject(
+                    f"{path}, entry {k} of annotations", "has no id, or not one that is a whole number"
+                )
+            )
         elif number in listed:
             skip(SkippedObject(f"{path}, annotation {number}", "this number was listed before"))
         else:
@@ -184,13 +217,18 @@ def _object(annotation: dict[str, Any], width: int, height: int, sound: bytes | 
 
 
 def _mask(segmentation: Any, width: int, height: int, sound: bytes | None) -> bytes:
-    """Compressed counts, checked before the C library sees them: it checks nothing. `sound` are those that were checked already."""
+    """Compressed counts, checked before the C library sees them: it checks nothing. `sound` are those that
+    were checked already.
+    """
     counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
     if not isinstance(counts, str) or not counts.isascii():
-        raise DataError(f"segmentation is {_short(segmentation)}, must be compressed run lengths with size and counts")
+        raise DataError(
+            f"segmentation is {_short(segmentation)}, must be compressed run lengths with size and counts"
+        )
     if segmentation.get("size") != [height, width]:
         raise DataError(
-            f"mask is for an image of size {_short(segmentation.get('size'))} (height, width), but the image has {[height, width]}"
+            f"mask is for an image of size {_short(segmentation.get('size'))} (height, width), but the "
+            f"image has {[height, width]}"
         )
     if sound is not None:
         return sound

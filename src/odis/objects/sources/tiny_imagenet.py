@@ -1,7 +1,8 @@
 """Tiny-ImageNet as it is published: one box an image, in inclusive pixel coordinates.
 
-`train/WNID/images/*.JPEG` with `train/WNID/WNID_boxes.txt` (name, x0, y0, x1, y1), `val/images` with `val/val_annotations.txt`
-(name, wnid, x0, y0, x1, y1), `test/images` without annotations; `wnids.txt` (classes, in label order) and `words.txt` (their names).
+`train/WNID/images/*.JPEG` with `train/WNID/WNID_boxes.txt` (name, x0, y0, x1, y1), `val/images` with
+`val/val_annotations.txt` (name, wnid, x0, y0, x1, y1), `test/images` without annotations; `wnids.txt`
+(classes, in label order) and `words.txt` (their names).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
     Args:
         root: The data set's folder.
         split: `train` (if none is given), `val` or `test`.
-        skip: Called with every image and box that cannot be used, and every annotation whose image is missing.
+        skip: Called with every image and box that cannot be used, and every annotation whose image is
+            missing.
 
     Raises:
         DataError: `wnids.txt` or the split is missing, or what is there has another layout.
@@ -34,7 +36,9 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
     split = split or "train"
     there = [name for name in _SPLITS if (root / name).is_dir()]
     if split not in there:
-        raise DataError(f"{root}: no split {split!r}; there are {', '.join(there) or 'none of train, val, test'}")
+        raise DataError(
+            f"{root}: no split {split!r}; there are {', '.join(there) or 'none of train, val, test'}"
+        )
     wnids = [line.strip() for line in _lines(root / "wnids.txt") if line.strip()]
     labels = {wnid: k for k, wnid in enumerate(wnids)}
 
@@ -50,7 +54,9 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
     return Source(units(), root, "annotated", _names(root / "words.txt", wnids))
 
 
-def _units(root: Path, folder: str, boxes: dict[str, list[Object]], skip: Skip, classes: int) -> Iterator[Unit]:
+def _units(
+    root: Path, folder: str, boxes: dict[str, list[Object]], skip: Skip, classes: int
+) -> Iterator[Unit]:
     if not (root / folder).is_dir():
         raise DataError(f"{root / folder}: no such folder; Tiny-ImageNet keeps its images there")
     images = list_files(root / folder).images
@@ -76,10 +82,19 @@ def _boxes(path: Path, skip: Skip, labels: dict[str, int], wnid: str | None) -> 
         try:
             x0, y0, x1, y1 = map(float, rest[0 if wnid else 1 :])
         except ValueError:
-            skip(SkippedObject(f"{path}, line {number}", f"is not a name{'' if wnid else ', a class'} and four numbers, separated by tabs"))
+            skip(
+                SkippedObject(
+                    f"{path}, line {number}",
+                    f"is not a name{'' if wnid else ', a class'} and four numbers, separated by tabs",
+                )
+            )
             continue
         if label is None:
-            skip(SkippedObject(f"{path}, line {number}", f"has class {wnid or rest[0]}, which wnids.txt does not list"))
+            skip(
+                SkippedObject(
+                    f"{path}, line {number}", f"has class {wnid or rest[0]}, which wnids.txt does not list"
+                )
+            )
             continue
         found.setdefault(name, []).append(Object((x0, y0, x1 + 1, y1 + 1), label=label))
     return found

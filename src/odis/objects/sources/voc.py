@@ -1,12 +1,13 @@
-"""Pascal VOC as it is published: `Annotations/NAME.xml`, `JPEGImages/NAME.jpg`, `ImageSets/Main/SPLIT.txt` (one name a line).
+"""Pascal VOC as it is published: `Annotations/NAME.xml`, `JPEGImages/NAME.jpg`, `ImageSets/Main/SPLIT.txt`
+(one name a line).
 
-Boxes are inclusive pixel coordinates counted from 1, whole or not: x0 = xmin - 1, x1 = xmax. Objects marked `difficult` or
-`truncated` are kept as any other; body parts (`part`) are not objects. Masks (`SegmentationObject`) are not read: only some images
-have them, and they do not say which mask is which box.
+Boxes are inclusive pixel coordinates counted from 1, whole or not: x0 = xmin - 1, x1 = xmax. Objects marked
+`difficult` or `truncated` are kept as any other; body parts (`part`) are not objects. Masks
+(`SegmentationObject`) are not read: only some images have them, and they do not say which mask is which box.
 
-Labels are positions in VOC's twenty classes if the split names no other class, else in the split's own names, sorted. Which it is
-takes a first pass over the annotations that keeps nothing but the names of classes. Besides them, the names of the split's images
-are held; an annotation is read again when its row is asked for.
+Labels are positions in VOC's twenty classes if the split names no other class, else in the split's own names,
+sorted. Which it is takes a first pass over the annotations that keeps nothing but the names of classes.
+Besides them, the names of the split's images are held; an annotation is read again when its row is asked for.
 """
 
 from __future__ import annotations
@@ -23,21 +24,40 @@ from odis.objects.sources.voc_xml import filename, items, leads_out, parse, shor
 from odis.types import ImageObjects, Object, Skipped
 
 CLASSES = [
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike",
-    "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-]  # fmt: skip
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+]
 """The classes of VOC 2007 to 2012, in their published order."""
 
 
 def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
     """Every image that the split lists, in its order, with its objects; an image without objects has none.
 
-    An image is `JPEGImages/NAME.jpg`. Where there is no such file, it is the one that the annotation's `filename` names.
+    An image is `JPEGImages/NAME.jpg`. Where there is no such file, it is the one that the annotation's
+    `filename` names.
 
     Args:
         root: Folder that holds `Annotations`, `JPEGImages` and `ImageSets`.
-        split: `train`, `val`, `trainval`, `test`, or another list in `ImageSets/Main`. The lists of one class (`cat_train`), which
-            have a second column, are no splits.
+        split: `train`, `val`, `trainval`, `test`, or another list in `ImageSets/Main`. The lists of one class
+            (`cat_train`), which have a second column, are no splits.
         skip: Called with every image and object that cannot be used.
         trust: Take the sizes that the annotations state, without opening the images.
 
@@ -58,7 +78,12 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
         seen: set[str] = set()
         for number, name in names:
             if leads_out(name):
-                skip(Skipped(f"{path}, line {number}", f"{short(name)} is not the name of an image in {root / 'JPEGImages'}"))
+                skip(
+                    Skipped(
+                        f"{path}, line {number}",
+                        f"{short(name)} is not the name of an image in {root / 'JPEGImages'}",
+                    )
+                )
             elif name in seen:
                 skip(Skipped(f"{path}, line {number}", f"{short(name)} was listed before"))
             else:
@@ -83,13 +108,22 @@ def _row(root: Path, name: str, labels: dict[str, int], skip: Skip, trust: bool)
         for item in found:
             skip(SkippedObject(item.what, "its image cannot be used"))
         return None
-    size = usable_size(root / image, skip, annotated=annotated, objects=[item.what for item in found], trust=trust)
+    size = usable_size(
+        root / image, skip, annotated=annotated, objects=[item.what for item in found], trust=trust
+    )
     if size is None:
         return None
     objects = []
     for item in found:
-        if item.problem or item.name not in labels:  # a name can be new only if the file changed after the first pass
-            skip(SkippedObject(item.what, item.problem or f"class {short(item.name)} was not there when the names were read"))
+        if (
+            item.problem or item.name not in labels
+        ):  # a name can be new only if the file changed after the first pass
+            skip(
+                SkippedObject(
+                    item.what,
+                    item.problem or f"class {short(item.name)} was not there when the names were read",
+                )
+            )
         else:
             xmin, ymin, xmax, ymax = item.box
             objects.append((item.what, Object((xmin - 1, ymin - 1, xmax, ymax), label=labels[item.name])))
@@ -102,12 +136,16 @@ def _image(root: Path, name: str, named: str) -> str:
     if os.path.isfile(root / image) or not named:
         return image
     if leads_out(named):
-        raise DataError(f"<filename> is {short(named)}, which is not the name of an image in {root / 'JPEGImages'}")
+        raise DataError(
+            f"<filename> is {short(named)}, which is not the name of an image in {root / 'JPEGImages'}"
+        )
     return f"JPEGImages/{named}" if os.path.isfile(root / "JPEGImages" / named) else image
 
 
 def _class_names(root: Path, names: list[str]) -> set[str]:
-    """Classes that the annotations name. What cannot be read is passed over here: it is reported when its row is due."""
+    """Classes that the annotations name. What cannot be read is passed over here: it is reported when its row
+    is due.
+    """
     found: set[str] = set()
     for name in names:
         if leads_out(name):
@@ -133,7 +171,10 @@ def _names(path: Path, root: Path) -> list[tuple[int, str]]:
         raise DataError(f"{path}: lists no image")
     for number, name in names:
         if _marks_a_class(name):
-            raise DataError(f"{path}: line {number} is {short(name)}: a list of one class, not a split; there are {_splits(root)}")
+            raise DataError(
+                f"{path}: line {number} is {short(name)}: a list of one class, not a split; there are "
+                f"{_splits(root)}"
+            )
     return names
 
 
@@ -163,4 +204,7 @@ def _splits(root: Path) -> str:
     if there:
         return ", ".join(there)
     below = sorted(path.parent.name for path in root.glob("*/ImageSets") if path.is_dir())
-    return f"none (no ImageSets/Main/SPLIT.txt{'; name one of the folders ' + ', '.join(below) if below else ''})"
+    return (
+        f"none (no "
+        f"ImageSets/Main/SPLIT.txt{'; name one of the folders ' + ', '.join(below) if below else ''})"
+    )

@@ -1,7 +1,9 @@
-"""One annotation in the XML of Pascal VOC, which ImageNet uses too: parsed without expanding or fetching anything.
+"""One annotation in the XML of Pascal VOC, which ImageNet uses too: parsed without expanding or fetching
+anything.
 
-Whatever declares a DOCTYPE or an ENTITY is refused before the parser sees it: an annotation needs neither, and a few hundred
-bytes of them can grow to gigabytes. Only UTF-8 is read, so that no other encoding hides such a declaration.
+Whatever declares a DOCTYPE or an ENTITY is refused before the parser sees it: an annotation needs neither,
+and a few hundred bytes of them can grow to gigabytes. Only UTF-8 is read, so that no other encoding hides
+such a declaration.
 """
 
 from __future__ import annotations
@@ -25,11 +27,18 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One annotated object as it is written: its class and the four numbers of its box, or what is wrong with it."""
+    """One annotated object as it is written: its class and the four numbers of its box, or what is wrong with
+    it.
+    """
 
     what: str  # what it is called in messages
     name: str = ""
-    box: Box = (0.0, 0.0, 0.0, 0.0)  # xmin, ymin, xmax, ymax; where pixels are counted from is the data set's affair
+    box: Box = (
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+    )  # xmin, ymin, xmax, ymax; where pixels are counted from is the data set's affair
     problem: str = ""
 
 
@@ -37,7 +46,8 @@ def parse(path: str | Path) -> Element:
     """The `annotation` element of an XML file.
 
     Raises:
-        DataError: The file is missing, empty, too large, not UTF-8, not XML, something else, or declares a DOCTYPE or ENTITY.
+        DataError: The file is missing, empty, too large, not UTF-8, not XML, something else, or declares a
+            DOCTYPE or ENTITY.
     """
     try:
         with open(path, "rb") as file:
@@ -82,12 +92,16 @@ def stated_size(annotation: Element) -> tuple[int, int]:
 
 
 def filename(annotation: Element) -> str:
-    """The image file that the annotation names; empty if it names none. Any text at all: check it before it becomes a path."""
+    """The image file that the annotation names; empty if it names none. Any text at all: check it before it
+    becomes a path.
+    """
     return (annotation.findtext("filename") or "").strip()
 
 
 def items(annotation: Element, path: str | Path) -> list[Item]:
-    """The objects in their order. Body parts (`part`, with a box of their own) are inside of objects and are none themselves."""
+    """The objects in their order. Body parts (`part`, with a box of their own) are inside of objects and are
+    none themselves.
+    """
     found = []
     for k, element in enumerate(annotation.findall("object"), start=1):
         what, name = f"{path}, object {k}", ""
@@ -128,9 +142,16 @@ def to_number(text: str) -> float:
 
 
 def leads_out(name: str) -> bool:
-    """Whether a name from a file is anything but a path downwards: absolute, with `..`, a backslash, a drive letter, or empty."""
+    """Whether a name from a file is anything but a path downwards: absolute, with `..`, a backslash, a drive
+    letter, or empty.
+    """
     parts = name.split("/")
-    return "\\" in name or "\0" in name or _DRIVE.match(name) is not None or any(part in ("", ".", "..") for part in parts)
+    return (
+        "\\" in name
+        or "\0" in name
+        or _DRIVE.match(name) is not None
+        or any(part in ("", ".", "..") for part in parts)
+    )
 
 
 def short(text: str) -> str:

@@ -1,13 +1,16 @@
-"""YOLO as Ultralytics documents it: `data.yaml`, folders or lists of images, and one text file of objects an image.
+"""YOLO as Ultralytics documents it: `data.yaml`, folders or lists of images, and one text file of objects an
+image.
 
-`data.yaml` (or the only other .yaml in the folder) has `names` (a list, or a mapping from 0, 1, 2, ... to names) and `train`, `val`,
-`test`: each a folder, a .txt list of images, or several of these. It may have `path`, where those begin, and `nc`. Nothing in it is
-run or downloaded, and no path may lead out of the data set's folder.
+`data.yaml` (or the only other .yaml in the folder) has `names` (a list, or a mapping from 0, 1, 2, ... to
+names) and `train`, `val`, `test`: each a folder, a .txt list of images, or several of these. It may have
+`path`, where those begin, and `nc`. Nothing in it is run or downloaded, and no path may lead out of the data
+set's folder.
 
-The objects of images/a/b.jpg are in labels/a/b.txt: the last folder `images` becomes `labels`, and without one the file is beside
-the image. A line is `class x y width height` (the box's centre and size), perhaps with a confidence behind it, or
-`class x1 y1 x2 y2 x3 y3 ...` (a polygon; so are the four corners of an oriented box). All are shares of the image's width and height
-as a viewer shows it, so of the sides that EXIF orientation gives it. A missing file and an empty one mean that there is no object.
+The objects of images/a/b.jpg are in labels/a/b.txt: the last folder `images` becomes `labels`, and without
+one the file is beside the image. A line is `class x y width height` (the box's centre and size), perhaps with
+a confidence behind it, or `class x1 y1 x2 y2 x3 y3 ...` (a polygon; so are the four corners of an oriented
+box). All are shares of the image's width and height as a viewer shows it, so of the sides that EXIF
+orientation gives it. A missing file and an empty one mean that there is no object.
 """
 
 from __future__ import annotations
@@ -40,15 +43,18 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
 
     The names of one folder are held at a time, lists are read line by line; a hash of 8 bytes an image (90 in
     Python) tells which were there before.
-    A confidence becomes the score; the provenance is `annotated` also where scores say that a detector wrote the files.
+    A confidence becomes the score; the provenance is `annotated` also where scores say that a detector wrote
+    the files.
 
     Args:
         root: Folder that holds `data.yaml`, the images and their labels.
         split: `train` (if none is given), `val` or `test`.
-        skip: Called with every image and object that cannot be used. The lines of a label file that is not text are not counted.
+        skip: Called with every image and object that cannot be used. The lines of a label file that is not
+            text are not counted.
 
     Raises:
-        DataError: `data.yaml` is missing, ambiguous or wrong, or a folder or list it names is missing, empty or elsewhere.
+        DataError: `data.yaml` is missing, ambiguous or wrong, or a folder or list it names is missing, empty
+            or elsewhere.
     """
     path = _find(root)
     content = _load(path)
@@ -56,17 +62,24 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
     split = split or "train"
     there = [name for name in _SPLITS if content.get(name)]
     if split not in there:
-        raise DataError(f"{path}: no split {split!r}; there are {', '.join(there) or 'none of train, val, test'}")
+        raise DataError(
+            f"{path}: no split {split!r}; there are {', '.join(there) or 'none of train, val, test'}"
+        )
     base = root
     if content.get("path") is not None:
         base = root / _place(path, "path", content["path"], root, root)
         if not base.is_dir():
-            raise DataError(f"{path}: path leads to {base}, which is no folder; leave it out if the images are beside {path.name}")
+            raise DataError(
+                f"{path}: path leads to {base}, which is no folder; leave it out if the images are beside "
+                f"{path.name}"
+            )
     entries = content[split] if isinstance(content[split], list) else [content[split]]
     places = [_place(path, split, entry, root, base) for entry in entries]
     for place in map(root.joinpath, places):
         if not place.is_dir() and not (place.suffix.lower() == ".txt" and place.is_file()):
-            raise DataError(f"{place}: no such folder, or list of images (.txt); {path.name} names it for {split}")
+            raise DataError(
+                f"{place}: no such folder, or list of images (.txt); {path.name} names it for {split}"
+            )
 
     def units() -> Iterator[Unit]:
         seen: set[int] = set()
@@ -85,7 +98,11 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
 def _find(root: Path) -> Path:
     if (root / "data.yaml").is_file():
         return root / "data.yaml"
-    found = sorted(p for p in root.iterdir() if p.suffix in (".yaml", ".yml") and not p.name.startswith(".") and p.is_file())
+    found = sorted(
+        p
+        for p in root.iterdir()
+        if p.suffix in (".yaml", ".yml") and not p.name.startswith(".") and p.is_file()
+    )
     if len(found) != 1:
         names = ", ".join(p.name for p in found) or "no other .yaml file"
         raise DataError(f"{root}: no data.yaml, and {names}; there must be data.yaml, or one .yaml file")
@@ -103,8 +120,12 @@ def _load(path: Path) -> dict[Any, Any]:
         raise DataError(f"{path}: is not YAML that can be read ({_reason(error)})") from error
     if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
         raise DataError(f"{path}: must be a mapping with names and train, val or test")
-    names = [value for key, value in node.value if key.value == "names" and isinstance(value, yaml.MappingNode)]
-    if len(node.value) != len(content) or any(len(n.value) != len(content["names"]) for n in names):  # YAML keeps the last one
+    names = [
+        value for key, value in node.value if key.value == "names" and isinstance(value, yaml.MappingNode)
+    ]
+    if len(node.value) != len(content) or any(
+        len(n.value) != len(content["names"]) for n in names
+    ):  # YAML keeps the last one
         raise DataError(f"{path}: has a key twice")
     if "kpt_shape" in content:
         raise DataError(f"{path}: is for poses (kpt_shape); boxes, polygons and oriented boxes can be read")
@@ -117,7 +138,9 @@ def _refuse_bombs(path: Path, text: str) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
-            raise DataError(f"{path}: has an alias (*name), which can make a file of any size; write the value itself")
+            raise DataError(
+                f"{path}: has an alias (*name), which can make a file of any size; write the value itself"
+            )
         if depth > _DEEPEST:
             raise DataError(f"{path}: has more than {_DEEPEST} lists or mappings in each other")
 
@@ -139,7 +162,9 @@ def _classes(path: Path, content: dict[Any, Any]) -> list[str]:
     first: dict[str, int] = {}
     for k, name in enumerate(names):
         if not isinstance(name, str) or not name.strip():
-            raise DataError(f"{path}: the name of class {k} is {_short(name)}, which is no text; put it in quotes")
+            raise DataError(
+                f"{path}: the name of class {k} is {_short(name)}, which is no text; put it in quotes"
+            )
         if first.setdefault(name, k) != k:
             raise DataError(f"{path}: classes {first[name]} and {k} have the same name {_short(name)}")
     if content.get("nc") not in (None, len(names)):
@@ -160,7 +185,9 @@ def _place(path: Path, key: str, value: Any, root: Path, base: Path) -> str:
 
 
 def _inside(root: Path, base: Path, text: str) -> str:
-    """`text`, which begins at `base` if it is not absolute, relative to `root`; the error says why it may not be used."""
+    """`text`, which begins at `base` if it is not absolute, relative to `root`; the error says why it may not
+    be used.
+    """
     if "\\" in text or re.match("[A-Za-z]:", text):
         raise DataError("has a backslash or a drive letter; the parts of a path are separated by /")
     if any(ord(character) < 32 for character in text):
@@ -242,7 +269,11 @@ def _lines(path: Path) -> list[tuple[str, str]]:
         raise DataError(f"its label file {path} is not UTF-8") from error
     except OSError as error:
         raise DataError(f"its label file {path} cannot be read ({error.strerror or error})") from error
-    return [(f"{path}, line {number}", line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return [
+        (f"{path}, line {number}", line)
+        for number, line in enumerate(text.split("\n"), start=1)
+        if line.strip()
+    ]
 
 
 def _object(line: str, width: int, height: int) -> Object:
@@ -253,7 +284,10 @@ def _object(line: str, width: int, height: int) -> Object:
     if not label.is_integer():
         raise DataError(f"has class {label:g}, must be a whole number")
     if len(values) not in (4, 5) and (len(values) < 6 or len(values) % 2):
-        raise DataError(f"has {len(values) + 1} numbers, must have 5 (class and box), 6 (and confidence) or 7, 9, ... (class and points)")
+        raise DataError(
+            f"has {len(values) + 1} numbers, must have 5 (class and box), 6 (and confidence) or 7, 9, ... "
+            f"(class and points)"
+        )
     score = values.pop() if len(values) == 5 else None
     if score is not None and not 0 <= score <= 1:
         raise DataError(f"has confidence {score:g}, must be from 0 to 1")
@@ -262,7 +296,12 @@ def _object(line: str, width: int, height: int) -> Object:
             raise DataError(f"has {value:g}, must be a share of the image's width or height, from 0 to 1")
     if len(values) == 4:
         x, y, w, h = values
-        return Object(((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height), None, int(label), score)
+        return Object(
+            ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height),
+            None,
+            int(label),
+            score,
+        )
     points = [value * (height if k % 2 else width) for k, value in enumerate(values)]
     box = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
     return Object(box, coco_mask.merge(coco_mask.frPyObjects([points], height, width))["counts"], int(label))

@@ -1,0 +1,104 @@
+"""The backbone that a config names: a timm model, made an `ObjectViT`, with its weights."""
+
+from __future__ import annotations
+
+import difflib
+
+import timm
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
+
+from odis.backbones.weights import load_timm_weights, one_line
+from odis.config.training import ModelConfig, PretrainConfig
+from odis.errors import ConfigError
+from odis.method.pair import Network, make_pair
+from odis.method.vit import ObjectViT
+
+
+def build_vit(config: ModelConfig, image_size: int, drop_path: float | None = None) -> ObjectViT:
+    """The backbone a config names, with its weights if it names some.
+
+    Args:
+        config: Name, weights, kind of object tokens and overrides.
+        image_size: Side in pixels whose patch grid the position embedding is made for; other sizes
+            interpolate.
+        drop_path: Stochastic depth in place of the config's.
+
+    Raises:
+        ConfigError: an unknown name, another architecture, a size or an override that does not fit, unusable
+            weights.
+    """
+    vit = _create(config, image_size, config.drop_path if drop_path is None else drop_path)
+    patch = vit.patch_embed.patch_size
+    if image_size % patch[0] or image_size % patch[1]:
+        raise ConfigError(
+            f"model.patch_size: is {patch[0]} ({config.name}), must divide the image size {image_size}"
+        )
+    token_readout = config.object_readout == "token"
+    if token_readout and config.object_tokens == "single" and not vit.has_class_token:
+        raise ConfigError(
+            f"model.name: {config.name} has no class token to stand for the object; set "
+            f"model.object_tokens read-only"
+        )
+    model = ObjectViT(vit, config.object_tokens if token_readout else "single")
+    if config.weights not in (None, "timm"):
+        load_timm_weights(model, config.weights)
+    model.set_grad_checkpointing(config.grad_checkpointing)
+    return model
+
+
+def build_pair(config: PretrainConfig) -> tuple[Network, Network]:
+    """Student and teacher of a run, before its first step.
+
+    Raises:
+        ConfigError: a model that cannot be built, or view sizes that its patches do not tile.
+    """
+    backbone = build_vit(config.model, config.views.global_size)
+    patch = backbone.patch_embed.patch_size[0]
+    if config.views.local_views and config.views.local_size % patch:
+        raise ConfigError(
+            f"views.local_size: is {config.views.local_size}, must be a multiple of the patch size {patch}"
+        )
+    return make_pair(backbone, config)
+
+
+def _create(config: ModelConfig, image_size: int, drop_path: float) -> VisionTransformer:
+    name = config.name
+    if ":" not in name and not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(module="vision_transformer"), n=4)
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models('*vit*') lists them"
+        raise ConfigError(f"model.name: timm has no model {name}; {hint}")
+    overrides = {
+        k: v
+        for k in ("patch_size", "embed_dim", "depth", "num_heads")
+        if (v := getattr(config, k)) is not None
+    }
+    pretrained = config.weights == "timm"
+    try:
+        vit = timm.create_model(
+            name,
+            pretrained=pretrained,
+            img_size=image_size,
+            dynamic_img_size=True,
+            num_classes=0,
+            drop_path_rate=drop_path,
+            **overrides,
+        )
+    except TypeError as error:  # another architecture does not know these arguments
+        raise ConfigError(
+            f"model.name: {name} is not a timm VisionTransformer ({one_line(error)})"
+        ) from error
+    except Exception as error:  # timm and its hub client raise whatever they like
+        what = "model.weights: timm's weights for" if pretrained else "model.name:"
+        raise ConfigError(f"{what} {name} with {overrides or 'its own sizes'}: {one_line(error)}") from error
+    if type(vit) is not VisionTransformer:
+        raise ConfigError(
+            f"model.name: {name} is a {type(vit).__name__}, must be a plain timm VisionTransformer "
+            f"(vit_*, deit3_*)"
+        )
+    if type(vit.patch_embed) is not PatchEmbed:
+        raise ConfigError(
+            f"model.name: {name} embeds patches with {type(vit.patch_embed).__name__}; only ViTs on plain "
+            f"patches are supported"
+        )
+    return vit

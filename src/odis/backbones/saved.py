@@ -1,0 +1,93 @@
+"""A backbone on disk: one safetensors file with timm's keys and a card that says how to rebuild and ask
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from odis.backbones.build import build_vit
+from odis.config.training import ModelConfig
+from odis.errors import DataError
+from odis.method.vit import ObjectViT
+
+
+def save_model(path: Path, backbone: ObjectViT, card: dict[str, Any]) -> None:
+    """Write the backbone's weights and its card, beside `path` and then renamed.
+
+    Args:
+        path: `.safetensors` file.
+        backbone: The network to keep (of a run: the teacher's).
+        card: JSON-able description; `model` holds the `ModelConfig` fields, `image_size` the side it was
+            trained at.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    beside = path.with_suffix(".tmp")
+    try:
+        save_file(
+            {k: v.contiguous() for k, v in backbone.state_dict().items()},
+            beside,
+            metadata={"odis": json.dumps(card)},
+        )
+        os.replace(beside, path)
+    except (OSError, SafetensorError) as e:
+        raise DataError(f"{path}: cannot be written ({e})") from e
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_model(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
+    """The backbone in `path`, on the CPU in eval mode, and its card.
+
+    Raises:
+        DataError: if the file is missing, cut short, or not written by `save_model`.
+    """
+    try:
+        with safe_open(path, framework="pt") as f:
+            card = json.loads((f.metadata() or {})["odis"])
+        backbone = build_vit(
+            ModelConfig(**card["model"] | {"weights": None}), card["image_size"], drop_path=0.0
+        )
+        backbone.load_state_dict(load_file(path))
+    except FileNotFoundError as e:
+        raise DataError(f"{path}: no such file") from e
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
+        reason = str(e).splitlines()[0][:200]
+        raise DataError(
+            f"{path}: not a model that odis wrote, or not whole ({type(e).__name__}: {reason})"
+        ) from e
+    return backbone.eval(), card
+
+
+def load_teacher(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
+    """The teacher's backbone in a run's checkpoint, on the CPU in eval mode, and its card. No code in the
+    file is executed.
+
+    Raises:
+        DataError: if the file is cut short, or no checkpoint that odis wrote.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # damaged files raise anything
+        raise DataError(f"{path}: not a whole checkpoint ({type(e).__name__})") from e
+    try:
+        card = state["card"]
+        backbone = build_vit(ModelConfig(**card["model"]), card["image_size"], drop_path=0.0)
+        of_backbone = {
+            k.removeprefix("backbone."): v for k, v in state["teacher"].items() if k.startswith("backbone.")
+        }
+        backbone.load_state_dict(of_backbone)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as e:
+        raise DataError(
+            f"{path}: not a checkpoint that odis wrote ({type(e).__name__}: {str(e).splitlines()[0][:200]})"
+        ) from e
+    return backbone.eval(), card

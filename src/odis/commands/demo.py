@@ -1,0 +1,149 @@
+"""The demo: scenes with nothing to download, pretraining on them, the same evaluation before and after, one
+picture.
+
+Everything it does is what a user does with their own data: write an index, `pretrain` with a recipe,
+`evaluate_knn`, `embed`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from odis.backbones.build import build_pair
+from odis.config.options import load_recipe
+from odis.config.training import PretrainConfig
+from odis.evaluation.knn import KnnSettings, evaluate_knn
+from odis.evaluation.results import write_results
+from odis.inference import Encoder, load
+from odis.objects.index import ObjectIndex
+from odis.objects.scenes.compose import write_scenes
+from odis.pictures.demo import draw_demo
+from odis.train.loop import pretrain
+
+TRAIN_SCENES, TEST_SCENES = 6000, 400
+NEIGHBOUR_SCENES = 1000  # scenes of the training index whose objects vote
+K = 20
+CONTEXT = (
+    1.6  # `[OBJ]` is asked in a window of 1.6 x its box, where objects are about as large as in training
+)
+
+
+def run_demo(out: Path, *, seed: int = 0, recipe: str = "demo") -> dict[str, Any]:
+    """Make scenes, pretrain, evaluate the untrained and the trained network, draw; a second call resumes or
+    redraws.
+
+    Args:
+        out: Folder for `scenes/`, `run/`, `results.json` and `demo.png`.
+        seed: Seed of scenes and training.
+        recipe: Recipe of the pretraining, by name or path.
+
+    Returns:
+        What `results.json` holds: `untrained` and `trained` top-1 k-NN accuracies in percent by mode,
+        `seconds` of pretraining, settings.
+    """
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    out.mkdir(parents=True, exist_ok=True)
+    console.print(
+        "[bold]1[/] scenes: real handwritten digits in clutter; digits of the test scenes are in no "
+        "training scene"
+    )
+    train, test = (
+        _scenes(out / "scenes", split, count, seed)
+        for split, count in (("train", TRAIN_SCENES), ("val", TEST_SCENES))
+    )
+    config = load_recipe(recipe, data=str(out / "scenes" / "train.parquet"), train__seed=seed)
+
+    console.print("[bold]2[/] the untrained network, asked about every object of the test scenes")
+    untrained = _untrained(config)
+    before = _evaluated(untrained, train, test)
+
+    console.print("[bold]3[/] pretraining: no label is read")
+    pretrain(config, out / "run", recipe=Path(recipe).stem)
+    seconds = _pretraining_seconds(out / "run", config.train.batch_size)
+
+    console.print("[bold]4[/] the trained network, asked the same")
+    trained = load(out / "run", device="cpu")
+    after = _evaluated(trained, train, test)
+    write_results(
+        out / "run" / "knn.json", after | {"rows": [*before["rows"], *after["rows"]]}
+    )  # for `odis report`
+    results = {
+        "untrained": _accuracies(before),
+        "trained": _accuracies(after),
+        "seconds": round(seconds, 1),
+        "k": K,
+        "seed": seed,
+        "recipe": recipe,
+        "train_scenes": len(train),
+        "test_scenes": len(test),
+        "provenance": test.provenance,
+    }
+    write_results(out / "results.json", results)
+    draw_demo(out / "demo.png", trained, untrained, train, test, results, context=CONTEXT)
+    console.print(_table(results))
+    console.print(
+        f"picture: {out / 'demo.png'}\nnumbers: {out / 'results.json'}\nmodel: "
+        f"{out / 'run' / 'model.safetensors'}",
+        markup=False,
+    )
+    page = (
+        f"odis report {out / 'run'} --data {out / 'scenes' / 'val.parquet'} --context {CONTEXT} --out "
+        f"{out / 'report.html'}"
+    )
+    console.print(f"a page of the run: {page}", markup=False)
+    return results
+
+
+def _scenes(folder: Path, split: str, count: int, seed: int) -> ObjectIndex:
+    path = folder / f"{split}.parquet"
+    if not path.exists():
+        write_scenes(folder / split, path, count=count, split=split, seed=seed)
+    return ObjectIndex.open(path)
+
+
+def _untrained(config: PretrainConfig) -> Encoder:
+    """The student as `pretrain` starts it, from the same seed."""
+    torch.manual_seed(config.train.seed)
+    student, _ = build_pair(config)
+    return Encoder.of(student.backbone.eval(), config, source="untrained")
+
+
+def _evaluated(encoder: Encoder, train: ObjectIndex, test: ObjectIndex) -> dict[str, Any]:
+    settings = KnnSettings(
+        modes=("masked-attention", "crop"), k=(K,), context=CONTEXT, max_train=NEIGHBOUR_SCENES, workers=1
+    )
+    return evaluate_knn(encoder, train, test, settings)
+
+
+def _accuracies(results: dict[str, Any]) -> dict[str, float]:
+    return {row["mode"]: round(row["scores"][f"k={K}"]["value"], 1) for row in results["rows"]}
+
+
+def _pretraining_seconds(run: Path, batch_size: int) -> float:
+    """Seconds that the steps took, data included, by the run's own log: also of a run that an earlier call
+    finished or began.
+    """
+    seconds, before = 0.0, 0
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        if rate := values.get("images_per_second"):
+            seconds += (values["step"] - before) * batch_size / rate
+            before = values["step"]
+    return seconds
+
+
+def _table(results: dict[str, Any]) -> Table:
+    table = Table(title=f"Objects of held-out scenes, {K}-NN accuracy in % (chance 10)")
+    table.add_column("the network is asked by")
+    for name in ("untrained", "trained", "gain"):
+        table.add_column(name, justify="right")
+    for mode, before in results["untrained"].items():
+        after = results["trained"][mode]
+        table.add_row(mode, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}")
+    return table

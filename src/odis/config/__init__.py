@@ -1,0 +1,1 @@
+"""Settings: typed, declared once, checked before anything runs."""

@@ -1,0 +1,1 @@
+"""Photometric augmentation: what is drawn, and what it does to pixels."""

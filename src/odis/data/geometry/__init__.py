@@ -1,0 +1,1 @@
+"""Crops and masks: numbers in, numbers out."""

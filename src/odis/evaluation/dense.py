@@ -1,0 +1,285 @@
+"""Patch features and pixel labels: what segmentation by neighbours (`dense_knn.py`) and by a linear head
+(`segment.py`) share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as tv
+
+from odis.data.workers import watched
+from odis.errors import DataError, OdisError
+from odis.evaluation.asking import Asking, Evaluation
+from odis.evaluation.label_maps import IGNORE, LabelledImages, patch_label_shares
+from odis.evaluation.parts import Part
+from odis.evaluation.scores import Score, confusion, iou_score, overlaps
+from odis.inference import Encoder
+from odis.inference.queries import Asker, Query
+from odis.objects.index import ObjectIndex
+from odis.types import Skipped
+
+_AT_ONCE = 1 << 26  # scores of pixels held at a time: 256 MB
+
+PATCHES = "patches"
+"""The mode of evaluations of patches: they come from a plain pass over the whole image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseSettings(Asking):
+    """How models are asked (`Asking`; modes are those of objects and not used), and how many patches are
+    kept.
+
+    Args:
+        max_patches: So many train patches are held in memory at most (but one of each image), about 8 (D + C)
+            bytes each at the peak: equally many of each image, drawn by `seed`.
+    """
+
+    modes: Sequence[str] = (PATCHES,)
+    max_patches: int = 200_000
+
+    def check(self, encoders: Sequence[Encoder]) -> None:
+        """See `Asking.check`."""
+        if not encoders:
+            raise OdisError("at least one model is needed")
+        limits = {
+            "max-patches": self.max_patches,
+            "batch-size": self.batch_size,
+            "max-train": self.max_train,
+            "max-test": self.max_test,
+        }
+        for name, value in limits.items():
+            if value is not None and value < 1:
+                raise OdisError(f"{name} {value} must be 1 or more")
+        if self.workers < 0:
+            raise OdisError(f"workers {self.workers} must be 0 or more")
+        for encoder in encoders:
+            encoder.asker("mean-pool", self.size)  # patches, which a model may not have
+
+
+@dataclass(slots=True)
+class DenseItem:
+    """One image with its labels, ready to be asked; or why it cannot be."""
+
+    query: Query | None
+    labels: np.ndarray  # int (H, W), IGNORE where nothing is known
+    skipped: list[Skipped]
+    foreign: str | None = None  # a class it shows that the train part does not list
+
+
+class DenseRows(Dataset[DenseItem]):
+    """Images and label maps, decoded and resized: what a loader's workers do."""
+
+    def __init__(self, data: LabelledImages, rows: Sequence[int], asker: Asker, classes: np.ndarray) -> None:
+        self.data, self.rows, self.asker, self.classes = data, rows, asker, classes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> DenseItem:
+        path = self.data.image_path(self.rows[i])
+        try:
+            image, labels, skipped = self.data.read(self.rows[i])
+        except DataError as error:
+            return DenseItem(None, np.empty((0, 0)), [Skipped(path, str(error).removeprefix(f"{path}: "))])
+        known = labels >= 0
+        mapped = np.full(labels.shape, IGNORE, dtype=np.int32)
+        mapped[known] = self.classes[labels[known]]
+        if (mapped[known] < 0).any():
+            return DenseItem(
+                None, mapped, skipped, self.data.classes[int(labels[known][mapped[known] < 0][0])]
+            )
+        return DenseItem(self.asker.whole(tv.pil_to_tensor(image)), mapped, skipped)
+
+
+def open_labelled(path: str | Path, split: str, *, boxes: bool = False) -> LabelledImages:
+    """Pixel labels from an object index (a Parquet file or a folder of them), or from a folder of PNG label
+    maps.
+
+    Args:
+        path: Where.
+        split: Of label maps, see `LabelledImages.open_label_maps`; an index has one.
+        boxes: Of an index, see `LabelledImages.from_index`.
+
+    Raises:
+        DataError: if it is neither, or an index without a label.
+    """
+    path = Path(path)
+    if path.is_dir() and not any(path.glob("*.parquet")):
+        return LabelledImages.open_label_maps(path, split)
+    index = ObjectIndex.open(path)
+    data = LabelledImages.from_index(index, boxes)
+    if not Part(index, range(len(index))).labelled(1):
+        raise DataError(f"{path}: none of its objects has a label; segmentation needs a labelled index")
+    return data
+
+
+def train_positions(data: LabelledImages, train: LabelledImages) -> np.ndarray:
+    """Position in the train part of each class of a part, by name; -1 for one it lacks."""
+    position = {name: i for i, name in enumerate(train.classes)}
+    return np.array([position.get(name, -1) for name in data.classes], dtype=np.int32)
+
+
+def chosen_rows(data: LabelledImages, most: int | None, seed: int) -> Sequence[int]:
+    """All images, or `most` of them drawn by `seed`."""
+    if most is None or most >= len(data):
+        return range(len(data))
+    return sorted(np.random.default_rng(seed).permutation(len(data))[:most].tolist())
+
+
+def overlap_notes(
+    train: LabelledImages, train_rows: Sequence[int], test: LabelledImages, test_rows: Sequence[int]
+) -> list[str]:
+    """A note if the two parts share images: then a score does not say what the model makes of new ones."""
+    paths = {test.image_path(i) for i in test_rows}
+    shared = len(paths & {train.image_path(i) for i in train_rows})
+    return (
+        [f"{shared:,} images are in the test and the train part: their scores say nothing of new images"]
+        if shared
+        else []
+    )
+
+
+@dataclass(slots=True)
+class DenseReader:
+    """Reads parts of one evaluation for one model, and notes what they hold."""
+
+    run: Evaluation
+    settings: DenseSettings
+    encoder: Encoder
+    train: LabelledImages
+
+    def images(
+        self, data: LabelledImages, rows: Sequence[int], side: str
+    ) -> Iterator[tuple[int, Tensor, tuple[int, int], np.ndarray]]:
+        """Row, patches (P, D) on the device, grid and labels (H, W) in train classes, of each image that can
+        be used; in no fixed order.
+        """
+        settings, encoder = self.settings, self.encoder
+        asker = encoder.asker("whole-image", settings.size)
+        loader: Any = DataLoader(
+            DenseRows(data, rows, asker, train_positions(data, self.train)),
+            # of one item, not a list
+            batch_size=None, num_workers=settings.workers, collate_fn=_as_it_is,  # type: ignore[arg-type]
+        )  # fmt: skip
+        counts = {"images": 0, "skipped": 0}
+        what = f"{encoder.source or 'model'}, {side}"
+
+        def queries() -> Iterator[tuple[tuple[int, np.ndarray], Query]]:
+            for position, item in enumerate(watched(iter(loader), settings.workers)):
+                if settings.strict and item.skipped:
+                    raise DataError(f"{item.skipped[0].what}: {item.skipped[0].why}")
+                if item.foreign is not None:
+                    raise DataError(
+                        f"{data.path}: shows {item.foreign!r}, a class that {self.train.path} does not list"
+                    )
+                self.run.note(item.skipped)
+                counts["skipped"] += len(item.skipped)
+                if item.query is not None:
+                    counts["images"] += 1
+                    yield (rows[position], item.labels), item.query
+                if self.run.progress is not None:
+                    self.run.progress(what, position + 1, len(rows))
+
+        for asked, _, tokens in encoder.answers(queries(), asker, settings.batch_size):
+            patches = tokens.patches.float()
+            if not bool(patches.isfinite().all()):
+                raise OdisError(
+                    f"{side} features hold values that are not finite: the model's weights or its "
+                    f"precision are at fault"
+                )
+            for i, ((row, labels), _) in enumerate(asked):
+                yield row, patches[i], tokens.grid, labels
+        self.run.sides[side] = {
+            "index": data.path,
+            "provenance": data.provenance,
+            **counts,
+            "classes": len(data.classes),
+        }
+
+    def bank(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Train patches: features float32 (n, D), shares of their area in each class float32 (n, C), and
+        their image int64 (n,); CPU.
+        """
+        features, shares, images = [], [], []
+        most = max(1, self.settings.max_patches // len(rows))
+        for row, patches, grid, labels in self.images(self.train, rows, "train"):
+            of_patch = torch.from_numpy(patch_label_shares(labels, grid, len(self.train.classes)))
+            usable = (of_patch.sum(1) > 0).nonzero()[:, 0]
+            if len(usable) > most:
+                usable = usable[
+                    np.random.default_rng([self.settings.seed, row]).permutation(len(usable))[:most].copy()
+                ]
+            features.append(patches[usable.to(patches.device)].cpu())
+            shares.append(of_patch[usable])
+            images.append(torch.full((len(usable),), row))
+        if not features or not sum(len(f) for f in features):
+            raise DataError(f"{self.train.path}: none of its images has a pixel with a label")
+        order = torch.cat(images).argsort(
+            stable=True
+        )  # answers come in the order of sizes; the bank should not depend on batches
+        return torch.cat(features)[order], torch.cat(shares)[order], torch.cat(images)[order]
+
+    def measure(
+        self, data: LabelledImages, rows: Sequence[int], predict: Callable[[Tensor], Tensor]
+    ) -> tuple[Score, dict[str, float]]:
+        """mIoU of pixels, and the IoU of each class that occurs.
+
+        Args:
+            data: The test part.
+            rows: Which images.
+            predict: From patches (P, D) to scores of classes (P, C); the scores are resized to the image
+                before the highest is taken.
+        """
+        counts: dict[int, np.ndarray] = {}
+        for row, patches, grid, labels in self.images(data, rows, "test"):
+            predicted = label_pixels(predict(patches), grid, labels.shape).cpu().numpy()
+            counts[row] = overlaps(confusion(predicted, labels, len(self.train.classes), ignore=IGNORE))
+        labelled = sum(int(c[2].sum()) for c in counts.values())
+        if not labelled:
+            raise DataError(f"{data.path}: none of its images has a pixel with a label")
+        score, by_class = iou_score(
+            np.stack([counts[row] for row in sorted(counts)]), seed=self.settings.seed
+        )
+        return score, {
+            name: round(float(v), 3) for name, v in zip(self.train.classes, by_class) if np.isfinite(v)
+        }
+
+
+def _as_it_is(item: DenseItem) -> DenseItem:
+    return item
+
+
+def label_pixels(scores: Tensor, grid: tuple[int, int], size: tuple[int, ...]) -> Tensor:
+    """The class of each pixel: scores of patches, resized bilinearly to the image, the highest taken.
+
+    Args:
+        scores: (P, C).
+        grid: Rows and columns of patches.
+        size: Height and width of the image in pixels.
+
+    Returns:
+        int64 (height, width).
+    """
+    maps = scores.T.reshape(1, -1, *grid)
+    height, width = size
+    if maps.shape[1] * height * width <= _AT_ONCE:
+        return F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)[0].argmax(0)
+    # Many classes on a large image: class by class, the best so far.
+    best = torch.full((height, width), float("-inf"), device=scores.device)
+    label = torch.zeros((height, width), dtype=torch.int64, device=scores.device)
+    for c in range(maps.shape[1]):
+        of_class = F.interpolate(maps[:, c : c + 1], (height, width), mode="bilinear", align_corners=False)[
+            0, 0
+        ]
+        better = of_class > best
+        best, label = torch.where(better, of_class, best), torch.where(better, c, label)
+    return label

@@ -1,0 +1,372 @@
+"""A class for every pixel: the ground truth of semantic segmentation, from object masks or from label maps
+stored as PNG.
+
+Two published layouts of label maps are known:
+
+- VOC: `JPEGImages/NAME.jpg`, `SegmentationClass/NAME.png` (0..20, 255 is ignored),
+  `ImageSets/Segmentation/SPLIT.txt`.
+- ADE20K (SceneParsing, ADEChallengeData2016): `images/training/NAME.jpg`, `annotations/training/NAME.png`
+  (1..150, 0 is ignored), the same below `validation`, and `objectInfo150.txt` with the names of the classes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from odis.errors import DataError, OdisError
+from odis.objects import rle
+from odis.objects.clean import object_problem
+from odis.objects.images import header_sizes, load_image
+from odis.objects.index import ObjectIndex
+from odis.types import Object, Skipped
+
+IGNORE = -1
+"""Label of a pixel that counts for nothing (255 in most label maps stored as PNG)."""
+
+BACKGROUND = 0
+"""Label of a pixel of no object, in labels made from an object index."""
+
+LABEL_MAPS = "label-maps"
+"""Provenance of labels read from label maps."""
+
+VOC_CLASSES = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+
+_ADE_CLASSES = 150
+_ADE_SPLITS = {"train": "training", "training": "training", "val": "validation", "validation": "validation"}
+
+_REFUSED = -2  # in a lookup: the layout has no such value
+_MAP_MODES = frozenset({"P", "L", "1", "I", "I;16"})
+
+
+class LabelledImages:
+    """Images and the class of each of their pixels. Picklable: the workers of a data loader read from it.
+
+    Made by `from_index` or `open_label_maps`.
+
+    Attributes:
+        path: The index or the root of the label maps, to name it in messages.
+        provenance: That of the index, or `label-maps`.
+        classes: Class names; a label is a position in it.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        provenance: str,
+        classes: list[str],
+        *,
+        index: ObjectIndex | None = None,
+        boxes: bool = False,
+        files: list[tuple[str, str]] | None = None,
+        lookup: np.ndarray | None = None,
+        values: str = "",
+    ) -> None:
+        """Either from an index, or from files.
+
+        Args:
+            path: See the class.
+            provenance: See the class.
+            classes: See the class.
+            index: Whose objects become labels.
+            boxes: Whether the box of an object without a mask is filled.
+            files: Paths of each image and of its label map.
+            lookup: int32 (256,), the label each stored value stands for, or `_REFUSED`.
+            values: The values that a label map may hold, in words.
+        """
+        self.path, self.provenance, self.classes = path, provenance, classes
+        self._index, self._boxes = index, boxes
+        self._files, self._lookup, self._values = files or [], lookup, values
+
+    @staticmethod
+    def from_index(index: ObjectIndex, boxes: bool = False) -> LabelledImages:
+        """Labels from the masks of objects: class 0 is the background, an object of label l has class l + 1.
+
+        Of objects that overlap, the one of fewer pixels is on top (of equal ones the later), since a small
+        object before a large one is the common case. What is not known counts for nothing: pixels of an
+        object without a label are `IGNORE`, and so is the box of an object without a mask, because which of
+        its pixels are the object's is not said. Objects that cannot be used are left out, and named by
+        `read`.
+
+        Args:
+            index: The images and objects.
+            boxes: Give the whole box of an object without a mask its class.
+
+        Raises:
+            DataError: The index has no images or no classes.
+        """
+        if not len(index):
+            raise DataError(f"{index.path}: has no images")
+        if not index.classes:
+            raise DataError(f"{index.path}: has no classes; segmentation needs labelled objects")
+        return LabelledImages(
+            index.path, index.provenance, ["background", *index.classes], index=index, boxes=boxes
+        )
+
+    @staticmethod
+    def open_label_maps(root: str | Path, split: str) -> LabelledImages:
+        """Open one split of label maps in VOC's or ADE20K's layout (see the module); which of them is seen
+        from the folders.
+
+        Args:
+            root: The folder that holds `SegmentationClass`, or `images` and `annotations`.
+            split: VOC: the name of a list in `ImageSets/Segmentation`. ADE20K: `train` or `val`.
+
+        Raises:
+            DataError: Neither layout; a split, folder or class list that is missing or cannot be read; no
+                images.
+        """
+        root = Path(root)
+        if not root.is_dir():
+            raise DataError(f"{root}: no such folder")
+        if (root / "SegmentationClass").is_dir():
+            return _open_voc(root, split)
+        if (root / "annotations").is_dir() and (root / "images").is_dir():
+            return _open_ade(root, split)
+        raise DataError(
+            f"{root}: holds no label maps in a known layout: VOC (JPEGImages, SegmentationClass, "
+            f"ImageSets/Segmentation) "
+            "or ADE20K (images/training, annotations/training, and validation)"
+        )
+
+    def __len__(self) -> int:
+        return len(self._files) if self._index is None else len(self._index)
+
+    def image_path(self, i: int) -> str:
+        """Path of image `i`."""
+        return self._files[i][0] if self._index is None else self._index.image_path(i)
+
+    def read(self, i: int) -> tuple[Image.Image, np.ndarray, list[Skipped]]:
+        """Image `i` and its labels.
+
+        The labels decide whether a photo with an EXIF orientation is turned: the two always lie on each
+        other.
+
+        Returns:
+            The image as RGB; its labels, int32 (H, W), each `IGNORE` or a position in `classes`; and the
+            objects left out.
+
+        Raises:
+            DataError: Naming the file: the image or its label map is missing, cannot be decoded, or is of
+                another size than the other; the label map has a value that is no class.
+        """
+        if self._index is not None:
+            return self._read_objects(self._index, i)
+        image, label_map = self._files[i]
+        sizes, size = header_sizes(image), header_sizes(label_map)[-1]
+        if size not in sizes:
+            raise DataError(
+                f"{label_map}: is {size[0]} x {size[1]} pixels, but its image {image} is {sizes[0][0]} x "
+                f"{sizes[0][1]}"
+            )
+        return load_image(image, size), self._read_map(label_map), []
+
+    def _read_objects(self, index: ObjectIndex, i: int) -> tuple[Image.Image, np.ndarray, list[Skipped]]:
+        path, row = index.image_path(i), index[i]
+        image = load_image(path, (row.width, row.height))
+        skipped, regions = [], []
+        for k, item in enumerate(row.objects):
+            problem = object_problem(item, row.width, row.height, len(index.classes))
+            if problem is not None:
+                skipped.append(Skipped(f"{path}, object {k}", problem))
+                continue
+            label = (
+                IGNORE if item.label is None or (item.mask is None and not self._boxes) else item.label + 1
+            )
+            regions.append((_pixels(item, row.width, row.height), item, label))
+        labels = np.full((row.height, row.width), BACKGROUND, dtype=np.int32)
+        for _, item, label in sorted(
+            regions, key=lambda region: -region[0]
+        ):  # stable: of equal ones the later is on top
+            if item.mask is None:
+                labels[_filled(item, row.width, row.height)] = label
+            else:
+                labels[rle.decode(item.mask, row.width, row.height) != 0] = label
+        return image, labels, skipped
+
+    def _read_map(self, path: str) -> np.ndarray:
+        assert self._lookup is not None
+        try:
+            with Image.open(path) as image:
+                if image.mode not in _MAP_MODES:
+                    raise DataError(
+                        f"{path}: has {image.mode} pixels; a label map has one value a pixel, as palette "
+                        f"or grey"
+                    )
+                # 1-bit pixels would become bool; as grey they are the 0 and 255 that the file means.
+                stored = np.asarray(image.convert("L") if image.mode == "1" else image)
+        except DataError:
+            raise
+        except Exception as error:  # decoders raise almost anything on bad bytes
+            raise DataError(f"{path}: cannot be decoded ({str(error) or type(error).__name__})") from error
+        inside = (stored >= 0) & (stored < len(self._lookup))
+        labels = self._lookup[np.where(inside, stored, 0)]
+        refused = ~inside | (labels == _REFUSED)
+        if refused.any():
+            raise DataError(f"{path}: has the value {stored[refused][0]}; its values may be {self._values}")
+        return labels
+
+
+def _pixels(item: Object, width: int, height: int) -> int:
+    """How many pixels an object has in the label map."""
+    if item.mask is not None:
+        return rle.area(item.mask)
+    down, across = _filled(item, width, height)
+    return (down.stop - down.start) * (across.stop - across.start)
+
+
+def _filled(item: Object, width: int, height: int) -> tuple[slice, slice]:
+    """Rows and columns of an object's box, rounded to whole pixels, at least one."""
+    x0, y0, x1, y1 = item.box
+
+    def span(low: float, high: float, end: int) -> slice:
+        first = min(int(max(low, 0.0) + 0.5), end - 1)
+        return slice(first, max(int(min(high, end) + 0.5), first + 1))
+
+    return span(y0, y1, height), span(x0, x1, width)
+
+
+def _open_voc(root: Path, split: str) -> LabelledImages:
+    images, maps, lists = root / "JPEGImages", root / "SegmentationClass", root / "ImageSets" / "Segmentation"
+    for folder in (images, lists):
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; VOC's layout has one")
+    chosen = lists / f"{split}.txt"
+    if not chosen.is_file():
+        there = ", ".join(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
+        raise DataError(f"{chosen}: no such file; splits that are there: {there}")
+    names = [name for line in _text(chosen).splitlines() if (name := line.strip())]
+    if not names:
+        raise DataError(f"{chosen}: lists no images")
+    files = [(str(images / f"{name}.jpg"), str(maps / f"{name}.png")) for name in names]
+    lookup = np.full(256, _REFUSED, dtype=np.int32)
+    lookup[: len(VOC_CLASSES)] = range(len(VOC_CLASSES))
+    lookup[255] = IGNORE
+    return LabelledImages(
+        str(root), LABEL_MAPS, list(VOC_CLASSES), files=files, lookup=lookup, values="0 to 20 and 255 (VOC)"
+    )
+
+
+def _open_ade(root: Path, split: str) -> LabelledImages:
+    if split not in _ADE_SPLITS:
+        raise DataError(f"{root}: has no split {split!r}; ADE20K's layout has train and val")
+    images, maps = (root / part / _ADE_SPLITS[split] for part in ("images", "annotations"))
+    for folder in (images, maps):
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; ADE20K's layout has one")
+    names = sorted(
+        name for name in os.listdir(images) if name.lower().endswith(".jpg") and not name.startswith(".")
+    )
+    if not names:
+        raise DataError(f"{images}: holds no images (.jpg)")
+    files = [(str(images / name), str(maps / f"{os.path.splitext(name)[0]}.png")) for name in names]
+    lookup = np.full(256, _REFUSED, dtype=np.int32)
+    lookup[: _ADE_CLASSES + 1] = range(-1, _ADE_CLASSES)
+    assert lookup[0] == IGNORE
+    return LabelledImages(
+        str(root), LABEL_MAPS, _ade_names(root), files=files, lookup=lookup, values="0 to 150 (ADE20K)"
+    )
+
+
+def _ade_names(root: Path) -> list[str]:
+    """Names from `objectInfo150.txt` (a line of titles, then Idx, Ratio, Train, Val, Name, tab-separated), or
+    numbers without it.
+    """
+    path = root / "objectInfo150.txt"
+    if not path.exists():
+        return [f"class {number}" for number in range(1, _ADE_CLASSES + 1)]
+    names: dict[int, str] = {}
+    for line in _text(path).splitlines()[1:]:
+        fields = [field.strip() for field in line.split("\t")]
+        if len(fields) == 5 and fields[0].isdecimal() and fields[4]:
+            names[int(fields[0])] = fields[4]
+    missing = [number for number in range(1, _ADE_CLASSES + 1) if number not in names]
+    if missing:
+        raise DataError(
+            f"{path}: does not name class {missing[0]}; each line is Idx, Ratio, Train, Val, Name, with "
+            f"tabs between"
+        )
+    return [names[number] for number in range(1, _ADE_CLASSES + 1)]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text") from error
+
+
+def patch_label_shares(labels: np.ndarray, grid: tuple[int, int], classes: int) -> np.ndarray:
+    """Share of each patch's area that each class has, exactly: pixels are squares, and one that a patch
+    border cuts counts by its part.
+
+    `IGNORE` pixels count for nothing, so the shares of a patch sum to what is labelled of it, at most 1.
+
+    Args:
+        labels: int (H, W), each `IGNORE` or from 0 to classes - 1.
+        grid: Rows and columns of patches; they cover the whole map. They need not divide H and W, and may be
+            more.
+        classes: How many there are.
+
+    Returns:
+        float32 (rows * columns, classes), patches row by row.
+
+    Raises:
+        OdisError: The map is empty, or a label is out of range.
+    """
+    height, width = labels.shape
+    if not labels.size or labels.min() < IGNORE or labels.max() >= classes:
+        raise OdisError(
+            f"labels of {height} x {width} pixels must be from 0 to {classes - 1}, or {IGNORE} where they "
+            f"are ignored"
+        )
+    row, patch_row, high = _pieces(height, grid[0])
+    column, patch_column, wide = _pieces(width, grid[1])
+    # One count over all pieces, whatever the number of classes; ignored pixels land in a first column that is
+    # dropped.
+    place = labels.take(row, axis=0).take(column, axis=1).astype(np.int64)
+    place += (patch_row * grid[1] * (classes + 1))[:, None]
+    place += patch_column * (classes + 1) - IGNORE
+    area = np.bincount(
+        place.ravel(), weights=np.outer(high, wide).ravel(), minlength=grid[0] * grid[1] * (classes + 1)
+    )
+    return (area.reshape(-1, classes + 1)[:, 1:] / labels.size).astype(np.float32)
+
+
+def _pieces(pixels: int, parts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A line of pixels cut at the borders of its pixels and of `parts` equal parts: of each piece the pixel,
+    the part, and the length.
+
+    In units of 1 / parts of a pixel all borders are whole numbers, so nothing is rounded; a part is `pixels`
+    units long.
+    """
+    borders = np.union1d(np.arange(pixels + 1) * parts, np.arange(parts + 1) * pixels)
+    starts = borders[:-1]
+    return starts // parts, starts // pixels, np.diff(borders)

@@ -1,0 +1,222 @@
+"""Weighted k-nearest-neighbour classification of features by cosine similarity (DINO, appendix F.1; Wu et
+al., 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from odis.errors import OdisError
+
+_TEST_CHUNK, _TRAIN_CHUNK = 512, 8192  # one tile of similarities: 17 MB
+_BLOCK = 64  # train features whose largest similarity is looked at first
+_INDEX_BITS = 32
+_INDEX_MASK = (1 << _INDEX_BITS) - 1
+
+
+class NearestNeighbours:
+    """The most similar train features of each test feature, kept up to date as train features stream past.
+
+    Only the test features and k keys for each of them are held: train features are seen once, chunk by chunk,
+    and forgotten. Ties are defined: of equally similar train features the one that came earlier is the
+    nearer.
+
+    Args:
+        test: (m, D), l2-normalised here.
+        k: Neighbours to keep.
+        device: Where to compute, and where test features and keys are held: 4 m D + 8 m k bytes.
+
+    Raises:
+        OdisError: for a k below 1 or test features that are not finite.
+    """
+
+    def __init__(self, test: Tensor, k: int, device: torch.device | str = "cpu") -> None:
+        if k < 1:
+            raise OdisError(f"k {k} must be 1 or more")
+        self.k, self.device, self.seen = k, torch.device(device), 0
+        self._test = _unit(test.to(self.device, torch.float32), "test")
+        self._best = torch.empty(len(test), 0, dtype=torch.int64, device=self.device)  # keys, nearest first
+
+    def add(self, train: Tensor) -> None:
+        """Show the next train features (n, D), of any float type and on any device; they pass through in
+        parts.
+
+        Raises:
+            OdisError: if one is not finite.
+        """
+        for part in train.split(_TRAIN_CHUNK):
+            self._add(_unit(part.to(self.device, torch.float32), "train"))
+
+    def _add(self, train: Tensor) -> None:
+        best = self._best
+        if best.shape[1] < min(self.k, self.seen + len(train)):  # the first parts, until there are k
+            wider = best.new_empty(len(best), min(self.k, self.seen + len(train)))
+        else:
+            wider = best
+        for start in range(0, len(self._test), _TEST_CHUNK):
+            rows = slice(start, start + _TEST_CHUNK)
+            wider[rows] = self._merged(best[rows], self._test[rows] @ train.T, wider.shape[1])
+        self._best = wider
+        self.seen += len(train)
+
+    def _merged(self, best: Tensor, similarity: Tensor, width: int) -> Tensor:
+        """The keys of the `width` nearest of those known and those of a tile of similarities (tests,
+        trains).
+        """
+        if (
+            best.shape[1] < self.k or similarity.shape[1] % _BLOCK
+        ):  # not k yet: everything may count; or the odd last tile
+            return _nearest_keys(torch.cat([best, self._top(similarity)], dim=1), width)
+        # A newcomer counts only if it is nearer than the last one known; an equal one came later. In a long
+        # stream few are. Maxima of blocks find them in one pass over the tile, where a top-k of it takes
+        # several.
+        worst = _read_keys(best[:, -1:])[0]
+        blocks = similarity.unflatten(1, (-1, _BLOCK))
+        row, block = (blocks.amax(2) > worst).nonzero(as_tuple=True)  # sorted by row
+        if not len(row):
+            return best
+        if len(row) > 2 * self.k * len(best):  # early in the stream, most blocks have some
+            return _nearest_keys(torch.cat([best, self._top(similarity)], dim=1), width)
+        of_blocks = blocks[row, block]  # (found, _BLOCK)
+        found, inside = (of_blocks > worst[row]).nonzero(as_tuple=True)
+        row, column = row[found], block[found] * _BLOCK + inside
+        counts = torch.bincount(row, minlength=len(best))
+        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        newcomers = best.new_full((len(best), int(counts.max())), torch.iinfo(torch.int64).min)
+        newcomers[row, place] = _keys_at(of_blocks[found, inside], column + self.seen)
+        return _nearest_keys(torch.cat([best, newcomers], dim=1), width)
+
+    def _top(self, similarity: Tensor) -> Tensor:
+        """Keys of the k nearest of a tile, or of all of it if it is smaller, in no order."""
+        if similarity.shape[1] <= self.k:
+            return _keys(similarity, self.seen)
+        values, columns = similarity.topk(self.k + 1, dim=1)
+        keys = _keys_at(values[:, :-1], columns[:, :-1] + self.seen)
+        # topk does not say which of equal values it takes, which matters only at the border.
+        tied = (values[:, -1] == values[:, -2]).nonzero()[:, 0]
+        if len(tied):
+            keys[tied] = _nearest_keys(_keys(similarity[tied], self.seen), self.k)
+        return keys
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Cosine similarities, float32, and positions in the stream, int64, of the neighbours: (m, k) each,
+        nearest first.
+
+        There are fewer than k columns if fewer train features were shown.
+        """
+        return _read_keys(self._best)
+
+
+def vote(
+    similarity: Tensor, labels: Tensor, k: Sequence[int], *, temperature: float, classes: int
+) -> dict[int, Tensor]:
+    """Classify by neighbours, each voting exp(cosine / temperature) for its class; of classes with equal
+    votes the lower one wins.
+
+    Args:
+        similarity: (m, K), nearest first.
+        labels: int64 (m, K), classes of the neighbours.
+        k: Numbers of neighbours that vote, each from 1 to K.
+        temperature: Of the votes.
+        classes: How many there are.
+
+    Returns:
+        For each k the predicted classes, int64 (m,), on the CPU.
+
+    Raises:
+        OdisError: if a k or the temperature is out of range.
+    """
+    for one in k:
+        if not 1 <= one <= similarity.shape[1]:
+            raise OdisError(f"k {one} must be from 1 to the {similarity.shape[1]} train objects")
+    if not temperature > 0:
+        raise OdisError(f"temperature {temperature} must be above 0")
+    k = list(dict.fromkeys(k))
+    predictions: dict[int, list[Tensor]] = {one: [] for one in k}
+    for near, of in zip(similarity.split(_TEST_CHUNK), labels.split(_TEST_CHUNK)):
+        # Only ratios of votes matter: measured from the nearest neighbour they cannot overflow.
+        votes = ((near - near[:, :1]) / temperature).double().exp()
+        for one in k:
+            total = votes.new_zeros(len(votes), classes).scatter_add_(1, of[:, :one], votes[:, :one])
+            predictions[one].append(total.argmax(1).cpu())  # the first of equals
+    empty = torch.empty(0, dtype=torch.int64)
+    return {one: torch.cat(parts) if parts else empty for one, parts in predictions.items()}
+
+
+def knn_predict(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    k: Sequence[int],
+    *,
+    temperature: float = 0.07,
+    classes: int | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[int, Tensor]:
+    """`NearestNeighbours` and `vote` at once, for train features that are at hand.
+
+    Args:
+        train_features: (n, D), any length; they are l2-normalised here.
+        train_labels: int64 (n,), from 0 to classes - 1.
+        test_features: (m, D).
+        k: Numbers of neighbours, each from 1 to n; all are answered in one pass.
+        temperature: Of the votes.
+        classes: How many there are; by default one more than the largest train label.
+        device: Where to compute. Features may stay in main memory: they pass through in parts.
+
+    Returns:
+        For each k the predicted classes, int64 (m,), on the CPU.
+
+    Raises:
+        OdisError: if a k or the temperature is out of range, or a feature is not finite.
+    """
+    for one in k:
+        if not 1 <= one <= len(train_features):
+            raise OdisError(f"k {one} must be from 1 to the {len(train_features)} train objects")
+    found = NearestNeighbours(test_features, max(k, default=1), device)
+    found.add(train_features)
+    similarity, rows = found.read()
+    classes = int(train_labels.max()) + 1 if classes is None else classes
+    return vote(similarity, train_labels.to(rows.device)[rows], k, temperature=temperature, classes=classes)
+
+
+def _unit(features: Tensor, name: str) -> Tensor:
+    """Rows of length 1, zero rows as they are; a row that is not finite shows in its length, so no pass over
+    all is spent on it.
+    """
+    length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    if not length.isfinite().all():
+        raise OdisError(
+            f"{name} features hold values that are not finite: the model's weights or its precision are "
+            f"at fault"
+        )
+    return features / length.clamp_min(1e-12)
+
+
+def _nearest_keys(keys: Tensor, width: int) -> Tensor:
+    """The `width` nearest, nearest first."""
+    return keys.topk(width, dim=1).values
+
+
+def _keys(similarity: Tensor, start: int) -> Tensor:
+    """int64 keys that sort as (similarity, then lower row first): topk alone does not say which of equal
+    values it takes.
+    """
+    return _keys_at(similarity, torch.arange(start, start + similarity.shape[1], device=similarity.device))
+
+
+def _keys_at(similarity: Tensor, rows: Tensor) -> Tensor:
+    """The keys of similarities to train features of known `rows`, which broadcast against them."""
+    bits = (similarity + 0.0).view(torch.int32)  # + 0.0: minus zero and zero are one similarity
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # negative floats descend in their bits; turned, all ascend
+    return (ordered.long() << _INDEX_BITS) | (_INDEX_MASK - rows)
+
+
+def _read_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The similarities and train rows that `_keys` packed."""
+    ordered = (keys >> _INDEX_BITS).to(torch.int32)
+    similarity = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    return similarity, _INDEX_MASK - (keys & _INDEX_MASK)

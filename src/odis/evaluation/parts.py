@@ -1,0 +1,98 @@
+"""Which rows of an index take part in an evaluation, and how the classes of two indexes go together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odis.errors import DataError
+from odis.objects.index import ObjectIndex
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of an index that take part in an evaluation."""
+
+    index: ObjectIndex
+    rows: Sequence[int]
+
+    @staticmethod
+    def of(index: ObjectIndex, most: int | None, seed: int) -> Part:
+        """All rows, or `most` of them drawn by `seed`."""
+        n = len(index)
+        if most is None or most >= n:
+            return Part(index, range(n))
+        return Part(index, sorted(np.random.default_rng(seed).permutation(n)[:most].tolist()))
+
+    def labelled(self, enough: int, *, images: bool = False, several: bool = False) -> int:
+        """How many objects have a label; counting stops at `enough`.
+
+        Args:
+            enough: Where to stop.
+            images: Count images instead, those whose objects have exactly one label between them.
+            several: Count images with more labels too.
+        """
+        count = 0
+        for i in self.rows:
+            try:
+                labels = [item.label for item in self.index[i].objects if item.label is not None]
+            except (
+                DataError
+            ):  # an image of a folder whose header cannot be read: it is named when features are made
+                continue
+            count += (bool(labels) if several else len(set(labels)) == 1) if images else len(labels)
+            if count >= enough:
+                return enough
+        return count
+
+
+def shared_images(one: Part, other: Part) -> int:
+    """How many images of `one` are in `other` too, by the paths of their files."""
+    if not one.rows or not other.rows:
+        return 0
+    small, large = sorted((one, other), key=lambda part: len(part.rows))
+    paths = {small.index.image_path(i) for i in small.rows}
+    return len(paths & {path for i in large.rows if (path := large.index.image_path(i)) in paths})
+
+
+def overlap_note(test: Part, train: Part, name: str = "train") -> list[str]:
+    """A note if the two parts share images: then a score does not say what the model makes of new ones."""
+    shared = shared_images(test, train)
+    return (
+        [f"{shared:,} images are in the test and the {name} part: their scores say nothing of new images"]
+        if shared
+        else []
+    )
+
+
+def in_train_classes(test: ObjectIndex, train: ObjectIndex, used: Tensor) -> Tensor:
+    """For each class of the test index its position in the train index, matched by name: int64 (test
+    classes,), -1 for one it lacks.
+
+    Args:
+        test: Index whose labels are to be read as those of `train`.
+        train: Index that the classes are known from.
+        used: int64, labels of the test index that occur.
+
+    Raises:
+        DataError: if a class that occurs is not in the train index, or two classes of an index have one name.
+    """
+    if test.classes == train.classes:
+        return torch.arange(len(test.classes))
+    for index in (train, test):
+        if len(set(index.classes)) < len(index.classes):
+            twice = next(name for name in index.classes if index.classes.count(name) > 1)
+            raise DataError(
+                f"{index.path}: two of its classes are named {twice!r}, so they cannot be matched with "
+                f"another index's"
+            )
+    position = {name: i for i, name in enumerate(train.classes)}
+    foreign = [name for i in used.unique().tolist() if (name := test.classes[i]) not in position]
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
+        raise DataError(f"{test.path}: has objects of classes that {train.path} does not list: {shown}")
+    return torch.tensor([position.get(name, -1) for name in test.classes])

@@ -1,0 +1,241 @@
+"""Linear classifiers on frozen features: a grid of learning rates and weight decays trained at once, the best
+chosen on held-out images.
+
+Numbers in, numbers out; no model and no file here. Letters: n rows, D width, C classes, G pairs of learning
+rate and weight decay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from odis.errors import OdisError
+
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What is tried, and for how long.
+
+    Args:
+        lrs: Learning rates of SGD with momentum 0.9, falling to 0 as a cosine. Features are standardised, so
+            their scale makes no difference.
+        weight_decays: Added to the gradient of the weights, not of the biases.
+        steps: Steps of SGD.
+        batch: Rows a step.
+    """
+
+    lrs: Sequence[float] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    weight_decays: Sequence[float] = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
+    steps: int = 2000
+    batch: int = 512
+
+    def check(self) -> None:
+        """Refuse what cannot be trained.
+
+        Raises:
+            OdisError: naming the setting and what is allowed.
+        """
+        if not self.lrs or not all(0 < lr < math.inf for lr in self.lrs):
+            raise OdisError(f"lrs {list(self.lrs)} must be one or more numbers above 0")
+        if not self.weight_decays or not all(0 <= wd < math.inf for wd in self.weight_decays):
+            raise OdisError(
+                f"weight-decays {list(self.weight_decays)} must be one or more numbers, 0 or above"
+            )
+        for name, value in (("steps", self.steps), ("batch", self.batch)):
+            if value < 1:
+                raise OdisError(f"{name} {value} must be 1 or more")
+
+    @property
+    def pairs(self) -> list[tuple[float, float]]:
+        """All G pairs."""
+        return [(lr, wd) for lr in self.lrs for wd in self.weight_decays]
+
+
+@dataclass(frozen=True, slots=True)
+class Classifiers:
+    """G linear classifiers of standardised features."""
+
+    weight: Tensor  # float32 (D, G, C)
+    bias: Tensor  # float32 (G, C)
+    mean: Tensor  # float32 (D,)
+    scale: Tensor  # float32 (D,), 1 / standard deviation; 0 for a feature that never changes
+
+    def logits(self, features: Tensor, which: int = 0) -> Tensor:
+        """Logits of one of them: (n, D) -> (n, C)."""
+        return ((features - self.mean) * self.scale) @ self.weight[:, which] + self.bias[which]
+
+
+def train_classifiers(
+    features: Tensor,
+    targets: Tensor,
+    pairs: Sequence[tuple[float, float]],
+    *,
+    classes: int,
+    steps: int,
+    batch: int,
+    seed: int,
+) -> Classifiers:
+    """Train one classifier for each pair of learning rate and weight decay, all on the same batches.
+
+    Args:
+        features: float32 (n, D); the classifiers are trained where they are.
+        targets: int64 (n,): one class each, softmax and cross-entropy. float32 (n, C): shares of a row in
+            each class, which may sum to less than 1 (a patch), cross-entropy weighted by them. bool (n, C):
+            any number of classes each, a sigmoid for every class.
+        pairs: G pairs.
+        classes: C.
+        steps: Steps of SGD.
+        batch: Rows a step; every row comes once before any comes again.
+        seed: Of the order.
+    """
+    n, width = features.shape
+    device, many = features.device, len(pairs)
+    mean, deviation = features.mean(0), features.std(0, correction=0)
+    scale = torch.where(deviation > 1e-6, 1 / deviation.clamp_min(1e-6), 0.0)
+    weight, bias = torch.zeros(width, many, classes, device=device), torch.zeros(many, classes, device=device)
+    speeds = torch.zeros_like(weight), torch.zeros_like(bias)
+    lr = torch.tensor([pair[0] for pair in pairs], device=device)[:, None]
+    decay = torch.tensor([pair[1] for pair in pairs], device=device)[:, None]
+    rng, order = torch.Generator().manual_seed(seed), torch.empty(0, dtype=torch.int64)
+    batch = min(batch, n)
+    for step in range(steps):
+        if len(order) < batch:
+            order = torch.cat([order, torch.randperm(n, generator=rng)])
+        rows, order = order[:batch].to(device), order[batch:]
+        x = (features[rows] - mean) * scale
+        logits = (x @ weight.flatten(1)).view(batch, many, classes) + bias
+        error = loss_gradient(logits, targets[rows]) / batch  # (batch, G, C)
+        rate = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for parameter, speed, gradient in (
+            (weight, speeds[0], (x.T @ error.flatten(1)).view_as(weight).addcmul_(weight, decay)),
+            (bias, speeds[1], error.sum(0)),
+        ):
+            speed.mul_(MOMENTUM).add_(gradient)
+            parameter.sub_(rate * speed)
+    return Classifiers(weight, bias, mean, scale)
+
+
+def loss_gradient(logits: Tensor, targets: Tensor) -> Tensor:
+    """Gradient of the summed loss in the logits; see `train_classifiers` for the three kinds of targets.
+
+    Args:
+        logits: (b, G, C); used up.
+        targets: int64 (b,), float32 (b, C) or bool (b, C).
+    """
+    if targets.dtype == torch.bool:
+        return logits.sigmoid_().sub_(targets[:, None].float())
+    probability = logits.softmax(-1)
+    if targets.dtype == torch.int64:
+        index = targets[:, None, None].expand(-1, logits.shape[1], 1)
+        return probability.scatter_add_(2, index, probability.new_full(index.shape, -1.0))
+    return probability.mul_(targets.sum(1)[:, None, None]).sub_(targets[:, None])
+
+
+def held_out(groups: Tensor, share: float, seed: int) -> Tensor:
+    """Which rows are held out of training: those of a share of the images, at least one, drawn by seed. bool
+    (n,).
+
+    Args:
+        groups: int64 (n,), the image of each row.
+        share: Of the images, above 0 and below 1.
+        seed: Of the draw.
+
+    Raises:
+        OdisError: if there are fewer than two images.
+    """
+    images, image = groups.unique(return_inverse=True)
+    if len(images) < 2:
+        raise OdisError(
+            f"{len(images)} train images with labels are too few: one part of them chooses among what the "
+            f"other trained"
+        )
+    count = min(max(1, round(share * len(images))), len(images) - 1)
+    chosen = torch.zeros(len(images), dtype=torch.bool)
+    chosen[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]] = True
+    return chosen[image]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen on held-out images of the train part, and the classifier then trained on all of it."""
+
+    classifiers: Classifiers  # G = 1
+    lr: float
+    weight_decay: float
+    held_out_score: float
+
+    def as_dict(self) -> dict[str, float]:
+        """For a row of results."""
+        return {"lr": self.lr, "weight_decay": self.weight_decay, "held_out": round(self.held_out_score, 3)}
+
+
+def choose_and_train(
+    features: Tensor,
+    targets: Tensor,
+    groups: Tensor,
+    grid: Grid,
+    measure: Callable[[Tensor, Tensor], float],
+    *,
+    classes: int,
+    share: float,
+    seed: int,
+) -> Choice:
+    """Train the grid on a part of the images, take the pair that does best on the others, train it on all.
+
+    Args:
+        features: float32 (n, D).
+        targets: See `train_classifiers`.
+        groups: int64 (n,), the image of each row.
+        grid: What is tried.
+        measure: Of logits (m, C) and targets of held-out rows; higher is better. Of equal ones the pair of
+            the lower loss is taken.
+        classes: C.
+        share: Of the images that are held out.
+        seed: Of the split and of the order.
+    """
+    out = held_out(groups.cpu(), share, seed).to(features.device)
+    how = {"classes": classes, "steps": grid.steps, "batch": grid.batch, "seed": seed}
+    tried = train_classifiers(features[~out], targets[~out], grid.pairs, **how)
+    held_features, held_targets = features[out], targets[out]
+    scores = [_score(measure, tried.logits(held_features, g), held_targets) for g in range(len(grid.pairs))]
+    best = max(range(len(scores)), key=lambda g: scores[g])
+    if scores[best] == _DIVERGED:
+        raise OdisError(f"no classifier stayed finite: lrs {list(grid.lrs)} are too high for these features")
+    lr, weight_decay = grid.pairs[best]
+    final = train_classifiers(features, targets, [grid.pairs[best]], **how)
+    if not bool(final.weight.isfinite().all() and final.bias.isfinite().all()):
+        raise OdisError(
+            f"the classifier of lr {lr:g} was best on held-out images, but did not stay finite on all: "
+            f"leave that lr out"
+        )
+    return Choice(final, lr, weight_decay, scores[best][0])
+
+
+_DIVERGED = (-math.inf, -math.inf)
+
+
+def _score(
+    measure: Callable[[Tensor, Tensor], float], logits: Tensor, targets: Tensor
+) -> tuple[float, float]:
+    """A measure, then minus the mean loss; the lowest for a classifier that diverged."""
+    if not bool(logits.isfinite().all()):
+        return _DIVERGED
+    value = measure(logits, targets)
+    return (value if math.isfinite(value) else -math.inf), -float(total_loss(logits, targets)) / len(logits)
+
+
+def total_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Summed loss, whose gradient is `loss_gradient`: logits (n, C), targets as in `train_classifiers`."""
+    if targets.dtype == torch.bool:
+        return F.binary_cross_entropy_with_logits(logits, targets.float(), reduction="sum")
+    if targets.dtype == torch.int64:
+        return F.cross_entropy(logits, targets, reduction="sum")
+    return -(targets * logits.log_softmax(-1)).sum()

@@ -1,0 +1,113 @@
+"""Results on disk and on screen."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from odis.errors import DataError
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuse a results file that could not be written, before hours are spent on it.
+
+    Raises:
+        DataError: if it is a folder, or its folder is none that may be written to. Missing folders are made
+            when it is written.
+    """
+    path = Path(path)
+    folder = next((p for p in path.absolute().parents if p.exists()), Path("/"))
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        why = "is a folder" if path.is_dir() else f"{folder} is no folder that may be written to"
+        raise DataError(f"{path}: cannot be written ({why})")
+
+
+def write_results(path: str | Path, results: dict[str, Any]) -> None:
+    """Write results as JSON, beside `path` and then renamed.
+
+    Raises:
+        DataError: if the file cannot be written.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        os.replace(beside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+_ABREAST = 4  # scores side by side
+
+_TITLES = {
+    "knn": "k-NN: {test} classified by {train}",
+    "linear": "linear probe: {test}, trained on {train}",
+    "transfer": "transfer by logistic regression, top-1 accuracy",
+    "retrieval": "retrieval: {test}, searched in {gallery}",
+    "landmarks": "retrieval of landmarks: {test}, searched in {gallery}",
+    "dense-knn": "k-NN of patches: {test}, labelled by {train}",
+    "segment": "linear segmentation: {test}, trained on {train}",
+}
+
+
+def results_table(results: dict[str, Any]) -> RenderableType:
+    """A row for each model and mode, with where objects and training came from; scores with their 95 %
+    intervals.
+
+    It fits 80 columns: a model, its mode and its training share a cell, and more scores than `_ABREAST`
+    continue below.
+    """
+    sides: dict[str, str] = {
+        side: _side(results[side], results["settings"])
+        for side in ("train", "test", "gallery")
+        if side in results
+    }
+    title = _TITLES[results["evaluation"]].format(**{"gallery": "the same", "test": "", "train": ""} | sides)
+    names = list(dict.fromkeys(name for row in results["rows"] for name in row["scores"]))
+    tables: list[RenderableType] = []
+    for start in range(0, max(1, len(names)), _ABREAST):
+        table = Table(title=title if not start else None, title_justify="left", show_lines=True)
+        table.add_column("model, asked by", overflow="fold")
+        for name in names[start : start + _ABREAST]:
+            table.add_column(name, justify="right", overflow="fold", min_width=12)
+        for row in results["rows"]:
+            shown = (_shown(row["scores"].get(name)) for name in names[start : start + _ABREAST])
+            table.add_row(_asked(row, results["settings"].get("context")), *shown)
+        tables.append(table)
+    notes = [f"percent, with 95 % bootstrap intervals over {results.get('resampled', 'test images')}"]
+    notes += results.get("notes", [])
+    notes += [f"left out: {item['model']}, {item['mode']}: {item['why']}" for item in results["left_out"]]
+    return Group(*tables, *(Text(note, style="italic") for note in notes))
+
+
+def _asked(row: dict[str, Any], context: float | None) -> str:
+    window = (
+        f", window {context:g} x box" if context is not None and row["mode"] == "masked-attention" else ""
+    )
+    return (
+        f"{row['model']}\n{row['mode']}{window}\ntrained on {row['provenance'] or '-'}, asked at "
+        f"{row['size']}"
+    )
+
+
+def _side(side: dict[str, Any], settings: dict[str, Any]) -> str:
+    things = "images" if settings.get("images") or "objects" not in side else "objects"
+    count = side.get("objects", side["images"])
+    return f"{count:,} {things} ({side['provenance']}, {side['classes']} classes)"
+
+
+def _shown(score: dict[str, float | None] | None) -> str:
+    if score is None or score["value"] is None:
+        return "-"
+    interval = "" if score["low"] is None else f"\n{score['low']:.1f} - {score['high']:.1f}"
+    return f"{score['value']:.2f}{interval}"

@@ -1,0 +1,1 @@
+"""From images to objects: detectors, discovery, and runs over a whole corpus."""

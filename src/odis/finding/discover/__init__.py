@@ -1,0 +1,1 @@
+"""Objects without annotations, from the patch features of a network."""

@@ -1,0 +1,278 @@
+"""Features of an index as a Parquet data set: streamed, resumable, written by any number of processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from odis import __version__
+from odis.errors import DataError, OdisError
+from odis.inference.encoder import Encoder
+from odis.inference.stream import IndexFeatures, stream_index
+from odis.objects.index import ObjectIndex
+from odis.types import Skipped
+
+ABOUT = "_about.json"  # readers of Parquet folders pass over names that begin with _
+DTYPES = {"fp16": pa.float16(), "fp32": pa.float32()}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """What is written, and how models are asked.
+
+    Args:
+        mode: One of `MODES`.
+        images: One row an image, asked as one object, instead of one row an object.
+        dtype: Of the vectors, `fp16` or `fp32`.
+        size: See `Encoder.embed`.
+        context: See `Encoder.embed`.
+        part_images: Images a file; what is lost when a process is killed, at most.
+        batch_size: Images the network sees at once.
+        workers: Processes that decode images.
+        strict: Stop at the first image or object that cannot be used, instead of naming and counting it.
+    """
+
+    mode: str = "masked-attention"
+    images: bool = False
+    dtype: str = "fp32"
+    size: int | None = None
+    context: float | None = None
+    part_images: int = 2048
+    batch_size: int = 64
+    workers: int = 0
+    strict: bool = False
+
+    def check(self) -> None:
+        """Refuse what cannot be written.
+
+        Raises:
+            OdisError: naming the setting and what is allowed.
+        """
+        if self.dtype not in DTYPES:
+            raise OdisError(f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
+        for name, value in (("part-images", self.part_images), ("batch-size", self.batch_size)):
+            if value < 1:
+                raise OdisError(f"{name} {value} must be 1 or more")
+        if self.workers < 0:
+            raise OdisError(f"workers {self.workers} must be 0 or more")
+
+
+def feature_schema(width: int, dtype: str, metadata: dict[str, str] | None = None) -> pa.Schema:
+    """Columns of the data set; `vector` is a fixed-size list of `width` floats."""
+    return pa.schema(
+        [
+            pa.field("image", pa.string(), nullable=False),  # path as the index has it
+            pa.field("row", pa.int64(), nullable=False),  # row of the index
+            pa.field("object", pa.int32()),  # place of the object in the row; null for an image
+            pa.field("box", pa.list_(pa.float32(), 4), nullable=False),  # x0, y0, x1, y1 in pixels
+            pa.field(
+                "label", pa.int32()
+            ),  # position among the classes; null if there is none, or for an image not exactly one
+            pa.field("class", pa.string()),  # its name
+            pa.field("provenance", pa.string(), nullable=False),  # where the object came from
+            pa.field(
+                "vector", pa.list_(pa.field("item", DTYPES[dtype], nullable=False), width), nullable=False
+            ),
+        ],
+        metadata=metadata,
+    )
+
+
+def export_features(
+    encoder: Encoder,
+    index: ObjectIndex,
+    out: Path,
+    settings: ExportSettings,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    skip: Callable[[Skipped], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Write the features of an index as `out/part-00000.parquet` and so on; parts that are there are kept, so
+    the same call resumes.
+
+    Each part holds the same rows whoever writes it; ranks take turns, need no word of each other and may be
+    killed and started again. Sorted by name the parts are in the order of the index.
+
+    Args:
+        encoder: What to ask.
+        index: Images and objects.
+        out: Folder; made if it is not there.
+        settings: What.
+        rank: This process among those that write together.
+        world_size: How many those are.
+        skip: Called with each file and object that cannot be used.
+        progress: Called with the number of this rank's images that are done, and of all of them.
+
+    Returns:
+        This rank's parts.
+
+    Raises:
+        OdisError: if `out` holds something else, or features of another model, index or setting; or for
+            settings that do not fit.
+        DataError: with `strict`.
+    """
+    settings.check()
+    encoder.asker(settings.mode, settings.size, settings.context)
+    if not len(index):
+        raise DataError(f"{index.path}: has no images")
+    about = describe(encoder, index, settings)
+    _claim(out, about)
+    width, count = encoder.width(settings.mode), -(-len(index) // settings.part_images)
+    schema = feature_schema(width, settings.dtype, {"odis": json.dumps(about, ensure_ascii=False)})
+    mine = [part for part in range(count) if part % world_size == rank]
+    total = sum(len(_rows(part, settings, index)) for part in mine)
+    done, paths = 0, []
+    for part in mine:
+        path, rows = out / f"part-{part:05d}.parquet", _rows(part, settings, index)
+        if not path.exists():
+            before = done
+            chunks = stream_index(
+                encoder,
+                index,
+                settings.mode,
+                images=settings.images,
+                rows=rows,
+                size=settings.size,
+                context=settings.context,
+                batch_size=settings.batch_size,
+                workers=min(settings.workers, len(rows)),
+                chunk=len(rows),
+                strict=settings.strict,
+                # default
+                progress=None if progress is None else lambda n, before=before: progress(before + n, total),  # type: ignore[misc]
+            )
+            (found,) = chunks
+            for skipped in found.skipped if skip is not None else ():
+                skip(skipped)  # type: ignore[misc]  # not None here
+            _write(path, _table(found, index, schema))
+        done += len(rows)
+        paths.append(path)
+        if progress is not None:
+            progress(done, total)
+    return paths
+
+
+def describe(encoder: Encoder, index: ObjectIndex, settings: ExportSettings) -> dict[str, Any]:
+    """What makes two data sets of features comparable: model, index, and how it was asked."""
+    how = {
+        name: value
+        for name, value in asdict(settings).items()
+        if name not in ("batch_size", "workers", "strict")
+    }
+    return {
+        "model": encoder.source,
+        "weights": _weights_hash(encoder),
+        "model_provenance": encoder.provenance,
+        "step": encoder.card.get("step"),
+        "precision": encoder.precision,
+        "index": index.path,
+        "index_content": index.fingerprint(),
+        "images_in_index": len(index),
+        "provenance": index.provenance,
+        "classes": index.classes,
+        **how,
+        "size": encoder.image_size if settings.size is None else settings.size,
+        "width": encoder.width(settings.mode),
+        "odis_version": __version__,
+    }
+
+
+def _weights_hash(encoder: Encoder) -> str:
+    digest = hashlib.sha256()
+    for name, value in encoder.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _claim(out: Path, about: dict[str, Any]) -> None:
+    """Take the folder for these features, or find that it was taken for them before."""
+    path = out / ABOUT
+    if not path.exists():
+        other = out.exists() and (
+            not out.is_dir() or any(p for p in out.iterdir() if not p.name.startswith("."))
+        )
+        if other and not path.exists():  # another rank may have taken it meanwhile
+            raise OdisError(
+                f"{out}: exists and is no folder of features (no {ABOUT}); give an empty or new folder "
+                f"with --out"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        beside = out / f".{ABOUT}.{os.getpid()}.partial"
+        beside.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        os.replace(beside, path)
+        return
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path}: is not whole; delete {out} to begin again") from error
+    # What counts is what is in the files, not where they are.
+    differing = [
+        name
+        for name in about
+        if name not in ("odis_version", "model", "index") and before.get(name) != about[name]
+    ]
+    if differing:
+        shown = "; ".join(
+            f"{name}: {_short(before.get(name))} -> {_short(about[name])}" for name in differing
+        )
+        raise OdisError(
+            f"{out}: holds features of another kind ({shown}); give another --out, or the old settings to "
+            f"go on"
+        )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _rows(part: int, settings: ExportSettings, index: ObjectIndex) -> range:
+    return range(part * settings.part_images, min((part + 1) * settings.part_images, len(index)))
+
+
+def _table(found: IndexFeatures, index: ObjectIndex, schema: pa.Schema) -> pa.Table:
+    labels = [None if label < 0 else label for label in found.labels.tolist()]
+    vector_type = schema.field("vector").type
+    values = found.features.numpy().astype(
+        np.float16 if vector_type.value_type == pa.float16() else np.float32
+    )
+    if not np.isfinite(values).all():
+        raise OdisError(
+            "a feature is not finite in the data set's type: the model's weights or its precision are at "
+            "fault, or --dtype fp16"
+        )
+    columns = [
+        pa.array([index[row].image for row in found.rows.tolist()], pa.string()),
+        pa.array(found.rows.numpy()),
+        pa.array([None if number < 0 else number for number in found.numbers.tolist()], pa.int32()),
+        pa.FixedSizeListArray.from_arrays(pa.array(found.boxes.numpy().reshape(-1)), 4),
+        pa.array(labels, pa.int32()),
+        pa.array([None if label is None else index.classes[label] for label in labels], pa.string()),
+        pa.array([index.provenance] * len(found), pa.string()),
+        pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=vector_type),
+    ]
+    return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, schema)], schema=schema)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        pq.write_table(table, beside, compression="zstd")
+        os.replace(beside, path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be written ({error})") from error
+    finally:
+        beside.unlink(missing_ok=True)

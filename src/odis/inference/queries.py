@@ -1,0 +1,235 @@
+"""The modes of inference: how an image and its objects become what the network is asked. No network here.
+
+- `masked-attention`: `[OBJ]` reads the object's patches in every layer, as in training. The whole image is
+  resized, its aspect kept, to an area of about size x size. With `context`, each object is asked about in a
+  window of its own: a square `context` times the longer side of its box, resized to the same area, so that
+  objects are as large as they were in training.
+- `crop`: the object's box is cut out and resized to size x size; the whole crop is the object.
+- `blackout`: the whole image with the mean colour outside the box; the whole image is the object.
+- `mean-pool`: the mean of the object's patch tokens. A model trained with `object_readout: mean-pool` answers
+  every mode so.
+- `whole-image`: the whole image is the object; all objects of an image get the same vector.
+
+Letters: Q objects asked of an image, P patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as tv
+
+from odis.data.geometry.masks import object_mask, patch_coverage_of_boxes, patch_coverage_of_mask
+from odis.errors import DataError
+from odis.objects import rle
+from odis.objects.clean import object_problem
+from odis.objects.images import load_image
+from odis.objects.index import ObjectIndex
+from odis.types import Box, Crop, Object, Skipped
+
+Mode = Literal["masked-attention", "crop", "blackout", "mean-pool", "whole-image"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One image as the network will see it, and the object masks to ask of it."""
+
+    pixels: np.ndarray  # uint8 (3, H, W), sides multiples of the patch size
+    masks: np.ndarray  # bool (Q, P)
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Turns an image and its objects into queries: all that a mode is, apart from the network. Picklable, for
+    loader workers.
+
+    Args:
+        mode: What is asked.
+        size: Side in pixels; the network sees images of about size x size.
+        context: Side of an object's window over the longer side of its box (`masked-attention` only), or None
+            for the whole image.
+        patch: Side of a patch in pixels.
+        coverage: Share of a patch an object must cover, measured by the patch it covers most, as in training.
+        margin: Patches by which masks of box objects are widened, as in training.
+        one_each: Ask one object a query, as `single` object tokens need.
+        fill: Colour outside the box (`blackout`), 0..255.
+        square: Resize every image to size x size, for networks that take no other shape: rows and columns of
+            their feature map there.
+    """
+
+    mode: Mode
+    size: int
+    context: float | None
+    patch: int
+    coverage: float
+    margin: int
+    one_each: bool
+    fill: tuple[int, int, int]
+    square: tuple[int, int] | None = None
+
+    def __call__(self, image: Tensor, objects: Sequence[Object]) -> list[Query]:
+        """Queries that answer for the objects in order: one each, or one for all of them.
+
+        Args:
+            image: uint8 (3, height, width).
+            objects: Objects of the image that `object_problem` finds nothing wrong with.
+        """
+        height, width = image.shape[1:]
+        whole = Crop(0, 0, width, height)
+        if self.mode == "crop":
+            return [self._query(image, _outwards(o, width, height), square=True) for o in objects]
+        if self.mode == "blackout":
+            return [self._query(self._blackout(image, _outwards(o, width, height)), whole) for o in objects]
+        if self.mode == "whole-image":
+            return [self.whole(image)]
+        if self.context is not None:
+            return [self._query(image, _window(o, self.context, width, height), [o]) for o in objects]
+        query = self._query(image, whole, objects)
+        return (
+            [Query(query.pixels, query.masks[i : i + 1]) for i in range(len(objects))]
+            if self.one_each
+            else [query]
+        )
+
+    def whole(self, image: Tensor) -> Query:
+        """The whole image as one object."""
+        return self._query(image, Crop(0, 0, image.shape[2], image.shape[1]))
+
+    def _query(
+        self, image: Tensor, crop: Crop, objects: Sequence[Object] | None = None, square: bool = False
+    ) -> Query:
+        """The crop resized, asked about `objects`; about all of it if they are None."""
+        side = self.size // self.patch
+        rows, columns = grid = self.square or ((side, side) if square else _grid(crop, side))
+        size = [self.size, self.size] if self.square else [rows * self.patch, columns * self.patch]
+        box = (crop.y0, crop.x0, crop.height, crop.width)
+        pixels = tv.resized_crop(
+            image, *box, size=size, interpolation=tv.InterpolationMode.BICUBIC, antialias=True
+        )
+        if objects is None:
+            return Query(pixels.numpy(), np.ones((1, rows * columns), dtype=bool))
+        return Query(
+            pixels.numpy(),
+            self._masks(objects, image.shape[2], image.shape[1], crop, grid).reshape(
+                len(objects), rows * columns
+            ),
+        )
+
+    def _masks(
+        self, objects: Sequence[Object], width: int, height: int, crop: Crop, grid: tuple[int, int]
+    ) -> np.ndarray:
+        """bool (Q, rows, columns); all boxes at once."""
+        masks = np.zeros((len(objects), *grid), dtype=bool)
+        of_boxes = [i for i, item in enumerate(objects) if item.mask is None]
+        if of_boxes:
+            boxes, corners = (
+                np.array([objects[i].box for i in of_boxes]),
+                np.array([[crop.x0, crop.y0, crop.x1, crop.y1]]),
+            )
+            coverage = patch_coverage_of_boxes(boxes, corners, np.array([crop.flip]), grid)[0]
+            masks[of_boxes] = object_mask(coverage, self.coverage, self.margin)
+        for i, item in enumerate(objects):
+            if item.mask is not None:
+                masks[i] = object_mask(
+                    patch_coverage_of_mask(rle.decode(item.mask, width, height), crop, grid), self.coverage
+                )
+        return masks
+
+    def _blackout(self, image: Tensor, crop: Crop) -> Tensor:
+        dark = torch.tensor(self.fill, dtype=torch.uint8)[:, None, None].repeat(1, *image.shape[1:])
+        dark[:, crop.y0 : crop.y1, crop.x0 : crop.x1] = image[:, crop.y0 : crop.y1, crop.x0 : crop.x1]
+        return dark
+
+
+def _grid(crop: Crop, side: int) -> tuple[int, int]:
+    """Rows and columns of the patch grid nearest to the crop's aspect with about side x side patches."""
+    scale = side / (crop.width * crop.height) ** 0.5
+    rows, columns = (min(max(round(length * scale), 1), side * side) for length in (crop.height, crop.width))
+    return rows, columns
+
+
+def _outwards(item: Object, width: int, height: int) -> Crop:
+    """The pixels of the image that the box touches."""
+    x0, y0, x1, y1 = item.box
+    return Crop(
+        int(max(np.floor(x0), 0)),
+        int(max(np.floor(y0), 0)),
+        int(min(np.ceil(x1), width)),
+        int(min(np.ceil(y1), height)),
+    )
+
+
+def _window(item: Object, context: float, width: int, height: int) -> Crop:
+    """A square around the box, shifted into the image; where the image is narrower than the square, as wide
+    as the image.
+    """
+    box = _outwards(item, width, height)
+    side = max(1, round(context * max(box.width, box.height)))
+    w, h = min(side, width), min(side, height)
+    x0 = min(max(round((box.x0 + box.x1 - w) / 2), 0), width - w)
+    y0 = min(max(round((box.y0 + box.y1 - h) / 2), 0), height - h)
+    return Crop(x0, y0, x0 + w, y0 + h)
+
+
+@dataclass(slots=True)
+class RowQueries:
+    """One row of an index, ready to be asked; or why it cannot be."""
+
+    queries: list[Query]
+    numbers: list[
+        int
+    ]  # the n objects that can be used: their places in the row; [-1] if the image is asked as one object
+    labels: list[tuple[int, ...]]  # of each of these: none, one, or for an image all that its objects have
+    boxes: list[Box]
+    skipped: list[Skipped]
+    read: bool
+
+
+class IndexRows(Dataset[RowQueries]):
+    """Rows of an index, decoded and made into queries: what a loader's workers do.
+
+    Args:
+        index: Images and objects.
+        rows: Rows to take, in this order.
+        asker: How.
+        images: Ask about each image as one object, whatever objects it has.
+    """
+
+    def __init__(self, index: ObjectIndex, rows: Sequence[int], asker: Asker, images: bool = False) -> None:
+        self.index, self.rows, self.asker, self.images = index, rows, asker, images
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> RowQueries:
+        path = self.index.image_path(self.rows[i])
+        try:
+            row = self.index[self.rows[i]]
+            image = load_image(path, (row.width, row.height))
+        except DataError as error:
+            return RowQueries(
+                [], [], [], [], [Skipped(path, str(error).removeprefix(f"{path}: "))], read=False
+            )
+        problems = [
+            object_problem(item, row.width, row.height, len(self.index.classes)) for item in row.objects
+        ]
+        skipped = [
+            Skipped(f"{path}, object {k}", problem)
+            for k, problem in enumerate(problems)
+            if problem is not None
+        ]
+        numbers = [k for k, problem in enumerate(problems) if problem is None]
+        items = [row.objects[k] for k in numbers]
+        labels: list[tuple[int, ...]] = [() if item.label is None else (item.label,) for item in items]
+        if self.images:
+            items, numbers = [Object((0.0, 0.0, float(row.width), float(row.height)))], [-1]
+            labels = [tuple(sorted({label for of_one in labels for label in of_one}))]
+        queries = self.asker(tv.pil_to_tensor(image), items) if items else []
+        return RowQueries(queries, numbers, labels, [item.box for item in items], skipped, read=True)

@@ -1,0 +1,1 @@
+"""What the machine has: devices, ranks, memory, files, compiled loops."""

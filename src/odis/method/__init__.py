@@ -1,0 +1,1 @@
+"""The paper: object tokens, masked attention, heads, losses, one training step."""

@@ -1,1 +1,0 @@
-"""The network: a timm ViT that reads objects, projection heads, student and teacher."""

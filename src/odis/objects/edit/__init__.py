@@ -1,0 +1,1 @@
+"""Indexes made from indexes: filter, merge, perturb, compare, export."""

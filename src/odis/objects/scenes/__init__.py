@@ -1,0 +1,1 @@
+"""Scenes of handwritten digits, made here."""

@@ -1,0 +1,127 @@
+"""One update: the step of `method/step.py` in micro-batches, then gradients, optimizer, teacher and
+centers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from odis.config.training import PretrainConfig
+from odis.machine.devices import Ranks
+from odis.machine.ranks import sum_over_ranks
+from odis.method.pair import Network, update_teacher
+from odis.method.step import (
+    Centers,
+    Losses,
+    LossTerms,
+    StudentOutput,
+    TeacherOutput,
+    compute_losses,
+    student_pass,
+    teacher_pass,
+)
+from odis.train.metrics import Meters, collapse_meters
+from odis.train.optim import apply_settings, clip_gradients, step_if_finite
+from odis.train.schedules import Schedules
+from odis.types import Batch
+
+
+class StudentPass(nn.Module):
+    """`student_pass` as a module, since DDP synchronises gradients of what one module's forward computed."""
+
+    def __init__(self, student: Network, terms: LossTerms) -> None:
+        super().__init__()
+        self.student = student
+        self.terms = terms
+
+    def forward(self, batch: Batch) -> StudentOutput:
+        return student_pass(self.student, batch, self.terms)
+
+
+@dataclass
+class Run:
+    """What a run carries from step to step."""
+
+    config: PretrainConfig
+    ranks: Ranks
+    terms: LossTerms
+    student: Network
+    teacher: Network
+    student_pass: torch.nn.Module  # StudentPass, in DDP when there are several ranks
+    centers: Centers
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
+    schedules: Schedules
+    step: int = 0  # steps taken
+    provenance: str = ""
+    recipe: str = ""
+    nonfinite: int = 0  # non-finite steps in a row
+    pending: tuple[Tensor, int, list[str]] | None = (
+        None  # the last step's finite flag, still on the device; its number and images
+    )
+    meters: Meters = field(default_factory=Meters)
+
+    @property
+    def patch_size(self) -> int:
+        return self.student.backbone.patch_embed.patch_size[0]
+
+
+def train_step(run: Run, micro_batches: list[Batch], *, meters: bool = False) -> None:
+    """One update of student, teacher and centers from one batch (in `train.accumulate` parts)."""
+    settings = run.schedules.at(run.step)
+    # Drop path draws from torch's global generator: a function of (seed, step, rank) continues across a
+    # resume by itself.
+    seed = np.random.SeedSequence([run.config.train.seed, run.step, run.ranks.rank]).generate_state(
+        1, np.uint64
+    )[0]
+    torch.manual_seed(int(seed))
+    apply_settings(run.optimizer, settings)
+    total = torch.zeros((), device=run.ranks.device)
+    for i, batch in enumerate(micro_batches):
+        last = i == len(micro_batches) - 1
+        with _gradient_sync(run.student_pass, last):
+            losses, teacher, student = _forward(run, batch, settings.teacher_temp)
+            run.scaler.scale(losses.total / len(micro_batches)).backward()
+        total += losses.total.detach()
+        run.centers.update(teacher)
+        run.meters.add(losses.named())
+        if meters and last:
+            run.meters.add(collapse_meters(teacher.objects, student.features))
+    if settings.last_layer_frozen:
+        for head in {run.student.head, run.student.patch_head}:
+            for parameter in head.last_layer.parameters():
+                parameter.grad = None
+    run.scaler.unscale_(run.optimizer) if run.scaler.is_enabled() else None
+    norm = clip_gradients(run.student, run.config.optim.clip_grad)
+    if run.scaler.is_enabled():
+        # In fp16 an overflowing gradient is how the scale is found: only the loss itself tells of trouble.
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+        finite = torch.isfinite(sum_over_ranks(total))
+    else:
+        finite = step_if_finite(run.optimizer, norm)
+    run.optimizer.zero_grad(set_to_none=True)
+    update_teacher(run.student, run.teacher, settings.momentum_teacher)
+    run.meters.add({"grad_norm": norm})
+    run.step += 1
+    run.pending = (finite, run.step, [path for batch in micro_batches for path in batch.paths])
+
+
+def _forward(run: Run, batch: Batch, temp: float) -> tuple[Losses, TeacherOutput, StudentOutput]:
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[run.config.train.precision]
+    with torch.autocast(run.ranks.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        teacher = teacher_pass(run.teacher, batch, run.centers, temp, run.config, run.terms)
+        student = run.student_pass(batch)
+    return compute_losses(student, teacher, batch, run.config), teacher, student
+
+
+def _gradient_sync(module: torch.nn.Module, sync: bool) -> contextlib.AbstractContextManager[None]:
+    if isinstance(module, DistributedDataParallel) and not sync:
+        return module.no_sync()
+    return contextlib.nullcontext()

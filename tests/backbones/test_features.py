@@ -1,0 +1,206 @@
+"""Facets equal what the last attention computes: read off timm's own modules by other means."""
+
+import copy
+import warnings
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from odis.backbones.baseline import TimmBaseline
+from odis.backbones.build import build_vit
+from odis.backbones.features import FACETS, has_attention, keeps_aspect, patch_features, project
+from odis.config.training import ModelConfig
+from odis.errors import ConfigError
+from odis.method.vit import ObjectViT
+
+TINY = {"embed_dim": 24, "depth": 2, "num_heads": 3}
+
+
+def object_vit(**changes: object) -> ObjectViT:
+    torch.manual_seed(0)
+    settings = {"name": "vit_tiny_patch16_224", "patch_size": 8, **TINY} | changes
+    return build_vit(ModelConfig(**settings), 32)
+
+
+def plain(name: str, size: int, **changes: object) -> TimmBaseline:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return TimmBaseline(timm.create_model(name, num_classes=0, **changes), size).eval()
+
+
+def images(height: int, width: int) -> Tensor:
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
+    """Plain attention from facets (B, T, D)."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return ((q @ k.transpose(-2, -1) * scale).softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize(
+    ("name", "qk_norm"),
+    [
+        ("vit_tiny_patch16_224", False),
+        ("vit_tiny_patch16_224", True),
+        ("eva02_tiny_patch14_224", False),
+        ("eva02_tiny_patch14_224", True),
+        ("beit_base_patch16_224", False),
+    ],
+)
+def test_facets_make_what_the_attention_makes(name: str, qk_norm: bool):
+    """Softmax of the queries and keys, times the values, is what timm projects: the facets are those the
+    attention used.
+    """
+    model = timm.create_model(name, num_classes=0, patch_size=8, img_size=32, **TINY)
+    attention = model.blocks[-1].attn.eval()
+    if qk_norm:
+        attention.q_norm, attention.k_norm = nn.LayerNorm(8), nn.LayerNorm(8)
+    torch.manual_seed(0)
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    if name.startswith("beit"):
+        nn.init.zeros_(attention.relative_position_bias_table)
+    x = torch.randn(2, 17, 24)
+    with torch.no_grad():
+        q, k, v = (project(attention, x, facet) for facet in ("query", "key", "value"))
+        inner = attended(q, k, v, 3, attention.scale)
+        out = attention.proj(getattr(attention, "norm", nn.Identity())(inner))
+        assert torch.allclose(out, attention(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (16, 48)], ids=str)
+def test_object_vit_answers_with_the_facets_of_its_patches(shape: tuple[int, int]):
+    model = object_vit().eval()
+    rows, columns = shape[0] // 8, shape[1] // 8
+    found = {facet: patch_features(model, images(*shape), facet) for facet in FACETS}
+    assert all(grid == (rows, columns) for _, grid in found.values())
+    with torch.no_grad():
+        x = model.blocks[0](model.norm_pre(model._pos_embed(model.patch_embed(images(*shape)))))
+        qkv = model.blocks[1].attn.qkv(model.blocks[1].norm1(x))[:, 1:]
+        for place, facet in enumerate(("query", "key", "value")):
+            assert torch.allclose(found[facet][0], qkv[..., 24 * place : 24 * (place + 1)], atol=1e-6), facet
+        assert torch.equal(found["token"][0], model(images(*shape)).patches)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3", "cait_xxs24_224"])
+def test_timm_models_answer_as_hooks_on_their_projections_do(name: str):
+    changes = {"embed_dim": 24, "num_heads": 3, "depth": 2, "img_size": 32}
+    model = plain(name, 32, **changes)
+    attention = model.model.blocks[-1].attn
+    seen: list[Tensor] = []
+    handle = attention.qkv.register_forward_hook(lambda *a: seen.append(a[2]))
+    inputs: list[Tensor] = []
+    before = attention.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    tokens = model.model.forward_features(images(32, 32))
+    handle.remove()
+    before.remove()
+    qkv = (
+        seen[-1] if seen else F.linear(inputs[-1], attention.qkv.weight)
+    )  # Eva evaluates its projection without calling it
+    first = qkv.shape[1] - 4
+    for place, facet in enumerate(("query", "key", "value")):
+        features, grid = patch_features(model, images(32, 32), facet)
+        assert grid == (2, 2)
+        assert torch.allclose(features, qkv[:, first:, 24 * place : 24 * (place + 1)], atol=1e-6)
+    assert torch.allclose(patch_features(model, images(32, 32), "token")[0], tokens[:, -4:], atol=1e-6)
+
+
+def test_a_model_of_any_shape_answers_for_its_patches_in_their_places():
+    """Without positions and other patches to look at, a patch's feature is a function of its pixels alone."""
+    model = object_vit(depth=1)
+    nn.init.zeros_(model.pos_embed)
+    picture = images(16, 40)
+    features, grid = patch_features(model, picture, "key")
+    assert grid == (2, 5)
+    for row, column in ((0, 0), (0, 4), (1, 2)):
+        patch = picture[:, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+        assert torch.allclose(
+            patch_features(model, patch, "key")[0][:, 0], features[:, 5 * row + column], atol=1e-5
+        )
+
+
+def test_separate_projections_are_read_too():
+    model = plain("eva02_tiny_patch14_224", 32, patch_size=8, img_size=32, qkv_fused=False, **TINY)
+    attention = model.model.blocks[-1].attn
+    assert attention.qkv is None
+    seen: list[Tensor] = []
+    attention.k_proj.register_forward_hook(lambda *a: seen.append(a[2]))
+    features, grid = patch_features(model, images(32, 32), "key")
+    assert grid == (4, 4)
+    assert torch.equal(features, seen[0][:, 1:])
+
+
+def test_a_model_without_such_attention_has_tokens_only():
+    model = plain("resnet10t", 64)
+    assert not has_attention(model)
+    assert not keeps_aspect(model)
+    features, grid = patch_features(model, images(64, 64), "token")
+    assert features.shape == (2, 4, 512)
+    assert grid == (2, 2)
+    with pytest.raises(
+        ConfigError, match=r"^discover\.facet: is key, but ResNet has no attention over patches .* use token$"
+    ):
+        patch_features(model, images(64, 64), "key")
+
+
+def test_a_model_without_a_map_of_features_is_refused():
+    class Vector(nn.Module):
+        num_features, global_pool = 4, "avg"
+
+        def forward_features(self, x: Tensor) -> Tensor:
+            return x.mean(dim=(2, 3))
+
+        def forward_head(self, x: Tensor, pre_logits: bool) -> Tensor:
+            return x
+
+    with pytest.raises(ConfigError, match=r"is token, but Vector has no map of features$"):
+        patch_features(TimmBaseline(Vector(), 32), images(32, 32), "token")
+
+
+def test_models_say_whether_they_take_any_shape():
+    assert keeps_aspect(object_vit())
+    assert keeps_aspect(plain("vit_small_patch16_dinov3", 32, img_size=32, **TINY))
+    assert not keeps_aspect(plain("vit_tiny_patch16_224", 32, img_size=32, **TINY))
+    oblong = patch_features(
+        plain("vit_small_patch16_dinov3", 32, img_size=32, **TINY), images(16, 48), "token"
+    )
+    assert oblong[0].shape == (2, 3, 24)
+    assert oblong[1] == (1, 3)
+
+
+@pytest.mark.parametrize("facet", FACETS)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_in_training_is_left_as_it_was(facet: str, training: bool):
+    model = object_vit(drop_path=0.5).train(training)
+    before = copy.deepcopy(model.state_dict())
+    state = torch.get_rng_state()
+    first, _ = patch_features(model, images(32, 32), facet)
+    again, _ = patch_features(model, images(32, 32), facet)
+    assert torch.equal(first, again), "drop path is off"
+    assert not first.requires_grad
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training == training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_model_is_left_as_it_was_even_when_it_fails():
+    model = object_vit().train()
+    with pytest.raises(AssertionError):
+        patch_features(model, images(31, 32), "key")
+    assert model.training
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_compiled_blocks_are_seen_through():
+    """Compiled code calls no hook that came after it; so it must not run."""
+    model = object_vit().eval()
+    expected, _ = patch_features(model, images(32, 32), "key")
+    model.attention_branch = torch.compile(model.attention_branch, backend="eager")
+    model(images(32, 32))
+    assert torch.equal(patch_features(model, images(32, 32), "key")[0], expected)

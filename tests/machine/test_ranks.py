@@ -1,0 +1,101 @@
+"""Two ranks with unequal rows follow one process with all rows. Run as a script, this file is one of the
+ranks.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from odis.config.training import HeadConfig
+from odis.machine.ranks import gather_over_ranks, max_over_ranks, sum_over_ranks, world_size
+from odis.method.heads import ProjectionHead
+from odis.method.losses import Center, object_loss, patch_loss, sinkhorn_knopp
+
+SPLITS = {"unequal": [0, 3, 10], "one is empty": [0, 0, 10], "no rows": [0, 0, 0]}
+"""Borders of the rows of rank 0 and rank 1 among all rows."""
+
+
+def work(ends: list[int], rank: int | None) -> dict[str, torch.Tensor]:
+    """What one rank computes of its rows, or what one process computes of all (rank None)."""
+    generator = torch.Generator().manual_seed(0)
+    t, x, targets, weight = (torch.randn(10, n, generator=generator) for n in (12, 16, 12, 1))
+    mine = slice(0, ends[-1]) if rank is None else slice(ends[rank], ends[rank + 1])
+    t, x, targets, weight = (
+        t[mine],
+        x[mine].requires_grad_(),
+        torch.softmax(targets[mine], -1),
+        weight[mine, 0],
+    )
+
+    out = {}
+    center = Center(12, 0.9)
+    for step in range(2):
+        center.update(t + step)
+    out["center"] = center.center
+    out["rows: sinkhorn"] = sinkhorn_knopp(t, 0.1, 3)
+
+    torch.manual_seed(0)
+    head = ProjectionHead(16, HeadConfig(prototypes=12, hidden=20, bottleneck=8, norm="batch"))
+    logits = head(x)
+    out["rows: logits"] = logits.detach()
+    ranks = 1 if rank is None else 2
+    loss = object_loss(targets, logits, 0.1, torch.tensor(2.0 * len(x))) + patch_loss(
+        targets, logits, weight, 4 // ranks, 0.1
+    )
+    loss.backward()
+    out["rank mean: loss"] = loss.detach()
+    for name, p in head.named_parameters():
+        out[f"rank mean: gradient of {name}"] = p.grad
+    out["rows: gradient of x"] = x.grad / ranks  # as DDP's averaging has it
+    return out
+
+
+def check_reductions(rank: int) -> None:
+    assert world_size() == 2
+    x = torch.tensor([1.0 + rank, 5.0 - rank], requires_grad=True)
+    total = sum_over_ranks(x)
+    assert total.tolist() == [3, 9]
+    assert max_over_ranks(x).tolist() == [2, 5]
+    assert gather_over_ranks([f"{rank}"] * (1 + rank)) == ["0", "1", "1"]
+    ((1 + rank) * total).sum().backward()
+    assert x.grad.tolist() == [3, 3]
+
+
+def test_two_ranks_follow_one(tmp_path):
+    command = [sys.executable, __file__, str(tmp_path)]
+    ranks = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    for process in ranks:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for split, ends in SPLITS.items():
+        for name, expected in work(ends, None).items():
+            a, b = first[split][name], second[split][name]
+            if name.startswith("rows"):
+                got = torch.cat([a, b])
+            elif name.startswith("rank mean"):
+                got = (a + b) / 2
+            else:
+                assert torch.equal(a, b)
+                got = a
+            assert got.shape == expected.shape
+            error = (got - expected).norm() / expected.norm().clamp(min=1e-6)
+            assert error < 1e-4, f"{split}, {name}: {error}"  # rounding, of gradients through small variances
+
+
+def test_one_process_needs_no_group():
+    assert world_size() == 1
+    x = torch.randn(3, requires_grad=True)
+    assert sum_over_ranks(x) is x
+    assert torch.equal(max_over_ranks(x), x)
+
+
+if __name__ == "__main__":
+    folder, rank = Path(sys.argv[1]), int(sys.argv[2])
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    check_reductions(rank)
+    torch.save({split: work(ends, rank) for split, ends in SPLITS.items()}, folder / f"{rank}.pt")
+    dist.destroy_process_group()

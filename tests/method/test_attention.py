@@ -1,0 +1,179 @@
+"""Split-query attention against a masked softmax written out by hand."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.models.vision_transformer import Attention
+from torch import Tensor, nn
+
+from odis.method.attention import (
+    ObjectTokens,
+    dense_mask,
+    object_attention,
+    object_attention_weights,
+    object_keys,
+)
+
+D, PATCHES = 24, 6
+
+
+def by_hand(attn: Attention, x: Tensor, visible: Tensor) -> Tensor:
+    """Softmax attention one view, head and query at a time; `visible` is bool (B, T, T), queries x keys."""
+    views, tokens, _ = x.shape
+    width = attn.num_heads * attn.head_dim
+    q, k, v = (x @ attn.qkv.weight.T + (attn.qkv.bias if attn.qkv.bias is not None else 0)).split(
+        width, dim=-1
+    )
+    out = torch.zeros(views, tokens, width, dtype=x.dtype)
+    for b in range(views):
+        for h in range(attn.num_heads):
+            part = slice(h * attn.head_dim, (h + 1) * attn.head_dim)
+            qs, ks = attn.q_norm(q[b, :, part]), attn.k_norm(k[b, :, part])
+            for t in range(tokens):
+                seen = visible[b, t].nonzero()[:, 0]
+                score = torch.exp(qs[t] @ ks[seen].T / attn.head_dim**0.5)
+                out[b, t, part] = (score / score.sum()) @ v[b, seen, part]
+    out = attn.norm(out)
+    if attn.gate is not None:
+        out = out * torch.sigmoid(attn.gate(x))
+    return attn.proj(out)
+
+
+def visible_by_rule(masks: Tensor, kind: str, class_token: bool, registers: int) -> Tensor:
+    """Who sees whom, from the rule's words: an object itself, its patches, registers if it is everything; the
+    rest all context.
+    """
+    views, objects, patches = masks.shape
+    prefix = int(class_token) + registers
+    context = prefix + patches
+    tokens = context if kind == "single" else context + objects
+    visible = torch.zeros(views, tokens, tokens, dtype=torch.bool)
+    for b in range(views):
+        visible[b, :context, :context] = True
+        for o in range(objects):
+            row = 0 if kind == "single" else context + o
+            visible[b, row] = False
+            visible[b, row, row] = True
+            for p in range(patches):
+                visible[b, row, prefix + p] = masks[b, o, p]
+            if all(masks[b, o]):
+                visible[b, row, int(class_token) : prefix] = True
+    return visible
+
+
+def some_masks(objects: int, generator: torch.Generator) -> Tensor:
+    """Five views: random, empty, one patch, all true, and a mixture within one view."""
+    masks = torch.rand(5, objects, PATCHES, generator=generator) < 0.5
+    masks[1] = False
+    masks[2] = False
+    masks[2, :, 4] = True
+    masks[3] = True
+    masks[4, 0] = True
+    masks[4, -1] = objects == 1
+    return masks
+
+
+CASES = [
+    ("single", 1, True, 0),
+    ("single", 1, True, 2),
+    ("read-only", 1, True, 0),
+    ("read-only", 3, True, 2),
+    ("read-only", 2, False, 1),
+]
+OPTIONS = [
+    {"qkv_bias": True},
+    {"qk_norm": True, "norm_layer": nn.LayerNorm},
+    {"scale_norm": True, "gated": True, "attn_head_dim": 8, "norm_layer": nn.LayerNorm},
+]
+
+
+@pytest.mark.parametrize(("kind", "objects", "class_token", "registers"), CASES)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_split_queries_equal_a_masked_softmax_by_hand(
+    kind, objects, class_token, registers, options, dtype, tolerance
+):
+    torch.manual_seed(1)
+    attn = Attention(D, num_heads=2, **options).to(dtype)
+    for parameter in attn.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    masks = some_masks(objects, torch.Generator().manual_seed(2))
+    visible = visible_by_rule(masks, kind, class_token, registers)
+    x = torch.randn(5, visible.shape[1], D, dtype=dtype)
+    keys = object_keys(masks, class_token=class_token, registers=registers, kind=kind)
+    assert torch.equal(dense_mask(keys, kind), visible)
+    expected = by_hand(attn, x, visible)
+    torch.testing.assert_close(object_attention(attn, x, keys, kind), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(attn(x, attn_mask=visible[:, None]), expected, rtol=0, atol=tolerance)
+
+
+def test_without_keys_it_is_timms_attention():
+    attn = Attention(D, num_heads=2)
+    x = torch.randn(2, 7, D)
+    assert torch.equal(object_attention(attn, x, None, "single"), attn(x))
+
+
+def test_gradients_equal_those_of_the_dense_mask():
+    torch.manual_seed(0)
+    attn = Attention(D, num_heads=2, qkv_bias=True).double()
+    masks = some_masks(3, torch.Generator().manual_seed(3))
+    keys = object_keys(masks, class_token=True, registers=0, kind="read-only")
+    x = torch.randn(5, keys.shape[-1], D, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn_like(x)
+    inputs = [x, *attn.parameters()]
+    split = torch.autograd.grad((object_attention(attn, x, keys, "read-only") * weight).sum(), inputs)
+    dense = torch.autograd.grad(
+        (attn(x, attn_mask=dense_mask(keys, "read-only")[:, None]) * weight).sum(), inputs
+    )
+    for a, b in zip(split, dense):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(["single", "read-only"]), registers=st.integers(0, 2))
+def test_no_mask_gives_nan(data, kind, registers):
+    objects = 1 if kind == "single" else data.draw(st.integers(1, 3))
+    bits = data.draw(st.lists(st.booleans(), min_size=2 * objects * PATCHES, max_size=2 * objects * PATCHES))
+    masks = torch.tensor(bits).view(2, objects, PATCHES)
+    attn = Attention(D, num_heads=2)
+    keys = object_keys(masks, class_token=True, registers=registers, kind=kind)
+    x = (100 * torch.randn(2, keys.shape[-1], D)).requires_grad_()
+    out = object_attention(attn, x, keys, kind)
+    out.square().sum().backward()
+    assert out.isfinite().all()
+    assert x.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in attn.parameters())
+
+
+def test_attention_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    attn = Attention(D, num_heads=2, attn_drop=0.5)
+    keys = object_keys(
+        torch.ones(2, 2, PATCHES, dtype=torch.bool), class_token=True, registers=0, kind="read-only"
+    )
+    x = torch.randn(2, keys.shape[-1], D)
+    assert not torch.equal(
+        object_attention(attn, x, keys, "read-only"), object_attention(attn, x, keys, "read-only")
+    )
+    attn.eval()
+    assert torch.equal(
+        object_attention(attn, x, keys, "read-only"), object_attention(attn, x, keys, "read-only")
+    )
+
+
+@pytest.mark.parametrize("kind", ["single", "read-only"])
+def test_weights_give_the_outputs(kind: ObjectTokens) -> None:
+    torch.manual_seed(0)
+    attn = Attention(24, num_heads=3, qkv_bias=True).double()
+    queries, patches = (1, 10) if kind == "single" else (3, 10)
+    masks = torch.rand(2, queries, patches) < 0.4
+    x = torch.randn(2, 1 + patches + (queries if kind == "read-only" else 0), 24, dtype=torch.float64)
+    keys = object_keys(masks, class_token=True, registers=0, kind=kind)
+    weights = object_attention_weights(attn, x, keys, kind)  # (B, Q, h, T)
+    assert (weights.transpose(1, 2)[~keys.unsqueeze(1).expand(-1, 3, -1, -1)] == 0).all()
+    torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights.sum(-1)))
+    values = attn.qkv(x)[..., 48:].reshape(2, -1, 3, 8).transpose(1, 2)
+    by_hand = attn.proj((weights.transpose(1, 2) @ values).transpose(1, 2).flatten(2))
+    whole = object_attention(attn, x, keys, kind)
+    torch.testing.assert_close(by_hand, whole[:, :1] if kind == "single" else whole[:, -queries:])
