@@ -17,10 +17,9 @@ from odis.backbones.build import build_pair
 from odis.config.options import load_recipe, recipe_names
 from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
-from odis.method import step
 from odis.method.step import Centers, LossTerms, compute_losses, student_pass, teacher_pass
 from odis.objects.index import ObjectIndex, write_index
-from odis.train import loop, start
+from odis.train import loop, start, update
 from odis.types import ImageObjects, Object
 
 TINY: dict[str, Any] = {
@@ -89,8 +88,8 @@ class Spy:
             self.before_step(len(self.gradients))
 
         monkeypatch.setattr(start, "build_optimizer", building)
-        monkeypatch.setattr(step, "step_if_finite", stepping)
-        monkeypatch.setattr(step, "update_teacher", updating)
+        monkeypatch.setattr(update, "step_if_finite", stepping)
+        monkeypatch.setattr(update, "update_teacher", updating)
 
     def note(self) -> None:
         trainable = {name: p for name, p in self.student.named_parameters() if p.requires_grad}
