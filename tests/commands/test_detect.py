@@ -286,7 +286,7 @@ def test_the_commands_of_the_documentation_parse(monkeypatch: pytest.MonkeyPatch
         raise Parsed(parse(parser, arguments))
 
     monkeypatch.setattr("odis.commands.detect.parse", stop)
-    text = (Path(__file__).resolve().parents[1] / "docs" / "detection.md").read_text()
+    text = (Path(__file__).resolve().parents[2] / "docs" / "detection.md").read_text()
     lines = [
         line
         for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

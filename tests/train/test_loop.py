@@ -23,9 +23,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from odis.cli import main
 from odis.config.options import load_recipe
 from odis.errors import OdisError
-from odis.method import step
 from odis.objects.index import write_index
-from odis.train import loop
+from odis.train import loop, update
 from odis.train.checkpoint import checkpoints, load_checkpoint
 from odis.types import ImageObjects, Object
 
@@ -117,7 +116,7 @@ class Poison:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: set[int], value: float = float("nan")) -> None:
         self.states: dict[int, dict[str, torch.Tensor]] = {}
         self.paths: dict[int, list[str]] = {}
-        compute, train_step, current = step.compute_losses, loop.train_step, [0]
+        compute, train_step, current = update.compute_losses, loop.train_step, [0]
 
         def poisoned(*args: Any) -> Any:
             losses = compute(*args)
@@ -137,7 +136,7 @@ class Poison:
             )
             self.states[run.step] = {k: v.clone() for k, v in (tensors | run.centers.state_dict()).items()}
 
-        monkeypatch.setattr(step, "compute_losses", poisoned)
+        monkeypatch.setattr(update, "compute_losses", poisoned)
         monkeypatch.setattr(loop, "train_step", noted)
 
     def moved(self, step: int) -> bool:
@@ -174,7 +173,7 @@ def test_the_first_micro_batch_counts_in_fp16_too(
     index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Its scaler leaves the step out in any case; the point is that it is named."""
-    compute, calls = step.compute_losses, []
+    compute, calls = update.compute_losses, []
 
     def poisoned(*args: Any) -> Any:
         calls.append(1)
@@ -183,7 +182,7 @@ def test_the_first_micro_batch_counts_in_fp16_too(
             replace(losses, total=losses.total * float("nan")) if len(calls) == 3 else losses
         )  # the first half of step 2
 
-    monkeypatch.setattr(step, "compute_losses", poisoned)
+    monkeypatch.setattr(update, "compute_losses", poisoned)
     pretrain(index, tmp_path, train__steps=3, train__precision="fp16", train__accumulate=2)
     assert [line["step"] for line in lines(tmp_path / "nonfinite.jsonl")] == [2]
     assert capsys.readouterr().err.count("step 2: loss or gradient is not finite") == 1
