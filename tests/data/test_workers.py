@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from odis.data import workers
 from odis.data.workers import watched, worker_error
 from odis.errors import OdisError, WorkerError
 
@@ -33,18 +34,18 @@ def lose_a_file():
     raise FileNotFoundError(2, "gone", "a.jpg")
 
 
-def read(at_seven, workers):
-    loader = DataLoader(Rows(at_seven), batch_size=None, num_workers=workers)
-    return [int(row[0]) for row in watched(iter(loader), workers)]
+def read(at_seven, count):
+    loader = DataLoader(Rows(at_seven), batch_size=None, num_workers=count)
+    return [int(row[0]) for row in watched(iter(loader), count)]
 
 
 def test_all_batches_pass_in_order():
-    assert read(lambda: torch.full((3,), 7), workers=2) == list(range(40))
+    assert read(lambda: torch.full((3,), 7), 2) == list(range(40))
 
 
 def test_a_killed_worker_is_told_of_in_one_line():
     with pytest.raises(WorkerError, match=r"DataLoader worker .*memory.*fewer workers") as told:
-        read(die, workers=2)
+        read(die, 2)
     assert "\n" not in str(told.value)
     assert not multiprocessing.active_children()  # the other one ended too
     assert isinstance(told.value, OdisError)
@@ -66,10 +67,10 @@ def test_a_socket_at_which_nobody_answers_is_a_killed_worker(error):
         list(watched(batches(), workers=0))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_what_the_dataset_raises_stays_what_it_is(workers):
+@pytest.mark.parametrize("count", [0, 1])
+def test_what_the_dataset_raises_stays_what_it_is(count):
     with pytest.raises(FileNotFoundError, match="gone"):
-        read(lose_a_file, workers)
+        read(lose_a_file, count)
 
 
 def test_other_runtime_errors_stay_what_they_are():
@@ -87,3 +88,25 @@ def test_other_runtime_errors_stay_what_they_are():
 def test_torchs_signal_handler_is_understood():
     death = worker_error(RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "))
     assert str(death).startswith("DataLoader worker (pid 12) is killed by signal: Killed. Mostly")
+
+
+def test_a_death_told_of_twice_is_one_error(monkeypatch):
+    """torch's handler of SIGCHLD may run after `next` has told of the death."""
+    says = "DataLoader worker (pid 12) is killed by signal: Killed. "
+
+    def batches():
+        yield 1
+        raise RuntimeError(says)
+
+    set_aside, entered = workers._unaware_of_children, []
+
+    def interrupted():
+        entered.append(len(entered))
+        if len(entered) == 1:
+            raise RuntimeError(says)
+        return set_aside()
+
+    monkeypatch.setattr(workers, "_unaware_of_children", interrupted)
+    with pytest.raises(WorkerError, match="pid 12"):
+        list(watched(batches(), workers=2))
+    assert entered == [0, 1]

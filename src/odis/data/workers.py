@@ -37,23 +37,26 @@ def watched(batches: Iterator[Any], workers: int) -> Iterator[Any]:
             batch = next(batches)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if (death := worker_error(error)) is None:
-                raise
-            cause: Exception = error
-            break
-        except unanswered as error:
-            if _RAISED_THERE in str(error):
-                raise
-            death, cause = (
-                _death(f"a DataLoader worker was gone before its answer was read ({type(error).__name__})"),
-                error,
-            )
+        except (RuntimeError, *unanswered) as error:
+            cause = error
             break
         yield batch
-    with _unaware_of_children():
-        traceback.clear_frames(cause.__traceback__)  # they hold the iterator
-        del batches
+
+    def let_go() -> WorkerError | None:
+        """The death that the error tells of; then the iterator is dropped, so that the other workers end."""
+        nonlocal batches
+        if (death := _death_in(cause)) is not None:
+            with _unaware_of_children():
+                traceback.clear_frames(cause.__traceback__)  # they hold the iterator
+                batches = iter(())
+        return death
+
+    try:
+        death = let_go()
+    except RuntimeError:  # torch's handler of SIGCHLD tells of a death that `next` has told of
+        death = let_go()
+    if death is None:
+        raise cause
     raise death from cause
 
 
@@ -61,6 +64,15 @@ def worker_error(error: RuntimeError) -> WorkerError | None:
     """What torch says of a worker that was killed, as an error of odis; None for any other `RuntimeError`."""
     said = str(error).strip()
     return _death(said.rstrip(". ")) if said.startswith(_DIED) else None
+
+
+def _death_in(error: Exception) -> WorkerError | None:
+    """As `worker_error`, also for errors that come from a socket at which nobody answers."""
+    if isinstance(error, RuntimeError):
+        return worker_error(error)
+    if _RAISED_THERE in str(error):
+        return None
+    return _death(f"a DataLoader worker was gone before its answer was read ({type(error).__name__})")
 
 
 def _death(what: str) -> WorkerError:
