@@ -22,6 +22,28 @@ def _unzip(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / name
 
 
+def _near(found: Any, usual: Any, exact: Any, *, terms: int, dtype: Any = None, what: str = "") -> None:
+    import torch
+
+    exact = exact.detach()
+    error, scale = (float((value.detach().double() - exact).abs().max()) for value in (found, usual))
+    # Rounding a sum of many terms is a random walk of float32 steps; in a shorter type the last step is more.
+    step = max(terms**0.5 * torch.finfo(torch.float32).eps, torch.finfo(dtype or found.dtype).eps)
+    bound = 3 * scale + step * float(exact.abs().max())
+    assert error <= bound, f"{what}: off by {error:.2g}, torch's own by {scale:.2g}; allowed is {bound:.2g}"
+
+
+@pytest.fixture(scope="session")
+def near() -> Any:
+    """`near(found, usual, exact, terms=K)` holds a result to float64: a bound that is right on any CPU.
+
+    `found` is what the code under test makes, `usual` what a peer makes in the same precision, `exact` the
+    same in float64. The error may be three times the peer's, plus what rounding does to a sum of K terms.
+    `dtype` is the type of the arithmetic, where the result has a longer one.
+    """
+    return _near
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Any]:
     """The module `ray`, connected to a local cluster of three CPUs, which takes seconds to start."""

@@ -41,13 +41,6 @@ def run(call, x: Tensor, module: nn.Module, weights: Tensor) -> dict[str, Tensor
     return {"y": y.detach(), "x": x.grad} | {name: p.grad for name, p in module.named_parameters()}  # type: ignore[dict-item]
 
 
-def rounding_of(exact: Tensor, terms: int, dtype: torch.dtype) -> float:
-    """What rounding may do to sums of so many terms: a random walk of steps in float32, or the last rounding
-    to a shorter type.
-    """
-    return max(terms**0.5 * torch.finfo(torch.float32).eps, torch.finfo(dtype).eps) * float(exact.abs().max())
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(1, 9), st.integers(1, 9), st.booleans())
 def test_a_layer_and_its_gradients_are_torchs(data, inputs, outputs, bias):
@@ -71,7 +64,7 @@ def test_a_layer_and_its_gradients_are_torchs(data, inputs, outputs, bias):
 @pytest.mark.parametrize(
     "sizes", [(16, 100, 48, 96), (16, 100, 96, 48), (1, 1600, 64, 64), (40, 41, 33, 7)], ids=str
 )
-def test_many_rows_are_as_torchs_to_rounding(always, dtype, sizes):
+def test_many_rows_are_as_torchs_to_rounding(near, always, dtype, sizes):
     """Large enough that oneDNN takes the convolution, where there is one. Double precision is the oracle,
     torch's own error the scale.
     """
@@ -90,8 +83,7 @@ def test_many_rows_are_as_torchs_to_rounding(always, dtype, sizes):
     assert found["y"].dtype == dtype
     terms = {"y": inputs, "x": outputs, "weight": views * tokens, "bias": views * tokens}
     for name, value in expected.items():
-        ours, usual = (float((f[name].double() - value).abs().max()) for f in (found, theirs))
-        assert ours <= 3 * usual + rounding_of(value, terms[name], dtype), name
+        near(found[name], theirs[name], value, terms=terms[name], dtype=dtype, what=name)
         assert found[name].dtype == theirs[name].dtype
 
 
@@ -125,7 +117,7 @@ def test_frozen_layers_and_inputs_get_no_gradient(always):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_whole_vit_is_the_same_with_and_without(monkeypatch, dtype, checkpointing):
+def test_a_whole_vit_is_the_same_with_and_without(near, monkeypatch, dtype, checkpointing):
     """Double precision is the oracle, and torch's own error the scale."""
     torch.manual_seed(0)
     vit = ObjectViT(
@@ -160,8 +152,7 @@ def test_a_whole_vit_is_the_same_with_and_without(monkeypatch, dtype, checkpoint
     assert ours.keys() == theirs.keys() == exact.keys()
     assert len(exact) > 20
     for name, value in exact.items():
-        error, usual = (float((found[name] - value).abs().max()) for found in (ours, theirs))
-        assert error <= 3 * usual + rounding_of(value, 768, dtype), name  # the longest product is 768
+        near(ours[name], theirs[name], value, terms=768, dtype=dtype, what=name)  # the longest product is 768
 
 
 def test_the_same_arithmetic_is_counted(monkeypatch):
