@@ -1,0 +1,102 @@
+"""A dataclass as options of a command: names and types from its fields, help from its docstring."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import Field, fields, is_dataclass, replace
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentParser
+
+from odis.errors import OdisError
+
+T = TypeVar("T")
+
+
+def add_arguments(parser: ArgumentParser, settings: Any, only: Collection[str] | None = None) -> None:
+    """Add one option for each field of a dataclass; a field that is a dataclass adds its own fields.
+
+    `batch_size` becomes `--batch-size`; a bool that is False becomes a flag; a sequence is written with
+    commas (`--k 10,20`). The field's metadata may say `option` (another name), `repeat` (a sequence given by
+    repeating the option) or `only` (of a dataclass: which of its fields).
+
+    Args:
+        parser: Gets the options.
+        settings: An instance; its values are the defaults.
+        only: Names of the fields to add; by default all.
+    """
+    hints, helps = get_type_hints(type(settings)), _helps(type(settings))
+    for one in fields(settings):
+        if only is not None and one.name not in only:
+            continue
+        value, hint = getattr(settings, one.name), hints[one.name]
+        name = f"--{_option(one).replace('_', '-')}"
+        if is_dataclass(value):
+            add_arguments(parser, value, one.metadata.get("only"))
+        elif hint is bool:
+            assert value is False, f"{one.name}: a flag is off by default"
+            parser.add_argument(name, action="store_true", help=helps[one.name])
+        elif one.metadata.get("repeat"):
+            parser.add_argument(name, action="append", help=helps[one.name])
+        elif get_origin(hint) is Sequence:
+            text = ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
+            parser.add_argument(name, type=str, default=text, help=helps[one.name])
+        else:
+            default = None if value == "" else value
+            parser.add_argument(name, type=hint, default=default, help=helps[one.name])
+
+
+def read_arguments(settings: T, options: Any) -> T:
+    """The dataclass with the values of the options that `add_arguments` added; other fields stay.
+
+    Raises:
+        OdisError: a list holds something of another type; the message names the option.
+    """
+    assert is_dataclass(settings)
+    assert not isinstance(settings, type)
+    hints = get_type_hints(type(settings))
+    changes: dict[str, Any] = {}
+    for one in fields(settings):
+        value, name = getattr(settings, one.name), _option(one)
+        if is_dataclass(value):
+            changes[one.name] = read_arguments(value, options)
+        elif name in options:
+            given = options[name]
+            if one.metadata.get("repeat"):
+                changes[one.name] = tuple(given or ())
+            elif get_origin(hints[one.name]) is Sequence:
+                changes[one.name] = _items(given, name, get_args(hints[one.name])[0])
+            else:
+                changes[one.name] = "" if given is None and hints[one.name] is str else given
+    return cast(T, replace(cast(Any, settings), **changes))
+
+
+def _option(one: Field[Any]) -> str:
+    """The name in the options: that of the field, or the one in its metadata."""
+    return str(one.metadata.get("option", one.name))
+
+
+def _helps(kind: type) -> dict[str, str]:
+    """Help of each field, from the docstrings of the class and its bases."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        for item in parse_docstring(base.__doc__ or "").params:
+            if item.description:
+                text = " ".join(item.description.split()).replace("`", "")
+                found[item.arg_name] = text[:1].lower() + text[1:].removesuffix(".")
+    return found
+
+
+_NOUNS = {int: "whole numbers, such as 10,20", float: "numbers, such as 0.01,0.1"}
+
+
+def _items(text: str, name: str, kind: Any) -> tuple[Any, ...]:
+    """A comma-separated list, each item of a type."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if kind not in _NOUNS:
+        return tuple(parts)
+    try:
+        return tuple(kind(part) for part in parts)
+    except ValueError as error:
+        raise OdisError(f"{name.replace('_', '-')} {text!r} must be {_NOUNS[kind]}") from error

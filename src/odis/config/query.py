@@ -1,0 +1,115 @@
+"""What a network is asked and how images are read for it: the settings that embed, evaluate, report, demo and
+discover share.
+
+`QueryConfig` changes results, `ReadConfig` does not. They are declared here once; `config/arguments.py` makes
+them options of a command, with the docstrings below as help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from odis.errors import OdisError
+
+Mode = Literal["masked-attention", "crop", "blackout", "mean-pool", "whole-image"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+"""Ways to query an object; `inference/queries.py` says what each shows the network."""
+
+COMMAND_WORKERS = 2
+"""Worker processes of a command. A Python caller has none by default: workers need a main guard where
+processes are spawned."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryConfig:
+    """What a network is asked about an image. Another value gives other features.
+
+    Args:
+        modes: Ways to query an object, comma-separated: masked-attention, crop, blackout, mean-pool,
+            whole-image. Models without a mode are left out of its rows.
+        images: Query each image as one object, whatever objects it has.
+        size: Side in pixels that images are resized to, in area and at their own aspect; by default the size
+            the model was trained at.
+        context: With masked-attention, query each object in a square window of this many times its box's
+            longer side; by default in the whole image.
+    """
+
+    modes: Sequence[str] = field(default=("masked-attention",), metadata={"option": "mode"})
+    images: bool = False
+    size: int | None = None
+    context: float | None = None
+
+    @property
+    def mode(self) -> str:
+        """The mode, where one is wanted.
+
+        Raises:
+            OdisError: there are several, or none.
+        """
+        if len(self.modes) != 1:
+            raise OdisError(f"mode {','.join(self.modes)!r} must be one of {', '.join(MODES)}")
+        return self.modes[0]
+
+    @property
+    def unit(self) -> str:
+        """What a feature stands for: `images` or `objects`."""
+        return "images" if self.images else "objects"
+
+    def only(self, mode: str) -> QueryConfig:
+        """The same query in one mode; the context goes with masked-attention alone."""
+        return replace(self, modes=(mode,), context=self.context if mode == "masked-attention" else None)
+
+    def check(self) -> None:
+        """Refuse values that exclude each other.
+
+        Raises:
+            OdisError: naming the setting and what is allowed.
+        """
+        if not self.modes:
+            raise OdisError(f"mode must be some of {', '.join(MODES)}")
+        for mode in self.modes:
+            if mode not in MODES:
+                raise OdisError(f"mode {mode!r} is none of {', '.join(MODES)}")
+        if self.context is None:
+            return
+        if not 1 <= self.context < float("inf"):
+            raise OdisError(f"context {self.context:g} must be 1 or more")
+        if "masked-attention" not in self.modes:
+            raise OdisError(
+                f"context {self.context:g} goes with mode masked-attention, which is not among "
+                f"{', '.join(self.modes)}"
+            )
+        if self.images:
+            raise OdisError(f"context {self.context:g} is a window around an object, but images are queried")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConfig:
+    """How images are read and where the network runs. Results stay the same, up to rounding.
+
+    Args:
+        batch_size: Images the network sees at once.
+        workers: Processes that decode and resize images; 0 does both in this process.
+        device: auto (the GPU if there is one), cpu, cuda or cuda:N.
+        precision: fp32, bf16 or fp16; auto is bf16 on a GPU that has it, else fp32.
+        strict: Stop at the first image or object that cannot be used, instead of naming and counting it.
+    """
+
+    batch_size: int = 64
+    workers: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    strict: bool = False
+
+    def check(self) -> None:
+        """Refuse numbers out of range.
+
+        Raises:
+            OdisError: naming the setting and what is allowed.
+        """
+        if self.batch_size < 1:
+            raise OdisError(f"batch-size {self.batch_size} must be 1 or more")
+        if self.workers < 0:
+            raise OdisError(f"workers {self.workers} must be 0 or more")
