@@ -6,12 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from odis.objects.clean import object_problem, possible_sizes, sound_boxes, usable_size
-from odis.types import Object, Skipped
+from odis.objects import rle
+from odis.objects.clean import (
+    ANY_LABEL,
+    SkippedObject,
+    keep_usable,
+    object_problem,
+    possible_sizes,
+    sound_boxes,
+    usable_objects,
+    usable_size,
+)
+from odis.types import ImageObjects, Object, Skipped
 
 edges = st.sampled_from([0.0, 8.0, 6.0, -1.0, 1e-9, 2.0**31, -(2.0**31), float("nan"), float("inf")])
 numbers = edges | st.floats(-20, 20)
@@ -66,3 +76,32 @@ def test_stored_sizes_are_not_turned(tmp_path: Path) -> None:
     Image.new("L", (8, 6)).save(tmp_path / "a.jpg", exif=turned)
     assert usable_size(tmp_path / "a.jpg", lambda _: None) == (6, 8)
     assert usable_size(tmp_path / "a.jpg", lambda _: None, stored=True) == (8, 6)
+
+
+labels = st.none() | st.integers(-1, 3)
+masks = st.none() | st.integers(0, 3).map(lambda n: rle.encode(np.arange(48).reshape(6, 8) < n))
+
+
+@settings(deadline=None)  # masks are encoded by a loop that is compiled first
+@given(st.lists(st.builds(Object, st.tuples(numbers, numbers, numbers, numbers), masks, labels), max_size=6))
+def test_usable_objects_are_those_without_a_problem(items: list[Object]) -> None:
+    row = ImageObjects("a.png", 8, 6, tuple(items))
+    problems = {k: why for k, item in enumerate(items) if (why := object_problem(item, 8, 6, 2)) is not None}
+    usable = usable_objects(row, 2)
+    assert usable.problems == problems
+    assert usable.numbers == [k for k in range(len(items)) if k not in problems]
+    assert usable.objects == tuple(items[k] for k in usable.numbers)
+    assert (usable.row.image, usable.row.width, usable.row.height) == ("a.png", 8, 6)
+    named = [SkippedObject(f"x/a.png, object {k}", why) for k, why in problems.items()]
+    assert usable.skipped("x/a.png") == named
+    skipped: list[Skipped] = []
+    called = ((f"x/a.png, object {k}", item) for k, item in enumerate(items))
+    assert keep_usable(called, (8, 6), 2, skipped.append) == usable.objects
+    assert skipped == named
+
+
+def test_labels_and_masks_are_looked_at_unless_told_otherwise() -> None:
+    broken = ImageObjects("a", 8, 6, (Object((0, 0, 4, 4), b"11"), Object((0, 0, 4, 4), label=2**31 - 1)))
+    assert list(usable_objects(broken, 2).problems) == [0, 1]
+    assert list(usable_objects(broken, ANY_LABEL).problems) == [0]
+    assert list(usable_objects(broken, 2, masks_are_sound=True).problems) == [1]

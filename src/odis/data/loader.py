@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from odis.data.raw_batch import RawBatch, Source, collate_sources, make_source
 from odis.data.views import Plan, draw_all, plan_views, render_views
 from odis.data.workers import watched
 from odis.errors import DataError
-from odis.objects.clean import object_problem
+from odis.objects.clean import usable_objects
 from odis.objects.index import ObjectIndex
 from odis.types import Batch, ImageObjects, Sample, Skipped, View
 
@@ -144,7 +144,10 @@ class ViewDataset(Dataset[Sample]):
         if not self._sound[
             row
         ]:  # other programs write indices too, and a broken mask must not stop a run at hour nine
-            objects, unusable = self._usable(objects, path)
+            usable = usable_objects(objects, len(self.index.classes))
+            objects, unusable = usable.row, usable.skipped(path)
+            if unusable and self.config.strict:
+                raise DataError(f"{unusable[0].what}: {unusable[0].why}")
             self._sound[row] = not unusable
         return objects, unusable
 
@@ -165,22 +168,6 @@ class ViewDataset(Dataset[Sample]):
         if self._images is not None:
             self._objects[row] = objects
         return image, shrink
-
-    def _usable(self, row: ImageObjects, path: str) -> tuple[ImageObjects, list[Skipped]]:
-        problems = [
-            object_problem(item, row.width, row.height, len(self.index.classes)) for item in row.objects
-        ]
-        found = [Skipped(f"{path}, object {k}", why) for k, why in enumerate(problems) if why is not None]
-        if found and self.config.strict:
-            raise DataError(f"{found[0].what}: {found[0].why}")
-        return (
-            (
-                replace(row, objects=tuple(item for item, why in zip(row.objects, problems) if why is None)),
-                found,
-            )
-            if found
-            else (row, [])
-        )
 
 
 def sample_order(n: int, seed: int, start: int, count: int) -> list[tuple[int, int]]:

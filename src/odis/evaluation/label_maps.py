@@ -19,7 +19,7 @@ from PIL import Image
 
 from odis.errors import DataError, OdisError
 from odis.objects import rle
-from odis.objects.clean import object_problem
+from odis.objects.clean import usable_objects
 from odis.objects.images import header_sizes, load_image
 from odis.objects.index import ObjectIndex
 from odis.types import Object, Skipped
@@ -189,12 +189,8 @@ class LabelledImages:
     def _read_objects(self, index: ObjectIndex, i: int) -> tuple[Image.Image, np.ndarray, list[Skipped]]:
         path, row = index.image_path(i), index[i]
         image = load_image(path, (row.width, row.height))
-        skipped, regions = [], []
-        for k, item in enumerate(row.objects):
-            problem = object_problem(item, row.width, row.height, len(index.classes))
-            if problem is not None:
-                skipped.append(Skipped(f"{path}, object {k}", problem))
-                continue
+        usable, regions = usable_objects(row, len(index.classes)), []
+        for item in usable.objects:
             label = (
                 IGNORE if item.label is None or (item.mask is None and not self._boxes) else item.label + 1
             )
@@ -207,7 +203,7 @@ class LabelledImages:
                 labels[_filled(item, row.width, row.height)] = label
             else:
                 labels[rle.decode(item.mask, row.width, row.height) != 0] = label
-        return image, labels, skipped
+        return image, labels, usable.skipped(path)
 
     def _read_map(self, path: str) -> np.ndarray:
         assert self._lookup is not None

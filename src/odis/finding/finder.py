@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from odis.errors import DataError
-from odis.objects.clean import SkippedObject, object_problem, reason
+from odis.objects.clean import reason, usable_objects
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
 from odis.types import ImageObjects, Object, Skipped
@@ -138,11 +138,7 @@ class PartWorker:
 
     def _keep(self, row: int, pixels: np.ndarray, objects: Iterable[Object], found: Found) -> None:
         height, width = pixels.shape[:2]
-        path, kept = self.index.image_path(row), []
-        for k, item in enumerate(objects):
-            problem = object_problem(item, width, height, len(self.finder.classes))
-            if problem is None:
-                kept.append(item)
-            else:
-                found.skipped.append(SkippedObject(f"{path}, found object {k}", problem))
-        found.rows.append(ImageObjects(self.index.image_name(row), width, height, tuple(kept)))
+        answer = ImageObjects(self.index.image_name(row), width, height, tuple(objects))
+        usable = usable_objects(answer, len(self.finder.classes))
+        found.skipped += usable.skipped(self.index.image_path(row), "found object")
+        found.rows.append(usable.row)

@@ -14,14 +14,12 @@ from torchvision.transforms.v2 import functional as tv
 from odis.data.geometry.masks import mask_window
 from odis.errors import DataError
 from odis.objects import rle
-from odis.objects.clean import object_problem
+from odis.objects.clean import ANY_LABEL, usable_objects
 from odis.objects.images import load_image
-from odis.types import Box, Object
+from odis.types import Box, ImageObjects, Object
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 """What `Encoder.embed` takes as a picture."""
-
-_ANY_LABEL = 1 << 31  # what a label stands for makes no difference here
 
 
 def is_one_picture(given: Any) -> bool:
@@ -99,9 +97,9 @@ def as_objects(
                 f"{name}, object {k}: is a {type(item).__name__}, must be an odis.types.Object; give "
                 f"coordinates as boxes"
             )
-        problem = object_problem(item, width, height, _ANY_LABEL)
-        if problem is not None:
-            raise DataError(f"{name}, object {k}: {problem}")
+    usable = usable_objects(ImageObjects(name, width, height, tuple(objects)), ANY_LABEL)
+    for k, problem in usable.problems.items():
+        raise DataError(f"{name}, object {k}: {problem}")
     return list(objects)
 
 

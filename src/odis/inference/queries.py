@@ -28,7 +28,7 @@ from torchvision.transforms.v2 import functional as tv
 from odis.data.geometry.masks import object_mask, patch_coverage_of_boxes, patch_coverage_of_mask
 from odis.errors import DataError
 from odis.objects import rle
-from odis.objects.clean import object_problem
+from odis.objects.clean import usable_objects
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
 from odis.types import Box, Crop, Object, Skipped
@@ -79,7 +79,7 @@ class Asker:
 
         Args:
             image: uint8 (3, height, width).
-            objects: Objects of the image that `object_problem` finds nothing wrong with.
+            objects: Objects of the image that `usable_objects` keeps.
         """
         height, width = image.shape[1:]
         whole = Crop(0, 0, width, height)
@@ -217,19 +217,11 @@ class IndexRows(Dataset[RowQueries]):
             return RowQueries(
                 [], [], [], [], [Skipped(path, str(error).removeprefix(f"{path}: "))], read=False
             )
-        problems = [
-            object_problem(item, row.width, row.height, len(self.index.classes)) for item in row.objects
-        ]
-        skipped = [
-            Skipped(f"{path}, object {k}", problem)
-            for k, problem in enumerate(problems)
-            if problem is not None
-        ]
-        numbers = [k for k, problem in enumerate(problems) if problem is None]
-        items = [row.objects[k] for k in numbers]
+        usable = usable_objects(row, len(self.index.classes))
+        items, numbers = list(usable.objects), usable.numbers
         labels: list[tuple[int, ...]] = [() if item.label is None else (item.label,) for item in items]
         if self.images:
             items, numbers = [Object((0.0, 0.0, float(row.width), float(row.height)))], [-1]
             labels = [tuple(sorted({label for of_one in labels for label in of_one}))]
         queries = self.asker(tv.pil_to_tensor(image), items) if items else []
-        return RowQueries(queries, numbers, labels, [item.box for item in items], skipped, read=True)
+        return RowQueries(queries, numbers, labels, [item.box for item in items], usable.skipped(path), True)

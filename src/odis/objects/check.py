@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from odis.errors import DataError
-from odis.objects.clean import SkippedObject, object_problem, reason, verified_size
+from odis.objects.clean import reason, usable_objects, verified_size
 from odis.objects.images import load_image
 from odis.objects.table import to_batch
 from odis.types import Skipped
@@ -39,10 +39,7 @@ def problems(index: ObjectIndex, *, decode: bool) -> Iterator[Skipped]:
         except DataError as error:
             yield Skipped(path, reason(error, path))
             continue
-        for k, item in enumerate(row.objects):
-            problem = object_problem(item, row.width, row.height, len(index.classes))
-            if problem is not None:
-                yield SkippedObject(f"{path}, object {k}", problem)
+        yield from usable_objects(row, len(index.classes)).skipped(path)
 
 
 def check_index(index: ObjectIndex, *, decode: bool) -> list[Skipped]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ import numpy as np
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.images import header_sizes
-from odis.types import Box, Object, Skipped
+from odis.types import Box, ImageObjects, Object, Skipped
 
 _FURTHEST = 2.0**31  # no pixel is out there; an index holds float32, in which larger numbers are infinite
 
 _LARGEST = 10**6  # pixels along a side that nobody measured
+
+ANY_LABEL = 2**31
+"""Classes of images whose labels are not looked at: every label that an index can hold is below."""
 
 Skip = Callable[[Skipped], None]
 
@@ -145,7 +149,45 @@ def _possible_size(path: str | Path, annotated: tuple[int, int]) -> tuple[int, i
     return annotated
 
 
-def usable_objects(
+@dataclass(frozen=True, slots=True)
+class UsableObjects:
+    """Which objects of an image can be used."""
+
+    row: ImageObjects  # the image with its usable objects
+    numbers: list[int]  # their places among all objects of the image
+    problems: dict[int, str]  # places of the others, and why they cannot be used
+
+    @property
+    def objects(self) -> tuple[Object, ...]:
+        """The usable objects."""
+        return self.row.objects
+
+    def skipped(self, path: str, what: str = "object") -> list[Skipped]:
+        """The others, named `<path>, <what> <place>`."""
+        return [SkippedObject(f"{path}, {what} {number}", why) for number, why in self.problems.items()]
+
+
+def usable_objects(row: ImageObjects, classes: int, *, masks_are_sound: bool = False) -> UsableObjects:
+    """The objects of an image that can be used: the one place where that is decided.
+
+    Args:
+        row: The image and all its objects.
+        classes: How many classes there are; labels must be below. `ANY_LABEL` if labels are not looked at.
+        masks_are_sound: Masks were checked before, or made here, and are not looked at again.
+    """
+    problems = {}
+    for number, item in enumerate(row.objects):
+        why = object_problem(item, row.width, row.height, classes, mask_is_sound=masks_are_sound)
+        if why is not None:
+            problems[number] = why
+    if not problems:
+        return UsableObjects(row, list(range(len(row.objects))), problems)
+    numbers = [number for number in range(len(row.objects)) if number not in problems]
+    kept = replace(row, objects=tuple(row.objects[number] for number in numbers))
+    return UsableObjects(kept, numbers, problems)
+
+
+def keep_usable(
     objects: Iterable[tuple[str, Object]],
     size: tuple[int, int],
     classes: int,
@@ -153,7 +195,7 @@ def usable_objects(
     *,
     masks_are_sound: bool = False,
 ) -> tuple[Object, ...]:
-    """Those of an image's objects that can be used, as they were annotated; the others are passed to `skip`.
+    """`usable_objects` of an image that is being read from annotations; the others are passed to `skip`.
 
     Args:
         objects: Each object, behind what it is called.
@@ -162,14 +204,15 @@ def usable_objects(
         skip: Called with what is left out.
         masks_are_sound: Masks were checked before, or made here, and are not looked at again.
     """
-    kept = []
+    names, items = [], []
     for name, item in objects:
-        problem = object_problem(item, *size, classes, mask_is_sound=masks_are_sound)
-        if problem is None:
-            kept.append(item)
-        else:
-            skip(SkippedObject(name, problem))
-    return tuple(kept)
+        names.append(name)
+        items.append(item)
+    row = ImageObjects("", *size, tuple(items))
+    usable = usable_objects(row, classes, masks_are_sound=masks_are_sound)
+    for number, problem in usable.problems.items():
+        skip(SkippedObject(names[number], problem))
+    return usable.objects
 
 
 def reason(error: DataError, path: str | Path) -> str:

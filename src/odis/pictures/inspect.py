@@ -26,7 +26,7 @@ from odis.data.loader import ViewDataset
 from odis.data.views import choose_objects
 from odis.errors import ConfigError, DataError
 from odis.objects import rle
-from odis.objects.clean import object_problem
+from odis.objects.clean import usable_objects
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
 from odis.types import ImageObjects, Sample, Skipped, View
@@ -111,11 +111,8 @@ def _patch_size(config: PretrainConfig) -> int:
 
 
 def _example(dataset: ViewDataset, sample: Sample) -> _Example:
-    config, row = dataset.config, dataset.index[sample.index]
-    problems = [
-        object_problem(item, row.width, row.height, len(dataset.index.classes)) for item in row.objects
-    ]
-    row = replace(row, objects=tuple(item for item, problem in zip(row.objects, problems) if problem is None))
+    config = dataset.config
+    row = usable_objects(dataset.index[sample.index], len(dataset.index.classes)).row
     image = pil_to_tensor(load_image(sample.path, (row.width, row.height)))
     # A sample draws its objects before anything else, so its seed tells which they are.
     rng = np.random.default_rng([config.train.seed, 0, sample.index])

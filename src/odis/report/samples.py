@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from odis.errors import DataError
-from odis.objects.clean import object_problem
+from odis.objects.clean import usable_objects
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
 from odis.report.runs import Run
@@ -117,9 +117,8 @@ def draw_sample(index: ObjectIndex, images: int, seed: int) -> Sample:
 
 def _usable(item: ImageObjects, classes: int) -> list[int]:
     """Objects of a row that can be asked about, the largest first."""
-    area = {}
-    for k, one in enumerate(item.objects):
-        if object_problem(one, item.width, item.height, classes) is None:
-            x0, y0, x1, y1 = one.box
-            area[k] = (min(x1, item.width) - max(x0, 0)) * (min(y1, item.height) - max(y0, 0))
+    usable, area = usable_objects(item, classes), {}
+    for k, one in zip(usable.numbers, usable.objects):
+        x0, y0, x1, y1 = one.box
+        area[k] = (min(x1, item.width) - max(x0, 0)) * (min(y1, item.height) - max(y0, 0))
     return sorted(area, key=lambda k: (-area[k], k))

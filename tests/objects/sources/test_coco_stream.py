@@ -14,7 +14,7 @@ from PIL import Image
 
 from odis.errors import DataError
 from odis.objects import rle
-from odis.objects.clean import Crowd, SkippedObject, usable_objects, usable_size
+from odis.objects.clean import Crowd, SkippedObject, keep_usable, usable_size
 from odis.objects.sources import coco, joined, json_arrays
 from odis.objects.sources.coco_annotation import checked_counts, inside, to_box, to_corners, to_mask
 from odis.types import ImageObjects, Object, Skipped
@@ -137,7 +137,7 @@ def plain(root: Path, path: Path, skipped: list[Skipped]) -> list[ImageObjects]:
                 objects.append((called, Object(*mask, labels[a["category_id"]])))
             except DataError as error:
                 skipped.append(SkippedObject(called, str(error)))
-        rows.append(ImageObjects(name, 8, 6, usable_objects(objects, (8, 6), len(labels), skipped.append)))
+        rows.append(ImageObjects(name, 8, 6, keep_usable(objects, (8, 6), len(labels), skipped.append)))
     return rows
 
 

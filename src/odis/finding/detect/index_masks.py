@@ -18,7 +18,7 @@ from odis.finding.detect.candidates import Masks
 from odis.finding.detect.load import masks_source
 from odis.finding.detect.precision import find_device, find_dtype
 from odis.objects.build import Summary
-from odis.objects.clean import SkippedObject, object_problem, reason
+from odis.objects.clean import reason, usable_objects
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
 from odis.objects.parts import Parts, is_made
@@ -118,13 +118,10 @@ def _part(index: ObjectIndex, masks: Masks, rows: range) -> Found:
         except DataError as error:
             found.skipped.append(Skipped(path, reason(error, path)))
             continue
-        objects = []
-        for number, item in enumerate(row.objects):
-            problem = object_problem(replace(item, mask=None), row.width, row.height, len(index.classes))
-            if problem is None:
-                objects.append(item)
-            else:
-                found.skipped.append(SkippedObject(f"{path}, object {number}", problem))
+        boxes = replace(row, objects=tuple(replace(item, mask=None) for item in row.objects))
+        usable = usable_objects(boxes, len(index.classes))
+        found.skipped += usable.skipped(path)
+        objects = usable.objects
         try:
             made = masks(image, [item.box for item in objects])
         except (

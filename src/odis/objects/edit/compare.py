@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from odis.errors import DataError
-from odis.objects.clean import object_problem
+from odis.objects.clean import ANY_LABEL, usable_objects
 from odis.objects.index import ObjectIndex
 from odis.types import Object
 
@@ -124,7 +124,7 @@ def compare(predicted: ObjectIndex, truth: ObjectIndex) -> Comparison:
     scores: list[np.ndarray] = []
     for i, j in pairs:
         one, other = predicted[i], truth[j]
-        kept = [_usable(row.objects, row.width, row.height) for row in (one, other)]
+        kept = [usable_objects(row, ANY_LABEL).objects for row in (one, other)]
         unusable += len(one.objects) + len(other.objects) - len(kept[0]) - len(kept[1])
         score = np.array(
             [-n if o.score is None else o.score for n, o in enumerate(kept[0])], dtype=np.float64
@@ -173,10 +173,6 @@ def iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _path(index: ObjectIndex, i: int) -> str:
     path = index.image_path(i)
     return path if "://" in path else os.path.normpath(path)
-
-
-def _usable(objects: Sequence[Object], width: int, height: int) -> list[Object]:
-    return [item for item in objects if object_problem(item, width, height, 1 << 31) is None]
 
 
 def _clipped(objects: Sequence[Object], width: int, height: int) -> np.ndarray:

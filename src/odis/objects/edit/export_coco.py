@@ -20,7 +20,7 @@ from typing import IO, Any
 from odis import __version__
 from odis.errors import DataError
 from odis.objects import rle
-from odis.objects.clean import SkippedObject, object_problem, reason
+from odis.objects.clean import reason, usable_objects
 from odis.objects.images import IMAGE_SUFFIXES
 from odis.objects.index import ObjectIndex
 from odis.types import ImageObjects, Object, Skipped
@@ -130,21 +130,20 @@ def _write(
             image = {"id": i + 1, "file_name": row.image, "width": row.width, "height": row.height}
             _append(images, image, first=summary.images_written == 0)
             summary.images_written += 1
-            for k, item in enumerate(row.objects):
-                summary.objects += 1
-                problem = object_problem(item, row.width, row.height, len(index.classes))
-                if problem is None:
-                    annotation = {
-                        "id": summary.objects_written + 1,
-                        "image_id": i + 1,
-                        **_annotation(item, row, len(index.classes)),
-                    }
-                    _append(file, annotation, first=summary.objects_written == 0)
-                    summary.objects_written += 1
-                    summary.unlabelled += item.label is None
-                else:
-                    summary.objects_skipped += 1
-                    report(SkippedObject(f"{index.image_path(i)}, object {k}", problem))
+            usable = usable_objects(row, len(index.classes))
+            summary.objects += len(row.objects)
+            summary.objects_skipped += len(usable.problems)
+            for item in usable.objects:
+                annotation = {
+                    "id": summary.objects_written + 1,
+                    "image_id": i + 1,
+                    **_annotation(item, row, len(index.classes)),
+                }
+                _append(file, annotation, first=summary.objects_written == 0)
+                summary.objects_written += 1
+                summary.unlabelled += item.label is None
+            for skipped in usable.skipped(index.image_path(i)):
+                report(skipped)
         file.write('\n],\n"images": [')
         images.seek(0)
         shutil.copyfileobj(images, file)

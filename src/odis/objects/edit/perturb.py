@@ -118,7 +118,7 @@ def perturb_row(row: ImageObjects, noise: Noise, rng: np.random.Generator) -> Im
       mask, and it may lie on a true object by chance.
 
     Args:
-        row: An image and its objects, all usable (`object_problem`).
+        row: An image and its objects, all usable (`usable_objects`).
         noise: How much noise.
         rng: Source of all randomness; every amount uses the same numbers of it, more false boxes further
             ones.
@@ -216,15 +216,14 @@ def perturb_index(index: ObjectIndex, out: str | Path, noise: Noise, report: Ski
                     raise
                 skip(Skipped(path, reason(error, path)))
                 continue
-            named = ((f"{path}, object {k}", item) for k, item in enumerate(row.objects))
-            usable = usable_objects(named, (row.width, row.height), len(index.classes), skip)
-            kept, false = _perturbed(
-                replace(row, objects=usable), noise, np.random.default_rng([noise.seed, i, earlier])
-            )
+            usable = usable_objects(row, len(index.classes))
+            for skipped in usable.skipped(path):
+                skip(skipped)
+            kept, false = _perturbed(usable.row, noise, np.random.default_rng([noise.seed, i, earlier]))
             summary.images += 1
             summary.objects += len(row.objects)
             summary.kept += len(kept)
-            summary.dropped += len(usable) - len(kept)
+            summary.dropped += len(usable.objects) - len(kept)
             summary.added += len(false)
             yield replace(row, objects=kept + false)
         if not summary.images:

@@ -25,9 +25,9 @@ from odis.objects.clean import (
     Crowd,
     Skip,
     SkippedObject,
+    keep_usable,
     possible_sizes,
     sound_boxes,
-    usable_objects,
     usable_size,
 )
 from odis.objects.columns import Columns
@@ -282,7 +282,7 @@ class _Reader:
                 objects.append((called, one.object(*found, self._labels)))
             except DataError as error:
                 self._skip(SkippedObject(called, str(error)))
-        return ImageObjects(name, *found, usable_objects(objects, found, len(self._labels), self._skip))
+        return ImageObjects(name, *found, keep_usable(objects, found, len(self._labels), self._skip))
 
 
 def _called(path: Path | str, annotation: int | str) -> str:

@@ -42,7 +42,7 @@ from typing import BinaryIO
 import numpy as np
 
 from odis.errors import DataError
-from odis.objects.clean import Skip, SkippedObject, reason, usable_objects, usable_size
+from odis.objects.clean import Skip, SkippedObject, keep_usable, reason, usable_size
 from odis.objects.images import IMAGE_SUFFIXES, header_sizes, list_files
 from odis.objects.sources import Source, Unit
 from odis.objects.sources.voc_xml import Item, box_of, items, leads_out, parse, short, stated_size
@@ -195,7 +195,7 @@ class _Reader:
             objects.append(
                 (item.what, Object((xmin * sx, ymin * sy, (xmax + 1) * sx, (ymax + 1) * sy), label=label))
             )
-        kept = usable_objects(objects, (width, height), len(self.labels), self.skip)
+        kept = keep_usable(objects, (width, height), len(self.labels), self.skip)
         return ImageObjects(
             image, width, height, kept or (Object((0.0, 0.0, float(width), float(height)), label=whole),)
         )

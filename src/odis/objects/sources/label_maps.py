@@ -31,7 +31,7 @@ from scipy import ndimage
 
 from odis.errors import DataError
 from odis.objects import rle
-from odis.objects.clean import Crowd, Skip, SkippedObject, reason, usable_objects, usable_size
+from odis.objects.clean import Crowd, Skip, SkippedObject, keep_usable, reason, usable_size
 from odis.objects.images import list_files
 from odis.objects.sources import Source
 from odis.objects.sources.voc import CLASSES as VOC_CLASSES
@@ -173,7 +173,7 @@ class _Reader:
         if size is None:
             return None
         return ImageObjects(
-            entry.image, *size, usable_objects(named, size, len(classes), skip, masks_are_sound=True)
+            entry.image, *size, keep_usable(named, size, len(classes), skip, masks_are_sound=True)
         )
 
 

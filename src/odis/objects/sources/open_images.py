@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from odis.errors import DataError
-from odis.objects.clean import Crowd, Skip, SkippedObject, usable_objects, usable_size
+from odis.objects.clean import Crowd, Skip, SkippedObject, keep_usable, usable_size
 from odis.objects.columns import Columns
 from odis.objects.sources import Source, Unit
 from odis.types import ImageObjects, Object, Skipped
@@ -295,7 +295,7 @@ def _image(
                     )
             except DataError as error:
                 skip(SkippedObject(lines.name(i), str(error)))
-        kept = usable_objects(objects, size, len(labels), skip)
+        kept = keep_usable(objects, size, len(labels), skip)
     return ImageObjects(f"{split}/{image}.jpg", *size, kept)
 
 

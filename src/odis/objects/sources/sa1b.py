@@ -24,7 +24,7 @@ from pycocotools import mask as coco_mask
 
 from odis.errors import DataError
 from odis.objects import rle
-from odis.objects.clean import Skip, SkippedObject, usable_objects, usable_size
+from odis.objects.clean import Skip, SkippedObject, keep_usable, usable_size
 from odis.objects.images import IMAGE_SUFFIXES
 from odis.objects.sources import Source, Unit
 from odis.objects.sources.coco_annotation import checked_counts
@@ -146,7 +146,7 @@ def _row(
             skip(SkippedObject(name, str(error)))
     image_path = (folder / file_name).relative_to(root).as_posix()
     return ImageObjects(
-        image_path, *size, usable_objects(objects, size, 0, skip, masks_are_sound=True)
+        image_path, *size, keep_usable(objects, size, 0, skip, masks_are_sound=True)
     ), file_name
 
 

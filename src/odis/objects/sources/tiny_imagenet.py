@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from odis.errors import DataError
-from odis.objects.clean import Skip, SkippedObject, usable_objects, usable_size
+from odis.objects.clean import Skip, SkippedObject, keep_usable, usable_size
 from odis.objects.images import list_files
 from odis.objects.sources import Source, Unit
 from odis.types import ImageObjects, Object
@@ -68,7 +68,7 @@ def _row(root: Path, image: str, boxes: list[Object], skip: Skip, classes: int) 
     path = root / image
     named = [(f"{path}, box {k}", item) for k, item in enumerate(boxes, start=1)]
     size = usable_size(path, skip, objects=[text for text, _ in named])
-    return None if size is None else ImageObjects(image, *size, usable_objects(named, size, classes, skip))
+    return None if size is None else ImageObjects(image, *size, keep_usable(named, size, classes, skip))
 
 
 def _boxes(path: Path, skip: Skip, labels: dict[str, int], wnid: str | None) -> dict[str, list[Object]]:

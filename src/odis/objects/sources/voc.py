@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from odis.errors import DataError
-from odis.objects.clean import Skip, SkippedObject, reason, usable_objects, usable_size
+from odis.objects.clean import Skip, SkippedObject, keep_usable, reason, usable_size
 from odis.objects.sources import Source, Unit
 from odis.objects.sources.voc_xml import filename, items, leads_out, parse, short, stated_size
 from odis.types import ImageObjects, Object, Skipped
@@ -127,7 +127,7 @@ def _row(root: Path, name: str, labels: dict[str, int], skip: Skip, trust: bool)
         else:
             xmin, ymin, xmax, ymax = item.box
             objects.append((item.what, Object((xmin - 1, ymin - 1, xmax, ymax), label=labels[item.name])))
-    return ImageObjects(image, *size, usable_objects(objects, size, len(labels), skip))
+    return ImageObjects(image, *size, keep_usable(objects, size, len(labels), skip))
 
 
 def _image(root: Path, name: str, named: str) -> str:

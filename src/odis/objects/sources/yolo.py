@@ -26,7 +26,7 @@ import yaml
 from pycocotools import mask as coco_mask
 
 from odis.errors import DataError
-from odis.objects.clean import Skip, SkippedObject, usable_objects, usable_size
+from odis.objects.clean import Skip, SkippedObject, keep_usable, usable_size
 from odis.objects.images import list_files
 from odis.objects.sources import Source, Unit
 from odis.types import ImageObjects, Object, Skipped
@@ -249,7 +249,7 @@ def _row(root: Path, image: str, classes: int, skip: Skip) -> ImageObjects | Non
             objects.append((name, _object(line, *size)))
         except DataError as error:
             skip(SkippedObject(name, str(error)))
-    return ImageObjects(image, *size, usable_objects(objects, size, classes, skip))
+    return ImageObjects(image, *size, keep_usable(objects, size, classes, skip))
 
 
 def _label_file(image: str) -> str:
