@@ -54,7 +54,8 @@ from odis.config.options import load_recipe
 from odis.config.training import PretrainConfig
 from odis.data.loader import collate, make_loader
 from odis.data.views import make_sample
-from odis.machine.devices import Ranks, resolve_device
+from odis.machine.devices import resolve_device
+from odis.machine.ranks import Ranks
 from odis.method.vit import ObjectViT
 from odis.objects.index import ObjectIndex
 from odis.train.run_log import peak_memory

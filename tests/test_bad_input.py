@@ -96,7 +96,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     names: set[str] = set()
     train_step = loop.train_step
 
-    def noted(run: loop.Run, micro_batches: list, **more: Any) -> None:
+    def noted(run: loop.TrainState, micro_batches: list, **more: Any) -> None:
         names.update(Path(path).name for batch in micro_batches for path in batch.paths)
         train_step(run, micro_batches, **more)
 
@@ -448,7 +448,7 @@ def test_unknown_and_contradictory_settings_are_refused_before_anything_is_read(
         ),
         (["--model.name=resnet18"], "model.name: resnet18 is not a timm VisionTransformer"),
         (["--model.weights=nowhere.pth"], "model.weights: nowhere.pth is not a file"),
-        (["--train.device=gpu"], "train.device: is 'gpu', must be auto, cpu, cuda or cuda:N"),
+        (["--train.device=gpu"], "train.device: is 'gpu', must be auto, cpu, cuda, cuda:N or mps"),
         (["--val=nowhere"], "nowhere: no such file or folder"),
     ],
     ids=lambda s: " ".join(s) if isinstance(s, list) else "",

@@ -27,7 +27,8 @@ from odis.evaluation.probe import Grid
 from odis.evaluation.results import write_results
 from odis.inference import Encoder, load
 from odis.inference.queries import MODES
-from odis.machine.devices import ranks
+from odis.machine.devices import resolve_device
+from odis.machine.ranks import ranks
 from odis.objects.index import ObjectIndex
 from odis.train.loop import pretrain
 from odis.train.metrics import collapse_warning
@@ -109,7 +110,7 @@ def flops_per_image(config: PretrainConfig, index: ObjectIndex) -> float:
     """Arithmetic of a training step for each image, both passes and the backward one: a mean over some
     batches.
     """
-    with ranks(config.train.device) as here:
+    with ranks(resolve_device(config.train.device, "train.device")) as here:
         run = build_run(config, here, images=len(index))
         loader = make_loader(
             index, config, patch_size=run.patch_size, start_step=0, steps=_BATCHES, rank=0, world_size=1

@@ -7,7 +7,7 @@ from torch import nn
 from odis.benchmark.flops import count_flops, matmul_rate
 from odis.benchmark.measure import batches_of, start
 from odis.config.options import load_recipe
-from odis.machine.devices import Ranks
+from odis.machine.ranks import Ranks
 from odis.method import attention, vit
 from odis.objects.index import ObjectIndex
 from odis.train.update import train_step

@@ -21,7 +21,7 @@ from odis.benchmark.measure import (
 from odis.config.checks import check
 from odis.config.options import load_recipe, recipe_names
 from odis.config.training import PretrainConfig
-from odis.machine.devices import Ranks
+from odis.machine.ranks import Ranks
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects, Object
 

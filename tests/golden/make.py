@@ -44,11 +44,11 @@ import odis
 from odis.config.options import load_recipe
 from odis.config.training import PretrainConfig
 from odis.data.loader import collate, make_loader
-from odis.machine.devices import Ranks
+from odis.machine.ranks import Ranks
 from odis.objects.index import ObjectIndex
 from odis.objects.scenes.compose import write_scenes
 from odis.train.start import build_run
-from odis.train.update import Run, train_step
+from odis.train.update import TrainState, train_step
 from odis.types import Batch, Crop, Sample, View
 
 STEPS = 50
@@ -157,7 +157,7 @@ def steps_of(case: str, config: PretrainConfig, *, parts: int | None = None) -> 
 
 
 @torch.no_grad()
-def set_weights(run: Run, nudge: float = 0.0) -> None:
+def set_weights(run: TrainState, nudge: float = 0.0) -> None:
     """First weights from numpy: a function of each one's name and shape, drawn about as wide as networks
     begin.
 
@@ -177,14 +177,14 @@ def set_weights(run: Run, nudge: float = 0.0) -> None:
             weight.copy_(torch.from_numpy(value))
 
 
-def new_run(config: PretrainConfig, *, nudge: float = 0.0) -> Run:
+def new_run(config: PretrainConfig, *, nudge: float = 0.0) -> TrainState:
     """A run before its first step, with `set_weights`."""
     run = build_run(config, Ranks(0, 1, torch.device("cpu")), images=SCENES)
     set_weights(run, nudge)
     return run
 
 
-def train(run: Run, steps: Iterable[list[Batch]]) -> dict[str, list[float]]:
+def train(run: TrainState, steps: Iterable[list[Batch]]) -> dict[str, list[float]]:
     """Every loss at every step (of several micro-batches: their means)."""
     seen: dict[str, list[float]] = {}
     for micro_batches in steps:

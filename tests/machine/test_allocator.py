@@ -80,7 +80,7 @@ def test_a_run_that_saves_memory_returns_it_and_any_other_keeps_it(checkpointing
     import torch
 
     from odis.config.options import load_recipe
-    from odis.machine.devices import Ranks
+    from odis.machine.ranks import Ranks
     from odis.train import start
 
     asked = []

@@ -1,103 +1,149 @@
-"""Two ranks with half the batch each follow one process with the whole batch to rounding."""
+"""Names of devices and precisions: what each means here, and what is refused."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+import time
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+import torch.nn.functional as F
 
-from odis.objects.index import write_index
-from odis.train.checkpoint import checkpoints, load_checkpoint
-from odis.types import ImageObjects, Object
+from odis.errors import ConfigError
+from odis.machine import devices
+from odis.machine.devices import CLEARLY_FASTER, bf16_speedup, resolve_device, resolve_precision
 
-STEPS = 8
-
-
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images with no, one or several objects, so that ranks hold unequal numbers of object rows."""
-    root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    boxes = [(4.0, 5.0, 20.0, 30.0), (20.0, 10.0, 44.0, 36.0), (1.0, 1.0, 9.0, 8.0)]
-    rows = []
-    for i in range(14):
-        Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(root / f"{i}.png")
-        rows.append(ImageObjects(f"{i}.png", 48, 40, tuple(Object(b) for b in boxes[: i % 4])))
-    write_index(root / "index.parquet", rows, root=root, provenance="annotated", classes=[])
-    return root / "index.parquet"
+CPU, GPU, APPLE = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 
 
-def run(index: Path, out: Path, launcher: list[str], settings: dict[str, object]) -> None:
-    fixed = {
-        "train.steps": STEPS,
-        "train.batch_size": 6,
-        "train.threads": 1,
-        "train.checkpoint_every": 0,
-        "loader.workers": 0,
-        "views.global_size": 32,
-        "views.local_size": 16,
-        "model.embed_dim": 48,
-        "model.depth": 2,
-        "head.prototypes": 64,
-    }
-    options = [f"--{name}={value}" for name, value in (fixed | settings).items()]
-    command = [
-        sys.executable,
-        *launcher,
-        "-m",
-        "odis",
-        "pretrain",
-        "--data",
-        str(index),
-        "--out",
-        str(out),
-        "--recipe",
-        "debug",
-        *options,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """A machine with two GPUs, by all that torch says; the devices that were made current."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    return current
 
 
-def losses(out: Path) -> list[list[float]]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [
-        [line[k] for k in ("loss", "loss_object", "loss_patch", "loss_image", "grad_norm")] for line in lines
-    ]
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+def test_auto_is_the_gpu_of_this_rank(two_gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_device("auto") == torch.device("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert resolve_device("auto") == torch.device("cuda:1")
+    assert two_gpus == [torch.device("cuda:0"), torch.device("cuda:1")]
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_auto_without_a_gpu_is_the_cpu_also_of_a_later_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert resolve_device("auto") == CPU
+
+
+def test_auto_never_takes_mps_which_is_had_by_name(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("auto") == CPU
+    assert resolve_device("mps") == APPLE
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("gpu", r"train\.device: is 'gpu', must be auto, cpu, cuda, cuda:N or mps"),
+        ("xpu", r"train\.device: is 'xpu', must be auto, cpu, cuda, cuda:N or mps"),
+        ("", r"train\.device: is '', must be auto"),
+        ("cuda", r"train\.device: is 'cuda', but 0 GPUs are here; auto takes what there is"),
+        ("cuda:4", r"train\.device: is 'cuda:4', but 0 GPUs are here"),
+        ("mps", r"train\.device: is 'mps', but this machine has none"),
+    ],
+)
+def test_other_devices_are_refused(name: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{says}"):
+        resolve_device(name, "train.device")
+
+
+def test_a_gpu_beyond_those_that_are_here(two_gpus: list[torch.device]) -> None:
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    assert resolve_device("cuda") == GPU
+    with pytest.raises(ConfigError, match=r"^device: is 'cuda:2', but 2 GPUs are here"):
+        resolve_device("cuda:2")
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [
-        {"loss.centering": "center", "loss.image_weight": 1.0},
-        {
-            "loss.centering": "sinkhorn",
-            "loss.image_weight": 0.5, "loss.koleo_weight": 0.5,
-            "head.norm": "batch",
-            "model.object_tokens": "read-only", "objects.per_image": 3,
-        },
-    ],
-    ids=["single-center", "read-only-sinkhorn-batch-norm"],
-)  # fmt: skip
-def test_two_ranks_follow_one(index: Path, tmp_path: Path, settings: dict[str, object]) -> None:
-    run(index, tmp_path / "one", [], settings)
-    run(
-        index,
-        tmp_path / "two",
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
-        settings,
-    )
-    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=2e-4)
-    one, two = (load_checkpoint(checkpoints(tmp_path / name / "checkpoints")[-1]) for name in ("one", "two"))
-    moved = 0.0
-    for part in ("student", "teacher", "centers"):
-        for key, value in one[part].items():
-            torch.testing.assert_close(
-                two[part][key], value, rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}"
-            )
-            moved += float(value.abs().sum())
-    assert moved > 0
+    ("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_a_named_precision_is_taken_on_any_device(name: str, dtype: torch.dtype) -> None:
+    for device in (CPU, GPU, APPLE):
+        found = resolve_precision(name, device, measure=True)
+        assert (found.name, found.dtype, found.why) == (name, dtype, "")
+
+
+def test_another_precision_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^precision: is 'half', must be one of auto, fp32, bf16, fp16$"):
+        resolve_precision("half", CPU)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_auto_on_a_gpu_is_bf16_if_it_computes_in_it(monkeypatch: pytest.MonkeyPatch, able: bool) -> None:
+    def supported(*, including_emulation: bool) -> bool:
+        return able or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    for measure in (True, False):
+        found = resolve_precision("auto", GPU, measure=measure)
+        assert found.name == ("bf16" if able else "fp32")
+        assert "GPU" in found.why
+
+
+@pytest.mark.parametrize(
+    ("ratio", "name"),
+    [(2.0, "bf16"), (CLEARLY_FASTER, "bf16"), (CLEARLY_FASTER - 0.01, "fp32"), (1.0, "fp32"), (0.55, "fp32")],
+)
+def test_auto_on_a_cpu_takes_bf16_only_where_its_products_are_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, ratio: float, name: str
+) -> None:
+    monkeypatch.setattr(devices, "bf16_speedup", lambda threads: ratio)
+    found = resolve_precision("auto", CPU, measure=True)
+    assert found.name == name
+    assert f"{ratio:.1f} times as fast" in found.why
+    assert resolve_precision("auto", CPU).name == "fp32"
+    assert resolve_precision("auto", APPLE, measure=True).name == "fp32"
+
+
+@pytest.fixture
+def measured_anew() -> None:
+    bf16_speedup.cache_clear()
+
+
+@pytest.mark.usefixtures("measured_anew")
+@pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
+def test_the_faster_type_is_found(monkeypatch: pytest.MonkeyPatch, slow: torch.dtype) -> None:
+    """Products of one type are held up by 100 times what both need, whichever this CPU is faster in."""
+    own = F.linear
+    calls = []
+
+    def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        calls.append(x.dtype)
+        result = own(x, weight)
+        if x.dtype == slow:
+            time.sleep(0.2)
+        return result
+
+    monkeypatch.setattr(F, "linear", linear)
+    ratio = bf16_speedup(torch.get_num_threads())
+    assert ratio > CLEARLY_FASTER if slow == torch.float32 else ratio < 1
+    assert set(calls) == {torch.float32, torch.bfloat16}
+    before = len(calls)
+    assert bf16_speedup(torch.get_num_threads()) == ratio
+    assert len(calls) == before
+
+
+@pytest.mark.usefixtures("measured_anew")
+def test_it_is_measured_in_a_moment() -> None:
+    """A step of training takes longer; ten seconds are for a machine that is busy."""
+    start = time.perf_counter()
+    bf16_speedup(torch.get_num_threads())
+    assert time.perf_counter() - start < 10

@@ -6,11 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 
 from odis.config.training import HeadConfig
-from odis.machine.ranks import gather_over_ranks, max_over_ranks, sum_over_ranks, world_size
+from odis.machine.ranks import (
+    Launch,
+    Ranks,
+    gather_over_ranks,
+    launch,
+    max_over_ranks,
+    ranks,
+    sum_over_ranks,
+    world_size,
+)  # fmt: skip
 from odis.method.heads import ProjectionHead
 from odis.method.losses import Center, object_loss, patch_loss, sinkhorn_knopp
 
@@ -60,6 +70,8 @@ def check_reductions(rank: int) -> None:
     assert total.tolist() == [3, 9]
     assert max_over_ranks(x).tolist() == [2, 5]
     assert gather_over_ranks([f"{rank}"] * (1 + rank)) == ["0", "1", "1"]
+    here = Ranks(rank, 2, torch.device("cpu"))
+    assert here.from_first(lambda: f"asked of {rank}") == "asked of 0"
     ((1 + rank) * total).sum().backward()
     assert x.grad.tolist() == [3, 3]
 
@@ -84,6 +96,23 @@ def test_two_ranks_follow_one(tmp_path):
             assert got.shape == expected.shape
             error = (got - expected).norm() / expected.norm().clamp(min=1e-6)
             assert error < 1e-4, f"{split}, {name}: {error}"  # rounding, of gradients through small variances
+
+
+def test_what_torchrun_says_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch() == Launch(rank=0, world_size=1, local_rank=0, local_world_size=1)
+    names = {"RANK": 5, "WORLD_SIZE": 8, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 4}
+    for name, value in names.items():
+        monkeypatch.setenv(name, str(value))
+    assert launch() == Launch(rank=5, world_size=8, local_rank=1, local_world_size=4)
+    assert world_size() == 1  # they have not met yet
+
+
+def test_one_process_is_the_first_of_one() -> None:
+    with ranks(torch.device("cpu")) as here:
+        assert here.is_first
+        assert not here.distributed
+        assert here.from_first(lambda: 3) == 3
+        here.barrier()
 
 
 def test_one_process_needs_no_group():

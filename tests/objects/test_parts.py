@@ -135,6 +135,14 @@ def test_an_index_knows_what_it_was_made_with(tmp_path: Path):
         is_made(out, {})
 
 
+def test_an_index_of_before_the_new_spelling_was_made_with_the_same_settings(tmp_path: Path):
+    out = tmp_path / "index.parquet"
+    parts = Parts(out, root=tmp_path, settings={"find": "discover", "discover": {"grey": True, "tau": 0.2}})
+    write(parts, 0, [row(0)])
+    parts.finish(1)
+    assert is_made(out, {"find": "discover", "discover": {"grayscale": True, "tau": 0.2}})
+
+
 def test_small_parts_do_not_make_small_row_groups(tmp_path: Path):
     out = tmp_path / "index.parquet"
     parts = begin(out, tmp_path)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from odis.errors import DataError
+from odis.method.step import Centers
 from odis.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 
 STATE = {"step": 3, "student": {"w": torch.arange(4.0)}, "teacher": {}, "optimizer": {}}
@@ -38,6 +39,17 @@ def test_a_leftover_of_a_kill_is_not_a_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, STATE, keep=1)
     (tmp_path / "step-00000002.tmp").write_bytes(b"half")
     assert len(checkpoints(tmp_path)) == 1
+
+
+def test_a_checkpoint_of_before_the_new_spelling_is_read(tmp_path: Path) -> None:
+    """It held `centres`, with a buffer `centre` for each kind of token."""
+    kinds = ("objects", "patches", "image")
+    new = {f"{kind}.center": torch.rand(1, 8) for kind in kinds}
+    old = {name.replace("center", "centre"): value for name, value in new.items()}
+    loaded = load_checkpoint(save_checkpoint(tmp_path, 3, STATE | {"centres": old}, keep=1))
+    assert loaded.keys() == STATE.keys() | {"centers"}
+    Centers(8, 0.9).load_state_dict(loaded["centers"])
+    assert all(torch.equal(loaded["centers"][name], value) for name, value in new.items())
 
 
 @pytest.mark.parametrize("cut", [0, 10, 0.5, 0.99])

@@ -28,7 +28,7 @@ from odis.kernels import linear
 from odis.method import losses, step, vit
 from odis.method.pair import Network
 from odis.train import update
-from odis.train.update import Run
+from odis.train.update import TrainState
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
 GOLDEN = json.loads((FOLDER / "losses.json").read_text())["cases"]
@@ -67,7 +67,7 @@ def bound(case: str) -> float:
 def strays(
     case: str,
     data: str = "fixed",
-    change: Callable[[Run], None] = lambda run: None,
+    change: Callable[[TrainState], None] = lambda run: None,
     *,
     parts: int | None = None,
     **settings,
@@ -124,7 +124,7 @@ def test_recomputed_blocks_change_no_loss():
 def test_a_mask_over_all_queries_changes_no_loss():
     """timm's own blocks with a dense mask, in place of two attentions, one of them without a mask."""
 
-    def dense(run: Run) -> None:
+    def dense(run: TrainState) -> None:
         for network in (run.student, run.teacher):
             network.backbone.split_queries = False
 
@@ -158,7 +158,7 @@ def test_plain_mlp_and_plain_optimiser_change_no_loss(monkeypatch: pytest.Monkey
         for old, new in zip(teacher.parameters(), student.parameters()):
             old.mul_(momentum).add_(new, alpha=1 - momentum)
 
-    def plain(run: Run) -> None:
+    def plain(run: TrainState) -> None:
         for group in run.optimizer.param_groups:
             group["fused"], group["foreach"] = False, False
 

@@ -85,7 +85,7 @@ def signal_after(step: int, number: int = signal.SIGINT) -> Iterator[None]:
     """The signal reaches this process at the end of a step."""
     train_step = loop.train_step
 
-    def interrupted(run: loop.Run, *args: Any, **more: Any) -> None:
+    def interrupted(run: loop.TrainState, *args: Any, **more: Any) -> None:
         train_step(run, *args, **more)
         if run.step == step:
             os.kill(os.getpid(), number)
@@ -122,7 +122,7 @@ class Poison:
             losses = compute(*args)
             return replace(losses, total=losses.total * value) if current[0] in steps else losses
 
-        def noted(run: loop.Run, micro_batches: list, **more: Any) -> None:
+        def noted(run: loop.TrainState, micro_batches: list, **more: Any) -> None:
             current[0] = run.step + 1
             train_step(run, micro_batches, **more)
             self.paths[run.step] = [path for batch in micro_batches for path in batch.paths]

@@ -14,7 +14,7 @@ from odis import __version__
 from odis.cli import main
 from odis.config.options import load_recipe
 from odis.config.training import LoaderConfig, PretrainConfig, TrainConfig, ViewsConfig, as_dict
-from odis.errors import ConfigError, DataError
+from odis.errors import ConfigError, DataError, OdisWarning
 from odis.train.run_folder import prepare, read_config
 
 RESOLVED = {"images": 20, "lr": 0.001}
@@ -127,6 +127,36 @@ def test_setting_of_another_version_is_a_difference(tmp_path: Path) -> None:
     record["config"]["views"]["sepia"] = 0.5
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
     with pytest.raises(ConfigError, match=r"views\.grayscale: None -> 0\.2; views\.sepia: 0\.5 -> None"):
+        prepare(tmp_path, CONFIG, RESOLVED)
+
+
+def test_a_run_with_settings_of_before_the_new_spelling_goes_on(tmp_path: Path) -> None:
+    prepare(tmp_path, CONFIG, RESOLVED)
+    record = read_config(tmp_path)
+    views, loss = record["config"]["views"], record["config"]["loss"]
+    views["grey"] = views.pop("grayscale")
+    loss["centring"] = loss.pop("centering").replace("center", "centre")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
+    with pytest.warns(OdisWarning, match=r"views\.grey is now views\.grayscale") as said:
+        prepare(tmp_path, CONFIG, RESOLVED)
+    (warning,) = said
+    assert str(warning.message) == (
+        f"{tmp_path / 'config.yaml'}: has settings of an earlier version: loss.centring is now "
+        f"loss.centering center; views.grey is now views.grayscale"
+    )
+    assert read_config(tmp_path)["config"] == as_dict(CONFIG)
+
+
+def test_an_old_setting_with_another_value_is_a_difference_under_its_new_name(tmp_path: Path) -> None:
+    prepare(tmp_path, CONFIG, RESOLVED)
+    record = read_config(tmp_path)
+    del record["config"]["views"]["grayscale"]
+    record["config"]["views"]["grey"] = 0.7
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
+    with (
+        pytest.warns(OdisWarning, match="grey"),
+        pytest.raises(ConfigError, match=r"\(views\.grayscale: 0\.7 -> 0\.2\)"),
+    ):
         prepare(tmp_path, CONFIG, RESOLVED)
 
 

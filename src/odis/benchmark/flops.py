@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from odis.train.update import Run, train_step
+from odis.machine.devices import DTYPES
+from odis.train.update import TrainState, train_step
 from odis.types import Batch
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
@@ -24,7 +23,7 @@ def _attention_backward(
     return sdpa_backward_flop_count(grad, query, key, value)
 
 
-def count_flops(run: Run, batch: Batch) -> int:
+def count_flops(run: TrainState, batch: Batch) -> int:
     """FLOPs of the matrix multiplications, convolutions and attention of one step on `batch`, which is taken:
     both passes, backward too.
 

@@ -20,11 +20,11 @@ from odis.benchmark.cached import ENDLESS
 from odis.config.training import PretrainConfig
 from odis.data.geometry.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
 from odis.data.loader import make_loader
-from odis.machine.devices import Ranks
+from odis.machine.ranks import Ranks
 from odis.objects.index import ObjectIndex
 from odis.train.run_log import peak_memory
 from odis.train.start import build_run
-from odis.train.update import Run, train_step
+from odis.train.update import TrainState, train_step
 from odis.types import Batch
 
 _MIDDLE = 0.5  # of its schedules: where a measured run stands, past warm-ups and frozen layers
@@ -39,7 +39,7 @@ class Rate:
     startup_seconds: float = 0.0
 
 
-def start(config: PretrainConfig, index: ObjectIndex, ranks: Ranks) -> Run:
+def start(config: PretrainConfig, index: ObjectIndex, ranks: Ranks) -> TrainState:
     """The run of a config, in the middle of its schedules."""
     run = build_run(config, ranks, images=len(index))
     run.step = int(_MIDDLE * run.schedules.total_steps)
@@ -72,7 +72,7 @@ def rate_of(batches: Iterator[Batch], config: PretrainConfig, seconds: float) ->
     return Rate(images / (time.perf_counter() - began))
 
 
-def both_rate(run: Run, batches: Iterator[Batch], seconds: float) -> Rate:
+def both_rate(run: TrainState, batches: Iterator[Batch], seconds: float) -> Rate:
     """Of training as it is run: loader, transfer, step.
 
     What workers prepared ahead while nobody asked would count as faster than they are, so it is used up
@@ -93,7 +93,7 @@ def both_rate(run: Run, batches: Iterator[Batch], seconds: float) -> Rate:
     return Rate(images / elapsed, data_wait=waited / elapsed)
 
 
-def _step(run: Run, batches: Iterator[Batch], accumulate: int) -> tuple[int, float]:
+def _step(run: TrainState, batches: Iterator[Batch], accumulate: int) -> tuple[int, float]:
     before = time.perf_counter()
     parts = list(itertools.islice(batches, accumulate))
     waited = time.perf_counter() - before
@@ -107,7 +107,7 @@ def _step(run: Run, batches: Iterator[Batch], accumulate: int) -> tuple[int, flo
 
 
 def step_times(
-    runs: dict[str, Run], batches: dict[str, list[Batch]], seconds: float
+    runs: dict[str, TrainState], batches: dict[str, list[Batch]], seconds: float
 ) -> dict[str, list[float]]:
     """Seconds of a micro-batch's step of each run, in rounds in which each takes its turn, every other round
     backwards.
@@ -123,7 +123,7 @@ def step_times(
     return times
 
 
-def _timed(run: Run, batch: Batch) -> float:
+def _timed(run: TrainState, batch: Batch) -> float:
     _synchronise(run.ranks.device)
     began = time.perf_counter()
     train_step(run, [batch])

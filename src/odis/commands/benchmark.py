@@ -31,10 +31,11 @@ from odis.config.checks import check
 from odis.config.options import add_config, new_parser, parse, require, to_config
 from odis.config.training import PretrainConfig, as_dict
 from odis.errors import ConfigError
-from odis.machine.devices import Ranks, resolve_device
+from odis.machine.devices import resolve_device
+from odis.machine.ranks import Ranks
 from odis.objects.index import ObjectIndex
 from odis.train.run_folder import describe_device
-from odis.train.update import Run
+from odis.train.update import TrainState
 
 _ABOUT = (
     "Measure what a recipe costs on this data and this machine: input, step, memory, and how long the "
@@ -96,7 +97,7 @@ def measure(config: PretrainConfig, seconds: float, *, recipe: str = "") -> dict
     index = ObjectIndex.open(config.data, strict=config.strict)
     if len(index) == 0:
         raise ConfigError(f"data: {config.data} holds no images")
-    ranks = Ranks(0, 1, resolve_device(config.train.device))
+    ranks = Ranks(0, 1, resolve_device(config.train.device, "train.device"))
     run, cold = start(config, index, ranks), uncached(config)
     console.print("input alone", style="dim")
     loading = input_rate(cold, index, run.patch_size, 0.1 * seconds)
@@ -179,7 +180,7 @@ def measure(config: PretrainConfig, seconds: float, *, recipe: str = "") -> dict
     return figures
 
 
-def _cached(run: Run, index: ObjectIndex, seconds: float, console: Console) -> dict[str, Any]:
+def _cached(run: TrainState, index: ObjectIndex, seconds: float, console: Console) -> dict[str, Any]:
     """The same rates once images are in memory, and how many images of the run come from files before."""
     console.print("both, of images that are in memory", style="dim")
     config, span = run.config, run.config.objects.rediscover_every

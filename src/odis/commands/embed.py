@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from odis.inference.feature_tables import ExportSettings, export_features
 from odis.inference.load import load
 from odis.inference.queries import MODES
 from odis.machine.allocator import keep_freed_memory
+from odis.machine.ranks import launch
 from odis.objects.index import ObjectIndex
 from odis.types import Skipped
 
@@ -68,16 +68,15 @@ def run_embed(arguments: list[str]) -> None:
     options = parse(parser, arguments)
     require(options, "model", "out")
 
-    rank, world_size = (
-        int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
-    )
+    here = launch()
+    rank, world_size = here.rank, here.world_size
     settings = ExportSettings(
         options.mode, options.images, options.dtype, options.size, options.context, options.part_images,
         options.batch_size, options.workers, options.strict,
     )  # fmt: skip
     settings.check()
     index = ObjectIndex.open(options.data)
-    encoder = load(options.model, device=_own_device(options.device), precision=options.precision)
+    encoder = load(options.model, device=options.device, precision=options.precision)
     if encoder.device.type == "cpu":
         keep_freed_memory()
     stderr = Console(stderr=True, markup=False, emoji=False)
@@ -103,13 +102,3 @@ def run_embed(arguments: list[str]) -> None:
     stderr.print(f"{len(parts)} parts written or found{of_rank}{skipped}", highlight=False)
     if rank == 0:
         print(out)
-
-
-def _own_device(name: str) -> str:
-    """Under `torchrun`, `auto` is this rank's own GPU."""
-    local = os.environ.get("LOCAL_RANK")
-    if name != "auto" or local is None:
-        return name
-    import torch
-
-    return f"cuda:{local}" if torch.cuda.is_available() else "cpu"

@@ -20,11 +20,10 @@ from odis.data.views import normalise
 from odis.errors import OdisError
 from odis.inference.pictures import Picture, as_objects, as_pixels, is_one_picture
 from odis.inference.queries import MODES, Asker, Query
+from odis.machine.devices import DTYPES
 from odis.method.pair import pool
 from odis.method.vit import ObjectViT
 from odis.types import Features, Tokens
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _WHOLE = -1  # tags the query of the whole image beside those of its objects
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 
 from odis.backbones.baseline import TimmBaseline, build_baseline, takes_object_tokens
 from odis.backbones.build import build_vit
 from odis.backbones.saved import load_model, load_teacher
 from odis.config.training import ModelConfig
 from odis.errors import ConfigError, DataError, OdisError
-from odis.inference.encoder import DTYPES, Encoder
+from odis.inference.encoder import Encoder
+from odis.machine.devices import resolve_device, resolve_precision
 from odis.method.vit import ObjectViT
 
 
@@ -30,27 +30,18 @@ def load(source: str | Path, *, device: str = "auto", precision: str = "auto") -
         source: A folder or file that `odis pretrain` wrote (of a checkpoint the teacher is taken);
             `timm:NAME`, which downloads the weights or reads the local hub cache; or `timm:NAME@FILE`, which
             reads them from a file.
-        device: `auto` (the GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+        device: `auto` (the GPU if there is one), `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `fp32`, `bf16` or `fp16`; `auto` is bf16 on a GPU that has it, else fp32.
 
     Raises:
         OdisError: for anything else, a damaged file, weights that cannot be fetched, or a device that is not
             here.
     """
-    if precision != "auto" and precision not in DTYPES:
-        raise OdisError(f"precision {precision!r} is none of auto, {', '.join(DTYPES)}")
-    where = _device(device)
-    if where.type == "cuda" and where.index is not None:
-        torch.cuda.set_device(where)  # what is asked of "the GPU" below is asked of this one
-    if precision == "auto":
-        precision = (
-            "bf16"
-            if where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-            else "fp32"
-        )
+    where = resolve_device(device)
+    arithmetic = resolve_precision(precision, where)
     encoder = _published(str(source)) if str(source).startswith("timm:") else _trained(Path(source))
     encoder.model.to(where).requires_grad_(False).eval()
-    encoder.precision, encoder.source = precision, str(source)
+    encoder.precision, encoder.source = arithmetic.name, str(source)
     return encoder
 
 
@@ -111,15 +102,3 @@ def _plain(name: str, size: int, weights: str) -> TimmBaseline:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old architectures use what torch no longer likes
         return build_baseline(name, size, weights)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    except RuntimeError as error:
-        raise OdisError(f"device {name!r} must be auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise OdisError(
-            f"device {name!r}: {torch.cuda.device_count()} GPUs are here; auto takes what there is"
-        )
-    return device

@@ -1,79 +1,128 @@
-"""One process or many: what `torchrun` set up, and nothing that needs a second process to exist."""
+"""The one place where a device and a precision are resolved.
+
+Which kernel runs on the device is another question: see `odis.kernels`.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-import torch.distributed as dist
+import torch.nn.functional as F
 
 from odis.errors import ConfigError
+from odis.machine.ranks import launch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precisions by name. Weights stay in fp32: a precision is that of autocast."""
+
+CLEARLY_FASTER = 1.2
+"""How many times as fast bf16 must be on a CPU for `auto` to take it. A ratio near 1 could come out on either
+side when it is measured again."""
+
+_ROWS, _WIDTH, _HIDDEN = 512, 384, 1536  # a linear layer in the MLP of ViT-S
+_REPEATS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
-    """This process among all."""
+class Precision:
+    """A precision that was resolved: the arithmetic of forward and backward passes."""
 
-    rank: int
-    world_size: int
-    device: torch.device
-
-    @property
-    def is_first(self) -> bool:
-        return self.rank == 0
+    name: str
+    why: str = ""
+    """Why `auto` chose it; empty if it was asked for by name."""
 
     @property
-    def distributed(self) -> bool:
-        return self.world_size > 1
-
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.distributed:
-            dist.barrier()
+    def dtype(self) -> torch.dtype:
+        """Its floating-point type."""
+        return DTYPES[self.name]
 
 
-def world_size() -> int:
-    """Ranks that `torchrun` started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def resolve_device(name: str, setting: str = "device") -> torch.device:
+    """The device that a name means here; a GPU with a number becomes the current one of this process.
 
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is this rank's GPU if there is one, else the CPU.
+    Args:
+        name: `auto` is this rank's GPU if there is one, else the CPU; or `cpu`, `cuda`, `cuda:N`, or `mps`,
+            which `auto` never takes.
+        setting: What the message names.
 
     Raises:
-        ConfigError: if the device does not exist here.
+        ConfigError: if it is no such name, or the device is not here.
     """
     if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+        name = f"cuda:{launch().local_rank}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as e:
-        raise ConfigError(f"train.device: is {name!r}, must be auto, cpu, cuda or cuda:N") from e
-    if device.type == "cuda" and not (
-        torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
-    ):
-        raise ConfigError(
-            f"train.device: is {name!r}, but {torch.cuda.device_count()} GPUs are here; auto takes what "
-            f"there is"
-        )
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"{setting}: is {name!r}, must be auto, cpu, cuda, cuda:N or mps")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"{setting}: is {name!r}, but this machine has none; auto takes what there is")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ConfigError(f"{setting}: is {name!r}, but {count} GPUs are here; auto takes what there is")
+        if device.index is not None:
+            torch.cuda.set_device(device)  # what is asked of "the GPU" below is asked of this one
     return device
 
 
-@contextmanager
-def ranks(device_name: str) -> Iterator[Ranks]:
-    """Join the other ranks if `torchrun` started several, and leave them at the end."""
-    device = resolve_device(device_name)
-    size = world_size()
-    if size == 1:
-        yield Ranks(0, 1, device)
-        return
+def resolve_precision(
+    name: str, device: torch.device, setting: str = "precision", *, measure: bool = False
+) -> Precision:
+    """The precision that a name means on a device.
+
+    Args:
+        name: `fp32`, `bf16`, `fp16`; or `auto`: bf16 on a GPU that computes in it, else fp32.
+        device: Where the arithmetic runs.
+        setting: What the message names.
+        measure: `auto` on a CPU is bf16 if its products are clearly faster than those of fp32, which is
+            measured once (some tens of milliseconds); without, it is fp32.
+
+    Raises:
+        ConfigError: if it is no such name.
+    """
+    if name in DTYPES:
+        return Precision(name)
+    if name != "auto":
+        raise ConfigError(f"{setting}: is {name!r}, must be one of auto, {', '.join(DTYPES)}")
     if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Ranks(dist.get_rank(), size, device)
-    finally:
-        dist.destroy_process_group()
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision("bf16", "this GPU computes in bf16")
+        return Precision("fp32", "this GPU does not compute in bf16")
+    if device.type == "cpu" and measure:
+        ratio = bf16_speedup(torch.get_num_threads())
+        why = f"products in bf16 are {ratio:.1f} times as fast as in fp32 on this CPU"
+        return Precision("bf16" if ratio >= CLEARLY_FASTER else "fp32", why)
+    return Precision("fp32", f"the default on {device.type}")
+
+
+@lru_cache
+def bf16_speedup(threads: int) -> float:
+    """How many times as fast products of matrices are in bf16 as in fp32 on this CPU, measured.
+
+    The instruction set does not tell: with the same avx512_bf16, one CPU is slower in bf16 than in fp32 and
+    another several times as fast. The best of several turns is taken, the two types in alternation, so that
+    another process slows both or none.
+
+    Args:
+        threads: Those that torch uses now; the answer is kept for each number.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(_ROWS, _WIDTH, generator=generator)
+    weight = torch.randn(_HIDDEN, _WIDTH, generator=generator)
+    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    with torch.inference_mode():
+        operands = {dtype: (x.to(dtype), weight.to(dtype)) for dtype in best}
+        for turn in range(1 + _REPEATS):
+            for dtype, (a, b) in operands.items():
+                start = time.perf_counter()
+                F.linear(a, b)
+                if turn:  # the first call builds the kernel
+                    best[dtype] = min(best[dtype], time.perf_counter() - start)
+            if turn and best[torch.bfloat16] > 4 * best[torch.float32]:
+                break  # emulated, and slow enough to be waited for
+    return best[torch.float32] / best[torch.bfloat16]

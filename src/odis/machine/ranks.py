@@ -1,16 +1,85 @@
-"""Sums, maxima and lists over the ranks of a distributed run; in one process each is the identity."""
+"""One process or several: what `torchrun` started, and sums, maxima and lists over its ranks.
+
+In one process each of these is the identity; nothing here needs a second process to exist.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What `torchrun` says of this process in its environment; without it, the only process."""
+
+    rank: int
+    world_size: int
+    local_rank: int  # on this machine: which of its GPUs
+    local_world_size: int  # on this machine: who shares its memory
+
+
+def launch() -> Launch:
+    """How this process was started."""
+    names = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
+    return Launch(*(int(os.environ.get(name, default)) for name, default in names))
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among all that train together, and its device."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def distributed(self) -> bool:
+        return self.world_size > 1
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.distributed:
+            dist.barrier()
+
+    def from_first(self, value: Callable[[], T]) -> T:
+        """What `value()` is on the first rank, for all of them; the others do not call it."""
+        if not self.distributed:
+            return value()
+        box: list[Any] = [value() if self.is_first else None]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+
+@contextmanager
+def ranks(device: torch.device) -> Iterator[Ranks]:
+    """Join the other ranks if `torchrun` started several, and leave them at the end."""
+    size = launch().world_size
+    if size == 1:
+        yield Ranks(0, 1, device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), size, device)
+    finally:
+        dist.destroy_process_group()
+
 
 def world_size() -> int:
-    """How many ranks train together."""
+    """How many ranks have joined; 1 before, and without others."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from odis import __version__
+from odis.config.renamed import translate
 from odis.errors import DataError
 from odis.objects.check import Statistics, check_index, problems, statistics
 from odis.objects.images import image_size, list_files
@@ -266,14 +267,14 @@ def index_schema(
 
 
 def made_with(path: str | Path) -> dict[str, Any] | None:
-    """The settings an index's file says it was made with; None if it says none.
+    """The settings an index's file says it was made with, under their present names; None if it says none.
 
     Raises:
         DataError: The file cannot be read or is no index.
     """
     text = (read_schema(path).metadata or {}).get(b"made_with")
     try:
-        return None if text is None else json.loads(text)
+        return None if text is None else translate(json.loads(text))[0]
     except ValueError:
         return None
 

@@ -53,7 +53,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in `path`, on the CPU.
+    """The state in `path`, on the CPU; of a version that wrote "centre", under today's names.
 
     Raises:
         DataError: if the file is not a whole odis checkpoint.
@@ -66,4 +66,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from e
     if not isinstance(state, dict) or not {"step", "student", "teacher", "optimizer"} <= state.keys():
         raise DataError(f"{path}: not an odis checkpoint: it lacks step, student, teacher or optimizer")
+    if isinstance(centres := state.pop("centres", None), dict):
+        state["centers"] = {name.replace("centre", "center"): value for name, value in centres.items()}
     return state

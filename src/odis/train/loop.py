@@ -23,15 +23,16 @@ from odis.config.training import PretrainConfig, as_dict
 from odis.data.loader import make_loader
 from odis.data.pixels.disk import DiskCache, are_large
 from odis.errors import ConfigError, DataError, OdisError
-from odis.machine.devices import Ranks, ranks, world_size
+from odis.machine.devices import resolve_device
+from odis.machine.ranks import Ranks, launch, ranks
 from odis.method.vit import ObjectViT
 from odis.objects.index import ObjectIndex
 from odis.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from odis.train.rediscovery import Rounds, provenance_of
 from odis.train.run_folder import describe_device, prepare
-from odis.train.run_log import Clock, Report, peak_memory
+from odis.train.run_log import RunLog, Throughput, peak_memory
 from odis.train.start import build_run
-from odis.train.update import Run, train_step
+from odis.train.update import TrainState, train_step
 from odis.types import Batch
 
 Evaluate = Callable[[ObjectViT, PretrainConfig], dict[str, float]]
@@ -52,12 +53,12 @@ def pretrain(
         DataError: for an index, image (with `strict`) or checkpoint that cannot be used.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
-    check(config, world_size())
+    check(config, launch().world_size)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    with ranks(config.train.device) as here:
+    with ranks(resolve_device(config.train.device, "train.device")) as here:
         run, index = _start(config, out, here, recipe)
-        report = Report(
+        report = RunLog(
             out, here, total_steps=run.schedules.total_steps, start_step=run.step,
             prototypes=config.head.prototypes, tensorboard=config.train.tensorboard,
         )  # fmt: skip
@@ -68,7 +69,7 @@ def pretrain(
     return out
 
 
-def _start(config: PretrainConfig, out: Path, here: Ranks, recipe: str) -> tuple[Run, ObjectIndex]:
+def _start(config: PretrainConfig, out: Path, here: Ranks, recipe: str) -> tuple[TrainState, ObjectIndex]:
     index = ObjectIndex.open(config.data, strict=config.strict)
     if len(index) == 0:
         raise ConfigError(f"data: {config.data} holds no images")
@@ -84,7 +85,7 @@ def _start(config: PretrainConfig, out: Path, here: Ranks, recipe: str) -> tuple
     return run, index
 
 
-def _resolved(run: Run, index: ObjectIndex) -> dict[str, Any]:
+def _resolved(run: TrainState, index: ObjectIndex) -> dict[str, Any]:
     """What the settings come to on this data and machine, for `config.yaml`."""
     per_rank = run.config.train.batch_size // run.ranks.world_size // run.config.train.accumulate
     return {
@@ -101,7 +102,7 @@ def _resolved(run: Run, index: ObjectIndex) -> dict[str, Any]:
     }
 
 
-def _train(run: Run, index: ObjectIndex, out: Path, report: Report, evaluate: Evaluate | None) -> None:
+def _train(run: TrainState, index: ObjectIndex, out: Path, report: RunLog, evaluate: Evaluate | None) -> None:
     train, total = run.config.train, run.schedules.total_steps
     if run.step >= total:
         report.say(f"{out}: the run is complete ({total} steps)")
@@ -138,9 +139,9 @@ def _train(run: Run, index: ObjectIndex, out: Path, report: Report, evaluate: Ev
 def _train_on(
     objects: ObjectIndex,
     end: int,
-    run: Run,
+    run: TrainState,
     out: Path,
-    report: Report,
+    report: RunLog,
     evaluate: Evaluate | None,
     stop: _Stop,
 ) -> None:
@@ -150,7 +151,7 @@ def _train_on(
         objects, run.config, patch_size=run.patch_size, start_step=run.step, steps=end,
         rank=run.ranks.rank, world_size=run.ranks.world_size,
     )  # fmt: skip
-    batches, clock = iter(loader), Clock()
+    batches, clock = iter(loader), Throughput()
     while run.step < end:
         micro_batches = _next(batches, train.accumulate, clock)
         for batch in micro_batches:
@@ -191,14 +192,16 @@ def _train_on(
             clock.restart()
 
 
-def _next(batches: Iterator[Batch], count: int, clock: Clock) -> list[Batch]:
+def _next(batches: Iterator[Batch], count: int, clock: Throughput) -> list[Batch]:
     before = time.perf_counter()
     micro_batches = [next(batches) for _ in range(count)]
     clock.waited(time.perf_counter() - before)
     return micro_batches
 
 
-def _check_finite(run: Run, pending: tuple[Tensor, int, list[str]] | None, report: Report, out: Path) -> None:
+def _check_finite(
+    run: TrainState, pending: tuple[Tensor, int, list[str]] | None, report: RunLog, out: Path
+) -> None:
     """Count non-finite steps in a row and name their images; stop after `train.nonfinite_limit`."""
     if pending is None:
         return
@@ -217,7 +220,7 @@ def _check_finite(run: Run, pending: tuple[Tensor, int, list[str]] | None, repor
         )
 
 
-def _save(run: Run, out: Path) -> None:
+def _save(run: TrainState, out: Path) -> None:
     if run.ranks.is_first:
         state = {
             "step": run.step,
@@ -238,7 +241,7 @@ def _save(run: Run, out: Path) -> None:
     run.ranks.barrier()
 
 
-def model_card(run: Run) -> dict[str, Any]:
+def model_card(run: TrainState) -> dict[str, Any]:
     """What `model.safetensors` says of itself: enough to rebuild the backbone and ask it as it was
     trained.
     """
@@ -258,7 +261,7 @@ def model_card(run: Run) -> dict[str, Any]:
     }
 
 
-def _restore(run: Run, path: Path) -> None:
+def _restore(run: TrainState, path: Path) -> None:
     state = load_checkpoint(path)
     try:
         for name in ("student", "teacher", "optimizer", "centers", "scaler"):

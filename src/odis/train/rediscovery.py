@@ -21,7 +21,7 @@ from odis.objects.edit.overlay import Overlay
 from odis.objects.index import WHOLE_IMAGE, ObjectIndex
 from odis.objects.parts import Parts, is_made
 from odis.train.schedules import Schedules
-from odis.train.update import Run
+from odis.train.update import TrainState
 from odis.types import Skipped
 
 _PART_SIZE = 512  # images that are lost at most when discovery is interrupted
@@ -60,7 +60,7 @@ class Rounds:
         out: The run's folder.
     """
 
-    def __init__(self, run: Run, index: ObjectIndex, out: Path) -> None:
+    def __init__(self, run: TrainState, index: ObjectIndex, out: Path) -> None:
         self.run, self.index, self.folder = run, index, out / "objects"
 
     def span(

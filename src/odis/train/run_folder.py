@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 import yaml
 
 from odis import __version__
+from odis.config.renamed import translate
 from odis.config.training import PretrainConfig, as_dict
-from odis.errors import ConfigError, DataError
+from odis.errors import ConfigError, DataError, OdisWarning
 
 # Settings that may change between the parts of a run: they say how it is run and written down, not what is
 # computed.
@@ -112,7 +114,7 @@ def prepare(out: Path, config: PretrainConfig, resolved: dict[str, Any]) -> None
 
 
 def read_config(out: Path) -> dict[str, Any]:
-    """`config.yaml` of a run.
+    """`config.yaml` of a run, its settings under their present names. Old names are said in one warning.
 
     Raises:
         DataError: if it is missing or not one.
@@ -126,6 +128,10 @@ def read_config(out: Path) -> dict[str, Any]:
         raise DataError(f"{path}: cannot be read: {e}") from e
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise DataError(f"{path}: not the config of a run")
+    record["config"], changes = translate(record["config"])
+    if changes:
+        message = f"{path}: has settings of an earlier version: {'; '.join(changes)}"
+        warnings.warn(message, OdisWarning, stacklevel=2)
     return record
 
 

@@ -17,8 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from odis.errors import OdisError
-from odis.machine.devices import Ranks
-from odis.machine.ranks import gather_over_ranks
+from odis.machine.ranks import Ranks, gather_over_ranks
 from odis.train.metrics import JsonLines, collapse_warning
 from odis.types import Skipped
 
@@ -36,7 +35,7 @@ def peak_memory(device: torch.device) -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-class Report:
+class RunLog:
     """Speaks for the first rank, and for all of them about what they skipped and what was not finite."""
 
     def __init__(
@@ -166,7 +165,7 @@ class Report:
             self._writer.close()
 
 
-class Clock:
+class Throughput:
     """Images/s, share of time spent waiting for data, and time left, over one log interval."""
 
     def __init__(self) -> None:

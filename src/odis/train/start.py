@@ -8,16 +8,16 @@ from torch.nn.parallel import DistributedDataParallel
 from odis.backbones.build import build_pair
 from odis.config.training import PretrainConfig
 from odis.machine.allocator import keep_freed_memory, return_freed_memory
-from odis.machine.devices import Ranks
+from odis.machine.ranks import Ranks
 from odis.method.step import Centers, LossTerms
 from odis.train.optim import build_optimizer
 from odis.train.schedules import Schedules
-from odis.train.update import Run, StudentPass
+from odis.train.update import StudentPass, TrainState
 
 
 def build_run(
     config: PretrainConfig, ranks: Ranks, *, images: int, provenance: str = "", recipe: str = ""
-) -> Run:
+) -> TrainState:
     """A run before its first step; the same one for the same config, on every rank.
 
     Args:
@@ -50,7 +50,7 @@ def build_run(
         student_pass = DistributedDataParallel(
             student_pass, broadcast_buffers=False, gradient_as_bucket_view=True
         )
-    return Run(
+    return TrainState(
         config, ranks, terms, student, teacher, student_pass, centers,
         optimizer=build_optimizer(student, config.optim),
         scaler=torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16"),

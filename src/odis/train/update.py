@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from odis.config.training import PretrainConfig
-from odis.machine.devices import Ranks
-from odis.machine.ranks import sum_over_ranks
+from odis.machine.devices import DTYPES
+from odis.machine.ranks import Ranks, sum_over_ranks
 from odis.method.pair import Network, update_teacher
 from odis.method.step import (
     Centers,
@@ -45,7 +45,7 @@ class StudentPass(nn.Module):
 
 
 @dataclass
-class Run:
+class TrainState:
     """What a run carries from step to step."""
 
     config: PretrainConfig
@@ -72,7 +72,7 @@ class Run:
         return self.student.backbone.patch_embed.patch_size[0]
 
 
-def train_step(run: Run, micro_batches: list[Batch], *, meters: bool = False) -> None:
+def train_step(run: TrainState, micro_batches: list[Batch], *, meters: bool = False) -> None:
     """One update of student, teacher and centers from one batch (in `train.accumulate` parts)."""
     settings = run.schedules.at(run.step)
     # Drop path draws from torch's global generator: a function of (seed, step, rank) continues across a
@@ -113,8 +113,8 @@ def train_step(run: Run, micro_batches: list[Batch], *, meters: bool = False) ->
     run.pending = (finite, run.step, [path for batch in micro_batches for path in batch.paths])
 
 
-def _forward(run: Run, batch: Batch, temp: float) -> tuple[Losses, TeacherOutput, StudentOutput]:
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[run.config.train.precision]
+def _forward(run: TrainState, batch: Batch, temp: float) -> tuple[Losses, TeacherOutput, StudentOutput]:
+    dtype = DTYPES[run.config.train.precision]
     with torch.autocast(run.ranks.device.type, dtype=dtype, enabled=dtype != torch.float32):
         teacher = teacher_pass(run.teacher, batch, run.centers, temp, run.config, run.terms)
         student = run.student_pass(batch)

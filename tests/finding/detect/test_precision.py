@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from odis.errors import OdisError
 from odis.finding.detect import zero_shot
 from odis.finding.detect.keep import Limits
-from odis.finding.detect.precision import find_device, find_dtype, run_in
+from odis.finding.detect.precision import run_in
 from odis.finding.detect.sam import BoxMasks
 from odis.finding.detect.zero_shot import ZeroShotDetector
 from odis.objects import rle
@@ -99,15 +98,3 @@ def test_mask_networks_do_too(family: str, pictures: list[np.ndarray], request):
         height, width = pictures[0].shape[:2]
         assert (rle.decode(first, width, height) != rle.decode(second, width, height)).mean() < 0.1
     assert torch.bfloat16 in seen
-
-
-def test_names_of_devices_and_types():
-    assert find_device("cpu") == CPU
-    assert find_dtype("auto", CPU) == torch.float32
-    assert find_dtype("bf16", CPU) == torch.bfloat16
-    with pytest.raises(OdisError, match="device 'gpu' must be auto, cpu, cuda"):
-        find_device("gpu")
-    with pytest.raises(OdisError, match="GPUs are here"):
-        find_device("cuda:4000" if torch.cuda.is_available() else "cuda")
-    with pytest.raises(OdisError, match="precision 'half' is none of auto, fp32, bf16, fp16"):
-        find_dtype("half", CPU)

@@ -16,7 +16,7 @@ from odis.errors import ConfigError, DataError
 from odis.finding.corpus import Found, count_parts, finish, write_part
 from odis.finding.detect.candidates import Masks
 from odis.finding.detect.load import masks_source
-from odis.finding.detect.precision import find_device, find_dtype
+from odis.machine.devices import resolve_device, resolve_precision
 from odis.objects.build import Summary
 from odis.objects.clean import reason, usable_objects
 from odis.objects.images import load_image
@@ -38,8 +38,8 @@ def build_masks(source: str, *, device: str = "auto", precision: str = "auto", t
         raise ConfigError(f"threads: is {threads}, must be 0 or more")
     if threads:
         torch.set_num_threads(threads)
-    where = find_device(device)
-    return BoxMasks(name, where, find_dtype(precision, where))
+    where = resolve_device(device)
+    return BoxMasks(name, where, resolve_precision(precision, where).dtype)
 
 
 def mask_objects(

@@ -12,7 +12,7 @@ import torch
 from odis.errors import ConfigError, DataError
 from odis.finding.detect.candidates import Candidates, Masks, Network
 from odis.finding.detect.keep import Limits, keep
-from odis.finding.detect.precision import find_device, find_dtype
+from odis.machine.devices import resolve_device, resolve_precision
 from odis.types import Object
 
 FAMILIES = ("torchvision", "transformers")
@@ -53,7 +53,7 @@ class DetectSettings:
         self.limits.check()
         if self.threads < 0:
             raise ConfigError(f"threads: is {self.threads}, must be 0 or more")
-        find_dtype(self.precision, torch.device("cpu"))
+        resolve_precision(self.precision, torch.device("cpu"))
         family, rest = _family(self.detector, "with", FAMILIES)
         if family == "torchvision":
             if self.prompt is not None:
@@ -148,8 +148,8 @@ def build_detector(settings: DetectSettings) -> Detector:
     settings.check()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    device = find_device(settings.device)
-    dtype = find_dtype(settings.precision, device)
+    device = resolve_device(settings.device)
+    dtype = resolve_precision(settings.precision, device).dtype
     family, rest = _family(settings.detector, "with", FAMILIES)
     network: Network
     if family == "torchvision":

@@ -1,5 +1,5 @@
-"""Where a detector runs, and in which arithmetic: its image encoder in the precision asked for, its boxes
-always in float32.
+"""In which arithmetic a detector runs: its image encoder in the precision asked for, its boxes always in
+float32.
 """
 
 from __future__ import annotations
@@ -8,44 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from odis.errors import OdisError
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def find_device(name: str) -> torch.device:
-    """The device that `auto` (the GPU if there is one), `cpu`, `cuda` or `cuda:N` means.
-
-    Raises:
-        OdisError: It is no such name, or the GPU is not here.
-    """
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    except RuntimeError as error:
-        raise OdisError(f"device {name!r} must be auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise OdisError(
-            f"device {name!r}: {torch.cuda.device_count()} GPUs are here; auto takes what there is"
-        )
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # what is asked of "the GPU" below is asked of this one
-    return device
-
-
-def find_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type that `fp32`, `bf16`, `fp16` or `auto` (bf16 on a GPU that has it, else fp32) means on a
-    device.
-
-    Raises:
-        OdisError: It is no such name.
-    """
-    if precision == "auto":
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has_bf16 else torch.float32
-    if precision not in DTYPES:
-        raise OdisError(f"precision {precision!r} is none of auto, {', '.join(DTYPES)}")
-    return DTYPES[precision]
 
 
 def run_in(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:

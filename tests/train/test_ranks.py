@@ -1,0 +1,103 @@
+"""Two ranks with half the batch each follow one process with the whole batch to rounding."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from odis.objects.index import write_index
+from odis.train.checkpoint import checkpoints, load_checkpoint
+from odis.types import ImageObjects, Object
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images with no, one or several objects, so that ranks hold unequal numbers of object rows."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    boxes = [(4.0, 5.0, 20.0, 30.0), (20.0, 10.0, 44.0, 36.0), (1.0, 1.0, 9.0, 8.0)]
+    rows = []
+    for i in range(14):
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(root / f"{i}.png")
+        rows.append(ImageObjects(f"{i}.png", 48, 40, tuple(Object(b) for b in boxes[: i % 4])))
+    write_index(root / "index.parquet", rows, root=root, provenance="annotated", classes=[])
+    return root / "index.parquet"
+
+
+def run(index: Path, out: Path, launcher: list[str], settings: dict[str, object]) -> None:
+    fixed = {
+        "train.steps": STEPS,
+        "train.batch_size": 6,
+        "train.threads": 1,
+        "train.checkpoint_every": 0,
+        "loader.workers": 0,
+        "views.global_size": 32,
+        "views.local_size": 16,
+        "model.embed_dim": 48,
+        "model.depth": 2,
+        "head.prototypes": 64,
+    }
+    options = [f"--{name}={value}" for name, value in (fixed | settings).items()]
+    command = [
+        sys.executable,
+        *launcher,
+        "-m",
+        "odis",
+        "pretrain",
+        "--data",
+        str(index),
+        "--out",
+        str(out),
+        "--recipe",
+        "debug",
+        *options,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def losses(out: Path) -> list[list[float]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [
+        [line[k] for k in ("loss", "loss_object", "loss_patch", "loss_image", "grad_norm")] for line in lines
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss.centering": "center", "loss.image_weight": 1.0},
+        {
+            "loss.centering": "sinkhorn",
+            "loss.image_weight": 0.5, "loss.koleo_weight": 0.5,
+            "head.norm": "batch",
+            "model.object_tokens": "read-only", "objects.per_image": 3,
+        },
+    ],
+    ids=["single-center", "read-only-sinkhorn-batch-norm"],
+)  # fmt: skip
+def test_two_ranks_follow_one(index: Path, tmp_path: Path, settings: dict[str, object]) -> None:
+    run(index, tmp_path / "one", [], settings)
+    run(
+        index,
+        tmp_path / "two",
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+        settings,
+    )
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=2e-4)
+    one, two = (load_checkpoint(checkpoints(tmp_path / name / "checkpoints")[-1]) for name in ("one", "two"))
+    moved = 0.0
+    for part in ("student", "teacher", "centers"):
+        for key, value in one[part].items():
+            torch.testing.assert_close(
+                two[part][key], value, rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}"
+            )
+            moved += float(value.abs().sum())
+    assert moved > 0
