@@ -101,7 +101,7 @@ def published() -> Callable[[Image.Image], list[torch.Tensor]]:
 
 
 PARTS = {
-    "decoding": (loader_module, ("decode",)), "objects": (view_module, ("choose_objects", "object_masks")),
+    "decoding": (loader_module, ("decode",)), "objects": (view_module, ("choose_objects", "_object_masks")),
     "crops": (view_module, ("_draw_crops",)), "resizing": (view_module, ("resized_crop",)),
     "photometrics": (view_module, ("planes", "apply_photometrics")),
 }  # fmt: skip

@@ -12,7 +12,6 @@ from torchvision.transforms.v2 import functional as F
 
 from odis.config.training import ObjectsConfig, PredictionConfig, ViewsConfig
 from odis.data.augment.draw import apply_photometrics, draw_photometrics
-from odis.data.geometry.masks import object_mask, patch_coverage_of_box, patch_coverage_of_mask
 from odis.data.pixels.decode import Decoded
 from odis.data.views import make_sample, normalise, render
 from odis.errors import DataError
@@ -218,17 +217,13 @@ def overlap(crop: Crop, box) -> float:
     )
 
 
-def expected_slot(view, box, mask, views, min_visible):
+def expected_slot(slow, view, box, mask, views, min_visible):
     """Mask and visibility of one object in one view, by the rules."""
     side = int(view.object_masks.shape[1] ** 0.5)
-    if mask is None:
-        on_grid = object_mask(
-            patch_coverage_of_box(np.array(box), view.crop, (side, side)),
-            views.mask_coverage,
-            views.mask_margin,
-        )
-    else:
-        on_grid = object_mask(patch_coverage_of_mask(mask, view.crop, (side, side)), views.mask_coverage)
+    item = Object(box, None if mask is None else rle.encode(mask))
+    on_grid = slow.object_mask(
+        item, (100, 75), view.crop, (side, side), views.mask_coverage, views.mask_margin
+    )
     share = overlap(view.crop, box)
     visible = share > 0 and share >= min_visible and bool(on_grid.any())
     return (
@@ -248,7 +243,7 @@ def pixel_mask(i: int) -> np.ndarray:
     [{}, {"mask_margin": 1}, {"mask_coverage": 0.9}, {"object_masks": False}, {"object_crops": False}],
 )
 @pytest.mark.parametrize("min_visible", [0.0, 0.4])
-def test_object_masks_and_visibility_follow_the_rules(change, min_visible):
+def test_object_masks_and_visibility_follow_the_rules(slow, change, min_visible):
     views = replace(QUIET, **change)
     masks = {i: pixel_mask(i) for i in (1, 3)}
     of = row(*BOXES, masks={i: rle.encode(m) for i, m in masks.items()})
@@ -258,7 +253,7 @@ def test_object_masks_and_visibility_follow_the_rules(change, min_visible):
         # All five objects are there, in an order that the sample does not tell: the one that explains every
         # view is it.
         slots = [
-            [expected_slot(view, box, masks.get(i), views, min_visible) for view in views_of_image]
+            [expected_slot(slow, view, box, masks.get(i), views, min_visible) for view in views_of_image]
             for i, box in enumerate(BOXES)
         ]
         for slot in range(5):
@@ -285,12 +280,14 @@ def test_masks_lie_where_the_pixels_are():
     assert np.mean(differences) < 0.002
 
 
-def test_the_target_is_in_slot_0_and_drawn_by_area():
+def test_the_target_is_in_slot_0_and_drawn_by_area(slow):
     areas, first = np.array([(b[2] - b[0]) * (b[3] - b[1]) for b in BOXES]), []
     views, covered = replace(QUIET, mask_coverage=0.01), []
     for seed in range(1000, 1350):
         globals_, locals_, _ = sample(seed, views=views)
-        rules = [[expected_slot(v, box, None, views, 0)[0] for v in globals_ + locals_] for box in BOXES]
+        rules = [
+            [expected_slot(slow, v, box, None, views, 0)[0] for v in globals_ + locals_] for box in BOXES
+        ]
         got = [v.object_masks[0].numpy() for v in globals_ + locals_]
         matches = [i for i, rule in enumerate(rules) if all((a == b).all() for a, b in zip(rule, got))]
         assert all(v.visible[0] for v in globals_)
@@ -328,10 +325,10 @@ def test_slots_beyond_the_objects_are_not_visible():
         assert view.object_masks[2:].all()
 
 
-def test_others_are_drawn_at_random():
+def test_others_are_drawn_at_random(slow):
     views = replace(QUIET, global_scale=(1.0, 1.0), ratio=(4 / 3, 4 / 3), flip=0.0, mask_coverage=0.01)
     rules = {
-        expected_slot(sample(views=views)[0][0], box, None, views, 0)[0].tobytes(): i
+        expected_slot(slow, sample(views=views)[0][0], box, None, views, 0)[0].tobytes(): i
         for i, box in enumerate(BOXES)
     }
     pairs = [

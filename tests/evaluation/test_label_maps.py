@@ -18,12 +18,12 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from odis.data.geometry.masks import patch_coverage_of_mask
+from odis.data.geometry.patches import mask_rectangles, patch_coverage
 from odis.errors import DataError, OdisError
 from odis.evaluation.label_maps import BACKGROUND, IGNORE, VOC_CLASSES, LabelledImages, patch_label_shares
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
-from odis.types import Crop, ImageObjects, Object, Skipped
+from odis.types import ImageObjects, Object, Skipped
 
 WIDTH, HEIGHT = 12, 9
 
@@ -451,12 +451,11 @@ def test_shares_equal_a_loop_on_any_grid(
 def test_shares_equal_the_coverage_of_training_masks(grid: tuple[int, int]) -> None:
     labels = np.random.default_rng(1).integers(IGNORE, 6, (38, 53)).astype(np.int32)
     shares = patch_label_shares(labels, grid, 8)
+    whole, upright = np.array([[0.0, 0.0, 53.0, 38.0]]), np.array([False])
     for c in range(8):
-        np.testing.assert_allclose(
-            shares[:, c].reshape(grid),
-            patch_coverage_of_mask(labels == c, Crop(0, 0, 53, 38), grid),
-            atol=1e-6,
-        )
+        rectangles = mask_rectangles(rle.run_lengths(rle.encode(labels == c)), 38).astype(np.float64)
+        expected = patch_coverage(rectangles, whole, upright, *grid, 0.0)[0]
+        np.testing.assert_allclose(shares[:, c].reshape(grid), expected, atol=1e-6)
     if grid == (1, 1):
         np.testing.assert_allclose(shares.sum(1), (labels != IGNORE).mean(), atol=1e-6)
 

@@ -1,6 +1,5 @@
 """What each mode shows the network and which patches it asks about; geometry of grids and windows."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from odis.data.pixels.decode import Decoded
 from odis.data.views import render
-from odis.inference.queries import Asker, IndexRows, Query, _grid, _outwards, _window
+from odis.inference.queries import Asker, IndexRows, Query, _outwards, _window
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import Crop, ImageObjects, Object
@@ -158,18 +157,6 @@ def test_windows_hold_their_object_and_stay_in_the_image(case, context: float) -
     assert 0 <= window.y0 <= box.y0 < box.y1 <= window.y1 <= height
     side = round(context * max(box.width, box.height))
     assert (window.width, window.height) == (min(side, width), min(side, height))
-
-
-@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 40))
-def test_grids_keep_area_and_aspect(width: int, height: int, side: int) -> None:
-    rows, columns = _grid(Crop(0, 0, width, height), side)
-    assert 1 <= rows <= side * side
-    assert 1 <= columns <= side * side
-    if min(rows, columns) > 1:  # neither at its limit: each side is right to half a patch
-        assert abs(rows - side * math.sqrt(height / width)) <= 0.5 + 1e-6
-        assert abs(columns - side * math.sqrt(width / height)) <= 0.5 + 1e-6
-    if width == height:
-        assert rows == columns == side
 
 
 def test_rows_of_an_index_name_what_they_leave_out(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from odis.data.augment.cpu import planes
 from odis.data.augment.draw import Photometrics, apply_photometrics, draw_photometrics
 from odis.data.augment.resampling import resample
 from odis.data.geometry.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
-from odis.data.geometry.masks import mask_rectangles, object_masks, prediction_mask
+from odis.data.geometry.patches import ObjectShapes, object_shapes, objects_on_grid, patch_grid
+from odis.data.geometry.prediction import prediction_mask
 from odis.data.pixels.decode import Decoded, outer_pixels
-from odis.objects import rle
 from odis.types import Crop, ImageObjects, View
 
 
@@ -133,10 +133,10 @@ def plan_views(
     Raises:
         DataError: A mask of the row is no mask of that image.
     """
-    boxes, rectangles, starts = choose_objects(rng, row, width, height, objects)
-    crops = _draw_crops(rng, width, height, boxes[0], views)
+    shapes = choose_objects(rng, row, width, height, objects)
+    crops = _draw_crops(rng, width, height, shapes.boxes[0], views)
     flips = rng.random(len(crops)) < views.flip
-    grid = (views.global_size // patch_size,) * 2
+    grid = patch_grid(views.global_size, patch_size)
     hidden = [
         prediction_mask(rng, grid, prediction.probability, prediction.ratio, prediction.spread)
         for _ in range(views.global_views)
@@ -145,16 +145,12 @@ def plan_views(
     masks: list[Tensor] = []
     visible: list[Tensor] = []
     g = views.global_views
-    rule = (objects.per_image, views.mask_coverage, views.mask_margin)
     for part, size in ((slice(g), views.global_size), (slice(g, None), views.local_size)):
-        corners = crops[part].astype(np.float64)
-        shown = coverage(corners, boxes) >= objects.min_visible
-        found = object_masks(
-            rectangles, starts, boxes, shown, corners, flips[part], size // patch_size, *rule
+        in_views, seen = _object_masks(
+            shapes, crops[part], flips[part], patch_grid(size, patch_size), objects, views
         )
-        of_objects, seen = map(torch.from_numpy, found)
-        masks.extend(of_objects if views.object_masks else torch.ones_like(of_objects))
-        visible.extend(seen)
+        masks.extend(torch.from_numpy(in_views))
+        visible.extend(torch.from_numpy(seen))
     sizes = [views.global_size] * g + [views.local_size] * (len(geometry) - g)
     return Plan(geometry, sizes, masks, visible, torch.from_numpy(np.stack(hidden)).flatten(1))
 
@@ -189,32 +185,43 @@ def render_views(
     return made[: views.global_views], made[views.global_views :], plan.hidden
 
 
+def _object_masks(
+    shapes: ObjectShapes,
+    crops: np.ndarray,
+    flips: np.ndarray,
+    grid: tuple[int, int],
+    objects: ObjectsConfig,
+    views: ViewsConfig,
+) -> tuple[np.ndarray, np.ndarray]:
+    """bool (V, Q, P), all-true where the slot is not visible, and bool (V, Q): which slots are."""
+    found = objects_on_grid(shapes, crops, flips, grid, views.mask_coverage, views.mask_margin)
+    found = found.reshape(*found.shape[:2], grid[0] * grid[1])
+    count = len(shapes.boxes)
+    seen = (coverage(crops, shapes.boxes) >= objects.min_visible) & found.any(2)
+    masks = np.ones((len(crops), objects.per_image, found.shape[2]), dtype=bool)
+    visible = np.zeros((len(crops), objects.per_image), dtype=bool)
+    visible[:, :count] = seen
+    if views.object_masks:
+        masks[:, :count] = found | ~seen[..., None]
+    return masks, visible
+
+
 def choose_objects(
     rng: np.random.Generator, row: ImageObjects, width: int, height: int, objects: ObjectsConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The target and up to `per_image - 1` others, as `masks.object_masks` takes them.
+) -> ObjectShapes:
+    """The target and up to `per_image - 1` others, their boxes clipped to the image.
 
-    Returns:
-        Boxes (n, 4), clipped to the image; rectangles (R, 4) of those with a mask; starts (n + 1,).
+    Raises:
+        DataError: A mask of the row is no mask of that image.
     """
     clipped, keep = clip_boxes(row.boxes, width, height, objects.min_size)
     usable = np.flatnonzero(keep) if objects.use else np.array([], dtype=np.int64)
     if not len(usable):
-        return np.array([[0.0, 0.0, width, height]]), np.empty((0, 4)), np.zeros(2, dtype=np.int64)
+        return object_shapes(np.array([[0.0, 0.0, width, height]]), [None], width, height)
     target = choose_target(rng, clipped[usable], objects.sampling)
     others = rng.permutation(np.delete(usable, target))[: objects.per_image - 1]
     chosen = [int(usable[target]), *others.tolist()]
-    masks = [row.objects[k].mask for k in chosen]
-    pieces = [np.empty((0, 4)) if counts is None else _rectangles(counts, width, height) for counts in masks]
-    starts = np.array([0, *map(len, pieces)]).cumsum()
-    return clipped[chosen], np.concatenate(pieces), starts
-
-
-def _rectangles(counts: bytes, width: int, height: int) -> np.ndarray:
-    runs = rle.run_lengths(counts)
-    if runs.sum() != width * height:
-        rle.check(counts, width, height)
-    return mask_rectangles(runs, height).astype(np.float64)
+    return object_shapes(clipped[chosen], [row.objects[k].mask for k in chosen], width, height)
 
 
 def _draw_crops(

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from odis.data.geometry.masks import mask_window
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import ANY_LABEL, usable_objects
@@ -142,7 +141,7 @@ def _numbers(given: Any, name: str, what: str) -> np.ndarray | None:
 
 
 def _box_of(mask: np.ndarray, name: str, k: int) -> Box:
-    window, (x, y) = mask_window(mask)
-    if not window.size:
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not len(rows):
         raise DataError(f"{name}, object {k}: its mask is empty")
-    return float(x), float(y), float(x + window.shape[1]), float(y + window.shape[0])
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)

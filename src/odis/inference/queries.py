@@ -25,9 +25,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
-from odis.data.geometry.masks import object_mask, patch_coverage_of_boxes, patch_coverage_of_mask
+from odis.data.geometry.patches import object_shapes, objects_on_grid, patch_grid
 from odis.errors import DataError
-from odis.objects import rle
 from odis.objects.clean import usable_objects
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
@@ -106,8 +105,8 @@ class Asker:
         self, image: Tensor, crop: Crop, objects: Sequence[Object] | None = None, square: bool = False
     ) -> Query:
         """The crop resized, asked about `objects`; about all of it if they are None."""
-        side = self.size // self.patch
-        rows, columns = grid = self.square or ((side, side) if square else _grid(crop, side))
+        shape = None if square else (crop.height, crop.width)
+        rows, columns = grid = self.square or patch_grid(self.size, self.patch, shape)
         size = [self.size, self.size] if self.square else [rows * self.patch, columns * self.patch]
         box = (crop.y0, crop.x0, crop.height, crop.width)
         pixels = tv.resized_crop(
@@ -125,34 +124,16 @@ class Asker:
     def _masks(
         self, objects: Sequence[Object], width: int, height: int, crop: Crop, grid: tuple[int, int]
     ) -> np.ndarray:
-        """bool (Q, rows, columns); all boxes at once."""
-        masks = np.zeros((len(objects), *grid), dtype=bool)
-        of_boxes = [i for i, item in enumerate(objects) if item.mask is None]
-        if of_boxes:
-            boxes, corners = (
-                np.array([objects[i].box for i in of_boxes]),
-                np.array([[crop.x0, crop.y0, crop.x1, crop.y1]]),
-            )
-            coverage = patch_coverage_of_boxes(boxes, corners, np.array([crop.flip]), grid)[0]
-            masks[of_boxes] = object_mask(coverage, self.coverage, self.margin)
-        for i, item in enumerate(objects):
-            if item.mask is not None:
-                masks[i] = object_mask(
-                    patch_coverage_of_mask(rle.decode(item.mask, width, height), crop, grid), self.coverage
-                )
-        return masks
+        """bool (Q, rows, columns)."""
+        boxes = np.array([item.box for item in objects], dtype=np.float64).reshape(-1, 4)
+        shapes = object_shapes(boxes, [item.mask for item in objects], width, height)
+        crops = np.array([[crop.x0, crop.y0, crop.x1, crop.y1]])
+        return objects_on_grid(shapes, crops, np.array([crop.flip]), grid, self.coverage, self.margin)[0]
 
     def _blackout(self, image: Tensor, crop: Crop) -> Tensor:
         dark = torch.tensor(self.fill, dtype=torch.uint8)[:, None, None].repeat(1, *image.shape[1:])
         dark[:, crop.y0 : crop.y1, crop.x0 : crop.x1] = image[:, crop.y0 : crop.y1, crop.x0 : crop.x1]
         return dark
-
-
-def _grid(crop: Crop, side: int) -> tuple[int, int]:
-    """Rows and columns of the patch grid nearest to the crop's aspect with about side x side patches."""
-    scale = side / (crop.width * crop.height) ** 0.5
-    rows, columns = (min(max(round(length * scale), 1), side * side) for length in (crop.height, crop.width))
-    return rows, columns
 
 
 def _outwards(item: Object, width: int, height: int) -> Crop:

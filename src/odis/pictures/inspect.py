@@ -116,7 +116,7 @@ def _example(dataset: ViewDataset, sample: Sample) -> _Example:
     image = pil_to_tensor(load_image(sample.path, (row.width, row.height)))
     # A sample draws its objects before anything else, so its seed tells which they are.
     rng = np.random.default_rng([config.train.seed, 0, sample.index])
-    slots = choose_objects(rng, row, row.width, row.height, config.objects)[0]
+    slots = choose_objects(rng, row, row.width, row.height, config.objects).boxes
     return _Example(image, row, slots, sample)
 
 
