@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says nothing of the code on a machine that does other work as well.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 DATA = Path(os.environ.get("ODIS_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

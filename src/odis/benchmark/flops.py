@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,13 +15,13 @@ from odis.types import Batch
 
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+    return int(sdpa_flop_count(query, key, value))
 
 
 def _attention_backward(
     grad: Any, query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any
 ) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)
+    return int(sdpa_backward_flop_count(grad, query, key, value))
 
 
 def count_flops(run: TrainState, batch: Batch) -> int:
@@ -37,7 +38,7 @@ def count_flops(run: TrainState, batch: Batch) -> int:
     }
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         train_step(run, [batch])
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def matmul_rate(
@@ -56,7 +57,7 @@ def matmul_rate(
     dtype = DTYPES[precision]
     a = torch.randn(rows, width, device=device).to(dtype)
     b = torch.randn(width, 4 * width, device=device).to(dtype)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     repeats, best, end = 1, 0.0, time.perf_counter() + seconds
     while best == 0 or time.perf_counter() < end:
         wait()

@@ -162,7 +162,8 @@ def peak_gib(config: PretrainConfig, index: ObjectIndex, ranks: Ranks) -> float:
     process.start()
     sender.close()
     try:
-        return receiver.recv()
+        peak: float = receiver.recv()
+        return peak
     except EOFError as error:
         raise RuntimeError(f"the process that measures memory ended with code {process.exitcode}") from error
     finally:

@@ -369,4 +369,5 @@ def as_dict(config: PretrainConfig) -> dict[str, Any]:
             return {k: plain(v) for k, v in value.items()}
         return list(value) if isinstance(value, tuple) else value
 
-    return plain(asdict(config))
+    sections: dict[str, Any] = plain(asdict(config))
+    return sections

@@ -8,7 +8,7 @@ began.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -287,7 +287,9 @@ class _Answered(Dataset[Any]):
 
     def __init__(self, dataset: ViewDataset) -> None:
         self.resident = dataset.resident
-        self.make: Any = dataset.source if dataset.config.loader.render == "device" else dataset.__getitem__
+        self.make: Callable[[tuple[int, int]], Sample | Source] = (
+            dataset.source if dataset.config.loader.render == "device" else dataset.__getitem__
+        )
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | Source | DataError:
         try:

@@ -59,7 +59,8 @@ def resized_crop(image: Decoded, crop: Crop, size: int) -> np.ndarray:
             memory_format=torch.channels_last
         )
         resized = interpolate(part, size=(size, size), mode="bicubic", antialias=True)[0]
-        return resized.permute(1, 2, 0).contiguous().numpy()
+        view: np.ndarray = resized.permute(1, 2, 0).contiguous().numpy()
+        return view
     # Only pixels of the crop are seen, as in torchvision.
     x0, y0, x1, y1 = outer_pixels(box := image.box(crop))
     shown = image.pixels[:, y0:y1, x0:x1].permute(1, 2, 0).contiguous().numpy()

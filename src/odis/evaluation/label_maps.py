@@ -233,7 +233,8 @@ def _pixels(item: Object, width: int, height: int) -> int:
     if item.mask is not None:
         return rle.area(item.mask)
     down, across = _filled(item, width, height)
-    return (down.stop - down.start) * (across.stop - across.start)
+    rows, columns = down.stop - down.start, across.stop - across.start
+    return int(rows * columns)
 
 
 def _filled(item: Object, width: int, height: int) -> tuple[slice, slice]:

@@ -443,7 +443,8 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
 
 def _scalar(dtype: Any, data: Any) -> int | float:
     """A number of numpy's."""
-    return _of(_DType, dtype).decode(data).reshape(()).item()
+    number: int | float = _of(_DType, dtype).decode(data).reshape(()).item()
+    return number
 
 
 def _encode(text: Any, encoding: Any) -> bytes:

@@ -193,7 +193,8 @@ def _unit(features: Tensor, name: str) -> Tensor:
             f"{name} features hold values that are not finite: the model's weights or its precision are "
             f"at fault"
         )
-    return features / length.clamp_min(1e-12)
+    unit: Tensor = features / length.clamp_min(1e-12)
+    return unit
 
 
 def _nearest_keys(keys: Tensor, width: int) -> Tensor:

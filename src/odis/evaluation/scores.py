@@ -189,7 +189,8 @@ class _Ranking:
         seen = np.add.reduceat(weights.take(self.rows, axis=0), self.starts, axis=0).cumsum(0)
         precision = np.divide(found, seen, out=np.zeros_like(found), where=seen > 0)
         with np.errstate(invalid="ignore"):
-            return (added * precision).sum(0) / found[-1]
+            averages: np.ndarray = (added * precision).sum(0) / found[-1]
+        return averages
 
 
 def _macro(rankings: Sequence[_Ranking], weights: np.ndarray) -> np.ndarray:
@@ -274,14 +275,16 @@ def _iou(counts: np.ndarray) -> np.ndarray:
     """float64 (..., 3, C) -> (..., C), NaN where the union is empty."""
     both, predicted, labelled = np.moveaxis(counts, -2, 0)
     union = predicted + labelled - both
-    return np.divide(both, union, out=np.full(union.shape, math.nan), where=union > 0)
+    shares: np.ndarray = np.divide(both, union, out=np.full(union.shape, math.nan), where=union > 0)
+    return shares
 
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:
     """Mean of each row without its NaN, (R, C) -> (R,); NaN of nothing else (numpy's nanmean would warn)."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0.0).sum(1) / known.sum(1)
+        means: np.ndarray = np.where(known, values, 0.0).sum(1) / known.sum(1)
+    return means
 
 
 def _ranked(scores: np.ndarray | Tensor, targets: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:

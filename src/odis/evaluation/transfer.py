@@ -154,4 +154,5 @@ def _fit(
 
 def _predict(fitted: tuple[StandardScaler, LogisticRegression], features: np.ndarray) -> np.ndarray:
     scaler, model = fitted
-    return model.predict(scaler.transform(features))
+    classes: np.ndarray = model.predict(scaler.transform(features))
+    return classes

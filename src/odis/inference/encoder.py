@@ -89,11 +89,9 @@ class Encoder:
     @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
-        return (
-            self.model.patch_side
-            if isinstance(self.model, TimmBaseline)
-            else self.model.patch_embed.patch_size[0]
-        )
+        if isinstance(self.model, TimmBaseline):
+            return int(self.model.patch_side)
+        return int(self.model.patch_embed.patch_size[0])
 
     @property
     def device(self) -> torch.device:
@@ -103,8 +101,8 @@ class Encoder:
     def width(self, mode: str) -> int:
         """D of the objects a mode answers with."""
         if isinstance(self.model, TimmBaseline):
-            return self.model.patch_dim if mode == "mean-pool" else self.model.image_dim
-        return self.model.embed_dim
+            return int(self.model.patch_dim if mode == "mean-pool" else self.model.image_dim)
+        return int(self.model.embed_dim)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -327,7 +325,8 @@ class Encoder:
         try:
             images = normalise(torch.from_numpy(pixels).to(self.device), self.mean, self.std)
             with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-                return self.model(images) if masks is None else self.model(images, masks)
+                tokens: Tokens = self.model(images) if masks is None else self.model(images, masks)
+            return tokens
         finally:
             self.model.train(training)
 

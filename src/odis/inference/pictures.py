@@ -36,9 +36,11 @@ def as_pixels(picture: Picture, name: str) -> Tensor:
             lists.
     """
     if isinstance(picture, str | Path):
-        return tv.pil_to_tensor(load_image(picture))
+        pixels: Tensor = tv.pil_to_tensor(load_image(picture))
+        return pixels
     if isinstance(picture, Image.Image):
-        return tv.pil_to_tensor(picture.convert("RGB"))
+        pixels = tv.pil_to_tensor(picture.convert("RGB"))
+        return pixels
     if isinstance(picture, np.ndarray):
         shown = f"{picture.dtype} {picture.shape}"
         if picture.ndim == 2:

@@ -128,7 +128,9 @@ class Asker:
         boxes = np.array([item.box for item in objects], dtype=np.float64).reshape(-1, 4)
         shapes = object_shapes(boxes, [item.mask for item in objects], width, height)
         crops = np.array([[crop.x0, crop.y0, crop.x1, crop.y1]])
-        return objects_on_grid(shapes, crops, np.array([crop.flip]), grid, self.coverage, self.margin)[0]
+        masks = objects_on_grid(shapes, crops, np.array([crop.flip]), grid, self.coverage, self.margin)
+        of_view: np.ndarray = masks[0]
+        return of_view
 
     def _blackout(self, image: Tensor, crop: Crop) -> Tensor:
         dark = torch.tensor(self.fill, dtype=torch.uint8)[:, None, None].repeat(1, *image.shape[1:])

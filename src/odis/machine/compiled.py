@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from numba import njit
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-def compiled(*, reorder: bool = False) -> Callable[[Callable[..., Any]], Any]:
+
+def compiled(*, reorder: bool = False) -> Callable[[F], F]:
     """A decorator: the function, compiled for the types that it is called with.
 
     The machine code is kept on disk (beside the source, or in the user's cache folder; `NUMBA_CACHE_DIR` says
@@ -25,10 +27,11 @@ def compiled(*, reorder: bool = False) -> Callable[[Callable[..., Any]], Any]:
         "fastmath": {"reassoc", "contract", "nsz"} if reorder else False,
     }
 
-    def decorate(function: Callable[..., Any]) -> Any:
+    def decorate(function: F) -> F:
         try:
-            return njit(cache=True, **options)(function)
+            machine_code: F = njit(cache=True, **options)(function)
         except RuntimeError:  # a file can be written neither beside the source nor in the user's folder
-            return njit(**options)(function)
+            machine_code = njit(**options)(function)
+        return machine_code
 
     return decorate

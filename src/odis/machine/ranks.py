@@ -61,7 +61,8 @@ class Ranks:
             return value()
         box: list[Any] = [value() if self.is_first else None]
         dist.broadcast_object_list(box, src=0, device=self.device)
-        return box[0]
+        first: T = box[0]
+        return first
 
 
 @contextmanager

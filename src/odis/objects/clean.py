@@ -96,7 +96,9 @@ def sound_boxes(boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> n
     """
     x0, y0, x1, y1 = boxes.T
     within = np.isfinite(boxes).all(axis=1) & (np.abs(boxes) < _FURTHEST).all(axis=1)
-    return within & (x1 > x0) & (y1 > y0) & (x0 < widths) & (y0 < heights) & (x1 > 0) & (y1 > 0)
+    visible = (x1 > x0) & (y1 > y0) & (x0 < widths) & (y0 < heights) & (x1 > 0) & (y1 > 0)
+    sound: np.ndarray = within & visible
+    return sound
 
 
 def usable_size(

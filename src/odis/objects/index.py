@@ -138,7 +138,8 @@ class ObjectIndex:
         """The image of row `i` as the index names it; nothing is opened."""
         i = self._position(i)
         if self._images is not None:
-            return self._images[i].as_py()
+            name: str = self._images[i].as_py()
+            return name
         block, k = self._block(i)
         return block.image(k)
 

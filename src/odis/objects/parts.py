@@ -76,7 +76,8 @@ class Parts:
         """
         path = self.folder / f"{part:06d}.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            account: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return account
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{path}: cannot be read ({error}); remove {self.folder} to begin again"

@@ -11,7 +11,8 @@ from odis.machine.compiled import compiled
 
 def encode(mask: np.ndarray) -> bytes:
     """COCO compressed RLE counts of a mask: bool or uint8 (height, width), non-zero inside."""
-    return coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8))["counts"]
+    counts: bytes = coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8))["counts"]
+    return counts
 
 
 def decode(counts: bytes, width: int, height: int) -> np.ndarray:
@@ -21,7 +22,8 @@ def decode(counts: bytes, width: int, height: int) -> np.ndarray:
         DataError: The counts are no mask of that size (they would make the C decoder write out of bounds).
     """
     check(counts, width, height)
-    return coco_mask.decode({"size": [height, width], "counts": counts})
+    mask: np.ndarray = coco_mask.decode({"size": [height, width], "counts": counts})
+    return mask
 
 
 def area(counts: bytes) -> int:
@@ -80,7 +82,8 @@ def are_sound(counts: list[bytes], pixels: np.ndarray) -> np.ndarray:
         values = np.where(chosen, total - before[of], values)
     sound[of[values < 0]] = False
     inside = np.add.reduceat(np.where(place % 2 == 1, values, 0), first)
-    return sound & (np.add.reduceat(values, first) == pixels) & (inside > 0)
+    result: np.ndarray = sound & (np.add.reduceat(values, first) == pixels) & (inside > 0)
+    return result
 
 
 def run_lengths(counts: bytes) -> np.ndarray:

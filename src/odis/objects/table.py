@@ -63,7 +63,7 @@ def to_batch(rows: list[ImageObjects], schema: pa.Schema = SCHEMA) -> pa.RecordB
     )
 
 
-def _gathered(rows: list[ImageObjects]) -> tuple[np.ndarray, list, list, list]:
+def _gathered(rows: list[ImageObjects]) -> tuple[np.ndarray, list[Any], list[Any], list[Any]]:
     """Boxes, float64 (n, 4), masks, labels and scores of all objects; rows whose objects lie in the same
     columns are taken together.
     """
@@ -105,7 +105,7 @@ def _stretches(group: Iterable[Any]) -> Iterator[slice]:
     yield slice(start, stop)
 
 
-def _optional(values: list, counts: np.ndarray, offsets: np.ndarray, kind: pa.DataType) -> pa.ListArray:
+def _optional(values: list[Any], counts: np.ndarray, offsets: np.ndarray, kind: pa.DataType) -> pa.ListArray:
     """A list of the objects' values for each row, null where none of a row's objects has one."""
     given = np.fromiter([value is not None for value in values], bool, len(values))
     some = np.concatenate([[0], np.cumsum(given)])
@@ -172,13 +172,15 @@ class Block:
         return ImageObjects(self._image[i].as_py(), int(self._width[i]), int(self._height[i]), objects)
 
     def image(self, i: int) -> str:
-        return self._image[i].as_py()
+        name: str = self._image[i].as_py()
+        return name
 
 
-def _slice(values: pa.Array | None, offsets: np.ndarray, i: int, n: int) -> list:
+def _slice(values: pa.Array | None, offsets: np.ndarray, i: int, n: int) -> list[Any]:
     if values is None or n == 0 or offsets[i + 1] == offsets[i]:
         return [None] * n
-    return values.slice(offsets[i], n).to_pylist()
+    items: list[Any] = values.slice(offsets[i], n).to_pylist()
+    return items
 
 
 def read_schema(path: str | Path) -> pa.Schema:

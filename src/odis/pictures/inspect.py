@@ -100,9 +100,8 @@ def inspect_picture(
 def _patch_size(config: PretrainConfig) -> int:
     """The patch side of the model that the config names; no weights are made or fetched."""
     with torch.device("meta"):
-        patch = build_vit(
-            replace(config.model, weights=None), config.views.global_size
-        ).patch_embed.patch_size[0]
+        vit = build_vit(replace(config.model, weights=None), config.views.global_size)
+    patch = int(vit.patch_embed.patch_size[0])
     if config.views.local_views and config.views.local_size % patch:
         raise ConfigError(
             f"views.local_size: is {config.views.local_size}, must be a multiple of the patch size {patch}"

@@ -128,13 +128,15 @@ def stretched(
 
     def places(count: int, pixels: int, low: float, high: float) -> np.ndarray:
         share = low + (np.arange(pixels) + 0.5) / pixels * (high - low)
-        return np.clip((share * count).astype(int), 0, count - 1)
+        cells: np.ndarray = np.clip((share * count).astype(int), 0, count - 1)
+        return cells
 
     left, top, right, bottom = window
-    return grid[
+    cells: np.ndarray = grid[
         places(grid.shape[0], size[1], top, bottom)[:, None],
         places(grid.shape[1], size[0], left, right)[None],
     ]
+    return cells
 
 
 def _around(masks: Sequence[np.ndarray]) -> tuple[float, float, float, float]:
@@ -211,7 +213,8 @@ def _shrunk(region: np.ndarray, times: int) -> np.ndarray:
 
 def _grown(region: np.ndarray) -> np.ndarray:
     p = np.pad(region, 1)
-    return region | p[:-2, 1:-1] | p[2:, 1:-1] | p[1:-1, :-2] | p[1:-1, 2:]
+    grown: np.ndarray = region | p[:-2, 1:-1] | p[2:, 1:-1] | p[1:-1, :-2] | p[1:-1, 2:]
+    return grown
 
 
 def _img(picture: Image.Image, size: tuple[int, int], alt: str, lossless: bool = False) -> Html:

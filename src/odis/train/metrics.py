@@ -116,6 +116,7 @@ class JsonLines:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        step: float = json.loads(line)["step"]
+        return step
     except (ValueError, KeyError, TypeError):
         return math.inf  # a line cut short by a kill

@@ -69,7 +69,7 @@ class TrainState:
 
     @property
     def patch_size(self) -> int:
-        return self.student.backbone.patch_embed.patch_size[0]
+        return int(self.student.backbone.patch_embed.patch_size[0])
 
 
 def train_step(run: TrainState, micro_batches: list[Batch], *, meters: bool = False) -> None:

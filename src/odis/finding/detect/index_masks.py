@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from odis.errors import ConfigError, DataError
-from odis.finding.corpus import Found, count_parts, finish, write_part
+from odis.finding.corpus import count_parts, finish, write_part
 from odis.finding.detect.candidates import Masks
 from odis.finding.detect.load import masks_source
+from odis.finding.finder import Found
 from odis.machine.devices import resolve_device, resolve_precision
 from odis.objects.build import Summary
 from odis.objects.clean import reason, usable_objects

@@ -45,7 +45,8 @@ _CLASS_LAYERS = {
 
 def model_names() -> list[str]:
     """The names that can stand behind `torchvision:`."""
-    return list_models(module=detection)
+    names: list[str] = list_models(module=detection)
+    return names
 
 
 class TorchvisionDetector:
@@ -206,7 +207,7 @@ def _count_classes(name: str, state: dict[str, Tensor], file: str | None) -> int
     rows, of_two = state[key].shape[0], blank[key][0]
     if rows < of_two or (2 * rows) % of_two:
         raise DataError(f"{file or name}: is no state dict of torchvision's {name}: {key} has {rows} rows")
-    return 2 * rows // of_two
+    return int(2 * rows // of_two)
 
 
 def _build(name: str, classes: int, state: dict[str, Tensor], file: str | None) -> Any:
@@ -279,7 +280,7 @@ def _postpone_masks(model: Any) -> None:
 
     def postprocess(result: list[dict[str, Tensor]], *sizes: Any) -> list[dict[str, Tensor]]:
         small = [found.pop("masks", None) for found in result]
-        done = finish(result, *sizes)
+        done: list[dict[str, Tensor]] = finish(result, *sizes)
         for found, masks in zip(done, small):
             if masks is not None:
                 found["small_masks"] = masks

@@ -16,10 +16,11 @@ from torchvision.transforms.v2 import functional as tv
 
 from odis.backbones.baseline import TimmBaseline
 from odis.backbones.features import Facet, has_attention, keeps_aspect, patch_features
+from odis.config.checks import check_discover
 from odis.config.training import DiscoverConfig
 from odis.data.views import normalise
 from odis.errors import ConfigError
-from odis.finding.discover.objects import check_discover, discover
+from odis.finding.discover.objects import discover
 from odis.finding.discover.refine import luminance
 from odis.method.vit import ObjectViT
 from odis.types import Object
@@ -132,7 +133,10 @@ class Discoverer:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         if self.config.grayscale:
             pixels = tv.rgb_to_grayscale(pixels, num_output_channels=3)
-        return tv.resize(pixels, list(shape), interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
+        resized: Tensor = tv.resize(
+            pixels, list(shape), interpolation=tv.InterpolationMode.BICUBIC, antialias=True
+        )
+        return resized
 
 
 def _size_of(model: ObjectViT | TimmBaseline) -> int:

@@ -58,7 +58,8 @@ def to_pixels(
         filtered = guided_filter(guide, enlarged, reach, EPSILON) > 0.5
         if filtered.any():
             labels, _ = ndimage.label(filtered)
-            return labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+            largest: np.ndarray = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+            return largest
     pixels = enlarged > 0.5
     if not pixels.any():  # smaller than what bilinear weights leave of it
         top, left = np.unravel_index(int(np.where(inside, finding.field, -1).argmax()), inside.shape)
@@ -89,11 +90,13 @@ def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: f
     count = ndimage.uniform_filter(np.ones(guide.shape), size, mode="constant")
 
     def mean(of: np.ndarray) -> np.ndarray:
-        return ndimage.uniform_filter(of, size, mode="constant") / count
+        means: np.ndarray = ndimage.uniform_filter(of, size, mode="constant") / count
+        return means
 
     of_guide, of_values = mean(guide), mean(values)
     slope = (mean(guide * values) - of_guide * of_values) / (mean(guide * guide) - of_guide**2 + epsilon)
-    return mean(slope) * guide + mean(of_values - slope * of_guide)
+    filtered: np.ndarray = mean(slope) * guide + mean(of_values - slope * of_guide)
+    return filtered
 
 
 def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:

@@ -128,7 +128,8 @@ def connected(mask: np.ndarray, seed: int) -> np.ndarray:
     neighbours.
     """
     labels, _ = ndimage.label(mask)
-    return labels == labels.flat[seed]
+    part: np.ndarray = labels == labels.flat[seed]
+    return part
 
 
 def _foreground(

@@ -65,7 +65,8 @@ class Comparison:
                 return [plain(v) for v in value]
             return None if isinstance(value, float) and not np.isfinite(value) else value
 
-        return plain(asdict(self))
+        figures: dict[str, Any] = plain(asdict(self))
+        return figures
 
     def __rich__(self) -> Any:
         from rich.table import Table
@@ -167,7 +168,8 @@ def iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     )
     both = np.prod(np.maximum(high - low, 0), axis=2)
     areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (one, other)]
-    return both / np.maximum(areas[0][:, None] + areas[1][None] - both, 1e-12)
+    shares: np.ndarray = both / np.maximum(areas[0][:, None] + areas[1][None] - both, 1e-12)
+    return shares
 
 
 def _path(index: ObjectIndex, i: int) -> str:

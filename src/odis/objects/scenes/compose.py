@@ -364,7 +364,8 @@ def _coloured(rng: np.random.Generator, luma: np.ndarray) -> np.ndarray:
     hue = rng.uniform(-140, 140, (*luma.shape[:-1], 3))
     hue -= (hue @ _LUMA)[..., None]
     room = np.where(hue > 0, 255 - luma, luma) / np.maximum(np.abs(hue), 1e-9)
-    return luma + hue * np.minimum(room.min(axis=-1, keepdims=True), 1)
+    colours: np.ndarray = luma + hue * np.minimum(room.min(axis=-1, keepdims=True), 1)
+    return colours
 
 
 def _background(rng: np.random.Generator, size: int, theme: int | None) -> Image.Image:

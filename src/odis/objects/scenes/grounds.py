@@ -55,4 +55,5 @@ def themed_ground(rng: np.random.Generator, theme: int, size: int, luma: float) 
     pattern = np.sum(waves, axis=0) / math.sqrt(len(waves))  # of one variance, however many waves
     brightness = luma + _SWING * np.clip(pattern, -1.4, 1.4)
     colour = np.array(colorsys.hsv_to_rgb(theme / CLASSES + rng.uniform(-0.015, 0.015), _SATURATION, 1.0))
-    return brightness[..., None] * (colour / (colour @ _LUMA))
+    ground: np.ndarray = brightness[..., None] * (colour / (colour @ _LUMA))
+    return ground

@@ -107,7 +107,7 @@ def read_instances(
         DataError: The file is not of this form.
     """
 
-    def orphan(record: np.void, more: tuple | None, image: int | str) -> None:
+    def orphan(record: np.void, more: tuple[Any, ...] | None, image: int | str) -> None:
         skip(
             SkippedObject(
                 f"{path}, annotation {more[0] if more else record['number']}",
@@ -151,8 +151,8 @@ def _load(path: Path, named_by: str, joined: Joined) -> list[tuple[int, str]]:
 
 
 def _records(
-    numbers: list[Any], categories: list[Any], entries: list[dict]
-) -> tuple[np.ndarray, list[tuple]]:
+    numbers: list[Any], categories: list[Any], entries: list[dict[str, Any]]
+) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
     """What is kept of annotations: records, and (number, category, bbox, segmentation) of those that do not
     fit into one.
     """
@@ -174,7 +174,7 @@ def _records(
     return records, [(numbers[i], categories[i], bboxes[i], segmentations[i]) for i in where]
 
 
-def _checked(path: Path, name: str, keys: dict[str, Any], entries: list, before: int) -> list[list[Any]]:
+def _checked(path: Path, name: str, keys: dict[str, Any], entries: list[Any], before: int) -> list[list[Any]]:
     """For each of `keys` the values in the entries of a list, `before` others came before them; refuse one
     missing or of another type.
     """
@@ -315,7 +315,11 @@ class _Block:
     """
 
     def __init__(
-        self, images: list[tuple], records: np.ndarray, more: list[tuple | None], labels: dict[int, int]
+        self,
+        images: list[tuple[Any, ...]],
+        records: np.ndarray,
+        more: list[tuple[Any, ...] | None],
+        labels: dict[int, int],
     ) -> None:
         self.images, self._records, self._more = images, records, more
         place = records["place"]

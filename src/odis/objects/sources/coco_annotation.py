@@ -136,7 +136,8 @@ def to_mask(segmentation: Any, width: int, height: int) -> bytes | None:
                     f"polygon is {_short(polygon)}, must be three or more points x, y in or near the image"
                 )
         polygons = coco_mask.frPyObjects(segmentation, height, width)
-        return (polygons[0] if len(polygons) == 1 else coco_mask.merge(polygons))["counts"]
+        merged: bytes = (polygons[0] if len(polygons) == 1 else coco_mask.merge(polygons))["counts"]
+        return merged
     if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
         raise DataError(
             f"segmentation is {_short(segmentation)}, must be polygons or run lengths with size and counts"
@@ -155,7 +156,8 @@ def to_mask(segmentation: Any, width: int, height: int) -> bytes | None:
         or sum(counts) != width * height
     ):
         raise DataError(f"run lengths do not make up the image of {width} x {height} pixels")
-    return coco_mask.frPyObjects(segmentation, height, width)["counts"]
+    compressed: bytes = coco_mask.frPyObjects(segmentation, height, width)["counts"]
+    return compressed
 
 
 def inside(name: str) -> bool:

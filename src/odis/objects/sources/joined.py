@@ -70,10 +70,10 @@ class Joined:
         self._end = 0
         self._images: list[tuple[int, int]] = []  # of each block: where it is in the file, and its length
         self._annotations: dict[
-            int, array
+            int, array[int]
         ] = {}  # of each block that has any: where a part is, and the lengths of its two halves
         self._waiting: list[tuple[int, int]] = []  # parts with annotations that came before the images
-        self._rest: list[tuple] = []  # images of the block that is not full
+        self._rest: list[tuple[Any, ...]] = []  # images of the block that is not full
         self._held: list[
             tuple[np.ndarray, np.ndarray, np.ndarray]
         ] = []  # annotations to be written: position of the image, record, more
@@ -82,7 +82,7 @@ class Joined:
         """How many images there are, those listed again too."""
         return len(self._places)
 
-    def add_images(self, ids: list[Any], rows: list[tuple]) -> None:
+    def add_images(self, ids: list[Any], rows: list[tuple[Any, ...]]) -> None:
         """The next images: what they are called, an integer or text; and what is to be kept of them, a tuple
         of what JSON holds.
         """
@@ -119,7 +119,7 @@ class Joined:
         """Positions of images listed again, rising; annotations are those of the first."""
         return map(int, self._places.repeated())
 
-    def block(self, k: int) -> tuple[list[tuple], np.ndarray, list[Any]]:
+    def block(self, k: int) -> tuple[list[tuple[Any, ...]], np.ndarray, list[Any]]:
         """What was kept of images `k * BLOCK` and on; and of their annotations: `ANNOTATION` (n,), and what
         more there is or None.
 

@@ -244,7 +244,8 @@ def _quickly(body: str) -> list[Any] | None:
     if _LONG in data.translate(_DIGITS):
         return None
     try:
-        return orjson.loads(data)
+        entries: list[Any] = orjson.loads(data)
+        return entries
     except orjson.JSONDecodeError:
         return None
 

@@ -150,7 +150,7 @@ def _row(
     ), file_name
 
 
-def _load(path: Path) -> tuple[dict[str, Any], list]:
+def _load(path: Path) -> tuple[dict[str, Any], list[Any]]:
     try:
         content = json.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
@@ -185,7 +185,7 @@ def _image_problem(image: dict[str, Any], stem: str) -> str | None:
     return None
 
 
-def _named(path: Path, annotations: list, skip: Skip) -> Iterator[tuple[str, dict[str, Any]]]:
+def _named(path: Path, annotations: list[Any], skip: Skip) -> Iterator[tuple[str, dict[str, Any]]]:
     listed: set[int] = set()
     for k, annotation in enumerate(annotations):
         number = annotation.get("id") if isinstance(annotation, dict) else None
