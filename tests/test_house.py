@@ -188,6 +188,160 @@ def test_no_path_of_one_machine_is_written_down():
         assert not found, f"{path}: {found[0].strip()}"
 
 
+WRITER = "written_whole"
+LOGS = {"train/metrics.py", "train/run_log.py"}  # appended to line by line, never rewritten in place
+RENAMES = {
+    *("os." + name for name in ("replace", "rename", "renames", "link", "symlink", "truncate")),
+    *("shutil." + name for name in ("move", "copy", "copy2", "copyfile", "copytree")),
+    *("tempfile." + name for name in ("mkstemp", "mkdtemp", "NamedTemporaryFile")),
+}
+# Where a call that writes has its file: the receiver (None), or the number of an argument.
+WRITES: dict[str, int | None] = {
+    "write_text": None, "write_bytes": None, "touch": None, "hardlink_to": None, "symlink_to": None,
+    "save": 0, "savez": 0, "savez_compressed": 0, "savetxt": 0, "savefig": 0, "tofile": 0, "to_csv": 0,
+    "torch.save": 1, "save_file": 1, "pq.write_table": 1, "ParquetWriter": 0, "OSFile": 0,
+}  # fmt: skip
+IN_MEMORY = {"io.BytesIO", "BytesIO", "io.StringIO", "pa.BufferOutputStream"}
+
+
+def called(node: ast.Call) -> str:
+    """`os.replace` for `os.replace(a, b)`; `.open` for a method of anything but a name."""
+    if isinstance(node.func, ast.Name):
+        return node.func.id
+    if isinstance(node.func, ast.Attribute):
+        owner = node.func.value
+        return f"{owner.id if isinstance(owner, ast.Name) else ''}.{node.func.attr}"
+    return ""
+
+
+def opens_to_write(node: ast.Call) -> bool:
+    """Whether it is an `open` in a mode that writes, or in one that only running it would tell."""
+    builtin = called(node) in {"open", "io.open", "os.fdopen", "gzip.open", "codecs.open"}
+    given = [k.value for k in node.keywords if k.arg == "mode"] + node.args[1 if builtin else 0 :][:1]
+    modes = [m.value if isinstance(m, ast.Constant) else "w" if builtin else "" for m in given]
+    return any(isinstance(m, str) and re.fullmatch(r"[rwaxbt+]+", m) and set(m) & set("wax+") for m in modes)
+
+
+def file_of(node: ast.Call) -> ast.expr | str | None:
+    """What a call writes to; a word if no name would do; None if it writes nothing."""
+    name = called(node)
+    method = name.rpartition(".")[2]
+    if name in RENAMES:
+        return name
+    if name == "os.open" or (name.endswith(".OSFile") and len(node.args) == 1):
+        return None
+    if method in {"open", "fdopen"} and opens_to_write(node):
+        path = isinstance(node.func, ast.Attribute) and name not in {"io.open", "os.fdopen", "gzip.open"}
+        return node.func.value if path and isinstance(node.func, ast.Attribute) else node.args[0]
+    if method in {"rename", "replace"} and isinstance(node.func, ast.Attribute):
+        return name if len(node.args) == 1 and not node.keywords else None  # of text it takes two
+    place = WRITES.get(name, WRITES.get(method, -1))
+    if place == -1:
+        return None
+    if place is None:
+        return node.func.value if isinstance(node.func, ast.Attribute) else name
+    return node.args[place] if place < len(node.args) else name
+
+
+def written_otherwise(source: str) -> list[str]:
+    """Calls that write a file which is not one that `with written_whole(...) as NAME` gave."""
+    found: list[str] = []
+
+    def visit(node: ast.AST, given: frozenset[str]) -> None:
+        if isinstance(node, ast.FunctionDef | ast.Lambda | ast.Module):
+            given |= {
+                target.id
+                for assign in ast.walk(node)
+                if isinstance(assign, ast.Assign) and isinstance(assign.value, ast.Call)
+                for target in assign.targets
+                if isinstance(target, ast.Name) and called(assign.value) in IN_MEMORY
+            }
+        if isinstance(node, ast.With):
+            for item in node.items:
+                visit(item.context_expr, given)
+                call, name = item.context_expr, item.optional_vars
+                if not isinstance(call, ast.Call) or not isinstance(name, ast.Name):
+                    continue
+                # An open file of such a name is one too.
+                if called(call) == WRITER or (file_of(call) is not None and allowed(call, given)):
+                    given |= {name.id}
+            for child in node.body:
+                visit(child, given)
+            return
+        if isinstance(node, ast.Call) and file_of(node) is not None and not allowed(node, given):
+            found.append(f"line {node.lineno}: {ast.unparse(node)[:60]}")
+        for child in ast.iter_child_nodes(node):
+            visit(child, given)
+
+    def allowed(node: ast.Call, given: frozenset[str]) -> bool:
+        target = file_of(node)
+        if isinstance(target, ast.Call) and called(target) == "str" and target.args:
+            target = target.args[0]
+        return isinstance(target, ast.Name) and target.id in given
+
+    visit(ast.parse(source), frozenset())
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_files_are_written_whole(path: Path):
+    """One function writes files; whatever else writes gets its path from it."""
+    name = path.relative_to(ROOT / "src" / "odis").as_posix()
+    if name == "machine/files.py":
+        return
+    source = path.read_text()
+    found = written_otherwise(source)
+    if name in LOGS:
+        found = [call for call in found if not call.endswith(".open('a')")]
+    assert found == []
+    if WRITER in source:
+        assert f"def {WRITER}" not in source
+        assert re.search(rf"^from odis\.machine\.files import .*\b{WRITER}\b", source, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("code", "count"),
+    [
+        ("open(p, 'w')", 1),
+        ("open(p, mode='wb')", 1),
+        ("open(p, how)", 1),
+        ("open(p)", 0),
+        ("p.open('rb')", 0),
+        ("p.open('a')", 1),
+        ("p.open(mode='x')", 1),
+        ("ObjectIndex.open('x.parquet')", 0),
+        ("(folder / 'x').write_text('y')", 1),
+        ("p.write_bytes(b'')", 1),
+        ("p.rename(q)", 1),
+        ("p.replace(q)", 1),
+        ("text.replace('a', 'b')", 0),
+        ("os.replace(p, q)", 1),
+        ("shutil.move(p, q)", 1),
+        ("np.save(p, x)", 1),
+        ("torch.save(state, p)", 1),
+        ("picture.save(p)", 1),
+        ("picture.save(io.BytesIO())", 1),
+        ("data = io.BytesIO()\npicture.save(data, 'PNG')", 0),
+        ("figure.savefig(fname=p)", 1),
+        ("save_file(weights, p)", 1),
+        ("pq.write_table(table, p)", 1),
+        ("writer.write_table(table)", 0),
+        ("with pq.ParquetWriter(p, schema) as w: w.write_batch(b)", 1),
+        ("with written_whole(p) as q: q.write_text('y')", 0),
+        ("with written_whole(p) as q: p.write_text('y')", 1),
+        ("with written_whole(p) as q: pass\nq.write_text('y')", 1),
+        ("with written_whole(p) as q, q.open('wb') as f: torch.save(state, f)", 0),
+        ("with written_whole(p) as q, pq.ParquetWriter(q, s) as w: w.write_batch(b)", 0),
+        ("with written_whole(p) as q, pa.OSFile(str(q), 'wb') as sink: pass", 0),
+        ("with written_whole(p) as q, p.open('wb') as f: torch.save(state, f)", 2),
+        ("with written_whole(p) as q: figure.savefig(q, dpi=9)", 0),
+        ("with something(p) as q: figure.savefig(q)", 1),
+    ],
+)
+def test_what_writes_a_file_is_recognised(code: str, count: int):
+    assert len(written_otherwise(code)) == count
+
+
 def modules_after(code: str) -> set[str]:
     """Top-level modules that a fresh interpreter has imported after running `code`."""
     report = f"import sys\n{code}\nprint('MODULES', *{{m.split('.')[0] for m in sys.modules}})"

@@ -281,7 +281,7 @@ REFUSED = {
     "results a folder": (["RUN", "--out", "OUT", "--results", "HERE"], "is a folder, not a results file"),
     "a size patches do not tile": (["RUN", "--out", "OUT", "--size", "50"], "multiple of the patch size 12"),
     "a context below 1": (["RUN", "--out", "OUT", "--context", "0.5"], "context"),
-    "a device that is not here": (["RUN", "--out", "OUT", "--device", "cuda:99"], "device 'cuda:99'"),
+    "a device that is not here": (["RUN", "--out", "OUT", "--device", "cuda:99"], "device: is 'cuda:99'"),
     "out a folder": (["RUN", "--out", "HERE"], "is a folder"),
     "out below a file": (["RUN", "--out", "RUN/config.yaml/x.html", "--images", "1"], "cannot be written"),
     "an unknown option": (["RUN", "--out", "OUT", "--imagess", "3"], "--imagess: no such option"),
@@ -311,7 +311,7 @@ def test_an_old_report_stays_until_the_new_one_is_whole(
         self.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(DataError, match=r"cannot be written \(No space left on device"):
         write_report(out, [run], images=1, device="cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["out.html"]

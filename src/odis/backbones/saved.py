@@ -5,7 +5,6 @@ it.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from odis.backbones.build import build_vit
 from odis.config.training import ModelConfig
 from odis.errors import DataError
+from odis.machine.files import written_whole
 from odis.method.vit import ObjectViT
 
 
 def save_model(path: Path, backbone: ObjectViT, card: dict[str, Any]) -> None:
-    """Write the backbone's weights and its card, beside `path` and then renamed.
+    """Write the backbone's weights and its card.
 
     Args:
         path: `.safetensors` file.
@@ -31,18 +31,9 @@ def save_model(path: Path, backbone: ObjectViT, card: dict[str, Any]) -> None:
     Raises:
         DataError: if it cannot be written.
     """
-    beside = path.with_suffix(".tmp")
-    try:
-        save_file(
-            {k: v.contiguous() for k, v in backbone.state_dict().items()},
-            beside,
-            metadata={"odis": json.dumps(card)},
-        )
-        os.replace(beside, path)
-    except (OSError, SafetensorError) as e:
-        raise DataError(f"{path}: cannot be written ({e})") from e
-    finally:
-        beside.unlink(missing_ok=True)
+    weights = {k: v.contiguous() for k, v in backbone.state_dict().items()}
+    with written_whole(path, errors=(SafetensorError,)) as beside:
+        save_file(weights, beside, metadata={"odis": json.dumps(card)})
 
 
 def load_model(path: Path) -> tuple[ObjectViT, dict[str, Any]]:

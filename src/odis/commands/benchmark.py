@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +30,7 @@ from odis.config.options import add_config, new_parser, parse, require, to_confi
 from odis.config.training import PretrainConfig, as_dict
 from odis.errors import ConfigError
 from odis.machine.devices import resolve_device
+from odis.machine.files import write_json_whole
 from odis.machine.ranks import Ranks
 from odis.objects.index import ObjectIndex
 from odis.train.run_folder import describe_device
@@ -70,12 +69,7 @@ def run_benchmark(arguments: list[str]) -> None:
     figures = measure(config, options.seconds, recipe=recipe)
     Console(markup=False, emoji=False).print(table(figures))
     if options.out is not None:
-        beside = Path(f"{options.out}.partial")
-        try:
-            beside.write_text(json.dumps(figures | {"config": as_dict(config)}, indent=2) + "\n")
-            os.replace(beside, options.out)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_json_whole(options.out, figures | {"config": as_dict(config)})
         print(options.out)
 
 

@@ -5,8 +5,6 @@ others.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -21,6 +19,7 @@ from odis.config.training import DiscoverConfig
 from odis.errors import OdisError
 from odis.finding.finder import Finder
 from odis.machine.allocator import keep_freed_memory
+from odis.machine.files import write_json_whole
 from odis.objects.edit.compare import compare
 from odis.objects.index import ObjectIndex
 
@@ -134,12 +133,7 @@ def _compare(arguments: list[str]) -> None:
     found = compare(ObjectIndex.open(options.predicted), ObjectIndex.open(options.truth))
     Console(markup=False, emoji=False).print(found)
     if options.out is not None:
-        beside = Path(f"{options.out}.partial")
-        try:
-            beside.write_text(json.dumps(found.as_dict(), indent=2) + "\n")
-            os.replace(beside, options.out)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_json_whole(options.out, found.as_dict())
         print(options.out)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from odis.config.options import new_parser, parse, require
 from odis.errors import DataError, OdisError
 from odis.inference import load
+from odis.machine.files import write_text_whole
 from odis.report.answers import whole_size
 from odis.report.curves import curves
 from odis.report.overview import overview, summary
@@ -132,7 +132,8 @@ def write_report(
         ("results", "Results", tables(comparisons, skipped)),
         ("pictures", "Pictures", shown),
     ]
-    _write(out, document(f"odis report: {names}", parts, summary(runs)))
+    page = document(f"odis report: {names}", parts, summary(runs))
+    write_text_whole(out, page, errors="replace")  # a file name may hold bytes that are no text
     return notes
 
 
@@ -180,18 +181,3 @@ def _pictures(
             bar.update(tasks[what], completed=done)
 
         return joined([*missing, pictures(sample, source, seed, networks, progress)])
-
-
-def _write(path: Path, page: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(
-            page, encoding="utf-8", errors="replace"
-        )  # a file name may hold bytes that are no text
-        os.replace(beside, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if beside.parent.is_dir():
-            beside.unlink(missing_ok=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from odis.errors import DataError
+from odis.machine.files import write_json_whole
 
 
 def check_writable(path: str | Path) -> None:
@@ -30,21 +29,12 @@ def check_writable(path: str | Path) -> None:
 
 
 def write_results(path: str | Path, results: dict[str, Any]) -> None:
-    """Write results as JSON, beside `path` and then renamed.
+    """Write results as JSON.
 
     Raises:
         DataError: if the file cannot be written.
     """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-        os.replace(beside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+    write_json_whole(path, results)
 
 
 _ABREAST = 4  # scores side by side

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from odis import __version__
 from odis.errors import DataError, OdisError
 from odis.inference.encoder import Encoder
 from odis.inference.stream import IndexFeatures, stream_index
+from odis.machine.files import write_json_whole, written_whole
 from odis.objects.index import ObjectIndex
 from odis.types import Skipped
 
@@ -156,7 +156,8 @@ def export_features(
             (found,) = chunks
             for skipped in found.skipped if skip is not None else ():
                 skip(skipped)  # type: ignore[misc]  # not None here
-            _write(path, _table(found, index, schema))
+            with written_whole(path, errors=(pa.ArrowException,)) as beside:
+                pq.write_table(_table(found, index, schema), beside, compression="zstd")
         done += len(rows)
         paths.append(path)
         if progress is not None:
@@ -209,10 +210,7 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
                 f"{out}: exists and is no folder of features (no {ABOUT}); give an empty or new folder "
                 f"with --out"
             )
-        out.mkdir(parents=True, exist_ok=True)
-        beside = out / f".{ABOUT}.{os.getpid()}.partial"
-        beside.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-        os.replace(beside, path)
+        write_json_whole(path, about)
         return
     try:
         before = json.loads(path.read_text())
@@ -265,14 +263,3 @@ def _table(found: IndexFeatures, index: ObjectIndex, schema: pa.Schema) -> pa.Ta
         pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=vector_type),
     ]
     return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, schema)], schema=schema)
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        pq.write_table(table, beside, compression="zstd")
-        os.replace(beside, path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be written ({error})") from error
-    finally:
-        beside.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from odis import __version__
 from odis.config.renamed import translate
 from odis.errors import DataError
+from odis.machine.files import written_whole
 from odis.objects.check import Statistics, check_index, problems, statistics
 from odis.objects.images import image_size, list_files
 from odis.objects.table import SCHEMA, Block, load_batches, read_schema, to_batch
@@ -212,28 +213,13 @@ def write_index(
     """
     path = Path(path).absolute()
     schema = index_schema(path, root=root, provenance=provenance, classes=classes)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer = pq.ParquetWriter(partial, schema, compression="zstd")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
-    try:
-        with writer:
-            source = iter(rows)
-            while chunk := list(islice(source, _ROW_GROUP)):
-                batch = to_batch(chunk, schema)
-                try:
-                    writer.write_batch(batch)
-                except (OSError, pa.ArrowException) as error:
-                    raise DataError(f"{path}: cannot be written ({error})") from error
-        try:
-            os.replace(partial, path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with (
+        written_whole(path, errors=(pa.ArrowException,)) as beside,
+        pq.ParquetWriter(beside, schema, compression="zstd") as writer,
+    ):
+        source = iter(rows)
+        while chunk := list(islice(source, _ROW_GROUP)):
+            writer.write_batch(to_batch(chunk, schema))
 
 
 def index_schema(

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from odis.errors import DataError
+from odis.machine.files import move_whole, written_whole
 from odis.objects.index import PART_NAME, ObjectIndex, index_schema, made_with
 from odis.objects.table import to_batch
 from odis.types import ImageObjects
@@ -132,7 +133,7 @@ class Parts:
                 for k in wanted:
                     part = self.folder / f"{k:06d}.parquet"
                     if part.exists():
-                        os.replace(part, self.out / f"{k + 1:06d}-of-{count:06d}.parquet")
+                        move_whole(part, self.out / f"{k + 1:06d}-of-{count:06d}.parquet")
         except OSError as error:
             raise DataError(f"{self.out}: cannot be written ({error.strerror or error})") from error
         self.discard()
@@ -143,11 +144,12 @@ class Parts:
 
     def _join(self, wanted: list[int]) -> None:
         paths = [self.folder / f"{k:06d}.parquet" for k in wanted]
-        whole = self.folder / "whole.tmp"
-        with pq.ParquetWriter(whole, pq.read_schema(paths[0]), compression="zstd") as writer:
+        with (
+            written_whole(self.out) as beside,
+            pq.ParquetWriter(beside, pq.read_schema(paths[0]), compression="zstd") as writer,
+        ):
             for batch in _regrouped(paths):
                 writer.write_table(batch)
-        os.replace(whole, self.out)
 
     def _agree(self, found: dict[str, Any]) -> None:
         """Parts of a resumed run must come from the same: weights in the same place may be others today."""
@@ -211,17 +213,8 @@ class Parts:
             )
 
     def _replace(self, name: str, content: bytes | pa.Buffer) -> None:
-        path = self.folder / name
-        beside = path.with_name(f"{name}.{os.getpid()}.tmp")
-        try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise DataError(f"{self.out}: cannot be written ({error.strerror or error})") from error
+        with written_whole(self.folder / name) as beside:
+            beside.write_bytes(content)
 
 
 def is_made(out: Path, settings: dict[str, Any]) -> bool:

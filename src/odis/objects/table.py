@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from odis.errors import DataError
+from odis.machine.files import written_whole
 from odis.objects.columns import Columns, Stretch
 from odis.types import ImageObjects, Object
 
@@ -238,7 +239,7 @@ def load_batches(files: list[str]) -> list[pa.RecordBatch]:
         return [batch for batch in read_batches(files) if len(batch)]
     try:
         mapped = _mapped_copy(files)
-    except OSError:  # no folder can be written: memory is what is left
+    except (OSError, DataError):  # no folder can be written, or none to the end: memory is what is left
         return [batch for batch in read_batches(files) if len(batch)]
     reader = pa.ipc.open_file(pa.memory_map(str(mapped)))
     return [batch for i in range(reader.num_record_batches) if len(batch := reader.get_batch(i))]
@@ -254,23 +255,16 @@ def _mapped_copy(files: list[str]) -> Path:
     target = folder / f"{name}-{hashlib.sha256(repr(states).encode()).hexdigest()[:16]}.arrow"
     if not target.exists():
         earlier = list(folder.glob(f"{name}-*.arrow"))
-        _write_whole(target, read_batches(files))
+        with (
+            written_whole(target) as beside,
+            pa.OSFile(str(beside), "wb") as sink,
+            pa.ipc.new_file(sink, SCHEMA) as writer,
+        ):
+            for batch in read_batches(files):
+                writer.write_batch(batch)
         for copy in earlier:
             copy.unlink(missing_ok=True)
     return target
-
-
-def _write_whole(target: Path, batches: Iterable[pa.RecordBatch]) -> None:
-    handle, partial = tempfile.mkstemp(dir=target.parent, suffix=".partial")
-    os.close(handle)
-    try:
-        with pa.OSFile(partial, "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-        os.replace(partial, target)
-    except BaseException:
-        os.unlink(partial)
-        raise
 
 
 def _cache_folder() -> Path:

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from odis.inference import Encoder, IndexFeatures, embed_index
+from odis.machine.files import written_whole
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
 from odis.types import ImageObjects
@@ -76,7 +77,8 @@ def draw_demo(
         _draw_nearest(block, f"most alike in other scenes, {name}", features, train, scene)
     figure.suptitle("One scene, its objects, and what the network takes for the same thing", fontsize=14)
     figure.supxlabel(_caption(results), fontsize=10)
-    figure.savefig(path, dpi=110)
+    with written_whole(path) as beside:
+        figure.savefig(beside, dpi=110, format="png")
     plt.close(figure)
 
 

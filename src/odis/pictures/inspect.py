@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from odis.data.geometry.crops import clip_boxes
 from odis.data.loader import ViewDataset
 from odis.data.views import choose_objects
 from odis.errors import ConfigError, DataError
+from odis.machine.files import written_whole
 from odis.objects import rle
 from odis.objects.clean import usable_objects
 from odis.objects.images import load_image
@@ -93,7 +93,9 @@ def inspect_picture(
             break
     if not examples:
         raise DataError(f"{index.path}: holds no images")
-    _save(_figure(examples, index, config, dataset.patch_size), Path(out))
+    figure = _figure(examples, index, config, dataset.patch_size)
+    with written_whole(out) as beside:
+        figure.savefig(beside, format="png")
     return skipped
 
 
@@ -432,16 +434,3 @@ def _draw_caption(ax: Axes, config: PretrainConfig, columns: int) -> None:
         ha="left",
         transform=ax.transAxes,
     )
-
-
-def _save(figure: Figure, path: Path) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(beside, format="png")
-        os.replace(beside, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if beside.parent.is_dir():
-            beside.unlink(missing_ok=True)

@@ -1,10 +1,7 @@
-"""Training state on disk: written beside and renamed, so that what carries the name is whole; loading
-executes no code.
-"""
+"""Training state on disk. Loading executes no code."""
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import torch
 
 from odis.errors import DataError
+from odis.machine.files import written_whole
 
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
@@ -27,26 +25,13 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     Raises:
         DataError: if it cannot be written; those before it stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
-    beside = path.with_suffix(".tmp")
     try:
-        with beside.open("wb") as f:
-            torch.save(state, f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(beside, path)
-    except (
-        OSError,
-        RuntimeError,
-    ) as e:  # torch answers a full disk with a RuntimeError whose context is the OSError
-        cause = e.__context__ if isinstance(e.__context__, OSError) else e
-        raise DataError(
-            f"{path}: cannot be written ({getattr(cause, 'strerror', None) or cause}); the one before it "
-            f"is whole"
-        ) from e
-    finally:
-        beside.unlink(missing_ok=True)
+        # On a full disk torch raises a RuntimeError, whose context is the OSError.
+        with written_whole(path, errors=(RuntimeError,)) as beside, beside.open("wb") as file:
+            torch.save(state, file)
+    except DataError as error:
+        raise DataError(f"{error}; the one before it is whole") from error
     for old in checkpoints(folder)[:-keep]:
         old.unlink()
     return path

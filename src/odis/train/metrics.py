@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from odis.machine.files import write_text_whole
 from odis.machine.ranks import sum_over_ranks, world_size
 
 
@@ -100,9 +100,7 @@ class JsonLines:
         self.path = path
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= from_step]
-            beside = path.with_suffix(".tmp")
-            beside.write_text("".join(line + "\n" for line in kept))
-            os.replace(beside, path)
+            write_text_whole(path, "".join(line + "\n" for line in kept))
 
     def read(self) -> list[dict[str, Any]]:
         """The records that are there."""
@@ -110,7 +108,7 @@ class JsonLines:
 
     def write(self, record: dict[str, Any]) -> None:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        with self.path.open("a") as f:
+        with self.path.open("a") as f:  # a log: a line at a time, of which a kill may cut short the last
             f.write(json.dumps(finite) + "\n")  # JSON has no NaN
 
 

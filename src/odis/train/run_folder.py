@@ -4,7 +4,6 @@ may resume it.
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 import warnings
@@ -18,6 +17,7 @@ from odis import __version__
 from odis.config.renamed import translate
 from odis.config.training import PretrainConfig, as_dict
 from odis.errors import ConfigError, DataError, OdisWarning
+from odis.machine.files import write_text_whole
 
 # Settings that may change between the parts of a run: they say how it is run and written down, not what is
 # computed.
@@ -108,9 +108,7 @@ def prepare(out: Path, config: PretrainConfig, resolved: dict[str, Any]) -> None
         )
     out.mkdir(parents=True, exist_ok=True)
     record = {"config": new, "resolved": resolved, "versions": _versions(), "git": _git_state()}
-    beside = path.with_suffix(".tmp")
-    beside.write_text(yaml.safe_dump(record, sort_keys=False))
-    os.replace(beside, path)
+    write_text_whole(path, yaml.safe_dump(record, sort_keys=False))
 
 
 def read_config(out: Path) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class RunLog:
             f" and {len(images) - 8} more, named in nonfinite.jsonl" if len(images) > 8 else ""
         )
         self.warn(f"step {step}: loss or gradient is not finite; the step was not taken; images: {shown}")
-        with (self.out / "nonfinite.jsonl").open("a") as f:
+        with (self.out / "nonfinite.jsonl").open("a") as f:  # a log, like those of `JsonLines`
             f.write(json.dumps({"step": step, "images": images}) + "\n")
 
     def warn(self, message: str) -> None:

@@ -162,7 +162,7 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_loaded(settings:
 def test_other_refusals():
     with pytest.raises(DataError, match=r"nowhere.pth: no such file of weights"):
         DetectSettings(f"{LITE}@nowhere.pth").check()
-    with pytest.raises(OdisError, match="precision 'half'"):
+    with pytest.raises(OdisError, match="precision: is 'half'"):
         DetectSettings(LITE, precision="half").check()
     DetectSettings(LITE).check()
     DetectSettings("transformers:somebody/something@main", prompt="a cat", masks="transformers:sam").check()

@@ -26,6 +26,7 @@ from odis.config.training import ViewsConfig
 from odis.data.pixels.decode import LARGE, Decoded
 from odis.data.pixels.scaled import load_scaled
 from odis.errors import ConfigError, DataError, OdisWarning
+from odis.machine.files import written_whole
 from odis.objects.index import ObjectIndex
 
 _LOOKED_AT = 50  # images of an index
@@ -97,9 +98,10 @@ class DiskCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write(probe := self.folder / f".{secrets.token_hex(4)}", b"")
             probe.unlink()
-        except OSError as error:
+        except (OSError, DataError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(
-                f"loader.copies: {folder} must be a folder that can be written to ({error.strerror})"
+                f"loader.copies: {folder} must be a folder that can be written to ({why})"
             ) from error
 
     def load(self, path: str | Path, size: tuple[int, int], shrink: int) -> Decoded:
@@ -141,22 +143,16 @@ class DiskCache:
 
     def _keep(self, file: Path, data: bytes) -> None:
         try:
-            file.parent.mkdir(exist_ok=True)
             self._write(file, data)
-        except OSError as error:  # a full disk must not end a run: images are shrunk anew each time then
+        except DataError as error:  # a full disk must not end a run: images are shrunk anew each time then
             if not self._warned:
-                said = f"{file}: cannot be written ({error.strerror}); training goes on without new copies"
-                warnings.warn(said, OdisWarning, stacklevel=2)
+                warnings.warn(f"{error}; training goes on without new copies", OdisWarning, stacklevel=2)
                 self._warned = True
 
     def _write(self, file: Path, data: bytes) -> None:
-        """Written beside and renamed, so that no other process ever reads half of it."""
-        beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-        try:
+        """No other process ever reads half of it; what a power cut leaves of it is made again."""
+        with written_whole(file, cache=True) as beside:
             beside.write_bytes(data)
-            beside.replace(file)
-        finally:
-            beside.unlink(missing_ok=True)
 
 
 def _decoded(data: bytes, size: tuple[int, int], shrink: int) -> Decoded:

@@ -12,13 +12,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from odis import __version__
 from odis.errors import DataError
+from odis.machine.files import written_whole
 from odis.objects import rle
 from odis.objects.clean import reason, usable_objects
 from odis.objects.images import IMAGE_SUFFIXES
@@ -77,17 +77,8 @@ def export_coco(
     out = Path(out).absolute()
     _refuse(index, out)
     summary = ExportSummary(str(out))
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="ascii") as file:
-            _write(index, file, out.parent, summary, report or (lambda skipped: None))
-        os.replace(partial, out)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with suppress(OSError):  # it is gone if all went well
-            partial.unlink()
+    with written_whole(out) as beside, beside.open("w", encoding="ascii") as file:
+        _write(index, file, out.parent, summary, report or (lambda skipped: None))
     return summary
 
 

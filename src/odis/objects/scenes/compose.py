@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from odis.errors import DataError
+from odis.machine.files import written_whole
 from odis.objects import rle
 from odis.objects.clean import Skip
 from odis.objects.index import write_index
@@ -129,7 +130,8 @@ def read(
         rng = np.random.default_rng([seed, _SPLITS.index(split), i])
         scene = compose(rng, images, labels, size=size, digits=digits, digit_size=digit_size, context=context)
         name = f"{split}/{i:06d}.png"
-        Image.fromarray(scene.pixels).save(root / name, compress_level=0)
+        with written_whole(root / name, cache=True) as beside:  # the same seed makes it again
+            Image.fromarray(scene.pixels).save(beside, "PNG", compress_level=0)
         return ImageObjects(
             name, size, size, tuple(_object(m, label) for m, label in zip(scene.masks, scene.labels))
         )
