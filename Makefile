@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test evidence install lint
+.PHONY: demo test evidence install lint docs
 
 install: $(VENV)/.installed
 
@@ -28,3 +28,8 @@ lint: install
 test: export OMP_NUM_THREADS ?= 1
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The site, in docs/_build/html; nothing is fetched, and a warning is an error.
+docs: install
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html

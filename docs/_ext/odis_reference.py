@@ -1,0 +1,146 @@
+"""A Sphinx extension: pages that are made from the code when the site is built.
+
+A page holds a marker, `<!-- generated: settings -->`. The Markdown that the code yields takes its place
+before the page is parsed. So no setting, option or recipe is described twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Literal
+
+from docstring_parser import parse
+
+from odis.config.options import recipe_names, recipe_path
+from odis.config.training import PretrainConfig
+
+_MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
+
+
+def kind(hint: Any) -> str:
+    """A type as a reader of the settings says it: `number or none`, `cpu or device`, `2 numbers`."""
+    words: dict[Any, str] = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+    if hint in words:
+        return words[hint]
+    if hint is types.NoneType:
+        return "none"
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(f"`{value}`" for value in arguments)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(kind(argument) for argument in arguments)
+    if origin is tuple and len(set(arguments)) == 1:
+        return f"{len(arguments)} {kind(arguments[0])}s"
+    if origin is list:
+        return f"list of {kind(arguments[0])}"
+    raise TypeError(f"no words for the type {hint}")
+
+
+def shown(value: Any) -> str:
+    """A default as it is typed in a recipe or on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(shown, value))}]"
+    return str(value) if value != "" else '""'
+
+
+def default(field: dataclasses.Field[Any]) -> Any:
+    """The default of a dataclass's field."""
+    return field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+
+
+def described(section: type) -> tuple[str, dict[str, str]]:
+    """What the docstring of a dataclass says of it, and of each of its fields.
+
+    Raises:
+        ValueError: a field is not described, or something is that is no field.
+    """
+    text = parse(section.__doc__ or "")
+    about = "\n\n".join(filter(None, (text.short_description, text.long_description)))
+    fields = {p.arg_name: p.description or "" for p in text.params}
+    names = [field.name for field in dataclasses.fields(section)]
+    missing = [name for name in names if not fields.get(name) and not _is_section(section, name)]
+    unknown = sorted(fields.keys() - set(names))
+    if missing or unknown:
+        raise ValueError(f"{section.__name__}: not described {missing}; described but no field {unknown}")
+    return about, fields
+
+
+def _is_section(section: type, name: str) -> bool:
+    return dataclasses.is_dataclass(typing.get_type_hints(section)[name])
+
+
+def setting(name: str, hint: Any, value: Any, text: str) -> str:
+    """One setting, with an anchor."""
+    about = f"{kind(hint)}; default `{shown(value)}`"
+    return f"````{{confval}} {name}\n{' '.join(text.split())}\n\n{about}\n````\n"
+
+
+def settings() -> str:
+    """Every setting of a pretraining run, section by section."""
+    hints = typing.get_type_hints(PretrainConfig)
+    _, texts = described(PretrainConfig)
+    plain = [f for f in dataclasses.fields(PretrainConfig) if not dataclasses.is_dataclass(hints[f.name])]
+    page = ["## Top level\n", *(setting(f.name, hints[f.name], default(f), texts[f.name]) for f in plain)]
+    for name, section in hints.items():
+        if dataclasses.is_dataclass(section):
+            page += [f"## {name}\n", _section(name, typing.cast(type, section))]
+    return "\n".join(page)
+
+
+def _section(name: str, section: type) -> str:
+    about, texts = described(section)
+    hints = typing.get_type_hints(section)
+    fields = (
+        setting(f"{name}.{f.name}", hints[f.name], default(f), texts[f.name])
+        for f in dataclasses.fields(section)
+    )
+    return "\n".join([f"{about}\n", *fields])
+
+
+def recipes() -> str:
+    """Every recipe in full: what it reproduces, its data, its cost, its settings."""
+    page = []
+    for name in recipe_names():
+        page += [f"## {name}\n", "```yaml", recipe_path(name).read_text().rstrip(), "```\n"]
+    return "\n".join(page)
+
+
+MADE: dict[str, Callable[[], str]] = {"settings": settings, "recipes": recipes}
+
+
+def fill(text: str) -> str:
+    """A page with what its markers name in their place; other comments stay."""
+    return _MARKER.sub(lambda found: MADE[found[1]]() if found[1] in MADE else found[0], text)
+
+
+def _read(app: Any, name: str, source: list[str]) -> None:
+    source[0] = fill(source[0])
+
+
+def _to_rst(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings quote code in single backticks, reStructuredText in double ones, and asks for an escape
+    where a letter follows.
+    """
+
+    def doubled(code: re.Match[str]) -> str:
+        return f"``{code[1]}``" + ("\\ " if code[2] else "")
+
+    text = re.sub(r"(?<!`)`([^`]+)`(?!`)(?=(\w?))", doubled, "\n".join(lines))
+    lines[:] = text.split("\n")
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Register with Sphinx."""
+    app.connect("source-read", _read)
+    app.connect("autodoc-process-docstring", _to_rst, priority=100)  # before napoleon
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

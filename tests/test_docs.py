@@ -1,0 +1,364 @@
+"""README and docs against the code: commands parse; settings, files, links, anchors exist; examples run."""
+
+import ast
+import importlib.util
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import jsonargparse
+import numpy as np
+import pytest
+from PIL import Image
+
+from odis.backbones.build import build_pair
+from odis.backbones.saved import save_model
+from odis.cli import main
+from odis.config.checks import check
+from odis.config.options import add_config, load_recipe, new_parser, parse, recipe_names, to_config
+from odis.inference.queries import MODES
+from odis.train.loop import model_card
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
+TEXT = {path.relative_to(ROOT).as_posix(): path.read_text() for path in FILES}
+README = TEXT["README.md"]
+BY_NAME = pytest.mark.parametrize("name", TEXT)
+
+
+def extension():
+    """The Sphinx extension that makes the reference pages."""
+    spec = importlib.util.spec_from_file_location(
+        "odis_reference", ROOT / "docs" / "_ext" / "odis_reference.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def blocks(language: str, text: str) -> list[str]:
+    """Fenced blocks of a language; the empty one is plain text."""
+    found = re.findall(r"^```([^\n`]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for name, block in found if name == language]
+
+
+def prose(text: str) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def section(text: str, heading: str) -> str:
+    """The text under a heading, up to the next."""
+    return text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def first_column(text: str) -> list[str]:
+    """What stands in backticks at the start of each table row."""
+    return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+
+
+def shell_lines(text: str) -> list[list[str]]:
+    """The words of every line in shell blocks."""
+    lines = [line for block in blocks("sh", text) for line in block.splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The arguments of every `odis ...` command, also under `torchrun ... -m`."""
+    return [line[line.index("odis") + 1 :] for line in shell_lines(text) if "odis" in line]
+
+
+COMMANDS = [(name, arguments) for name, text in TEXT.items() for arguments in commands(text)]
+
+
+class ParsedError(Exception):
+    """Carries parsed options out of a command before it does anything."""
+
+
+@pytest.fixture
+def only_parse(monkeypatch: pytest.MonkeyPatch):
+    parse_args = jsonargparse.ArgumentParser.parse_args
+
+    def stop(*args, **kwargs):
+        raise ParsedError(parse_args(*args, **kwargs))
+
+    monkeypatch.setattr(jsonargparse.ArgumentParser, "parse_args", stop)
+
+
+@pytest.mark.parametrize(("name", "arguments"), COMMANDS, ids=lambda a: " ".join(a)[:60])
+def test_every_command_parses(name: str, arguments: list[str], only_parse, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for recipe in blocks("yaml", TEXT[name]):  # a reader's own recipe: its first line says its file's name
+        Path(re.match(r"# (\w+\.yaml)", recipe)[1]).write_text(recipe)
+    with pytest.raises(ParsedError) as parsed:
+        main(arguments)
+    options = parsed.value.args[0]
+    assert options.get("out", "stats") or arguments[0] == "demo", "a command says where its result goes"
+    if "recipe" in options:
+        monkeypatch.undo()
+        options.data = options.get("index") or options.data
+        check(to_config(options))
+
+
+@pytest.mark.usefixtures("only_parse")
+def test_a_command_with_a_wrong_option_would_be_seen():
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--data", "x", "--optim.base_rate", "1"])
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/quickstart.md"])
+def test_the_walkthroughs_are_whole(name: str):
+    for data in ("photos", "coco"):
+        verbs = [c[0] for c in commands(TEXT[name]) if any(data in word for word in c)]
+        assert verbs[:5] == ["index", "index", "inspect", "pretrain", "evaluate"]
+
+
+def test_other_shell_lines_name_what_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    seen = set()
+    for name, text in TEXT.items():
+        for words in shell_lines(text):
+            if "make" in words[:2]:
+                targets = [w for w in words[words.index("make") + 1 :] if "=" not in w]
+                assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets), name
+                seen.add("make")
+            for word in words:
+                if word.startswith("benchmarks/") and word.endswith((".py", ".sh")):
+                    script = (ROOT / word).read_text()
+                    assert all(f'"{w}"' in script for w in words if w.startswith("--")), (name, words)
+                    seen.add("script")
+                if extra := re.fullmatch(r"(?:\.|odis)\[(.+)\]", word):
+                    assert set(extra[1].split(",")) <= extras.keys(), (name, word)
+                    seen.add("extra")
+    assert seen == {"make", "script", "extra"}
+
+
+def known_options() -> dict[str, set[str]]:
+    """Options of every command of the docs by its first word; all settings under `pretrain`."""
+    parser = new_parser("pretrain", "")
+    add_config(parser)
+    return {option: set() for action in parser._actions for option in action.option_strings}
+
+
+SETTINGS = {option.removeprefix("--") for option in known_options() if "." in option}
+
+
+def test_settings_in_the_text_exist():
+    sections = {name.split(".")[0] for name in SETTINGS}
+    found = 0
+    for name, text in TEXT.items():
+        named = set(re.findall(r"--([a-z]+\.[a-z_]+)", text))
+        named |= set(re.findall(r"`([a-z]+\.[a-z_]+)[ `]", text))
+        named = {setting for setting in named if setting.split(".")[0] in sections}
+        named -= {"model.safetensors", "model.embed"}  # a file and a method
+        files = {setting for setting in named if setting.endswith((".py", ".yaml"))}
+        assert named - files <= SETTINGS, name
+        found += len(named)
+    assert found > 40
+
+
+def test_the_setting_reference_has_every_setting_with_its_default():
+    made = extension().settings()
+    for setting in SETTINGS | {"data", "val", "strict"}:
+        assert f"{{confval}} {setting}\n" in made
+    parser = new_parser("pretrain", "")
+    add_config(parser)
+    defaults = dict(re.findall(r"\{confval\} (\w+\.\w+)\n.*?default `([^`]*)`\n", made, re.DOTALL))
+    assert defaults.keys() == SETTINGS
+    untouched = to_config(parse(parser, []))
+    typed = to_config(parse(parser, [f"--{name}={value}" for name, value in defaults.items()]))
+    for name in defaults:
+        group, key = name.split(".")
+        expected, value = (getattr(getattr(config, group), key) for config in (untouched, typed))
+        assert value == (
+            pytest.approx(expected, rel=1e-3) if isinstance(expected, float | tuple) else expected
+        )
+
+
+def test_a_setting_without_words_stops_the_reference():
+    import dataclasses
+
+    @dataclasses.dataclass
+    class Section:
+        """About.
+
+        Args:
+            said: What it is.
+        """
+
+        said: int = 1
+        unsaid: int = 2
+
+    with pytest.raises(ValueError, match="unsaid"):
+        extension().described(Section)
+
+
+def test_the_table_of_recipes_is_that_of_the_package():
+    rows = re.findall(r"^\| `([^`]+)` \| .* \| (\d+|-) \|$", TEXT["docs/recipes.md"], re.MULTILINE)
+    assert sorted(name for name, _ in rows) == recipe_names()
+    for name, batch in rows:  # nobody plans a machine around the demo
+        assert batch == ("-" if name == "demo" else str(load_recipe(name).train.batch_size)), name
+    made = extension().recipes()
+    assert all(f"\n## {name}\n" in f"\n{made}" for name in recipe_names())
+
+
+@BY_NAME
+def test_recipes_in_the_text_exist(name: str):
+    named = set(re.findall(r"--recipe (?!NAME|mine\.yaml|my\.yaml)([\w.-]+)", TEXT[name]))
+    named |= set(re.findall(r"`((?:odis|ibot|dino)-(?:small|tiny|vit)[a-z0-9-]*)`", TEXT[name]))
+    assert named <= set(recipe_names())
+
+
+def test_the_modes_are_those_of_the_code():
+    assert first_column(section(TEXT["docs/using.md"], "Modes")) == ["--mode", *MODES]
+
+
+def test_the_annotation_formats_are_those_of_the_code():
+    from odis.objects.sources import SOURCES
+
+    table = TEXT["docs/formats.md"].split("\n## ", 1)[0]
+    assert first_column(table) == ["odis index", *SOURCES]
+
+
+def test_the_evaluations_are_those_of_the_code():
+    from odis.commands.evaluate import EVALUATIONS
+
+    headings = re.findall(r"^## (`.*)$", TEXT["docs/evaluation.md"], re.MULTILINE)
+    assert re.findall(r"`([a-z-]+)`", " ".join(headings)) == list(EVALUATIONS)
+
+
+def test_odis_small_is_as_described():
+    config = load_recipe("odis-small")
+    assert (config.head.norm, config.loss.centering) == ("batch", "sinkhorn")
+    assert config.model.object_tokens == "read-only"
+    assert config.head.prototypes < load_recipe("odis-vits16").head.prototypes
+    assert load_recipe("demo").model.object_tokens == "read-only"
+
+
+def slugs(text: str) -> set[str]:
+    """Anchors of a page's headings, as GitHub and MyST make them."""
+    headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@BY_NAME
+def test_links_lead_somewhere(name: str):
+    here = ROOT / name
+    for target in re.findall(r"\[[^\]]*\]\((?!https?:)([^)\s]+)\)", TEXT[name]):
+        path, _, anchor = target.partition("#")
+        file = (here.parent / path).resolve() if path else here
+        assert file.exists(), f"{name}: {target}"
+        if anchor:
+            assert anchor in slugs(file.read_text()), f"{name}: {target}"
+
+
+@BY_NAME
+def test_files_named_in_the_text_exist(name: str):
+    package = ROOT / "src" / "odis"
+    for path in re.findall(r"`([\w./-]+/[\w./-]*)`", TEXT[name]):
+        top = path.split("/")[0]
+        if top in {"src", "tests", "benchmarks", "docs"}:
+            assert (ROOT / path).exists(), f"{name}: {path}"
+        elif (package / top).is_dir() and path.endswith((".py", "/")):
+            assert (package / path).exists(), f"{name}: {path}"
+
+
+def test_every_page_is_in_a_table_of_contents():
+    linked = set()
+    for path in PAGES:
+        for toc in blocks("{toctree}", path.read_text()):
+            entries = [line for line in toc.splitlines() if line and not line.startswith(":")]
+            linked |= {(path.parent / f"{entry}.md").resolve() for entry in entries}
+    assert {p for p in PAGES if p.name != "index.md"} == linked
+
+
+def test_the_readme_is_short_and_begins_with_the_licence():
+    lines = README.splitlines()
+    assert len(lines) <= 200
+    assert lines[0] == "# odis"
+    assert lines[2].startswith("Apache-2.0: the code is free to use, and the weights you train are yours.")
+
+
+def test_the_drawing_has_the_layers_of_the_house():
+    tree = ast.parse((ROOT / "tests" / "test_house.py").read_text())
+    layers = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "LAYERS"
+    )
+    drawing = (ROOT / "docs" / "layers.svg").read_text()
+    drawn = [set(names.split(" · ")) for names in re.findall(r'class="n"[^>]*>([^<]+)<', drawing)]
+    assert drawn[::-1] == [row for row in layers if row != {"__main__"}]
+    alt = re.search(r":alt: (.*)", TEXT["docs/architecture.md"])[1]
+    assert [set(re.findall(r"\w+", row)) for row in alt.split("top: ")[1].split(". ")[0].split("; ")] == drawn
+
+
+PYTHON = [(name, block) for name, text in TEXT.items() for block in blocks("python", text)]
+
+
+@pytest.mark.parametrize(("name", "block"), PYTHON, ids=lambda text: text[:40])
+def test_python_compiles(name: str, block: str):
+    compile(block, name, "exec")
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A folder with the run and the photograph of the examples."""
+    config = load_recipe("odis-small")
+    _, teacher = build_pair(config)
+    (tmp_path / "runs" / "coco").mkdir(parents=True)
+    run = SimpleNamespace(config=config, patch_size=16, provenance="annotated", step=1, recipe="odis-small")
+    save_model(tmp_path / "runs" / "coco" / "model.safetensors", teacher.backbone, model_card(run))
+    pixels = np.random.default_rng(0).integers(0, 256, (260, 320, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    return teacher
+
+
+def test_using_a_model_runs(run_folder):
+    (readme,) = blocks("python", README)
+    three_lines, embed, _, in_timm = blocks("python", TEXT["docs/using.md"])
+    for lines in (readme, three_lines):
+        assert len([line for line in lines.splitlines() if line.strip()]) == 3
+        names: dict = {}
+        exec(lines, names)
+        assert names["vector"].shape == (1, 192)
+    exec(embed, names)
+    one, other = names["found"]
+    assert one.objects.shape == (2, 192)
+    assert other.objects.shape == (0, 192)
+    assert one.image.shape == (192,)
+    assert one.patches.shape == (one.grid[0] * one.grid[1], 192)
+    assert names["whole"][1].objects.shape == (1, 192)
+    exec(in_timm, names)
+    ours = run_folder.backbone.state_dict()
+    assert ours.keys() - names["vit"].state_dict().keys() == {"mask_token", "object_token"}
+    assert all((names["vit"].state_dict()[key] == ours[key]).all() for key in names["vit"].state_dict())
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "fp32"])
+def test_features_are_read_back_in_one_line(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import duckdb
+    import pyarrow.parquet
+
+    from odis.inference.feature_tables import feature_schema
+
+    folder = tmp_path / "features" / "coco"
+    folder.mkdir(parents=True)
+    row = {"image": "a", "row": 0, "box": [0, 0, 1, 1], "class": "cat", "provenance": "x"}
+    vector = np.arange(4, dtype="float16" if dtype == "fp16" else "float32")
+    rows = [row | {"object": i, "vector": vector} for i in range(3)]
+    table = pyarrow.Table.from_pylist(rows, feature_schema(4, dtype))
+    pyarrow.parquet.write_table(table, folder / "part-00000.parquet")
+    (folder / "_about.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"pyarrow": pyarrow, "numpy": np, "duckdb": duckdb}
+    reading = blocks("python", TEXT["docs/using.md"])[2]
+    exec(reading, names)
+    assert names["table"].num_rows == 3
+    assert names["vectors"].tolist() == [[0, 1, 2, 3]] * 3
+    assert eval(reading.strip().splitlines()[-1].split("  #")[0], names).fetchall() == [("cat", 3)]
