@@ -19,8 +19,8 @@ from PIL import Image
 
 from odis import __version__
 from odis.cli import main
+from odis.config.query import MODES
 from odis.errors import OdisWarning
-from odis.inference.queries import MODES
 from odis.objects.index import ObjectIndex
 from odis.train.run_folder import read_config
 

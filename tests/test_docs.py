@@ -18,7 +18,7 @@ from odis.backbones.saved import save_model
 from odis.cli import main
 from odis.config.checks import check
 from odis.config.options import add_config, load_recipe, new_parser, parse, recipe_names, to_config
-from odis.inference.queries import MODES
+from odis.config.query import MODES
 from odis.train.loop import model_card
 
 ROOT = Path(__file__).resolve().parents[1]

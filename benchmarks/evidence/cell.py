@@ -17,6 +17,7 @@ from worlds import World
 
 from odis.benchmark.flops import count_flops
 from odis.config.options import load_recipe
+from odis.config.query import MODES
 from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
 from odis.evaluation.dense_knn import DenseKnnSettings, evaluate_dense_knn
@@ -26,7 +27,6 @@ from odis.evaluation.linear import LinearSettings, evaluate_linear
 from odis.evaluation.probe import Grid
 from odis.evaluation.results import write_results
 from odis.inference import Encoder, load
-from odis.inference.queries import MODES
 from odis.machine.devices import resolve_device
 from odis.machine.ranks import ranks
 from odis.objects.index import ObjectIndex

@@ -17,10 +17,10 @@ from torchvision.transforms.v2 import functional as tv
 
 from odis.backbones.build import build_vit
 from odis.backbones.saved import save_model
+from odis.config.query import MODES
 from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
 from odis.inference import Encoder, embed_index, load
-from odis.inference.queries import MODES
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects, Object
 
@@ -254,8 +254,11 @@ def test_bf16_is_near_fp32() -> None:
     [
         ({"mode": "mask"}, "mode 'mask' is none of masked-attention, crop"),
         ({"size": 36}, "size 36 must be a multiple of the patch size 8"),
-        ({"context": 0.5}, "context 0.5 with mode masked-attention: must be 1 or more"),
-        ({"context": 2.0, "mode": "crop"}, "goes with masked-attention only"),
+        ({"context": 0.5}, "context 0.5 must be 1 or more"),
+        (
+            {"context": 2.0, "mode": "crop"},
+            "context 2 goes with mode masked-attention, which is not among crop",
+        ),
         ({"objects": []}, "objects of 0 images were given, but 1 images"),
         ({"objects": [np.array([(3, 3, 1, 9)])]}, r"image 0, object 0: box \(3, 3, 1, 9\) is inverted"),
     ],

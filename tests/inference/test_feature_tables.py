@@ -16,11 +16,13 @@ from PIL import Image
 from odis.backbones.build import build_vit
 from odis.backbones.saved import save_model
 from odis.cli import main
+from odis.config.feature_tables import FeatureTableConfig
+from odis.config.query import QueryConfig, ReadConfig
 from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
 from odis.inference import Encoder, embed_index
 from odis.inference import feature_tables as export
-from odis.inference.feature_tables import ExportSettings, export_features
+from odis.inference.feature_tables import export_features
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects, Object, Skipped
 
@@ -63,7 +65,10 @@ def test_rows_are_the_encoders_answers(
     encoder: Encoder, index: ObjectIndex, tmp_path: Path, dtype: str, images: bool
 ) -> None:
     parts = export_features(
-        encoder, index, tmp_path / "out", ExportSettings(images=images, dtype=dtype, part_images=3)
+        encoder,
+        index,
+        tmp_path / "out",
+        FeatureTableConfig(QueryConfig(images=images), dtype=dtype, part_images=3),
     )
     assert [p.name for p in parts] == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     found = embed_index(encoder, index, images=images)
@@ -101,7 +106,7 @@ def test_rows_are_the_encoders_answers(
 def test_a_second_call_makes_only_what_is_missing(
     encoder: Encoder, index: ObjectIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = ExportSettings(mode="crop", part_images=2)
+    settings = FeatureTableConfig(QueryConfig(("crop",)), part_images=2)
     parts = export_features(encoder, index, tmp_path / "out", settings)
     whole = [p.read_bytes() for p in parts]
     parts[1].unlink()
@@ -127,7 +132,7 @@ def test_a_second_call_makes_only_what_is_missing(
 def test_ranks_share_the_parts_and_write_what_one_process_writes(
     encoder: Encoder, index: ObjectIndex, tmp_path: Path
 ) -> None:
-    settings = ExportSettings(part_images=2, batch_size=3)
+    settings = FeatureTableConfig(read=ReadConfig(batch_size=3), part_images=2)
     alone = export_features(encoder, index, tmp_path / "one", settings)
     shares = [
         export_features(encoder, index, tmp_path / "two", settings, rank=rank, world_size=2)
@@ -143,23 +148,25 @@ def test_what_cannot_be_used_is_named_and_strict_stops(
     rows = [index[1], ImageObjects("gone.png", 9, 9, (Object((0, 0, 5, 5)),)), index[2]]
     write_index(tmp_path / "index.parquet", rows, root=index.root, provenance="x", classes=["cat", "dog"])
     damaged, named = ObjectIndex.open(tmp_path / "index.parquet"), list[Skipped]()
-    export_features(encoder, damaged, tmp_path / "out", ExportSettings(), skip=named.append)
+    export_features(encoder, damaged, tmp_path / "out", FeatureTableConfig(), skip=named.append)
     assert [Path(s.what).name for s in named] == ["gone.png"]
     assert pq.read_table(tmp_path / "out")["row"].to_pylist() == [0, 2, 2]
     with pytest.raises(DataError, match=r"gone\.png"):
-        export_features(encoder, damaged, tmp_path / "strict", ExportSettings(strict=True))
+        export_features(
+            encoder, damaged, tmp_path / "strict", FeatureTableConfig(read=ReadConfig(strict=True))
+        )
     assert list((tmp_path / "strict").glob("*.parquet")) == []
 
 
 def test_refusals(encoder: Encoder, index: ObjectIndex, tmp_path: Path) -> None:
-    export_features(encoder, index, tmp_path / "out", ExportSettings())
+    export_features(encoder, index, tmp_path / "out", FeatureTableConfig())
     with pytest.raises(
         OdisError, match=r"out: holds features of another kind \(mode: masked-attention -> crop\)"
     ):
-        export_features(encoder, index, tmp_path / "out", ExportSettings(mode="crop"))
+        export_features(encoder, index, tmp_path / "out", FeatureTableConfig(QueryConfig(("crop",))))
     other = Encoder(build_vit(MODEL, 16, drop_path=0.0), 16, encoder.mean, encoder.std, source="tiny")
     with pytest.raises(OdisError, match=r"another kind \(weights: \w+ -> \w+\)"):
-        export_features(other, index, tmp_path / "out", ExportSettings())
+        export_features(other, index, tmp_path / "out", FeatureTableConfig())
     rows = [
         ImageObjects(
             r.image, r.width, r.height, tuple(Object((0, 0, 9, 9), label=o.label) for o in r.objects)
@@ -171,34 +178,34 @@ def test_refusals(encoder: Encoder, index: ObjectIndex, tmp_path: Path) -> None:
     )
     with pytest.raises(OdisError, match=r"another kind \(index_content: \w+ -> \w+\)"):
         export_features(
-            encoder, ObjectIndex.open(tmp_path / "index.parquet"), tmp_path / "out", ExportSettings()
+            encoder, ObjectIndex.open(tmp_path / "index.parquet"), tmp_path / "out", FeatureTableConfig()
         )
     shutil.copy(index.path, tmp_path / "moved.parquet")
     export_features(
         encoder,
         ObjectIndex.open(tmp_path / "moved.parquet", root=index.root),
         tmp_path / "out",
-        ExportSettings(),
+        FeatureTableConfig(),
     )
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(OdisError, match="other: exists and is no folder of features"):
-        export_features(encoder, index, tmp_path / "other", ExportSettings())
+        export_features(encoder, index, tmp_path / "other", FeatureTableConfig())
     (tmp_path / "out" / "_about.json").write_text("{")
     with pytest.raises(DataError, match="is not whole"):
-        export_features(encoder, index, tmp_path / "out", ExportSettings())
+        export_features(encoder, index, tmp_path / "out", FeatureTableConfig())
     for settings, message in (
-        (ExportSettings(dtype="int8"), "dtype 'int8' is none of fp16, fp32"),
-        (ExportSettings(part_images=0), "part-images 0 must be 1 or more"),
-        (ExportSettings(workers=-1), "workers -1"),
-        (ExportSettings(mode="crops"), "mode 'crops' is none of"),
+        (FeatureTableConfig(dtype="int8"), "dtype 'int8' is none of fp16, fp32"),
+        (FeatureTableConfig(part_images=0), "part-images 0 must be 1 or more"),
+        (FeatureTableConfig(read=ReadConfig(workers=-1)), "workers -1"),
+        (FeatureTableConfig(QueryConfig(("crops",))), "mode 'crops' is none of"),
     ):
         with pytest.raises(OdisError, match=message):
             export_features(encoder, index, tmp_path / "new", settings)
     assert not (tmp_path / "new").exists()
     encoder_of_nan = Encoder(encoder.model, 16, encoder.mean, (float("nan"),) * 3)
     with pytest.raises(OdisError, match="not finite"):
-        export_features(encoder_of_nan, index, tmp_path / "nan", ExportSettings())
+        export_features(encoder_of_nan, index, tmp_path / "nan", FeatureTableConfig())
 
 
 def test_the_command(

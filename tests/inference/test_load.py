@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as tv
 import odis
 from odis.backbones.baseline import build_baseline, takes_object_tokens
 from odis.config.options import load_recipe
+from odis.config.query import QueryConfig
 from odis.errors import ConfigError, DataError, OdisError
 from odis.inference import load
 from odis.method.vit import ObjectViT
@@ -94,7 +95,7 @@ def test_any_timm_model_is_a_baseline_in_every_mode_but_masked_attention(name: s
 def test_a_baseline_is_asked_at_other_sizes_if_it_takes_them(weights: Path) -> None:
     assert baseline("resnet18", weights).embed(picture(50, 90), mode="whole-image", size=160).grid == (5, 5)
     with pytest.raises(OdisError, match="size 256: SwinTransformer takes no images of this size"):
-        baseline("swin_tiny_patch4_window7_224", weights).asker("crop", 256)
+        baseline("swin_tiny_patch4_window7_224", weights).query_builder(QueryConfig(("crop",), size=256))
 
 
 def test_plain_vits_that_read_their_class_token_get_object_tokens_and_others_do_not() -> None:

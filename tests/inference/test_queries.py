@@ -11,13 +11,13 @@ from torchvision.transforms.v2 import functional as tv
 
 from odis.data.pixels.decode import Decoded
 from odis.data.views import render
-from odis.inference.queries import Asker, IndexRows, Query, _outwards, _window
+from odis.inference.queries import IndexRows, Query, QueryBuilder, _outwards, _window
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import Crop, ImageObjects, Object
 
 
-def asker(mode: str = "masked-attention", **changes) -> Asker:
+def builder(mode: str = "masked-attention", **changes) -> QueryBuilder:
     settings = {
         "size": 32,
         "context": None,
@@ -27,7 +27,7 @@ def asker(mode: str = "masked-attention", **changes) -> Asker:
         "one_each": False,
         "fill": (124, 116, 104),
     }
-    return Asker(mode=mode, **(settings | changes))
+    return QueryBuilder(mode=mode, **(settings | changes))
 
 
 def picture(width: int, height: int, seed: int = 0) -> torch.Tensor:
@@ -50,7 +50,7 @@ def only(queries: list[Query]) -> Query:
 def test_masked_attention_shows_the_whole_image_and_asks_all_objects_at_once() -> None:
     image = picture(128, 32)  # 4 : 1, so 2 x 8 patches of 8 pixels have the area of 32 x 32
     query = only(
-        asker()(image, [Object((0, 0, 16, 16)), Object((112, 16, 128, 32)), Object((0, 0, 128, 32))])
+        builder()(image, [Object((0, 0, 16, 16)), Object((112, 16, 128, 32)), Object((0, 0, 128, 32))])
     )
     np.testing.assert_array_equal(query.pixels, resized(image, 16, 64))
     expected = np.zeros((3, 2, 8), dtype=bool)
@@ -61,7 +61,7 @@ def test_masked_attention_shows_the_whole_image_and_asks_all_objects_at_once() -
 
 def test_one_each_asks_the_same_objects_one_by_one() -> None:
     image, objects = picture(40, 24), [Object((0, 0, 12, 20)), Object((20, 4, 40, 24)), Object((1, 1, 3, 2))]
-    together, apart = only(asker()(image, objects)), asker(one_each=True)(image, objects)
+    together, apart = only(builder()(image, objects)), builder(one_each=True)(image, objects)
     assert all(np.array_equal(q.pixels, together.pixels) for q in apart)
     np.testing.assert_array_equal(np.concatenate([q.masks for q in apart]), together.masks)
 
@@ -71,9 +71,9 @@ def test_coverage_and_margin_are_those_of_training() -> None:
         picture(32, 32),
         Object((8, 8, 20, 20)),
     )  # covers patch (1, 1) wholly, its neighbours half, (2, 2) by a quarter
-    patches = {c: only(asker(coverage=c)(image, [item])).masks.sum() for c in (0.2, 0.5, 0.6)}
+    patches = {c: only(builder(coverage=c)(image, [item])).masks.sum() for c in (0.2, 0.5, 0.6)}
     assert patches == {0.2: 4, 0.5: 3, 0.6: 1}
-    assert only(asker(coverage=0.6, margin=1)(image, [item])).masks.sum() == 9
+    assert only(builder(coverage=0.6, margin=1)(image, [item])).masks.sum() == 9
 
 
 def test_a_mask_says_more_than_its_box_and_is_not_widened() -> None:
@@ -81,19 +81,19 @@ def test_a_mask_says_more_than_its_box_and_is_not_widened() -> None:
     pixels = np.zeros((32, 32), dtype=np.uint8)
     pixels[:8, :] = pixels[:, :8] = 1  # an L
     item = Object((0, 0, 32, 32), mask=rle.encode(pixels))
-    mask = only(asker(margin=1)(image, [item])).masks.reshape(4, 4)
+    mask = only(builder(margin=1)(image, [item])).masks.reshape(4, 4)
     expected = np.zeros((4, 4), dtype=bool)
     expected[0] = expected[:, 0] = True
     np.testing.assert_array_equal(mask, expected)
 
 
 def test_a_tiny_object_keeps_a_patch() -> None:
-    assert only(asker()(picture(640, 480), [Object((3, 3, 4, 4))])).masks.sum() == 1
+    assert only(builder()(picture(640, 480), [Object((3, 3, 4, 4))])).masks.sum() == 1
 
 
 def test_crop_shows_the_pixels_the_box_touches() -> None:
     image = picture(50, 40)
-    query = only(asker("crop")(image, [Object((9.5, 4.0, 30.0, 20.2))]))
+    query = only(builder("crop")(image, [Object((9.5, 4.0, 30.0, 20.2))]))
     np.testing.assert_array_equal(query.pixels, resized(image[:, 4:21, 9:30], 32, 32))
     assert query.masks.shape == (1, 16)
     assert query.masks.all()
@@ -101,19 +101,19 @@ def test_crop_shows_the_pixels_the_box_touches() -> None:
 
 def test_crop_of_a_box_that_reaches_over_the_edge_is_clipped() -> None:
     image = picture(50, 40)
-    query = only(asker("crop")(image, [Object((-10, 30, 20, 99))]))
+    query = only(builder("crop")(image, [Object((-10, 30, 20, 99))]))
     np.testing.assert_array_equal(query.pixels, resized(image[:, 30:40, :20], 32, 32))
 
 
 def test_square_crops_are_rendered_as_training_renders_them() -> None:
     image = picture(50, 40)
-    query = only(asker("crop")(image, [Object((5, 7, 29, 31))]))
+    query = only(builder("crop")(image, [Object((5, 7, 29, 31))]))
     assert torch.equal(torch.from_numpy(query.pixels), render(Decoded(image), Crop(5, 7, 29, 31), 32))
 
 
 def test_blackout_leaves_the_box_alone_and_paints_the_rest() -> None:
     image = picture(32, 32)
-    query = only(asker("blackout")(image, [Object((8, 16, 20, 32))]))
+    query = only(builder("blackout")(image, [Object((8, 16, 20, 32))]))
     expected = torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None].repeat(1, 32, 32)
     expected[:, 16:32, 8:20] = image[:, 16:32, 8:20]
     np.testing.assert_array_equal(query.pixels, expected.numpy())
@@ -121,14 +121,14 @@ def test_blackout_leaves_the_box_alone_and_paints_the_rest() -> None:
 
 
 def test_whole_image_asks_once_for_all_objects() -> None:
-    query = only(asker("whole-image")(picture(32, 32), [Object((0, 0, 4, 4)), Object((8, 8, 16, 16))]))
+    query = only(builder("whole-image")(picture(32, 32), [Object((0, 0, 4, 4)), Object((8, 8, 16, 16))]))
     assert query.masks.shape == (1, 16)
     assert query.masks.all()
 
 
 def test_context_asks_in_a_window_of_the_object() -> None:
     image, item = picture(200, 100), Object((90, 40, 106, 48))
-    query = only(asker(context=2.0)(image, [item]))  # a window of 32 x 32 pixels around (98, 44)
+    query = only(builder(context=2.0)(image, [item]))  # a window of 32 x 32 pixels around (98, 44)
     np.testing.assert_array_equal(query.pixels, image[:, 28:60, 82:114].numpy())
     expected = np.zeros((4, 4), dtype=bool)
     expected[2, 1:3] = expected[1, 1:3] = True  # rows 12..20 of the window: half of two patches each
@@ -169,7 +169,7 @@ def test_rows_of_an_index_name_what_they_leave_out(tmp_path: Path) -> None:
         ImageObjects("good.png", 30, 32, objects),
     ]
     write_index(tmp_path / "index.parquet", rows, root=tmp_path, provenance="annotated", classes=["a", "b"])
-    items = IndexRows(ObjectIndex.open(tmp_path / "index.parquet"), [2, 0, 1], asker())
+    items = IndexRows(ObjectIndex.open(tmp_path / "index.parquet"), [2, 0, 1], builder())
     size, good, cut = (items[i] for i in range(len(items)))
     assert (good.numbers, good.labels, good.read, len(good.queries)) == ([0, 2], [(1,), ()], True, 1)
     assert [(s.what, s.why) for s in good.skipped] == [
@@ -193,7 +193,7 @@ def test_an_image_as_one_object_has_the_labels_of_all_its_usable_objects(tmp_pat
     write_index(
         tmp_path / "index.parquet", rows, root=tmp_path, provenance="annotated", classes=["a", "b", "c"]
     )
-    items = IndexRows(ObjectIndex.open(tmp_path / "index.parquet"), range(3), asker(), images=True)
+    items = IndexRows(ObjectIndex.open(tmp_path / "index.parquet"), range(3), builder(), images=True)
     assert [items[i].labels for i in range(3)] == [[(0, 2)], [()], [()]]
     for i in range(3):
         assert (items[i].numbers, items[i].boxes) == ([-1], [(0.0, 0.0, 32.0, 16.0)])
@@ -202,8 +202,8 @@ def test_an_image_as_one_object_has_the_labels_of_all_its_usable_objects(tmp_pat
 
 def test_a_network_of_one_shape_sees_squares() -> None:
     image = picture(128, 32)
-    query = only(asker(square=(4, 4))(image, [Object((0, 0, 32, 32))]))
+    query = only(builder(square=(4, 4))(image, [Object((0, 0, 32, 32))]))
     np.testing.assert_array_equal(query.pixels, resized(image, 32, 32))
     np.testing.assert_array_equal(query.masks.reshape(4, 4), np.eye(4, dtype=bool)[:1].repeat(4, 0))
-    odd = only(asker(square=(3, 5))(image, [Object((0, 0, 32, 32))]))  # a map that does not tile its pixels
+    odd = only(builder(square=(3, 5))(image, [Object((0, 0, 32, 32))]))  # a map that does not tile its pixels
     assert (odd.pixels.shape, odd.masks.shape) == ((3, 32, 32), (1, 15))

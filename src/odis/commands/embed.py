@@ -8,14 +8,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from odis.config.arguments import add_arguments, read_arguments
+from odis.config.feature_tables import FeatureTableConfig
 from odis.config.options import new_parser, parse, require
-from odis.inference.feature_tables import ExportSettings, export_features
+from odis.config.query import COMMAND_WORKERS, MODES, ReadConfig
+from odis.inference.feature_tables import export_features
 from odis.inference.load import load
-from odis.inference.queries import MODES
 from odis.machine.allocator import keep_freed_memory
 from odis.machine.ranks import launch
 from odis.objects.index import ObjectIndex
 from odis.types import Skipped
+
+_SETTINGS = FeatureTableConfig(read=ReadConfig(workers=COMMAND_WORKERS))
+_HELPS = {
+    "modes": f"how objects are queried: one of {', '.join(MODES)}",
+    "device": "auto, cpu, cuda, cuda:N or mps; under torchrun auto is each rank's own GPU",
+}
 
 
 def run_embed(arguments: list[str]) -> None:
@@ -32,51 +40,16 @@ def run_embed(arguments: list[str]) -> None:
     parser.add_argument("data", type=str, help="object index (.parquet) or folder of images")
     parser.add_argument("--model", type=str, help="run folder, model.safetensors, checkpoint or timm:NAME")
     parser.add_argument("--out", type=str, help="folder to write: part-00000.parquet and so on")
-    parser.add_argument(
-        "--mode", type=str, default="masked-attention", help=f"how to ask about an object: {', '.join(MODES)}"
-    )
-    parser.add_argument(
-        "--images",
-        action="store_true",
-        help="one row an image, asked as one object, instead of one row an object",
-    )
-    parser.add_argument("--dtype", type=str, default="fp32", help="of the vectors: fp32 or fp16")
-    parser.add_argument(
-        "--size", type=int | None, default=None, help="pixels to ask at (default: as trained)"
-    )
-    parser.add_argument(
-        "--context",
-        type=float | None,
-        default=None,
-        help="ask in a window so many times the box's longer side",
-    )
-    parser.add_argument("--part-images", type=int, default=2048, help="images a file")
-    parser.add_argument(
-        "--device",
-        type=str,
-        default="auto",
-        help="auto, cpu, cuda or cuda:N; under torchrun each rank takes its own GPU",
-    )
-    parser.add_argument(
-        "--precision", type=str, default="auto", help="fp32, bf16 or fp16; auto is bf16 on a GPU, else fp32"
-    )
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode images")
-    parser.add_argument("--batch-size", type=int, default=64, help="images the network sees at once")
-    parser.add_argument(
-        "--strict", action="store_true", help="stop at the first image or object that cannot be used"
-    )
+    add_arguments(parser, _SETTINGS, helps=_HELPS)
     options = parse(parser, arguments)
     require(options, "model", "out")
 
     here = launch()
     rank, world_size = here.rank, here.world_size
-    settings = ExportSettings(
-        options.mode, options.images, options.dtype, options.size, options.context, options.part_images,
-        options.batch_size, options.workers, options.strict,
-    )  # fmt: skip
+    settings = read_arguments(_SETTINGS, options)
     settings.check()
     index = ObjectIndex.open(options.data)
-    encoder = load(options.model, device=options.device, precision=options.precision)
+    encoder = load(options.model, device=settings.read.device, precision=settings.read.precision)
     if encoder.device.type == "cpu":
         keep_freed_memory()
     stderr = Console(stderr=True, markup=False, emoji=False)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from odis.config.options import did_you_mean, new_parser, parse, require
+from odis.config.query import MODES
 from odis.errors import OdisError
 from odis.evaluation.asking import Asking, Each
 from odis.evaluation.asking import Progress as Report
@@ -27,7 +28,6 @@ from odis.evaluation.retrieval import RetrievalSettings, evaluate_retrieval
 from odis.evaluation.segment import SegmentSettings, evaluate_segment
 from odis.evaluation.transfer import DataSet, TransferSettings, evaluate_transfer
 from odis.inference import Encoder, load
-from odis.inference.queries import MODES
 from odis.machine.allocator import keep_freed_memory
 from odis.objects.index import ObjectIndex
 

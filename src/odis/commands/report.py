@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from odis.config.options import new_parser, parse, require
+from odis.config.query import QueryConfig
 from odis.errors import DataError, OdisError
 from odis.inference import load
 from odis.machine.files import write_text_whole
@@ -157,8 +158,8 @@ def _pictures(
             missing.append(paragraph(f"{run.label}: no pictures. {error}.", class_="note"))
             continue
         whole = whole_size(encoder, run, size)
-        asker = encoder.asker("masked-attention", whole if context is None else size, context)
-        networks.append(Network(number, run, encoder, asker.size, context, whole))
+        builder = encoder.query_builder(QueryConfig(size=whole if context is None else size, context=context))
+        networks.append(Network(number, run, encoder, builder.size, context, whole))
     if index is None:
         notes.append(source)
         return joined([paragraph(source, class_="note"), *missing])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -14,7 +14,12 @@ from odis.errors import OdisError
 T = TypeVar("T")
 
 
-def add_arguments(parser: ArgumentParser, settings: Any, only: Collection[str] | None = None) -> None:
+def add_arguments(
+    parser: ArgumentParser,
+    settings: Any,
+    only: Collection[str] | None = None,
+    helps: Mapping[str, str] | None = None,
+) -> None:
     """Add one option for each field of a dataclass; a field that is a dataclass adds its own fields.
 
     `batch_size` becomes `--batch-size`; a bool that is False becomes a flag; a sequence is written with
@@ -25,15 +30,16 @@ def add_arguments(parser: ArgumentParser, settings: Any, only: Collection[str] |
         parser: Gets the options.
         settings: An instance; its values are the defaults.
         only: Names of the fields to add; by default all.
+        helps: Help of some fields in place of their docstrings, where a command has a default of its own.
     """
-    hints, helps = get_type_hints(type(settings)), _helps(type(settings))
+    hints, helps = get_type_hints(type(settings)), _helps(type(settings)) | dict(helps or {})
     for one in fields(settings):
         if only is not None and one.name not in only:
             continue
         value, hint = getattr(settings, one.name), hints[one.name]
         name = f"--{_option(one).replace('_', '-')}"
         if is_dataclass(value):
-            add_arguments(parser, value, one.metadata.get("only"))
+            add_arguments(parser, value, one.metadata.get("only"), helps)
         elif hint is bool:
             assert value is False, f"{one.name}: a flag is off by default"
             parser.add_argument(name, action="store_true", help=helps[one.name])

@@ -27,8 +27,8 @@ class QueryConfig:
     """What a network is asked about an image. Another value gives other features.
 
     Args:
-        modes: Ways to query an object, comma-separated: masked-attention, crop, blackout, mean-pool,
-            whole-image. Models without a mode are left out of its rows.
+        modes: How objects are queried, comma-separated: masked-attention, crop, blackout, mean-pool,
+            whole-image. A model that lacks a mode has no row for it.
         images: Query each image as one object, whatever objects it has.
         size: Side in pixels that images are resized to, in area and at their own aspect; by default the size
             the model was trained at.
@@ -92,7 +92,7 @@ class ReadConfig:
     Args:
         batch_size: Images the network sees at once.
         workers: Processes that decode and resize images; 0 does both in this process.
-        device: auto (the GPU if there is one), cpu, cuda or cuda:N.
+        device: auto (the GPU if there is one), cpu, cuda, cuda:N or mps.
         precision: fp32, bf16 or fp16; auto is bf16 on a GPU that has it, else fp32.
         strict: Stop at the first image or object that cannot be used, instead of naming and counting it.
     """

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from odis import __version__
+from odis.config.query import MODES, QueryConfig, ReadConfig
 from odis.errors import OdisError
 from odis.evaluation.parts import Part
 from odis.evaluation.scores import Score
 from odis.inference import Encoder, IndexFeatures, stream_index
-from odis.inference.queries import MODES
-from odis.inference.stream import joined
+from odis.inference.stream import concat
 from odis.types import Skipped
 
 Progress = Callable[[str, int, int], None]
@@ -98,7 +98,7 @@ class Asking:
                 # What one model has not is left out of its rows; what no model has, or is no mode at all, is
                 # refused.
                 if mode in encoder.modes or mode not in MODES or nobody:
-                    encoder.asker(mode, self.size, self.window(mode))
+                    encoder.query_builder(QueryConfig((mode,), size=self.size, context=self.window(mode)))
 
 
 @dataclass(slots=True)
@@ -152,14 +152,9 @@ class Evaluation:
         for chunk in stream_index(
             encoder,
             part.index,
-            mode,
-            images=settings.images,
+            QueryConfig((mode,), settings.images, settings.size, settings.window(mode)),
+            ReadConfig(settings.batch_size, settings.workers, strict=settings.strict),
             rows=part.rows,
-            size=settings.size,
-            context=settings.window(mode),
-            batch_size=settings.batch_size,
-            workers=settings.workers,
-            strict=settings.strict,
             progress=None if progress is None else lambda done: progress(what, done, total),
         ):
             labels = [len(of_one) for of_one in chunk.label_sets]
@@ -178,7 +173,7 @@ class Evaluation:
 
     def features(self, encoder: Encoder, mode: str, part: Part, side: str) -> IndexFeatures:
         """All features of a part, in memory."""
-        return joined(list(self.stream(encoder, mode, part, side)), encoder.width(mode))
+        return concat(list(self.stream(encoder, mode, part, side)), encoder.width(mode))
 
     def note(self, skipped: Sequence[Skipped]) -> None:
         """What was left out, and why."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as tv
 
+from odis.config.query import QueryConfig
 from odis.data.workers import watched
 from odis.errors import DataError, OdisError
 from odis.evaluation.asking import Asking, Evaluation
@@ -23,7 +24,7 @@ from odis.evaluation.label_maps import IGNORE, LabelledImages, patch_label_share
 from odis.evaluation.parts import Part
 from odis.evaluation.scores import Score, confusion, iou_score, overlaps
 from odis.inference import Encoder
-from odis.inference.queries import Asker, Query
+from odis.inference.queries import Query, QueryBuilder
 from odis.objects.index import ObjectIndex
 from odis.types import Skipped
 
@@ -62,7 +63,9 @@ class DenseSettings(Asking):
         if self.workers < 0:
             raise OdisError(f"workers {self.workers} must be 0 or more")
         for encoder in encoders:
-            encoder.asker("mean-pool", self.size)  # patches, which a model may not have
+            encoder.query_builder(
+                QueryConfig(("mean-pool",), size=self.size)
+            )  # patches, which a model may not have
 
 
 @dataclass(slots=True)
@@ -78,8 +81,10 @@ class DenseItem:
 class DenseRows(Dataset[DenseItem]):
     """Images and label maps, decoded and resized: what a loader's workers do."""
 
-    def __init__(self, data: LabelledImages, rows: Sequence[int], asker: Asker, classes: np.ndarray) -> None:
-        self.data, self.rows, self.asker, self.classes = data, rows, asker, classes
+    def __init__(
+        self, data: LabelledImages, rows: Sequence[int], builder: QueryBuilder, classes: np.ndarray
+    ) -> None:
+        self.data, self.rows, self.builder, self.classes = data, rows, builder, classes
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -97,7 +102,7 @@ class DenseRows(Dataset[DenseItem]):
             return DenseItem(
                 None, mapped, skipped, self.data.classes[int(labels[known][mapped[known] < 0][0])]
             )
-        return DenseItem(self.asker.whole(tv.pil_to_tensor(image)), mapped, skipped)
+        return DenseItem(self.builder.whole(tv.pil_to_tensor(image)), mapped, skipped)
 
 
 def open_labelled(path: str | Path, split: str, *, boxes: bool = False) -> LabelledImages:
@@ -164,9 +169,9 @@ class DenseReader:
         be used; in no fixed order.
         """
         settings, encoder = self.settings, self.encoder
-        asker = encoder.asker("whole-image", settings.size)
+        builder = encoder.query_builder(QueryConfig(("whole-image",), size=settings.size))
         loader: Any = DataLoader(
-            DenseRows(data, rows, asker, train_positions(data, self.train)),
+            DenseRows(data, rows, builder, train_positions(data, self.train)),
             # of one item, not a list
             batch_size=None, num_workers=settings.workers, collate_fn=_as_it_is,  # type: ignore[arg-type]
         )  # fmt: skip
@@ -189,7 +194,7 @@ class DenseReader:
                 if self.run.progress is not None:
                     self.run.progress(what, position + 1, len(rows))
 
-        for asked, _, tokens in encoder.answers(queries(), asker, settings.batch_size):
+        for asked, _, tokens in encoder.run_queries(queries(), builder, settings.batch_size):
             patches = tokens.patches.float()
             if not bool(patches.isfinite().all()):
                 raise OdisError(

@@ -102,7 +102,7 @@ def _scores(
     """Accuracy at each k."""
     # The test part comes first: it is the smaller one, and shows whether the classes fit.
     asked = run.features(encoder, mode, test, "test")
-    asked = asked.taken(asked.labels >= 0)
+    asked = asked.select(asked.labels >= 0)
     if not len(asked):
         raise DataError(
             f"{test.index.path}: none of its images with labelled {settings.things} could be used"

@@ -148,7 +148,7 @@ def labelled_features(
             raise DataError(
                 f"{part.index.path}: none of its images with labelled {run.settings.things} could be used"
             )
-        found = found.taken(usable)
+        found = found.select(usable)
         if not found.features.isfinite().all():
             raise OdisError(
                 f"{side} features hold values that are not finite: the model's weights or its precision "

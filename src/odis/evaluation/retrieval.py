@@ -143,7 +143,7 @@ def _labelled(found: IndexFeatures, part: Part) -> IndexFeatures:
     usable = torch.tensor([bool(labels) for labels in found.label_sets])
     if not usable.any():
         raise DataError(f"{part.index.path}: none of its images with labels could be used")
-    found = found.taken(usable)
+    found = found.select(usable)
     if not found.features.isfinite().all():
         raise OdisError(
             f"{part.index.path}: features hold values that are not finite: the model's weights or its "

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from odis.backbones.baseline import TimmBaseline
+from odis.config.query import MODES, QueryConfig
 from odis.config.training import PretrainConfig
 from odis.data.views import normalise
 from odis.errors import OdisError
 from odis.inference.pictures import Picture, as_objects, as_pixels, is_one_picture
-from odis.inference.queries import MODES, Asker, Query
+from odis.inference.queries import Query, QueryBuilder
 from odis.machine.devices import DTYPES
 from odis.method.pair import pool
 from odis.method.vit import ObjectViT
@@ -122,25 +123,20 @@ class Encoder:
         """
         return f"timm's {self.model.pooling}" if isinstance(self.model, TimmBaseline) else self.object_readout
 
-    def asker(self, mode: str, size: int | None = None, context: float | None = None) -> Asker:
-        """How images are asked in a mode.
+    def query_builder(self, query: QueryConfig) -> QueryBuilder:
+        """What turns images and objects into queries of this model, in one mode.
 
         Raises:
-            OdisError: for a mode that is unknown or the model has not, a size that it does not take, or a
-                context that does not go with the mode.
+            OdisError: for more than one mode, a mode that is unknown or that the model lacks, a size that its
+                patches do not tile, or a context that does not go with the mode.
         """
-        size = self.image_size if size is None else size
-        known = next((m for m in MODES if m == mode), None)
-        if known is None:
-            raise OdisError(f"mode {mode!r} is none of {', '.join(MODES)}")
+        mode, context = query.mode, query.context
+        size = self.image_size if query.size is None else query.size
+        query.check()
+        known = next(m for m in MODES if m == mode)
         plain = isinstance(self.model, TimmBaseline)
         if size < 1 or (not plain and size % self.patch_size):
             raise OdisError(f"size {size} must be a multiple of the patch size {self.patch_size}")
-        if context is not None and (known != "masked-attention" or not 1 <= context < float("inf")):
-            raise OdisError(
-                f"context {context:g} with mode {mode}: must be 1 or more, and goes with masked-attention "
-                f"only"
-            )
         if known not in self.modes:
             lacks = "object token" if known == "masked-attention" else "feature map"
             raise OdisError(
@@ -155,7 +151,7 @@ class Encoder:
         )
         red, green, blue = (round(255 * m) for m in self.mean)
         fill = (red, green, blue)
-        return Asker(
+        return QueryBuilder(
             known,
             size,
             context,
@@ -209,7 +205,7 @@ class Encoder:
 
         Raises:
             DataError: for a picture, box or mask that cannot be used; the message names it.
-            OdisError: see `asker`.
+            OdisError: see `query_builder`.
         """
         if is_one_picture(images):
             one = [None if given is None else [given] for given in (objects, boxes, masks)]
@@ -224,7 +220,7 @@ class Encoder:
                 context=context,
                 batch_size=batch_size,
             )[0]
-        asker = self.asker(mode, size, context)
+        builder = self.query_builder(QueryConfig((mode,), size=size, context=context))
         pictures: list[Any] = list(images)  # type: ignore[arg-type]  # one picture was ruled out
         if objects is not None and (boxes is not None or masks is not None):
             raise OdisError("objects were given, and boxes or masks beside them; give one of the two")
@@ -233,7 +229,7 @@ class Encoder:
                 raise OdisError(f"{name} of {len(given)} images were given, but {len(pictures)} images")
         counts: list[int] = []
         shows_image = context is None and mode not in ("crop", "blackout")
-        beside = shows_image and mode != "whole-image" and not asker.one_each
+        beside = shows_image and mode != "whole-image" and not builder.one_each
 
         def queries() -> Iterator[tuple[tuple[int, int], Query]]:
             for i, picture in enumerate(pictures):
@@ -241,26 +237,26 @@ class Encoder:
                 mine = (None if given is None else given[i] for given in (objects, boxes, masks))
                 items = as_objects(*mine, image=image, name=f"image {i}")
                 counts.append(len(items))
-                for n, query in enumerate(asker(image, items)):
+                for n, query in enumerate(builder(image, items)):
                     if beside:  # the whole image is one more object of the same pass
                         query = Query(
                             query.pixels,
                             np.concatenate([query.masks, np.ones((1, query.masks.shape[1]), dtype=bool)]),
                         )
                     yield (i, n), query
-                if shows_image and asker.one_each:
-                    yield (i, _WHOLE), asker.whole(image)
+                if shows_image and builder.one_each:
+                    yield (i, _WHOLE), builder.whole(image)
 
         objects_of: list[dict[int, Tensor]] = [{} for _ in pictures]
         whole: list[Features] = [Features(torch.empty(0)) for _ in pictures]
         # Windows of one image may have several sizes, so answers come in any order. They leave the device at
         # once.
-        for asked, read, tokens in self.answers(queries(), asker, batch_size):
+        for asked, read, tokens in self.run_queries(queries(), builder, batch_size):
             read = read.float().cpu()
             for b, ((i, n), query) in enumerate(asked):
                 if n != _WHOLE:
                     objects_of[i][n] = read[b, : len(query.masks) - beside].clone()
-                if shows_image and (n == _WHOLE or not asker.one_each):
+                if shows_image and (n == _WHOLE or not builder.one_each):
                     of_all = read[b, len(query.masks) - 1].clone()
                     whole[i] = Features(torch.empty(0), of_all, tokens.patches[b].float().cpu(), tokens.grid)
         features = []
@@ -270,10 +266,10 @@ class Encoder:
             features.append(of_image)
         return features
 
-    def answers(
-        self, queries: Iterable[tuple[T, Query]], asker: Asker, batch_size: int
+    def run_queries(
+        self, queries: Iterable[tuple[T, Query]], builder: QueryBuilder, batch_size: int
     ) -> Iterator[tuple[list[tuple[T, Query]], Tensor, Tokens]]:
-        """Ask queries of one size together. Those of one size stay in order.
+        """Run queries in batches of one image size. Those of one size stay in order.
 
         Yields:
             B queries with their tags; their objects (B, Q, D), on the device, a query with fewer than Q masks
@@ -289,18 +285,18 @@ class Encoder:
                 largest = max(waiting, key=lambda shape: len(waiting[shape]))
                 group = waiting.pop(largest)
                 count -= len(group)
-                yield group, *self._answer([query for _, query in group], asker)
+                yield group, *self._run([query for _, query in group], builder.mode)
         for group in waiting.values():
-            yield group, *self._answer([query for _, query in group], asker)
+            yield group, *self._run([query for _, query in group], builder.mode)
 
-    def _answer(self, queries: list[Query], asker: Asker) -> tuple[Tensor, Tokens]:
+    def _run(self, queries: list[Query], mode: str) -> tuple[Tensor, Tokens]:
         most = max(len(query.masks) for query in queries)
         masks = torch.ones(len(queries), most, queries[0].masks.shape[1], dtype=torch.bool)  # (B, Q, P)
         for i, query in enumerate(queries):
             masks[i, : len(query.masks)] = torch.from_numpy(query.masks)
         masks = masks.to(self.device)
         plain = isinstance(self.model, TimmBaseline)
-        pooled = asker.mode == "mean-pool" or self.object_readout == "mean-pool"
+        pooled = mode == "mean-pool" or self.object_readout == "mean-pool"
         tokens = self.tokens(
             np.stack([query.pixels for query in queries]), None if plain or pooled or not most else masks
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from odis import __version__
+from odis.config.feature_tables import FeatureTableConfig
 from odis.errors import DataError, OdisError
 from odis.inference.encoder import Encoder
 from odis.inference.stream import IndexFeatures, stream_index
@@ -23,48 +25,7 @@ from odis.objects.index import ObjectIndex
 from odis.types import Skipped
 
 ABOUT = "_about.json"  # readers of Parquet folders pass over names that begin with _
-DTYPES = {"fp16": pa.float16(), "fp32": pa.float32()}
-
-
-@dataclass(frozen=True, slots=True)
-class ExportSettings:
-    """What is written, and how models are asked.
-
-    Args:
-        mode: One of `MODES`.
-        images: One row an image, asked as one object, instead of one row an object.
-        dtype: Of the vectors, `fp16` or `fp32`.
-        size: See `Encoder.embed`.
-        context: See `Encoder.embed`.
-        part_images: Images a file; what is lost when a process is killed, at most.
-        batch_size: Images the network sees at once.
-        workers: Processes that decode images.
-        strict: Stop at the first image or object that cannot be used, instead of naming and counting it.
-    """
-
-    mode: str = "masked-attention"
-    images: bool = False
-    dtype: str = "fp32"
-    size: int | None = None
-    context: float | None = None
-    part_images: int = 2048
-    batch_size: int = 64
-    workers: int = 0
-    strict: bool = False
-
-    def check(self) -> None:
-        """Refuse what cannot be written.
-
-        Raises:
-            OdisError: naming the setting and what is allowed.
-        """
-        if self.dtype not in DTYPES:
-            raise OdisError(f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
-        for name, value in (("part-images", self.part_images), ("batch-size", self.batch_size)):
-            if value < 1:
-                raise OdisError(f"{name} {value} must be 1 or more")
-        if self.workers < 0:
-            raise OdisError(f"workers {self.workers} must be 0 or more")
+_ARROW_TYPES = {"fp16": pa.float16(), "fp32": pa.float32()}
 
 
 def feature_schema(width: int, dtype: str, metadata: dict[str, str] | None = None) -> pa.Schema:
@@ -81,7 +42,9 @@ def feature_schema(width: int, dtype: str, metadata: dict[str, str] | None = Non
             pa.field("class", pa.string()),  # its name
             pa.field("provenance", pa.string(), nullable=False),  # where the object came from
             pa.field(
-                "vector", pa.list_(pa.field("item", DTYPES[dtype], nullable=False), width), nullable=False
+                "vector",
+                pa.list_(pa.field("item", _ARROW_TYPES[dtype], nullable=False), width),
+                nullable=False,
             ),
         ],
         metadata=metadata,
@@ -92,7 +55,7 @@ def export_features(
     encoder: Encoder,
     index: ObjectIndex,
     out: Path,
-    settings: ExportSettings,
+    settings: FeatureTableConfig,
     *,
     rank: int = 0,
     world_size: int = 1,
@@ -124,12 +87,13 @@ def export_features(
         DataError: with `strict`.
     """
     settings.check()
-    encoder.asker(settings.mode, settings.size, settings.context)
+    query = settings.query
+    encoder.query_builder(query)
     if not len(index):
         raise DataError(f"{index.path}: has no images")
     about = describe(encoder, index, settings)
     _claim(out, about)
-    width, count = encoder.width(settings.mode), -(-len(index) // settings.part_images)
+    width, count = encoder.width(query.mode), -(-len(index) // settings.part_images)
     schema = feature_schema(width, settings.dtype, {"odis": json.dumps(about, ensure_ascii=False)})
     mine = [part for part in range(count) if part % world_size == rank]
     total = sum(len(_rows(part, settings, index)) for part in mine)
@@ -141,21 +105,16 @@ def export_features(
             chunks = stream_index(
                 encoder,
                 index,
-                settings.mode,
-                images=settings.images,
+                query,
+                replace(settings.read, workers=min(settings.read.workers, len(rows))),
                 rows=rows,
-                size=settings.size,
-                context=settings.context,
-                batch_size=settings.batch_size,
-                workers=min(settings.workers, len(rows)),
                 chunk=len(rows),
-                strict=settings.strict,
-                # default
-                progress=None if progress is None else lambda n, before=before: progress(before + n, total),  # type: ignore[misc]
+                progress=None if progress is None else partial(_counted, progress, before, total),
             )
             (found,) = chunks
-            for skipped in found.skipped if skip is not None else ():
-                skip(skipped)  # type: ignore[misc]  # not None here
+            if skip is not None:
+                for skipped in found.skipped:
+                    skip(skipped)
             with written_whole(path, errors=(pa.ArrowException,)) as beside:
                 pq.write_table(_table(found, index, schema), beside, compression="zstd")
         done += len(rows)
@@ -165,13 +124,13 @@ def export_features(
     return paths
 
 
-def describe(encoder: Encoder, index: ObjectIndex, settings: ExportSettings) -> dict[str, Any]:
+def _counted(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    progress(before + done, total)
+
+
+def describe(encoder: Encoder, index: ObjectIndex, settings: FeatureTableConfig) -> dict[str, Any]:
     """What makes two data sets of features comparable: model, index, and how it was asked."""
-    how = {
-        name: value
-        for name, value in asdict(settings).items()
-        if name not in ("batch_size", "workers", "strict")
-    }
+    query = settings.query
     return {
         "model": encoder.source,
         "weights": _weights_hash(encoder),
@@ -183,9 +142,13 @@ def describe(encoder: Encoder, index: ObjectIndex, settings: ExportSettings) -> 
         "images_in_index": len(index),
         "provenance": index.provenance,
         "classes": index.classes,
-        **how,
-        "size": encoder.image_size if settings.size is None else settings.size,
-        "width": encoder.width(settings.mode),
+        "mode": query.mode,
+        "images": query.images,
+        "dtype": settings.dtype,
+        "size": encoder.image_size if query.size is None else query.size,
+        "context": query.context,
+        "part_images": settings.part_images,
+        "width": encoder.width(query.mode),
         "odis_version": __version__,
     }
 
@@ -237,7 +200,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _rows(part: int, settings: ExportSettings, index: ObjectIndex) -> range:
+def _rows(part: int, settings: FeatureTableConfig, index: ObjectIndex) -> range:
     return range(part * settings.part_images, min((part + 1) * settings.part_images, len(index)))
 
 

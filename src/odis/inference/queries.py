@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -25,15 +24,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
+from odis.config.query import Mode
 from odis.data.geometry.patches import object_shapes, objects_on_grid, patch_grid
 from odis.errors import DataError
 from odis.objects.clean import usable_objects
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
 from odis.types import Box, Crop, Object, Skipped
-
-Mode = Literal["masked-attention", "crop", "blackout", "mean-pool", "whole-image"]
-MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class QueryBuilder:
     """Turns an image and its objects into queries: all that a mode is, apart from the network. Picklable, for
     loader workers.
 
@@ -181,12 +178,14 @@ class IndexRows(Dataset[RowQueries]):
     Args:
         index: Images and objects.
         rows: Rows to take, in this order.
-        asker: How.
+        builder: Makes the queries.
         images: Ask about each image as one object, whatever objects it has.
     """
 
-    def __init__(self, index: ObjectIndex, rows: Sequence[int], asker: Asker, images: bool = False) -> None:
-        self.index, self.rows, self.asker, self.images = index, rows, asker, images
+    def __init__(
+        self, index: ObjectIndex, rows: Sequence[int], builder: QueryBuilder, images: bool = False
+    ) -> None:
+        self.index, self.rows, self.builder, self.images = index, rows, builder, images
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -206,5 +205,5 @@ class IndexRows(Dataset[RowQueries]):
         if self.images:
             items, numbers = [Object((0.0, 0.0, float(row.width), float(row.height)))], [-1]
             labels = [tuple(sorted({label for of_one in labels for label in of_one}))]
-        queries = self.asker(tv.pil_to_tensor(image), items) if items else []
+        queries = self.builder(tv.pil_to_tensor(image), items) if items else []
         return RowQueries(queries, numbers, labels, [item.box for item in items], usable.skipped(path), True)

@@ -1,21 +1,21 @@
-"""Features of a whole object index, chunk by chunk, so that an index of any size passes through bounded
-memory.
-"""
+"""Features of a whole object index, streamed in chunks: memory stays bounded whatever the index holds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from odis.config.query import QueryConfig, ReadConfig
 from odis.data.workers import watched
 from odis.errors import DataError
 from odis.inference.encoder import Encoder
-from odis.inference.queries import IndexRows, Query, RowQueries
+from odis.inference.queries import IndexRows, Query, QueryBuilder, RowQueries
 from odis.objects.index import ObjectIndex
 from odis.types import Skipped
 
@@ -24,9 +24,7 @@ CHUNK = 2048  # images
 
 @dataclass(slots=True)
 class IndexFeatures:
-    """Features of the n objects (or images) of an object index that could be used, in the order of the rows
-    that were asked for.
-    """
+    """Features of the n usable objects (or images) of an object index, in the order of the rows given."""
 
     features: Tensor  # float32 (n, D), on the CPU
     labels: Tensor  # int64 (n,), -1 where there is no label, or for an image not exactly one
@@ -47,8 +45,8 @@ class IndexFeatures:
             targets[i, list(labels)] = True
         return targets
 
-    def taken(self, which: Tensor) -> IndexFeatures:
-        """The objects at `which`, bool (n,) or positions."""
+    def select(self, which: Tensor) -> IndexFeatures:
+        """The objects at `which`: bool (n,), or positions."""
         at = which.nonzero()[:, 0] if which.dtype == torch.bool else which
         tensors = (
             self.features[at],
@@ -62,59 +60,56 @@ class IndexFeatures:
 def stream_index(
     encoder: Encoder,
     index: ObjectIndex,
-    mode: str = "masked-attention",
+    query: QueryConfig,
+    read: ReadConfig,
     *,
-    images: bool = False,
     rows: Sequence[int] | None = None,
-    size: int | None = None,
-    context: float | None = None,
-    batch_size: int = 64,
-    workers: int = 0,
     chunk: int = CHUNK,
-    strict: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[IndexFeatures]:
-    """Features of every object of an index, read image by image, as chunks; what is held is a chunk or two.
+    """Features of every object of an index, image by image, as chunks. One or two chunks are held at a time.
 
     Args:
-        encoder: What to ask.
+        encoder: The model.
         index: Images and objects.
-        mode: One of `MODES`.
-        images: Ask about each image as one object, whatever objects it has.
+        query: What the model is asked, in one mode.
+        read: How images are read.
         rows: Rows of the index to take, in this order; by default all.
-        size: See `Encoder.embed`.
-        context: See `Encoder.embed`.
-        batch_size: Queries answered at once.
-        workers: Processes that decode and resize; 0 does it here.
-        chunk: Images a chunk.
-        strict: Raise for the first image or object that cannot be used, instead of naming and counting it.
+        chunk: Images in a chunk.
         progress: Called after each image with the number of images so far.
 
     Yields:
         Chunk after chunk, in order; the last may be smaller. No rows give no chunk.
 
     Raises:
-        DataError: with `strict`.
-        OdisError: see `Encoder.asker`.
+        DataError: with `read.strict`, for the first image or object that cannot be used.
+        OdisError: see `Encoder.query_builder`.
     """
-    asker = encoder.asker(mode, size, context)
+    read.check()
+    builder = encoder.query_builder(query)
     rows = range(len(index)) if rows is None else rows
     loader: Any = DataLoader(
-        IndexRows(index, rows, asker, images), batch_size=None, num_workers=workers, collate_fn=_as_it_is
+        IndexRows(index, rows, builder, query.images),
+        batch_size=None,
+        num_workers=read.workers,
+        collate_fn=_as_it_is,
     )
-    read = watched(iter(loader), workers)
+    items = watched(iter(loader), read.workers)
     for start in range(0, len(rows), chunk):
-        yield _chunk(encoder, read, rows[start : start + chunk], start, asker, batch_size, strict, progress)
+        done = None if progress is None else partial(_counted, progress, start)
+        yield _chunk(encoder, builder, items, rows[start : start + chunk], read, done)
+
+
+def _counted(progress: Callable[[int], None], start: int, done: int) -> None:
+    progress(start + done)
 
 
 def _chunk(
     encoder: Encoder,
-    read: Iterator[RowQueries],
+    builder: QueryBuilder,
+    items: Iterator[RowQueries],
     rows: Sequence[int],
-    first: int,
-    asker: Any,
-    batch_size: int,
-    strict: bool,
+    read: ReadConfig,
     progress: Callable[[int], None] | None,
 ) -> IndexFeatures:
     """The next `len(rows)` images."""
@@ -127,8 +122,8 @@ def _chunk(
     def queries() -> Iterator[tuple[range, Query]]:
         nonlocal count
         for position, row in enumerate(rows):
-            item = next(read)
-            if strict and item.skipped:
+            item = next(items)
+            if read.strict and item.skipped:
                 raise DataError(f"{item.skipped[0].what}: {item.skipped[0].why}")
             skipped.extend(item.skipped)
             count += item.read
@@ -136,25 +131,21 @@ def _chunk(
             label_sets.extend(item.labels)
             boxes.extend(item.boxes)
             places.extend((row, number) for number in item.numbers)
-            for i, query in enumerate(item.queries):
-                # One query answers for all objects of the image, or each for its own.
-                yield (
-                    range(start, len(label_sets))
-                    if len(item.queries) == 1
-                    else range(start + i, start + i + 1),
-                    query,
-                )
+            # One query answers for all objects of the image, or each for its own.
+            together = len(item.queries) == 1
+            for i, query in enumerate(item.queries, start):
+                yield range(start, len(label_sets)) if together else range(i, i + 1), query
             if progress is not None:
-                progress(first + position + 1)
+                progress(position + 1)
 
     parts: list[tuple[list[int], Tensor]] = []
-    for asked, objects, _ in encoder.answers(queries(), asker, batch_size):
+    for batch, objects, _ in encoder.run_queries(queries(), builder, read.batch_size):
         objects = objects.float().cpu()
         answers = [
-            objects[i, : len(query.masks)].expand(len(span), -1) for i, (span, query) in enumerate(asked)
+            objects[i, : len(query.masks)].expand(len(span), -1) for i, (span, query) in enumerate(batch)
         ]
-        parts.append(([n for span, _ in asked for n in span], torch.cat(answers)))
-    features = torch.empty(len(label_sets), encoder.width(asker.mode))
+        parts.append(([n for span, _ in batch for n in span], torch.cat(answers)))
+    features = torch.empty(len(label_sets), encoder.width(builder.mode))
     while parts:  # freed as they are copied
         positions, part = parts.pop()
         features[torch.tensor(positions)] = part
@@ -165,16 +156,38 @@ def _chunk(
 
 
 def embed_index(
-    encoder: Encoder, index: ObjectIndex, mode: str = "masked-attention", **how: Any
+    encoder: Encoder,
+    index: ObjectIndex,
+    mode: str = "masked-attention",
+    *,
+    rows: Sequence[int] | None = None,
+    progress: Callable[[int], None] | None = None,
+    **settings: Any,
 ) -> IndexFeatures:
-    """All of `stream_index` as one; arguments are its. All features are held in memory: about 8 D bytes an
-    object at the peak.
+    """All features of an index in memory: about 8 D bytes an object at the peak.
+
+    Args:
+        encoder: The model.
+        index: Images and objects.
+        mode: One of `MODES`.
+        rows: See `stream_index`.
+        progress: See `stream_index`.
+        settings: Fields of `QueryConfig` (`images`, `size`, `context`) and of `ReadConfig` (`batch_size`,
+            `workers`, `strict`).
+
+    Raises:
+        DataError: see `stream_index`.
+        OdisError: see `stream_index`.
     """
-    return joined(list(stream_index(encoder, index, mode, **how)), encoder.width(mode))
+    query = {name: settings.pop(name) for name in ("images", "size", "context") if name in settings}
+    chunks = stream_index(
+        encoder, index, QueryConfig((mode,), **query), ReadConfig(**settings), rows=rows, progress=progress
+    )
+    return concat(list(chunks), encoder.width(mode))
 
 
-def joined(chunks: Sequence[IndexFeatures], width: int) -> IndexFeatures:
-    """Chunks as one; of no chunk none, of `width` features."""
+def concat(chunks: Sequence[IndexFeatures], width: int) -> IndexFeatures:
+    """Chunks as one; no chunks give no objects, of `width` features."""
     if not chunks:
         none = torch.empty(0, dtype=torch.int64)
         return IndexFeatures(torch.empty(0, width), none, [], none, none, torch.empty(0, 4), 0, [])

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from odis.config.query import QueryConfig
 from odis.inference import Encoder, IndexFeatures, embed_index
 from odis.machine.files import written_whole
 from odis.objects.images import load_image
@@ -165,10 +166,10 @@ def _attention(
     """
     scene = test[row]
     image = torch.from_numpy(_pixels(test, row)).permute(2, 0, 1)
-    asker = encoder.asker("masked-attention", size=2 * encoder.image_size, context=context)
+    builder = encoder.query_builder(QueryConfig(size=2 * encoder.image_size, context=context))
     maps = []
     for item in scene.objects:
-        query = asker(image, [item])[0]
+        query = builder(image, [item])[0]
         weights = encoder.object_attention(query)
         side = query.pixels.shape[1] // encoder.patch_size
         maps.append((query.pixels.transpose(1, 2, 0), weights[0].mean(0).reshape(side, -1).numpy()))

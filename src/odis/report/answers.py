@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from odis.config.query import QueryConfig
 from odis.inference import Encoder, embed_index
-from odis.inference.queries import Asker
+from odis.inference.queries import QueryBuilder
 from odis.report.drawing import region_of
 from odis.report.runs import Run
 from odis.report.samples import Sample
@@ -70,7 +71,7 @@ def whole_size(encoder: Encoder, run: Run, size: int | None) -> int:
         size = encoder.patch_size * max(
             1, round(encoder.image_size / math.sqrt(min(max(share, 0.01), 1)) / encoder.patch_size)
         )
-    return encoder.asker("masked-attention", size).size
+    return encoder.query_builder(QueryConfig(size=size)).size
 
 
 def depth(encoder: Encoder) -> int:
@@ -109,16 +110,16 @@ def looks(
         size: Side in pixels to ask at.
         context: See `Encoder.embed`.
     """
-    asker = encoder.asker("masked-attention", size, context)
+    builder = encoder.query_builder(QueryConfig(size=size, context=context))
     layers = layers_shown(depth(encoder))
     found: list[Looks] = []
-    for query in asker(pil_to_tensor(image), objects):
+    for query in builder(pil_to_tensor(image), objects):
         rows, columns = (side // encoder.patch_size for side in query.pixels.shape[1:])
         weights = torch.stack(
             [encoder.object_attention(query, layer) for layer in layers], dim=1
         ).numpy()  # (Q, layers, heads, P)
         for one, mask in zip(weights, query.masks):  # (layers, heads, P)
-            picture = _asked(asker, image, objects[len(found)])
+            picture = _asked(builder, image, objects[len(found)])
             found.append(
                 Looks(
                     layers, one.reshape(*one.shape[:2], rows, columns), mask.reshape(rows, columns), *picture
@@ -127,12 +128,12 @@ def looks(
     return found
 
 
-def _asked(asker: Asker, image: Image.Image, item: Object) -> tuple[Image.Image, np.ndarray]:
+def _asked(builder: QueryBuilder, image: Image.Image, item: Object) -> tuple[Image.Image, np.ndarray]:
     """What an object is asked about in, large enough to be looked at, and the object in it."""
     region = region_of(item, image.size, image.size)
-    if asker.context is None:
+    if builder.context is None:
         return image, region
-    large = replace(asker, size=asker.size * math.ceil(_WINDOW / asker.size))
+    large = replace(builder, size=builder.size * math.ceil(_WINDOW / builder.size))
     # The object's region goes the same way as the image, so that it lands where the object does.
     pictures = (pil_to_tensor(image), torch.from_numpy(255 * region.astype(np.uint8)).expand(3, -1, -1))
     pixels, inside = (large(picture, [item])[0].pixels for picture in pictures)
