@@ -63,7 +63,9 @@ def patches(grid: tuple[int, int], *cells: tuple[int, int]) -> Tensor:
 
 
 def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    """To rounding in float32, which is measured by the largest entries: the small ones are what cancelled."""
+    largest = float(b.detach().abs().max()) if b.numel() else 0.0
+    torch.testing.assert_close(a, b, rtol=0, atol=2e-5 * largest)
 
 
 BOXES = np.array(

@@ -74,9 +74,10 @@ def test_rows_are_the_encoders_answers(
     found = embed_index(encoder, index, images=images)
     table = pq.read_table(tmp_path / "out")
     assert table.schema.field("vector").type.list_size == 32
-    np.testing.assert_allclose(
-        vectors(tmp_path / "out"), found.features.numpy(), atol=2e-3 if dtype == "fp16" else 1e-5
-    )
+    # Batches of another size round otherwise, by a share of the largest entries; half precision has 11 bits.
+    expected, bits = found.features.numpy(), 2**-11 if dtype == "fp16" else 0
+    rounding = 2e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(vectors(tmp_path / "out"), expected, rtol=bits, atol=rounding)
     assert table["row"].to_pylist() == found.rows.tolist()
     assert table["object"].to_pylist() == [None] * 7 if images else found.numbers.tolist()
     assert table["label"].to_pylist() == [None if label < 0 else label for label in found.labels.tolist()]
@@ -97,9 +98,8 @@ def test_rows_are_the_encoders_answers(
         f"select list_sum(vector::float[]) as total, class from '{tmp_path}/out/*.parquet' order by row, "
         f"object"
     ).fetchall()
-    np.testing.assert_allclose(
-        [total for total, _ in queried], found.features.sum(1).numpy(), atol=0.05 if dtype == "fp16" else 1e-4
-    )
+    off = np.abs(np.array([total for total, _ in queried]) - expected.sum(1))
+    assert (off <= bits * np.abs(expected).sum(1) + 32 * rounding).all()
     assert [name for _, name in queried] == table["class"].to_pylist()
 
 

