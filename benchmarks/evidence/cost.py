@@ -30,10 +30,9 @@ from worlds import World, worlds
 from odis.benchmark.measure import batches_of, peak_gib, start
 from odis.config.training import PretrainConfig
 from odis.evaluation.results import write_results
-from odis.machine.devices import resolve_device
+from odis.machine.devices import describe_device, resolve_device
 from odis.machine.ranks import Ranks
 from odis.objects.index import ObjectIndex
-from odis.train.run_folder import describe_device
 from odis.train.update import train_step
 
 HERE = Path(__file__).parent

@@ -242,7 +242,7 @@ def in_range() -> st.SearchStrategy[PretrainConfig]:
             "train.epochs": draw(positive),
             "train.accumulate": accumulate,
             "train.batch_size": accumulate * draw(st.integers(1, 512)),
-            "train.precision": draw(st.sampled_from(["fp32", "bf16", "fp16"])),
+            "train.precision": draw(st.sampled_from(["auto", "fp32", "bf16", "fp16"])),
             "train.seed": draw(st.integers(0, 2**31)),
         }
         return make(changes)

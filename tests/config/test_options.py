@@ -150,7 +150,11 @@ def test_values_have_their_declared_types():
         (["--train.steps", "1.5"], "train.steps: must be one of [int, null]", "got 1.5"),
         (["--optim.base_lr", "fast"], "optim.base_lr: must be float", "got fast"),
         (["--objects.use", "perhaps"], "objects.use: must be bool", "got perhaps"),
-        (["--train.precision", "fp8"], "train.precision: must be one of ['fp32', 'bf16', 'fp16']", "got fp8"),
+        (
+            ["--train.precision", "fp8"],
+            "train.precision: must be one of ['auto', 'fp32', 'bf16'",
+            "got fp8",
+        ),
         (["--views.global_scale", "[0.1]"], "views.global_scale: must be tuple with 2 elements", "got [0.1]"),
         (["--views.global_scale", "0.1"], "views.global_scale: must be tuple", "got 0.1"),
         (["--views.global_size"], "argument --views.global_size:", "expected one argument"),

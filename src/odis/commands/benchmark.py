@@ -29,11 +29,10 @@ from odis.config.checks import check
 from odis.config.options import add_config, new_parser, parse, require, to_config
 from odis.config.training import PretrainConfig, as_dict
 from odis.errors import ConfigError
-from odis.machine.devices import resolve_device
+from odis.machine.devices import describe_device, resolve_device
 from odis.machine.files import write_json_whole
 from odis.machine.ranks import Ranks
 from odis.objects.index import ObjectIndex
-from odis.train.run_folder import describe_device
 from odis.train.update import TrainState
 
 _ABOUT = (
@@ -92,7 +91,9 @@ def measure(config: PretrainConfig, seconds: float, *, recipe: str = "") -> dict
     if len(index) == 0:
         raise ConfigError(f"data: {config.data} holds no images")
     ranks = Ranks(0, 1, resolve_device(config.train.device, "train.device"))
-    run, cold = start(config, index, ranks), uncached(config)
+    run = start(config, index, ranks)
+    config = run.config  # its precision is none but a name
+    cold = uncached(config)
     console.print("input alone", style="dim")
     loading = input_rate(cold, index, run.patch_size, 0.1 * seconds)
     console.print("input and step together, as training runs", style="dim")

@@ -262,8 +262,10 @@ class TrainConfig:
         batch_size: Images a step, over all ranks and accumulation.
         accumulate: Micro-batches a step; each is normalised and centred on its own.
         seed: Seed of everything random.
-        precision: Arithmetic of the forward and backward passes; weights stay fp32.
-        device: `auto` takes the GPU if there is one.
+        precision: Arithmetic of the forward and backward passes; weights stay fp32. `auto` is bf16 on a GPU
+            that computes in it, and on a CPU on which bf16 products are clearly faster, else fp32. A run
+            chooses once, when it starts, and a resume keeps the choice.
+        device: `auto` (the GPU if there is one, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
         compile: Compile the transformer blocks.
         threads: CPU threads of each rank; 0 leaves torch's choice.
         log_every: Steps between lines of `metrics.jsonl`.
@@ -279,7 +281,7 @@ class TrainConfig:
     batch_size: int = 256
     accumulate: int = 1
     seed: int = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     compile: bool = False
     threads: int = 0

@@ -5,6 +5,7 @@ Which kernel runs on the device is another question: see `odis.kernels`.
 
 from __future__ import annotations
 
+import platform
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,6 +69,13 @@ def resolve_device(name: str, setting: str = "device") -> torch.device:
         if device.index is not None:
             torch.cuda.set_device(device)  # what is asked of "the GPU" below is asked of this one
     return device
+
+
+def describe_device(device: torch.device) -> str:
+    """What the arithmetic runs on, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def resolve_precision(

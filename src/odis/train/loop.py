@@ -23,15 +23,15 @@ from odis.config.training import PretrainConfig, as_dict
 from odis.data.loader import make_loader
 from odis.data.pixels.disk import DiskCache, are_large
 from odis.errors import ConfigError, DataError, OdisError
-from odis.machine.devices import resolve_device
+from odis.machine.devices import describe_device, resolve_device
 from odis.machine.ranks import Ranks, launch, ranks
 from odis.method.vit import ObjectViT
 from odis.objects.index import ObjectIndex
 from odis.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from odis.train.rediscovery import Rounds, provenance_of
-from odis.train.run_folder import describe_device, prepare
+from odis.train.run_folder import prepare
 from odis.train.run_log import RunLog, Throughput, peak_memory
-from odis.train.start import build_run
+from odis.train.start import Settled, build_run, settle_precision
 from odis.train.update import TrainState, train_step
 from odis.types import Batch
 
@@ -57,35 +57,39 @@ def pretrain(
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     with ranks(resolve_device(config.train.device, "train.device")) as here:
-        run, index = _start(config, out, here, recipe)
+        run, index, settled = _start(config, out, here, recipe)
         report = RunLog(
             out, here, total_steps=run.schedules.total_steps, start_step=run.step,
             prototypes=config.head.prototypes, tensorboard=config.train.tensorboard,
         )  # fmt: skip
         try:
-            _train(run, index, out, report, evaluate)
+            _train(run, index, out, report, evaluate, settled)
         finally:
             report.close()
     return out
 
 
-def _start(config: PretrainConfig, out: Path, here: Ranks, recipe: str) -> tuple[TrainState, ObjectIndex]:
+def _start(
+    config: PretrainConfig, out: Path, here: Ranks, recipe: str
+) -> tuple[TrainState, ObjectIndex, Settled]:
     index = ObjectIndex.open(config.data, strict=config.strict)
     if len(index) == 0:
         raise ConfigError(f"data: {config.data} holds no images")
     if config.loader.copies is not None:
         DiskCache(config.loader.copies)  # a folder that cannot be is refused before there is a run
+    settled = settle_precision(config, here, out)
+    config = settled.config
     run = build_run(config, here, images=len(index), provenance=provenance_of(config, index), recipe=recipe)
     if here.is_first:
-        prepare(out, config, _resolved(run, index))
+        prepare(out, config, _resolved(run, index, settled.asked))
     here.barrier()
     saved = checkpoints(out / "checkpoints")
     if saved:
         _restore(run, saved[-1])
-    return run, index
+    return run, index, settled
 
 
-def _resolved(run: TrainState, index: ObjectIndex) -> dict[str, Any]:
+def _resolved(run: TrainState, index: ObjectIndex, asked: str) -> dict[str, Any]:
     """What the settings come to on this data and machine, for `config.yaml`."""
     per_rank = run.config.train.batch_size // run.ranks.world_size // run.config.train.accumulate
     return {
@@ -97,22 +101,34 @@ def _resolved(run: TrainState, index: ObjectIndex) -> dict[str, Any]:
         "micro_batch_per_rank": per_rank,
         "ranks": run.ranks.world_size,
         "backbone_parameters": sum(p.numel() for p in run.student.backbone.parameters()),
+        "precision": run.config.train.precision,
+        "precision_asked": asked,
         "device": describe_device(run.ranks.device),
         "recipe": run.recipe,
     }
 
 
-def _train(run: TrainState, index: ObjectIndex, out: Path, report: RunLog, evaluate: Evaluate | None) -> None:
+def _train(
+    run: TrainState,
+    index: ObjectIndex,
+    out: Path,
+    report: RunLog,
+    evaluate: Evaluate | None,
+    settled: Settled,
+) -> None:
     train, total = run.config.train, run.schedules.total_steps
     if run.step >= total:
         report.say(f"{out}: the run is complete ({total} steps)")
         return
+    chosen = f" (auto: {settled.why})" if settled.why else ""
     resumed = f", resumed after step {run.step}" if run.step else ""
     report.say(
         f"{len(index)} images ({run.provenance}), {total} steps of {train.batch_size} "
-        f"({run.schedules.steps_per_epoch:.1f} an epoch), "
-        f"lr {run.schedules.lr:.3g}, {train.precision} on {describe_device(run.ranks.device)}{resumed}"
+        f"({run.schedules.steps_per_epoch:.1f} an epoch), lr {run.schedules.lr:.3g}, "
+        f"{train.precision}{chosen} on {describe_device(run.ranks.device)}{resumed}"
     )
+    if settled.note:
+        report.say(settled.note)
     loader = run.config.loader
     kept = loader.cache or loader.resident_gib or loader.copies is not None
     if not kept and total > 2 * run.schedules.steps_per_epoch and are_large(index, run.config.views):

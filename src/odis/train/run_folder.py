@@ -10,13 +10,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from odis import __version__
 from odis.config.renamed import translate
 from odis.config.training import PretrainConfig, as_dict
 from odis.errors import ConfigError, DataError, OdisWarning
+from odis.machine.devices import DTYPES
 from odis.machine.files import write_text_whole
 
 # Settings that may change between the parts of a run: they say how it is run and written down, not what is
@@ -117,6 +117,27 @@ def read_config(out: Path) -> dict[str, Any]:
     Raises:
         DataError: if it is missing or not one.
     """
+    record, changes = _read(out)
+    if changes:
+        message = f"{out / 'config.yaml'}: has settings of an earlier version: {'; '.join(changes)}"
+        warnings.warn(message, OdisWarning, stacklevel=2)
+    return record
+
+
+def recorded_precision(out: Path) -> str | None:
+    """The precision of the run in `out`; None if there is no run yet, or none of today's precisions in it.
+
+    Raises:
+        DataError: if its `config.yaml` is none.
+    """
+    if not (out / "config.yaml").exists():
+        return None
+    train = _read(out)[0]["config"].get("train")
+    precision = train.get("precision") if isinstance(train, dict) else None
+    return precision if precision in DTYPES else None
+
+
+def _read(out: Path) -> tuple[dict[str, Any], list[str]]:
     path = out / "config.yaml"
     try:
         record = yaml.safe_load(path.read_text())
@@ -127,14 +148,4 @@ def read_config(out: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise DataError(f"{path}: not the config of a run")
     record["config"], changes = translate(record["config"])
-    if changes:
-        message = f"{path}: has settings of an earlier version: {'; '.join(changes)}"
-        warnings.warn(message, OdisWarning, stacklevel=2)
-    return record
-
-
-def describe_device(device: torch.device) -> str:
-    """What the arithmetic runs on, in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return record, changes

@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from odis.backbones.build import build_pair
 from odis.config.training import PretrainConfig
 from odis.machine.allocator import keep_freed_memory, return_freed_memory
+from odis.machine.devices import resolve_precision
 from odis.machine.ranks import Ranks
 from odis.method.step import Centers, LossTerms
 from odis.train.optim import build_optimizer
+from odis.train.run_folder import recorded_precision
 from odis.train.schedules import Schedules
 from odis.train.update import StudentPass, TrainState
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A config whose precision is a name, and what `auto` had to do with it."""
+
+    config: PretrainConfig
+    asked: str
+    why: str = ""  # auto's reason
+    note: str = ""  # what is said of a resumed run that auto would now run otherwise
+
+
+def settle_precision(config: PretrainConfig, ranks: Ranks, out: Path | None = None) -> Settled:
+    """Resolve `train.precision auto`, on the first rank for all.
+
+    Args:
+        config: The run's config.
+        ranks: This process among all, and its device.
+        out: The run's folder. If it holds a run, `auto` is the precision of that.
+
+    Raises:
+        DataError: if the folder's `config.yaml` cannot be read.
+    """
+    asked = config.train.precision
+    if asked != "auto":
+        return Settled(config, asked)
+    choice, recorded = ranks.from_first(
+        lambda: (
+            resolve_precision("auto", ranks.device, "train.precision", measure=True),
+            None if out is None else recorded_precision(out),
+        )
+    )
+    precision = recorded or choice.name
+    config = replace(config, train=replace(config.train, precision=cast(Any, precision)))
+    if precision == choice.name:
+        return Settled(config, asked, choice.why)
+    note = (
+        f"train.precision auto: the run goes on in {precision}, as it began; begun here it would take "
+        f"{choice.name} ({choice.why})"
+    )
+    return Settled(config, asked, "as the run began", note)
 
 
 def build_run(
@@ -30,6 +77,7 @@ def build_run(
     Raises:
         ConfigError: for a model that cannot be built.
     """
+    config = settle_precision(config, ranks).config
     if ranks.device.type == "cpu":
         return_freed_memory() if config.model.grad_checkpointing else keep_freed_memory()
     torch.manual_seed(config.train.seed)
