@@ -1,33 +1,16 @@
-"""The command line: `odis pretrain | index | objects | inspect | embed | evaluate | benchmark | report |
-demo`.
-
-Each command declares its options and calls one function. Heavy imports happen inside the commands, so that
-`odis --help` answers at once.
-"""
+"""The command line: finds the command, parses its options, runs it, and words what went wrong."""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 from odis import __version__
+from odis.commands import commands
+from odis.commands.command import Command, Group
+from odis.config.options import did_you_mean, new_parser, parse
 from odis.errors import OdisError, OdisWarning
-
-_COMMANDS = {
-    "pretrain": "train a Vision Transformer by object-level self-distillation; the same command again "
-    "resumes",
-    "index": "read annotations into an object index (Parquet); export, filter, sample, merge, perturb one",
-    "objects": "find objects: detect, or discover without annotations; compare two indexes",
-    "inspect": "draw images with their objects, and the views and masks training takes from them",
-    "embed": "write the features of objects or images as Parquet, to read in pyarrow, numpy or DuckDB",
-    "evaluate": "measure frozen features: k-NN, linear probe, transfer, retrieval, segmentation",
-    "benchmark": "measure what a recipe costs on your data and machine: images/s, memory, time of the whole "
-    "run",
-    "report": "one HTML page of runs: curves, evaluations, where [OBJ] looks, nearest objects",
-    "demo": "make scenes, pretrain on them, evaluate before and after, draw what was learned",
-}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,48 +18,95 @@ def main(argv: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage())
-        return
-    if arguments[0] in ("-V", "--version", "version"):
+    if arguments and arguments[0] in ("-V", "--version", "version"):
         print(f"odis {__version__}")
         return
-    command, rest = arguments[0], arguments[1:]
     warnings.formatwarning = _format_warning
     try:
-        runs = {
-            "pretrain": _pretrain,
-            "index": _index,
-            "objects": _objects,
-            "inspect": _inspect,
-            "embed": _embed,
-            "evaluate": _evaluate,
-            "benchmark": _benchmark,
-            "report": _report,
-            "demo": _demo,
-        }
-        run = runs.get(command)
-        if run is None:
-            raise OdisError(f"no such command; the commands are {', '.join(_COMMANDS)}")
-        run(rest)
-    except OdisError as e:
-        print(f"odis {command}: {' '.join(str(e).split())}", file=sys.stderr)
-        raise SystemExit(2) from e
-    except (
-        OSError
-    ) as e:  # a full disk, a folder that may not be written: what the system says is the one line
-        where = f"{e.filename}: " if e.filename else ""
-        print(f"odis {command}: {where}{e.strerror or e}", file=sys.stderr)
-        raise SystemExit(2) from e
-    except RuntimeError as e:
+        run(arguments)
+    except OdisError as error:
+        _refuse(arguments[0], " ".join(str(error).split()), error)
+    except OSError as error:  # a full disk, a folder that is read-only: the system's own words
+        where = f"{error.filename}: " if error.filename else ""
+        _refuse(arguments[0], f"{where}{error.strerror or error}", error)
+    except RuntimeError as error:
         from odis.data.workers import worker_error
 
-        if (death := worker_error(e)) is None:  # torch tells of a killed worker wherever the program is
+        if (death := worker_error(error)) is None:  # torch reports a killed worker wherever the program is
             raise
-        print(f"odis {command}: {death}", file=sys.stderr)
-        raise SystemExit(2) from e
+        _refuse(arguments[0], str(death), error)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def run(arguments: list[str]) -> None:
+    """Run one command. Errors are raised as they are.
+
+    Args:
+        arguments: Name of the command, of its subcommand if it has some, and its options.
+
+    Raises:
+        OdisError: For an unknown command or option, and whatever the command refuses.
+    """
+    path, command, rest = find_command(arguments)
+    if isinstance(command, Group):
+        print(_usage(path, command))
+    else:
+        command.run(parse_options(path, command, rest))
+
+
+def find_command(arguments: list[str]) -> tuple[list[str], Command | Group, list[str]]:
+    """The names on the way to a command, the command, and the arguments behind them.
+
+    A group comes back if no command of it is named.
+
+    Raises:
+        OdisError: For a name that is no command.
+    """
+    command: Command | Group = commands()
+    path: list[str] = []
+    while isinstance(command, Group):
+        name = arguments[len(path)] if len(arguments) > len(path) else "--help"
+        if name in ("-h", "--help"):
+            break
+        known = command.commands
+        if name not in known:
+            wrong = f"{name}: " if path else ""
+            close = did_you_mean(name, list(known))
+            raise OdisError(f"{wrong}no such {command.noun}{close}; there are {', '.join(known)}")
+        command = known[name]
+        path.append(name)
+    return path, command, arguments[len(path) :]
+
+
+def parse_options(path: list[str], command: Command, arguments: list[str]) -> Any:
+    """The options of a command.
+
+    Args:
+        path: The command's names, for its usage line.
+        command: The command.
+        arguments: What stands behind its names.
+
+    Raises:
+        ConfigError: For an unknown option, or a value of the wrong type.
+    """
+    parser = new_parser(" ".join(path), f"{command.summary}.")
+    command.add_options(parser)
+    return parse(parser, arguments)
+
+
+def _usage(path: list[str], group: Group) -> str:
+    words, noun = " ".join(["odis", *path]), group.noun.upper()
+    width = max(map(len, group.commands))
+    lines = [f"usage: {words} {noun} [options]", "", f"{group.summary.rstrip('.')}.", ""]
+    for heading, section in group.sections.items():
+        lines += [f"{heading}:", *(f"  {name.ljust(width)}  {c.summary}" for name, c in section.items()), ""]
+    return "\n".join([*lines, f"`{words} {noun} --help` lists the options of one."])
+
+
+def _refuse(command: str, line: str, error: BaseException) -> None:
+    print(f"odis {command}: {line}", file=sys.stderr)
+    raise SystemExit(2) from error
 
 
 _usual_format = warnings.formatwarning
@@ -85,120 +115,7 @@ _usual_format = warnings.formatwarning
 def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """The usual form, but of odis's own warnings no line of source: the message says all."""
+    """The usual form; warnings of odis without their line of source, since the message says all."""
     if issubclass(category, OdisWarning):
         return f"warning: {message}\n"
     return _usual_format(message, category, filename, lineno, line)
-
-
-def _usage() -> str:
-    width = max(map(len, _COMMANDS))
-    lines = [f"  {name.ljust(width)}  {what}" for name, what in _COMMANDS.items()]
-    head = [
-        "usage: odis COMMAND [options]",
-        "",
-        "Pretrain Vision Transformers by object-level self-distillation.",
-        "",
-        "commands:",
-    ]
-    return "\n".join([*head, *lines, "", "`odis COMMAND --help` lists the options of a command."])
-
-
-def _pretrain(arguments: list[str]) -> None:
-    from odis.config.options import add_config, new_parser, parse, require, to_config
-
-    parser = new_parser("pretrain", _COMMANDS["pretrain"])
-    parser.add_argument("--out", type=str, help="folder of the run: config, metrics, checkpoints, model")
-    add_config(parser)
-    options = parse(parser, arguments)
-    require(options, "data", "out")
-    config = to_config(options)
-    recipe = Path(str(options.recipe[-1])).stem if options.recipe else ""
-
-    from odis.config.checks import check
-
-    check(config)  # before the imports that take seconds, and before `val` is read
-
-    from odis.evaluation.knn import periodic_knn
-    from odis.train.loop import pretrain
-
-    pretrain(config, Path(options.out), recipe=recipe, evaluate=periodic_knn(config) if config.val else None)
-
-
-def _index(arguments: list[str]) -> None:
-    from odis.commands.index import run_index
-
-    run_index(arguments)
-
-
-def _objects(arguments: list[str]) -> None:
-    from odis.commands.objects import run_objects
-
-    run_objects(arguments)
-
-
-def _inspect(arguments: list[str]) -> None:
-    from odis.config.options import add_config, new_parser, parse, require, to_config
-
-    parser = new_parser(
-        "inspect",
-        "Draw images of an index or folder with their objects, views, object masks and prediction masks.",
-    )
-    parser.add_argument("index", type=str, help="object index (.parquet) or folder of images")
-    parser.add_argument("--out", type=str, help="picture to write (.png)")
-    parser.add_argument("--images", type=int, default=4, help="images to draw")
-    parser.add_argument("--seed", type=int, default=0, help="which images and views")
-    add_config(parser)
-    options = parse(parser, arguments)
-    require(options, "out")
-    options.data = options.index
-
-    from odis.config.checks import check
-    from odis.objects.index import ObjectIndex
-    from odis.pictures.inspect import inspect_picture
-
-    config = to_config(options)
-    check(config)
-    index = ObjectIndex.open(options.index, strict=config.strict)
-    for skipped in inspect_picture(index, options.out, config, images=options.images, seed=options.seed):
-        print(f"skipped {skipped.what}: {skipped.why}", file=sys.stderr)
-    print(options.out)
-
-
-def _embed(arguments: list[str]) -> None:
-    from odis.commands.embed import run_embed
-
-    run_embed(arguments)
-
-
-def _evaluate(arguments: list[str]) -> None:
-    from odis.commands.evaluate import run_evaluate
-
-    run_evaluate(arguments)
-
-
-def _benchmark(arguments: list[str]) -> None:
-    from odis.commands.benchmark import run_benchmark
-
-    run_benchmark(arguments)
-
-
-def _report(arguments: list[str]) -> None:
-    from odis.commands.report import run_report
-
-    run_report(arguments)
-
-
-def _demo(arguments: list[str]) -> None:
-    from odis.config.options import new_parser, parse
-
-    parser = new_parser("demo", _COMMANDS["demo"])
-    parser.add_argument(
-        "--out", type=str, default="odis-demo", help="folder for scenes, run, results.json and demo.png"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of scenes and training")
-    options: Any = parse(parser, arguments)
-
-    from odis.commands.demo import run_demo
-
-    run_demo(Path(options.out), seed=options.seed)

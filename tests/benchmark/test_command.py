@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from odis.benchmark.cached import memories
+from odis.benchmark.figures import duration
 from odis.cli import main
-from odis.commands.benchmark import duration
 from odis.objects.index import ObjectIndex
 
 

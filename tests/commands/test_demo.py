@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from odis.cli import main
-from odis.commands import demo
+from odis.commands.demo import steps as demo
 from odis.config.checks import check
 from odis.config.options import load_recipe, recipe_path
 from odis.errors import ConfigError

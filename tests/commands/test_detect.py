@@ -16,8 +16,7 @@ import torch
 from PIL import Image
 from torchvision.models import get_model
 
-from odis.commands.detect import run_detect
-from odis.config.options import parse
+from odis.cli import find_command, parse_options, run
 from odis.errors import ConfigError, DataError, OdisError
 from odis.finding.detect.keep import Limits
 from odis.finding.detect.load import DetectSettings, build_detector
@@ -41,6 +40,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("weights") / "lite.pth"
     torch.save(state, path)
     return f"torchvision:{NAME}@{path}"
+
+
+def run_detect(arguments: list[str]) -> None:
+    """The command, whose errors are raised as they are."""
+    run(["objects", "detect", *arguments])
 
 
 def draw_images(folder: Path, count: int) -> None:
@@ -144,9 +148,8 @@ def test_a_killed_run_goes_on(weights: str, tmp_path: Path):
     arguments = [str(images), "--with", weights, "--batch-size", "2", "--part-size", "2", *FEW]
     run_detect([*arguments, "--out", str(whole)])
 
-    code = "import sys\nfrom odis.commands.detect import run_detect\nrun_detect(sys.argv[1:])"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments, "--out", str(out)],
+        [sys.executable, "-m", "odis", "objects", "detect", *arguments, "--out", str(out)],
         stderr=subprocess.PIPE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
@@ -267,37 +270,17 @@ def test_a_folder_without_images_and_one_where_none_can_be_read(weights: str, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "empty"]
 
 
-def test_help_loads_no_network():
-    code = (
-        "import sys\nfrom odis.commands.detect import run_detect\n"
-        "try: run_detect(['--help'])\nexcept SystemExit: pass\n"
-        "print('LOADED', sorted({'torchvision', 'transformers', 'timm'} & sys.modules.keys()))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "LOADED []"
-    assert "--max-objects" in done.stdout
-
-
-def test_the_commands_of_the_documentation_parse(monkeypatch: pytest.MonkeyPatch):
-    class Parsed(Exception):
-        pass
-
-    def stop(parser, arguments):
-        raise Parsed(parse(parser, arguments))
-
-    monkeypatch.setattr("odis.commands.detect.parse", stop)
+def test_the_commands_of_the_documentation_parse():
     text = (Path(__file__).resolve().parents[2] / "docs" / "detection.md").read_text()
     lines = [
         line
         for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
         for line in block.splitlines()
     ]
-    commands = [words[words.index("detect") + 1 :] for words in map(shlex.split, lines) if "detect" in words]
+    commands = [words[words.index("odis") + 1 :] for words in map(shlex.split, lines) if "detect" in words]
     assert len(commands) > 5
     for arguments in commands:
-        with pytest.raises(Parsed) as parsed:
-            run_detect(arguments)
-        options = parsed.value.args[0]
+        options = parse_options(*find_command(arguments))
         assert options["with"]
         assert options.out
     options = {word for words in commands for word in words if word.startswith("--")}

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from odis.backbones.build import build_vit
 from odis.backbones.saved import save_model
-from odis.commands.evaluate import run_evaluate
 from odis.config.training import LoaderConfig, ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
 from odis.evaluation.knn import KnnSettings, evaluate_knn, periodic_knn
@@ -328,7 +327,7 @@ def test_the_command_prints_a_table_and_writes_results(
         "cpu",
     ]
     arguments += ["--workers", "0", "--out", str(tmp_path / "out" / "results.json")]
-    run_evaluate(["knn", "--model", str(runs[0]), "--model", str(runs[1]), *arguments])
+    run(["evaluate", "knn", "--model", str(runs[0]), "--model", str(runs[1]), *arguments])
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [(r["model"], r["mode"]) for r in results["rows"]] == [
         (str(run), mode) for run in runs for mode in ("crop", "whole-image")
@@ -344,9 +343,9 @@ def test_the_command_prints_a_table_and_writes_results(
         (["--train", ""], "--train is required"),
     ):
         with pytest.raises(OdisError, match=message):
-            run_evaluate(["knn", "--model", str(runs[0]), *arguments, *wrong])
+            run(["evaluate", "knn", "--model", str(runs[0]), *arguments, *wrong])
     with pytest.raises(OdisError, match="--modle"):
-        run_evaluate(["knn", "--modle", "x"])
+        run(["evaluate", "knn", "--modle", "x"])
 
 
 def test_results_that_cannot_be_written_leave_nothing(tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 
 from odis.backbones.build import build_vit
-from odis.cli import main
-from odis.commands.evaluate import run_evaluate
+from odis.cli import main, run
 from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
 from odis.evaluation import linear
@@ -234,7 +233,7 @@ def test_the_commands(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("odis.commands.evaluate.load", lambda source, **_: encoder(source))
+    monkeypatch.setattr("odis.inference.load", lambda source, **_: encoder(source))
     paths = ["--train", indexes[0].path, "--test", indexes[1].path]
     how = ["--model", "a", "--model", "b", "--mode", "crop", "--workers", "0"]
     main(
@@ -269,7 +268,7 @@ def test_the_commands(
     with monkeypatch.context() as patch:
         patch.setattr("odis.evaluation.linear.scores_of", Mock(side_effect=[{}, KeyboardInterrupt]))
         with pytest.raises(KeyboardInterrupt):
-            run_evaluate(half_done)
+            run(["evaluate", *half_done])
     half = json.loads((tmp_path / "half.json").read_text())
     assert ([row["model"] for row in half["rows"]], half["complete"]) == (["a"], False), (
         "what was done is kept, and says so"

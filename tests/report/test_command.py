@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from odis.commands.report import run_report, write_report
+from odis.cli import run as run_command
 from odis.errors import DataError, OdisError
 from odis.objects.index import ObjectIndex, write_index
+from odis.report.write import write_report
 from odis.types import ImageObjects
 
 RESULTS: dict[str, Any] = {
@@ -185,7 +186,7 @@ def test_one_run_alone_in_windows_at_another_size(
         "--results",
         str(bad),
     ]
-    run_report([str(run), "--out", str(out), *options])
+    run_command(["report", str(run), "--out", str(out), *options])
     said = capsys.readouterr()
     assert said.out.strip() == str(out)
     assert said.err.strip() == f"left out: {bad}: is not JSON, or not whole"
@@ -295,7 +296,7 @@ def test_bad_input_is_refused_and_nothing_written(name: str, run: Path, tmp_path
     written = [re.sub("^(RUN|OUT|HERE)", lambda found: there[found[0]], argument) for argument in arguments]
     before = sorted(run.iterdir())
     with pytest.raises(OdisError, match=re.escape(message)) as refused:
-        run_report(written)
+        run_command(["report", *written])
     assert len(str(refused.value).splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
     assert sorted(run.iterdir()) == before

@@ -1,23 +1,22 @@
-"""`odis embed`: options, progress, and the line that reads the features back."""
+"""`odis embed`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any
 
 from odis.config.arguments import add_arguments, read_arguments
 from odis.config.feature_tables import FeatureTableConfig
-from odis.config.options import new_parser, parse, require
+from odis.config.options import require
 from odis.config.query import COMMAND_WORKERS, MODES, ReadConfig
-from odis.inference.feature_tables import export_features
-from odis.inference.load import load
-from odis.machine.allocator import keep_freed_memory
-from odis.machine.ranks import launch
-from odis.objects.index import ObjectIndex
-from odis.types import Skipped
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from odis.types import Skipped
+
+SUMMARY = "Write the features of objects or images as Parquet; the same command resumes"
 
 _SETTINGS = FeatureTableConfig(read=ReadConfig(workers=COMMAND_WORKERS))
 _HELPS = {
@@ -26,23 +25,30 @@ _HELPS = {
 }
 
 
-def run_embed(arguments: list[str]) -> None:
-    """Write the features of an index or folder.
-
-    Raises:
-        OdisError: see `export_features`.
-    """
-    parser = new_parser(
-        "embed",
-        "Write the features of the objects (or images) of an index or folder as Parquet; the same "
-        "command resumes.",
-    )
+def add_options(parser: ArgumentParser) -> None:
+    """What is embedded, by which model, how, and where to."""
     parser.add_argument("data", type=str, help="object index (.parquet) or folder of images")
     parser.add_argument("--model", type=str, help="run folder, model.safetensors, checkpoint or timm:NAME")
     parser.add_argument("--out", type=str, help="folder to write: part-00000.parquet and so on")
     add_arguments(parser, _SETTINGS, helps=_HELPS)
-    options = parse(parser, arguments)
+
+
+def run(options: Any) -> None:
+    """Write the features of an index or folder.
+
+    Raises:
+        OdisError: See `export_features`.
+    """
     require(options, "model", "out")
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from odis.inference.feature_tables import export_features
+    from odis.inference.load import load
+    from odis.machine.allocator import keep_freed_memory
+    from odis.machine.ranks import launch
+    from odis.objects.index import ObjectIndex
 
     here = launch()
     rank, world_size = here.rank, here.world_size

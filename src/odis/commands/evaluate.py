@@ -4,65 +4,47 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from odis.config.options import did_you_mean, new_parser, parse, require
+from odis.commands.command import Command, Group
+from odis.config.options import require
 from odis.config.query import MODES
 from odis.errors import OdisError
-from odis.evaluation.asking import Asking, Each
-from odis.evaluation.asking import Progress as Report
-from odis.evaluation.dense import open_labelled
-from odis.evaluation.dense_knn import DenseKnnSettings, evaluate_dense_knn
-from odis.evaluation.knn import KnnSettings, evaluate_knn
-from odis.evaluation.label_maps import LabelledImages
-from odis.evaluation.landmark_retrieval import evaluate_landmarks
-from odis.evaluation.linear import LinearSettings, evaluate_linear
-from odis.evaluation.parts import Part
-from odis.evaluation.probe import Grid
-from odis.evaluation.results import check_writable, results_table, write_results
-from odis.evaluation.retrieval import RetrievalSettings, evaluate_retrieval
-from odis.evaluation.segment import SegmentSettings, evaluate_segment
-from odis.evaluation.transfer import DataSet, TransferSettings, evaluate_transfer
-from odis.inference import Encoder, load
-from odis.machine.allocator import keep_freed_memory
-from odis.objects.index import ObjectIndex
+
+if TYPE_CHECKING:
+    from odis.evaluation.asking import Each
+    from odis.evaluation.asking import Progress as Report
+    from odis.evaluation.label_maps import LabelledImages
+    from odis.evaluation.probe import Grid
+    from odis.inference import Encoder
+
+SUMMARY = "Measure frozen features: k-NN, linear probe, transfer, retrieval, segmentation"
 
 _SHOWN = 20  # skipped files and objects named on screen; the results file names all
 
 EVALUATIONS = {
-    "knn": "classify objects or images of a test index by their nearest neighbours in a train index",
-    "linear": "train a linear classifier on frozen features, one label or several an image",
-    "transfer": "logistic regression on one data set or several, one column each",
-    "retrieval": "rank objects or images by similarity: mAP and recall; or the Revisited Oxford and Paris "
+    "knn": "Classify objects or images of a test index by their nearest neighbours in a train index",
+    "linear": "Train a linear classifier on frozen features, one label or several an image",
+    "transfer": "Logistic regression on one data set or several, one column each",
+    "retrieval": "Rank objects or images by similarity: mAP and recall; or the Revisited Oxford and Paris "
     "benchmarks",
-    "dense-knn": "label pixels by the nearest train patches: mIoU",
-    "segment": "label pixels by a linear classifier of patches: mIoU",
+    "dense-knn": "Label pixels by the nearest train patches: mIoU",
+    "segment": "Label pixels by a linear classifier of patches: mIoU",
 }
 
 
-def run_evaluate(arguments: list[str]) -> None:
-    """Evaluate one or more models, print the table, write the results.
+def group() -> Group:
+    """The evaluations, one command each."""
+    found = {
+        name: Command(summary, partial(_add_options, name), partial(_run, name))
+        for name, summary in EVALUATIONS.items()
+    }
+    return Group(SUMMARY, {"evaluations": found}, noun="evaluation")
 
-    Raises:
-        OdisError: for an unknown evaluation or option, and whatever the evaluation refuses.
-    """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        width = max(map(len, EVALUATIONS))
-        print("usage: odis evaluate EVALUATION [options]\n\nevaluations:")
-        print("\n".join(f"  {name.ljust(width)}  {what}" for name, what in EVALUATIONS.items()))
-        print("\n`odis evaluate EVALUATION --help` lists the options of one.")
-        return
-    name, rest = arguments[0], arguments[1:]
-    if name not in EVALUATIONS:
-        raise OdisError(
-            f"{name}: no such evaluation{did_you_mean(name, list(EVALUATIONS))}; there are "
-            f"{', '.join(EVALUATIONS)}"
-        )
-    parser = new_parser(f"evaluate {name}", f"{EVALUATIONS[name].capitalize()}.")
+
+def _add_options(name: str, parser: Any) -> None:
     parser.add_argument(
         "--model",
         action="append",
@@ -92,8 +74,16 @@ def run_evaluate(arguments: list[str]) -> None:
         "--strict", action="store_true", help="stop at the first image or object that cannot be used"
     )
     parser.add_argument("--out", type=str, default=f"{name}.json", help="results file to write")
-    options = parse(parser, rest)
+
+
+def _run(name: str, options: Any) -> None:
     require(options, "model")
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from odis.evaluation.results import check_writable, results_table, write_results
+
     check_writable(options.out)
 
     stderr = Console(stderr=True, markup=False, emoji=False)  # names of files are shown as they are
@@ -123,6 +113,9 @@ def run_evaluate(arguments: list[str]) -> None:
 
 
 def _models(options: Any) -> list[Encoder]:
+    from odis.inference import load
+    from odis.machine.allocator import keep_freed_memory
+
     encoders = [load(source, device=options.device, precision=options.precision) for source in options.model]
     if all(encoder.device.type == "cpu" for encoder in encoders):
         keep_freed_memory()
@@ -166,6 +159,9 @@ def _knn_options(parser: Any) -> None:
 
 
 def _knn(options: Any, progress: Report, each: Each) -> dict[str, Any]:
+    from odis.evaluation.knn import KnnSettings, evaluate_knn
+    from odis.objects.index import ObjectIndex
+
     require(options, "train", "test")
     settings = KnnSettings(**_asking(options), k=numbers(options.k, "k"), temperature=options.temperature)
     train, test = ObjectIndex.open(options.train), ObjectIndex.open(options.test)
@@ -173,6 +169,8 @@ def _knn(options: Any, progress: Report, each: Each) -> dict[str, Any]:
 
 
 def _grid_options(parser: Any) -> None:
+    from odis.evaluation.probe import Grid
+
     grid = Grid()
     parser.add_argument(
         "--lrs", type=str, default=",".join(f"{v:g}" for v in grid.lrs), help="learning rates to try"
@@ -194,6 +192,8 @@ def _grid_options(parser: Any) -> None:
 
 
 def _grid(options: Any) -> Grid:
+    from odis.evaluation.probe import Grid
+
     decays = floats(options.weight_decays, "weight-decays")
     return Grid(floats(options.lrs, "lrs"), decays, options.steps, options.batch)
 
@@ -210,6 +210,9 @@ def _linear_options(parser: Any) -> None:
 
 
 def _linear(options: Any, progress: Report, each: Each) -> dict[str, Any]:
+    from odis.evaluation.linear import LinearSettings, evaluate_linear
+    from odis.objects.index import ObjectIndex
+
     require(options, "train", "test")
     settings = LinearSettings(
         **_asking(options), grid=_grid(options), held_out=options.held_out, multi_label=options.multi_label
@@ -219,6 +222,8 @@ def _linear(options: Any, progress: Report, each: Each) -> dict[str, Any]:
 
 
 def _transfer_options(parser: Any) -> None:
+    from odis.evaluation.transfer import TransferSettings
+
     parser.add_argument(
         "--train",
         action="append",
@@ -244,6 +249,10 @@ def _transfer_options(parser: Any) -> None:
 
 
 def _transfer(options: Any, progress: Report, each: Each) -> dict[str, Any]:
+    from odis.evaluation.parts import Part
+    from odis.evaluation.transfer import DataSet, TransferSettings, evaluate_transfer
+    from odis.objects.index import ObjectIndex
+
     require(options, "train", "test")
     names = options.name or [Path(path).stem for path in options.test]
     for name, given in (("test", options.test), ("name", names)):
@@ -299,6 +308,11 @@ def _retrieval_options(parser: Any) -> None:
 
 
 def _retrieval(options: Any, progress: Report, each: Each) -> dict[str, Any]:
+    from odis.evaluation.asking import Asking
+    from odis.evaluation.landmark_retrieval import evaluate_landmarks
+    from odis.evaluation.retrieval import RetrievalSettings, evaluate_retrieval
+    from odis.objects.index import ObjectIndex
+
     if (options.test is None) == (options.landmarks is None):
         raise OdisError("give --test, or --landmarks; one of the two")
     if options.landmarks is not None:
@@ -351,6 +365,8 @@ def _dense_knn_options(parser: Any) -> None:
 
 
 def _labelled(options: Any) -> tuple[LabelledImages, LabelledImages]:
+    from odis.evaluation.dense import open_labelled
+
     require(options, "train", "test")
     sides = (options.train, options.train_split), (options.test, options.test_split)
     train, test = (open_labelled(path, split, boxes=options.boxes) for path, split in sides)
@@ -358,6 +374,8 @@ def _labelled(options: Any) -> tuple[LabelledImages, LabelledImages]:
 
 
 def _dense_knn(options: Any, progress: Report, each: Each) -> dict[str, Any]:
+    from odis.evaluation.dense_knn import DenseKnnSettings, evaluate_dense_knn
+
     settings = DenseKnnSettings(
         **_asking(options), max_patches=options.max_patches, k=options.k, temperature=options.temperature
     )  # fmt: skip
@@ -370,6 +388,8 @@ def _segment_options(parser: Any) -> None:
 
 
 def _segment(options: Any, progress: Report, each: Each) -> dict[str, Any]:
+    from odis.evaluation.segment import SegmentSettings, evaluate_segment
+
     settings = SegmentSettings(
         **_asking(options), max_patches=options.max_patches, grid=_grid(options), held_out=options.held_out
     )  # fmt: skip

@@ -180,6 +180,11 @@ def to_config(options: Any) -> PretrainConfig:
     return PretrainConfig(data=options.data, val=options.val, strict=bool(options.strict), **sections)
 
 
+def recipe_name(options: Any) -> str:
+    """Name of the last recipe in parsed options; empty if there is none."""
+    return Path(str(options.recipe[-1])).stem if options.recipe else ""
+
+
 def load_recipe(name: str, **overrides: Any) -> PretrainConfig:
     """A recipe by name or path as a config; `overrides` are dotted settings with `__` for the dot
     (`train__steps=10`).

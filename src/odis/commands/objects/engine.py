@@ -1,22 +1,19 @@
-"""What `odis objects detect` and `odis objects discover` share: how the work is spread, and what is said of
-it.
-"""
+"""What `detect` and `discover` share: how the work is spread over processes, and what is said of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any
 
 from odis.errors import ConfigError
-from odis.finding.corpus import find_objects
-from odis.finding.finder import Finder
-from odis.objects.build import Summary
-from odis.objects.index import ObjectIndex, statistics
-from odis.types import Skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from odis.finding.finder import Finder
+    from odis.objects.build import Summary
+    from odis.objects.index import ObjectIndex
+    from odis.types import Skipped
 
 
 def add_engine(parser: Any) -> None:
@@ -63,6 +60,8 @@ def run_finder(
         OdisError: See `corpus.find_objects`.
     """
 
+    from odis.finding.corpus import find_objects
+
     def work(report: Callable[[Skipped], None], progress: Callable[[int, int], None]) -> Summary | None:
         return find_objects(
             index,
@@ -104,6 +103,11 @@ def watch(
         out: The index that is made.
         work: Makes it, and returns its summary, or None if it was there already.
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from odis.objects.index import ObjectIndex, statistics
+
     console = Console(stderr=True, markup=False, emoji=False, highlight=False)
     columns = TextColumn("images"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

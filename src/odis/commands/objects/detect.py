@@ -1,35 +1,30 @@
-"""`odis objects detect`: objects in a folder of images by an off-the-shelf detector, or masks for the boxes
-of an index.
-"""
+"""`odis objects detect`: objects by an off-the-shelf detector, or masks for the boxes of an index."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from odis.commands.finding import add_engine, check_engine, run_finder, watch
-from odis.config.options import new_parser, parse, require
+from odis.commands.objects.engine import add_engine, check_engine, run_finder, watch
+from odis.config.options import require
 from odis.errors import ConfigError
-from odis.objects.build import Summary
-from odis.objects.index import ObjectIndex
-from odis.types import Skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jsonargparse import ArgumentParser
+
+    from odis.objects.build import Summary
+    from odis.types import Skipped
+
+SUMMARY = "Find objects with an off-the-shelf detector, or masks for boxes; the same command resumes"
 
 BOXES = "boxes"
 
 
-def run_detect(arguments: list[str]) -> None:
-    """Find objects in images and write them as an index; the same command goes on where it was interrupted.
-
-    Raises:
-        OdisError: for an unknown option, and whatever `build_detector`, `find_objects` and `mask_objects`
-            refuse.
-    """
-    parser = new_parser(
-        "objects detect",
-        "Find objects in every image with a detector and write an object index; the same command resumes.",
-    )
+def add_options(parser: ArgumentParser) -> None:
+    """Which images, which detector, what is kept of its answers, and where to."""
     parser.add_argument(
         "data", type=str, help="folder of images, or object index (.parquet) whose images are looked at"
     )
@@ -81,7 +76,14 @@ def run_detect(arguments: list[str]) -> None:
         help="of the image encoder: fp32, bf16, fp16; auto: bf16 on a GPU, else fp32",
     )
     add_engine(parser)
-    options = parse(parser, arguments)
+
+
+def run(options: Any) -> None:
+    """Write the index of what was found, and print what it holds.
+
+    Raises:
+        OdisError: See `build_detector`, `find_objects` and `mask_objects`.
+    """
     require(options, "with", "out")
     _masks(options) if options["with"] == BOXES else _detect(options)
 
@@ -89,6 +91,7 @@ def run_detect(arguments: list[str]) -> None:
 def _detect(options: Any) -> None:
     from odis.finding.detect.keep import Limits
     from odis.finding.detect.load import DetectSettings, build_detector, read_class_names
+    from odis.objects.index import ObjectIndex
 
     settings = DetectSettings(
         detector=options["with"],
@@ -112,6 +115,7 @@ def _detect(options: Any) -> None:
 def _masks(options: Any) -> None:
     from odis.finding.detect.index_masks import build_masks, mask_objects
     from odis.finding.detect.load import masks_source
+    from odis.objects.index import ObjectIndex
 
     require(options, "masks")
     if options.engine != "local":

@@ -1,0 +1,53 @@
+"""What a command is, and a group of commands.
+
+A module of this package is a command if it has
+
+    SUMMARY               one line: in the list of commands, and above the options in `--help`
+    add_options(parser)   declares the options
+    run(options)          does the work
+
+It is a group if it has `group()` instead, which returns its commands by name. What is heavy (torch, timm,
+pyarrow, ...) is imported inside `run`, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: `run` is given what the parser made of its options."""
+
+    summary: str
+    add_options: Callable[[ArgumentParser], None]
+    run: Callable[[Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Commands behind one name, under the headings of its `--help`."""
+
+    summary: str
+    sections: Mapping[str, Mapping[str, Command | Group]]  # heading -> name -> command
+    noun: str = "command"  # what one of them is called
+
+    @property
+    def commands(self) -> dict[str, Command | Group]:
+        """All commands by name, in the order of `--help`."""
+        return {name: command for section in self.sections.values() for name, command in section.items()}
+
+
+def from_module(name: str) -> Command | Group:
+    """The command or group that `odis.commands.NAME` is."""
+    module = import_module(f"odis.commands.{name}")
+    if hasattr(module, "group"):
+        found: Group = module.group()
+        return found
+    return Command(module.SUMMARY, module.add_options, module.run)

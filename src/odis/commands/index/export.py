@@ -1,0 +1,34 @@
+"""`odis index export`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from odis.commands.index.said import name_skipped, say
+from odis.config.options import require
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+SUMMARY = "Write an index as COCO instances JSON"
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The index, and where the JSON goes."""
+    parser.add_argument("index", type=str, help="object index (.parquet) or folder of images")
+    parser.add_argument("--out", type=str, help="JSON file to write")
+
+
+def run(options: Any) -> None:
+    """Write the file and print its path.
+
+    Raises:
+        OdisError: See `export_coco`.
+    """
+    require(options, "out")
+
+    from odis.objects.edit.export_coco import export_coco
+    from odis.objects.index import ObjectIndex
+
+    say(str(export_coco(ObjectIndex.open(options.index), options.out, report=name_skipped)))
+    print(options.out)

@@ -1,0 +1,39 @@
+"""`odis pretrain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from odis.config.checks import check
+from odis.config.options import add_config, recipe_name, require, to_config
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+SUMMARY = "Train a Vision Transformer by object-level self-distillation; the same command resumes"
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Where the run goes, and every setting."""
+    parser.add_argument(
+        "--out", type=str, help="folder of the run: config.yaml, metrics, checkpoints, model.safetensors"
+    )
+    add_config(parser)
+
+
+def run(options: Any) -> None:
+    """Pretrain, with a k-NN evaluation now and then if `--val` names an index.
+
+    Raises:
+        OdisError: For settings that cannot train, or data that cannot be used.
+    """
+    require(options, "data", "out")
+    config = to_config(options)
+    check(config)  # before the imports that take seconds, and before `val` is read
+
+    from odis.evaluation.knn import periodic_knn
+    from odis.train.loop import pretrain
+
+    evaluate = periodic_knn(config) if config.val else None
+    pretrain(config, Path(options.out), recipe=recipe_name(options), evaluate=evaluate)

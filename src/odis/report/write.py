@@ -1,0 +1,132 @@
+"""The report as one HTML page: what is read and asked, and the page written whole or not at all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from odis.config.query import QueryConfig
+from odis.errors import DataError, OdisError
+from odis.inference import load
+from odis.machine.files import write_text_whole
+from odis.report.answers import whole_size
+from odis.report.curves import curves
+from odis.report.overview import overview, summary
+from odis.report.page import Html, document, joined, paragraph
+from odis.report.pictures import Network, pictures
+from odis.report.results import find_results
+from odis.report.runs import Run, read_runs
+from odis.report.samples import draw_sample, open_data
+from odis.report.tables import tables
+
+
+def write_report(
+    out: str | Path,
+    paths: Sequence[str | Path],
+    *,
+    data: str | None = None,
+    images: int = 4,
+    results: Sequence[str | Path] = (),
+    seed: int = 0,
+    device: str = "auto",
+    size: int | None = None,
+    context: float | None = None,
+) -> list[str]:
+    """Write one HTML file about some runs. The same runs and data give the same bytes.
+
+    Args:
+        out: The file; what is there is replaced when the new one is whole.
+        paths: Folders of runs.
+        data: Index or folder whose images are shown; by default what a run's config names, `val` before
+            `data`.
+        images: How many are shown.
+        results: Results files besides those in the folders.
+        seed: Which images.
+        device: Where networks are asked.
+        size: Side in pixels they are asked at; by default the one at which objects are about as large as in
+            training: that of training in a window (`context`), more in whole images.
+        context: Window of an object over the longer side of its box; None asks about objects in the whole
+            image. See `Encoder.embed`.
+
+    Returns:
+        What was left out, each in a line.
+
+    Raises:
+        OdisError: for a number that is not allowed, or a size that a network's patches do not tile.
+        DataError: for a folder that is no run, a file that is not here, or a page that cannot be written.
+            Nothing is written then.
+    """
+    out = Path(out)
+    if images < 1:
+        raise OdisError(f"images: is {images}, must be 1 or more")
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder; --out names the HTML file to write")
+    for file in map(Path, results):
+        if not file.is_file():
+            raise DataError(
+                f"{file}: {'is a folder, not a results file' if file.is_dir() else 'no such results file'}"
+            )
+    runs = read_runs(paths)
+    comparisons, skipped = find_results([run.path for run in runs], map(Path, results))
+    notes = [f"left out: {item.what}: {item.why}" for item in skipped]
+    shown = _pictures(runs, data, images, seed, device, size, context, notes)
+    names = ", ".join(run.label for run in runs)
+    parts = [
+        ("runs", "Runs", overview(runs)),
+        ("curves", "Curves", curves(runs)),
+        ("results", "Results", tables(comparisons, skipped)),
+        ("pictures", "Pictures", shown),
+    ]
+    page = document(f"odis report: {names}", parts, summary(runs))
+    write_text_whole(out, page, errors="replace")  # a file name may hold bytes that are no text
+    return notes
+
+
+def _pictures(
+    runs: Sequence[Run],
+    data: str | None,
+    images: int,
+    seed: int,
+    device: str,
+    size: int | None,
+    context: float | None,
+    notes: list[str],
+) -> Html:
+    index, source = open_data(runs, data)
+    networks, missing = [], []
+    for number, run in enumerate(runs):
+        try:
+            encoder = load(run.path, device=device)
+        except DataError as error:
+            notes.append(f"no pictures: {error}")
+            missing.append(paragraph(f"{run.label}: no pictures. {error}.", class_="note"))
+            continue
+        whole = whole_size(encoder, run, size)
+        builder = encoder.query_builder(QueryConfig(size=whole if context is None else size, context=context))
+        networks.append(Network(number, run, encoder, builder.size, context, whole))
+    if index is None:
+        notes.append(source)
+        return joined([paragraph(source, class_="note"), *missing])
+    if not networks:
+        return joined(missing)
+    sample = draw_sample(index, images, seed)
+    if not sample.shown:
+        notes.append(f"no pictures: {index.path}: none of its images can be used")
+        return joined(
+            [*missing, paragraph(f"None of the images of {index.path} can be used.", class_="note")]
+        )
+    console = Console(stderr=True, markup=False, emoji=False)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        tasks = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        return joined([*missing, pictures(sample, source, seed, networks, progress)])
