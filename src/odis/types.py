@@ -178,3 +178,49 @@ class Features:
     image: Tensor | None = None  # (D,): the whole image as one object
     patches: Tensor | None = None  # (P, D)
     grid: tuple[int, int] | None = None
+
+
+@dataclass(slots=True)
+class TeacherOutput:
+    """What the student is to predict, without gradient."""
+
+    objects: Tensor  # (T, K) probabilities
+    patches: Tensor  # (H, K) probabilities
+    image: Tensor | None  # (G * B, K) probabilities; None unless the image term is on
+    object_logits: Tensor  # (T, K), for the center
+    patch_logits: Tensor  # (H, K), for the center
+    image_logits: Tensor | None  # (G * B, K)
+
+
+@dataclass(slots=True)
+class StudentOutput:
+    """Student logits; object rows are the global ones, then the local ones."""
+
+    objects: Tensor  # (R, K)
+    patches: Tensor  # (H, K)
+    global_image: Tensor | None  # (G * B, K)
+    local_image: Tensor | None  # (L * B, K)
+    projections: Tensor  # (R, bottleneck) unit vectors of the object rows, before the prototypes
+    features: Tensor  # (R, D) backbone features of the object rows, for the collapse meters
+
+
+@dataclass(slots=True)
+class Losses:
+    """The weighted sum and its terms, scalars."""
+
+    total: Tensor
+    objects: Tensor
+    patches: Tensor
+    image: Tensor | None
+    koleo: Tensor | None
+
+    def named(self) -> dict[str, Tensor]:
+        """Those that there are, under their names in `metrics.jsonl`."""
+        terms = {
+            "loss": self.total,
+            "loss_object": self.objects,
+            "loss_patch": self.patches,
+            "loss_image": self.image,
+            "loss_koleo": self.koleo,
+        }
+        return {name: value for name, value in terms.items() if value is not None}

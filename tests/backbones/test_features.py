@@ -80,7 +80,8 @@ def test_object_vit_answers_with_the_facets_of_its_patches(shape: tuple[int, int
     found = {facet: patch_features(model, images(*shape), facet) for facet in FACETS}
     assert all(grid == (rows, columns) for _, grid in found.values())
     with torch.no_grad():
-        x = model.blocks[0](model.norm_pre(model._pos_embed(model.patch_embed(images(*shape)))))
+        x = model.embed(images(*shape), None, None)[0]
+        x = model.blocks[0](x)
         qkv = model.blocks[1].attn.qkv(model.blocks[1].norm1(x))[:, 1:]
         for place, facet in enumerate(("query", "key", "value")):
             assert torch.allclose(found[facet][0], qkv[..., 24 * place : 24 * (place + 1)], atol=1e-6), facet

@@ -7,8 +7,9 @@ from torch import nn
 from odis.benchmark.flops import count_flops, matmul_rate
 from odis.benchmark.measure import batches_of, start
 from odis.config.options import load_recipe
+from odis.kernels import choose
 from odis.machine.ranks import Ranks
-from odis.method import attention, vit
+from odis.method import block
 from odis.objects.index import ObjectIndex
 from odis.train.update import train_step
 
@@ -50,31 +51,30 @@ def test_flops_are_those_of_linear_layers_convolutions_and_attention(index: Obje
         attended.append((torch.is_grad_enabled(), 4 * query.numel() * key.shape[2]))
         return attend(query, key, value, *more, **kinds)
 
-    products, few = attention.bmm_attention, vit.attention_at
+    products, few = choose.bmm_attention, block.attention_at
 
     def noted_products(qkv, *more):
         attended.append((qkv.requires_grad, 4 * qkv[:, :, 0].numel() * qkv.shape[1]))
         return products(qkv, *more)
 
-    def noted_few(attn, x, asking, visible):
+    def noted_few(attn, x, queries, visible):
         times = 3 if torch.is_grad_enabled() else 1
         of_few.append(
             times
             * 2
             * attn.attn_dim
-            * (attn.qkv.in_features * (len(x) * asking.shape[1] + 2 * len(x) * x.shape[1]))
+            * (attn.qkv.in_features * (len(x) * queries.shape[1] + 2 * len(x) * x.shape[1]))
         )
-        of_few.append(times * 4 * asking.numel() * x.shape[1])
-        return few(attn, x, asking, visible)
+        of_few.append(times * 4 * queries.numel() * x.shape[1])
+        return few(attn, x, queries, visible)
 
     of_few: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
-        patch.setattr(attention, "bmm_attention", noted_products)
-        patch.setattr(vit, "attention_at", noted_few)
-        patch.setattr(
-            vit, "lean_mlp", lambda module, x: module(x)
-        )  # which calls no module for its second layer
+        patch.setattr(choose, "bmm_attention", noted_products)
+        patch.setattr(block, "attention_at", noted_few)
+        # Hooks see every layer only where layers are called.
+        patch.setattr(choose, "is_plain_linear", lambda module: False)
         train_step(run, [batch])
 
     expected = 0.0

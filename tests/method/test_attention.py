@@ -10,14 +10,18 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from odis.method.attention import (
-    ObjectTokens,
     dense_mask,
     object_attention,
-    object_attention_weights,
-    object_keys,
+    visible_keys,
 )
+from odis.method.layout import ObjectTokens, TokenLayout
 
 D, PATCHES = 24, 6
+
+
+def keys_of(masks: Tensor, kind: ObjectTokens, class_token: bool = True, registers: int = 0) -> Tensor:
+    _, queries, patches = masks.shape
+    return visible_keys(masks, TokenLayout(kind, class_token, int(class_token) + registers, patches, queries))
 
 
 def by_hand(attn: Attention, x: Tensor, visible: Tensor) -> Tensor:
@@ -101,7 +105,7 @@ def test_split_queries_equal_a_masked_softmax_by_hand(near, kind, objects, class
     masks = some_masks(objects, torch.Generator().manual_seed(2))
     visible = visible_by_rule(masks, kind, class_token, registers)
     x = torch.randn(5, visible.shape[1], D)
-    keys = object_keys(masks, class_token=class_token, registers=registers, kind=kind)
+    keys = keys_of(masks, kind, class_token, registers)
     assert torch.equal(dense_mask(keys, kind), visible)
     expected = by_hand(exact, x.double(), visible)
     torch.testing.assert_close(object_attention(exact, x.double(), keys, kind), expected, rtol=0, atol=1e-10)
@@ -119,7 +123,7 @@ def test_gradients_equal_those_of_the_dense_mask():
     torch.manual_seed(0)
     attn = Attention(D, num_heads=2, qkv_bias=True).double()
     masks = some_masks(3, torch.Generator().manual_seed(3))
-    keys = object_keys(masks, class_token=True, registers=0, kind="read-only")
+    keys = keys_of(masks, "read-only", True, 0)
     x = torch.randn(5, keys.shape[-1], D, dtype=torch.float64, requires_grad=True)
     weight = torch.randn_like(x)
     inputs = [x, *attn.parameters()]
@@ -138,7 +142,7 @@ def test_no_mask_gives_nan(data, kind, registers):
     bits = data.draw(st.lists(st.booleans(), min_size=2 * objects * PATCHES, max_size=2 * objects * PATCHES))
     masks = torch.tensor(bits).view(2, objects, PATCHES)
     attn = Attention(D, num_heads=2)
-    keys = object_keys(masks, class_token=True, registers=registers, kind=kind)
+    keys = keys_of(masks, kind, True, registers)
     x = (100 * torch.randn(2, keys.shape[-1], D)).requires_grad_()
     out = object_attention(attn, x, keys, kind)
     out.square().sum().backward()
@@ -150,9 +154,7 @@ def test_no_mask_gives_nan(data, kind, registers):
 def test_attention_dropout_acts_in_training_only():
     torch.manual_seed(0)
     attn = Attention(D, num_heads=2, attn_drop=0.5)
-    keys = object_keys(
-        torch.ones(2, 2, PATCHES, dtype=torch.bool), class_token=True, registers=0, kind="read-only"
-    )
+    keys = keys_of(torch.ones(2, 2, PATCHES, dtype=torch.bool), "read-only", True, 0)
     x = torch.randn(2, keys.shape[-1], D)
     assert not torch.equal(
         object_attention(attn, x, keys, "read-only"), object_attention(attn, x, keys, "read-only")
@@ -161,20 +163,3 @@ def test_attention_dropout_acts_in_training_only():
     assert torch.equal(
         object_attention(attn, x, keys, "read-only"), object_attention(attn, x, keys, "read-only")
     )
-
-
-@pytest.mark.parametrize("kind", ["single", "read-only"])
-def test_weights_give_the_outputs(kind: ObjectTokens) -> None:
-    torch.manual_seed(0)
-    attn = Attention(24, num_heads=3, qkv_bias=True).double()
-    queries, patches = (1, 10) if kind == "single" else (3, 10)
-    masks = torch.rand(2, queries, patches) < 0.4
-    x = torch.randn(2, 1 + patches + (queries if kind == "read-only" else 0), 24, dtype=torch.float64)
-    keys = object_keys(masks, class_token=True, registers=0, kind=kind)
-    weights = object_attention_weights(attn, x, keys, kind)  # (B, Q, h, T)
-    assert (weights.transpose(1, 2)[~keys.unsqueeze(1).expand(-1, 3, -1, -1)] == 0).all()
-    torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights.sum(-1)))
-    values = attn.qkv(x)[..., 48:].reshape(2, -1, 3, 8).transpose(1, 2)
-    by_hand = attn.proj((weights.transpose(1, 2) @ values).transpose(1, 2).flatten(2))
-    whole = object_attention(attn, x, keys, kind)
-    torch.testing.assert_close(by_hand, whole[:, :1] if kind == "single" else whole[:, -queries:])

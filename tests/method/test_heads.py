@@ -9,7 +9,8 @@ from lightly.models.modules.heads import DINOProjectionHead
 from torch import nn
 
 from odis.config.training import HeadConfig
-from odis.method.heads import BatchNorm, ProjectionHead
+from odis.machine.batch_norm import BatchNorm
+from odis.method.heads import ProjectionHead
 
 SIZES = {"prototypes": 40, "hidden": 24, "bottleneck": 10}
 

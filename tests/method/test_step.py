@@ -28,9 +28,9 @@ from odis.config.training import (
 from odis.data.loader import collate, make_loader
 from odis.method.heads import ProjectionHead
 from odis.method.pair import Network, update_teacher
-from odis.method.step import Centers, Losses, LossTerms, compute_losses, student_pass, teacher_pass
+from odis.method.step import Centers, LossTerms, compute_losses, student_pass, teacher_pass
 from odis.objects.index import ObjectIndex, write_index
-from odis.types import Batch, Crop, ImageObjects, Object, Sample, View
+from odis.types import Batch, Crop, ImageObjects, Losses, Object, Sample, View
 
 PATCH = 8
 VIEWS = ViewsConfig(global_size=32, local_size=16, local_views=2)

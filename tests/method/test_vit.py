@@ -16,8 +16,10 @@ from timm.models.vision_transformer import (
     VisionTransformer,
 )
 
-from odis.method.attention import dense_mask
-from odis.method.vit import ObjectViT
+from odis.backbones.adapters import adopt
+from odis.method.attention import dense_mask, visible_keys
+from odis.method.layout import TokenLayout
+from odis.train.start import compile_blocks
 
 SMALL = {
     "img_size": 32,
@@ -80,7 +82,7 @@ def test_without_objects_it_is_timm_at_any_size(name, size):
     vit = a_timm_vit(name)
     images = torch.randn(2, 3, *size)
     image, patches = tokens_of_timm(vit, images)
-    out = ObjectViT(vit, "read-only").eval()(images)
+    out = adopt(vit, "read-only").eval()(images)
     assert out.objects is None
     assert out.grid == (size[0] // 8, size[1] // 8)
     assert torch.equal(out.patches, patches)
@@ -92,14 +94,14 @@ def test_read_only_tokens_leave_class_and_patch_tokens_as_they_are(name):
     vit = a_timm_vit(name)
     images = torch.randn(2, 3, 24, 32)
     image, patches = tokens_of_timm(vit, images)
-    out = ObjectViT(vit, "read-only").eval()(images, random_masks(2, 3, 12))
+    out = adopt(vit, "read-only").eval()(images, random_masks(2, 3, 12))
     close(out.patches, patches)
     assert image is None or close(out.image, image) is None
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_read_only_tokens_in_one_pass_equal_one_pass_each(name):
-    model = ObjectViT(a_timm_vit(name), "read-only").eval()
+    model = adopt(a_timm_vit(name), "read-only").eval()
     images, masks = torch.randn(2, 3, 32, 32), random_masks(2, 4, 16)
     masks[0, 0], masks[1, 2] = False, True
     together = model(images, masks).objects
@@ -113,7 +115,7 @@ def test_an_all_true_mask_reads_the_class_token(name, kind):
     vit = a_timm_vit(name)
     images = torch.randn(2, 3, 32, 32)
     image, patches = tokens_of_timm(vit, images)
-    out = ObjectViT(vit, kind).eval()(images, torch.ones(2, 1, 16, dtype=torch.bool))
+    out = adopt(vit, kind).eval()(images, torch.ones(2, 1, 16, dtype=torch.bool))
     close(out.objects[:, 0], image)
     close(out.patches, patches)
     assert (out.image is None) == (kind == "single")
@@ -123,14 +125,16 @@ def test_an_all_true_mask_reads_the_class_token(name, kind):
 @pytest.mark.parametrize("kind", ["single", "read-only"])
 def test_a_mask_changes_the_object_and_equals_timm_with_the_dense_mask(name, kind):
     vit = a_timm_vit(name)
-    model = ObjectViT(vit, kind).eval()
+    model = adopt(vit, kind).eval()
     images, masks = torch.randn(2, 3, 32, 32), random_masks(2, 1, 16)
     out = model(images, masks)
     x = vit._pos_embed(vit.patch_embed(images))
     if kind == "read-only":
         x = torch.cat([x, model.object_token.expand(2, 1, -1)], dim=1)
     x = vit.norm_pre(x)
-    mask = dense_mask(model._object_keys(masks, 2, 16), kind)[:, None]
+    mask = dense_mask(
+        visible_keys(masks, TokenLayout(kind, True, model.num_prefix_tokens, 16, masks.shape[1])), kind
+    )[:, None]
     for block in vit.blocks:
         x = block(x, attn_mask=mask)
     expected = vit.norm(x)
@@ -139,7 +143,7 @@ def test_a_mask_changes_the_object_and_equals_timm_with_the_dense_mask(name, kin
 
 
 def test_an_empty_mask_reads_no_pixel_in_a_read_only_token():
-    model = ObjectViT(a_timm_vit("plain"), "read-only").eval()
+    model = adopt(a_timm_vit("plain"), "read-only").eval()
     nothing = torch.zeros(2, 1, 16, dtype=torch.bool)
     close(
         model(torch.randn(2, 3, 32, 32), nothing).objects, model(torch.zeros(2, 3, 32, 32), nothing).objects
@@ -147,7 +151,7 @@ def test_an_empty_mask_reads_no_pixel_in_a_read_only_token():
 
 
 def test_which_blocks_attend_with_split_queries():
-    native = {name for name in KINDS if ObjectViT(a_timm_vit(name), "read-only").split_queries}
+    native = {name for name in KINDS if adopt(a_timm_vit(name), "read-only").split_queries}
     assert native == set(KINDS) - {"parallel scaling", "parallel things", "differential"}
 
 
@@ -157,7 +161,7 @@ def test_checkpointed_blocks_give_the_same_gradients(kind, name):
     images, masks = torch.randn(2, 3, 32, 32), random_masks(2, 1, 16)
     gradients = []
     for checkpointing in (False, True):
-        model = ObjectViT(a_timm_vit(name, drop_path_rate=0.5), kind).train()
+        model = adopt(a_timm_vit(name, drop_path_rate=0.5), kind).train()
         model.set_grad_checkpointing(checkpointing)
         torch.manual_seed(3)  # drop path
         out = model(images, masks, random_masks(2, 16))
@@ -170,7 +174,7 @@ def test_checkpointed_blocks_give_the_same_gradients(kind, name):
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.booleans(), min_size=32, max_size=32), st.sampled_from(["single", "read-only"]))
 def test_no_mask_gives_nan(bits, kind):
-    model = ObjectViT(a_timm_vit("registers"), kind)
+    model = adopt(a_timm_vit("registers"), kind)
     out = model(torch.randn(2, 3, 32, 32), torch.tensor(bits).view(2, 1, 16))
     out.objects.sum().backward()
     assert out.objects.isfinite().all()
@@ -178,19 +182,19 @@ def test_no_mask_gives_nan(bits, kind):
 
 
 def test_hidden_patches_show_the_mask_token_and_nothing_of_the_image():
-    model = ObjectViT(a_timm_vit("plain"), "single").eval()
+    model = adopt(a_timm_vit("plain"), "single").eval()
     images, hidden = torch.randn(2, 3, 32, 32), random_masks(2, 16)
     pixels = hidden.view(2, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
     out = model(images, prediction_masks=hidden)
     close(out.patches, model(images.masked_fill(pixels, 9.0), prediction_masks=hidden).patches)
     embedded = model.patch_embed(images).flatten(1, 2)
     embedded[hidden] = model.mask_token[0, 0]
-    expected = model.norm(model.blocks(model._pos_embed(embedded.view(2, 4, 4, -1))))
+    expected = model.norm(model.blocks(model.architecture.add_prefix(model, embedded.view(2, 4, 4, -1))))
     close(out.patches, expected[:, 1:])
 
 
 def test_masks_of_another_shape_are_refused():
-    model, images = ObjectViT(a_timm_vit("plain"), "single"), torch.randn(2, 3, 32, 32)
+    model, images = adopt(a_timm_vit("plain"), "single"), torch.randn(2, 3, 32, 32)
     with pytest.raises(ValueError, match=r"object_masks.*\(2, 1, 16\)"):
         model(images, torch.ones(2, 1, 9, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"prediction_masks.*\(2, 16\)"):
@@ -202,7 +206,7 @@ def test_masks_of_another_shape_are_refused():
 @pytest.mark.parametrize("kind", ["single", "read-only"])
 @pytest.mark.parametrize("name", ["registers", "parallel things"])
 def test_autocast_gives_nearly_the_same(kind, name):
-    model = ObjectViT(a_timm_vit(name), kind).float()
+    model = adopt(a_timm_vit(name), kind).float()
     images, masks, hidden = torch.randn(2, 3, 32, 32).float(), random_masks(2, 1, 16), random_masks(2, 16)
     expected = model(images, masks, hidden)
     with torch.autocast("cpu", torch.bfloat16):
@@ -218,11 +222,11 @@ def test_compiled_blocks_equal_eager_ones_and_are_compiled_once_for_all(kind, mo
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # needs no C++ compiler
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    model = ObjectViT(a_timm_vit("registers", drop_path_rate=0.3), kind).train()
+    model = adopt(a_timm_vit("registers", drop_path_rate=0.3), kind).train()
     images, masks = torch.randn(2, 3, 32, 32), random_masks(2, 1, 16)
     torch.manual_seed(0)
     eager = model(images, masks)
-    model.compile_blocks()
+    compile_blocks(model)
     torch.manual_seed(0)
     compiled = model(images, masks)
     close(compiled.objects, eager.objects)
@@ -234,7 +238,7 @@ def test_the_adopted_model_stays_what_it_was():
     vit = a_timm_vit("plain")
     keys, images = set(vit.state_dict()), torch.randn(1, 3, 32, 32)
     before = vit(images)
-    model = ObjectViT(vit, "read-only")
+    model = adopt(vit, "read-only")
     assert torch.equal(vit(images), before)
     assert set(vit.state_dict()) == keys
     assert set(model.state_dict()) == {k for k in keys if not k.startswith("head.")} | {

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock, VisionTransformer
 from torch import Tensor
 
+from odis.backbones.adapters import adopt
 from odis.method.vit import ObjectViT
+from odis.train.start import compile_blocks
 from odis.types import SelectedTokens
 
 VIEWS, PATCHES = 3, 16
@@ -44,7 +46,7 @@ KINDS = {
 def a_model(name: str, kind: str, **more) -> ObjectViT:
     """With weights of some size, since timm's tokens and layer scales start near 0; in double precision."""
     torch.manual_seed(0)
-    model = ObjectViT(VisionTransformer(**SMALL | KINDS[name] | more), kind)
+    model = adopt(VisionTransformer(**SMALL | KINDS[name] | more), kind)
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     return model.double()
@@ -125,7 +127,7 @@ def test_what_is_read_is_what_forward_gives(name: str, kind: str, rows: str):
     for asked, hide in questions:
         same(
             model,
-            model.read(images, asked, hide, some, every(asked)),
+            model.forward_selected(images, asked, hide, some, every(asked)),
             by_forward(model, images, asked, hide, some),
         )
 
@@ -143,7 +145,7 @@ def test_any_masks_and_any_patches(data, kind, name):
     model, images = a_model(name, kind).train(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
     same(
         model,
-        model.read(images, masks, None, rows, objects),
+        model.forward_selected(images, masks, None, rows, objects),
         by_forward(model, images, masks, None, rows, objects),
     )
 
@@ -152,11 +154,11 @@ def test_the_class_token_is_left_out_where_nobody_reads_it():
     model = a_model("registers", "read-only")
     images, masks, hidden = inputs("read-only")
     for rows in (torch.tensor([], dtype=torch.int64), torch.tensor([3])):
-        read = model.read(images, masks, hidden, rows, every(masks), image=False)
+        read = model.forward_selected(images, masks, hidden, rows, every(masks), image=False)
         expected = by_forward(model, images, masks, hidden, rows)
         expected.image = None
         same(model, read, expected)
-        plain = model.read(
+        plain = model.forward_selected(
             images, None, hidden, rows, every(masks), image=False
         )  # there is nothing else to ask about
         close(plain.image, model(images, None, hidden).image)
@@ -171,7 +173,7 @@ def test_views_of_other_sizes(kind: str, size: tuple[int, int]):
     rows = torch.tensor([0, 2 * patches - 1])
     same(
         model,
-        model.read(images, masks, None, rows, every(masks)),
+        model.forward_selected(images, masks, None, rows, every(masks)),
         by_forward(model, images, masks, None, rows),
     )
 
@@ -189,7 +191,7 @@ def test_object_tokens_that_nobody_reads_are_left_out(name: str, seen: str, rows
         every(masks) if SEEN[seen] is None else torch.tensor(SEEN[seen], dtype=torch.int64),
         torch.tensor(HIDDEN[rows]),
     )
-    read = model.read(images, masks, hidden, some.long(), objects)
+    read = model.forward_selected(images, masks, hidden, some.long(), objects)
     same(model, read, by_forward(model, images, masks, hidden, some.long(), objects))
 
 
@@ -208,7 +210,7 @@ def test_fewer_tokens_are_computed_then():
         1: context + 1,
         0: context,
     }.items():  # one is not worth it
-        model.read(images, masks, hidden, torch.tensor([3]), every(masks)[9 - count :])
+        model.forward_selected(images, masks, hidden, torch.tensor([3]), every(masks)[9 - count :])
         assert rows.pop() == computed
 
 
@@ -226,7 +228,7 @@ def test_drop_path_drops_what_it_drops_in_forward(
     some = torch.tensor(HIDDEN[rows], dtype=torch.int64)
     torch.manual_seed(5)
     objects = every(masks) if seen == "all" else every(masks)[1::2]
-    ours = model.read(images, masks, hidden, some, objects)
+    ours = model.forward_selected(images, masks, hidden, some, objects)
     torch.manual_seed(5)
     same(model, ours, by_forward(model, images, masks, hidden, some, objects))
 
@@ -243,17 +245,17 @@ def test_compiled(kind: str, packed: bool, rows: str, monkeypatch):
     objects = every(masks)[:4] if packed else every(masks)
     torch.manual_seed(5)
     expected = by_forward(model, images, masks, hidden, some, objects)
-    model.compile_blocks()
+    compile_blocks(model)
     torch.manual_seed(5)
-    same(model, model.read(images, masks, hidden, some, objects), expected)
+    same(model, model.forward_selected(images, masks, hidden, some, objects), expected)
     for count in range(2, 7 if rows == "some" else 2):  # as many patches as there happen to be
-        model.read(images, masks, hidden, torch.arange(count), objects)
+        model.forward_selected(images, masks, hidden, torch.arange(count), objects)
     assert (
         torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
     )  # the two branches of all other blocks, and the last block
     if packed:  # as many objects as views happen to show: sizes that have differed are left open
         for count in range(2, 7):
-            model.read(images, masks, hidden, some, every(masks)[:count])
+            model.forward_selected(images, masks, hidden, some, every(masks)[:count])
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 5
 
 
@@ -265,7 +267,7 @@ def test_under_autocast(kind: str):
         some = torch.tensor(rows, dtype=torch.int64)
         exact = by_forward(model, images.float(), masks, hidden, some)
         with torch.autocast("cpu", torch.bfloat16):
-            read = model.read(images.float(), masks, hidden, some, every(masks))
+            read = model.forward_selected(images.float(), masks, hidden, some, every(masks))
         for a, b in zip(parts(read), parts(exact), strict=True):
             assert not len(a) or torch.nn.functional.cosine_similarity(a.float(), b, dim=-1).min() > 0.99
         assert all(g is None or g.isfinite().all() for g in gradients(model, read))

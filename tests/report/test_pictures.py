@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from torchvision.transforms.v2 import functional as tv
 
+from odis.backbones.attention_maps import object_attention_maps
 from odis.backbones.build import build_vit
 from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import OdisError
@@ -90,7 +91,7 @@ def test_attention_is_that_of_the_backbone_on_the_resized_image(object_tokens: s
         assert answer.weights.shape == (3, 2, 3, 6)
         mask = torch.from_numpy(answer.mask.reshape(1, 1, -1))
         for layer, weights in zip(answer.layers, answer.weights):
-            expected = enc.model.object_attention(x, mask, layer)[0, 0].reshape(2, 3, 6).numpy()
+            expected = object_attention_maps(enc.model, x, mask, layer)[0, 0].reshape(2, 3, 6).numpy()
             np.testing.assert_allclose(weights, expected, atol=1e-5)
             assert (weights[:, ~answer.mask] == 0).all()
         assert answer.picture is image

@@ -24,11 +24,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from odis.kernels import linear
-from odis.method import losses, step, vit
+from odis import kernels
+from odis.kernels import choose
 from odis.method.pair import Network
 from odis.train import update
 from odis.train.update import TrainState
+from odis.types import StudentOutput, TeacherOutput
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
 GOLDEN = json.loads((FOLDER / "losses.json").read_text())["cases"]
@@ -138,15 +139,9 @@ def test_micro_batches_change_no_loss():
     assert strays("even", parts=2, train__accumulate=2) < bound("even")
 
 
-def test_plain_mlp_and_plain_optimiser_change_no_loss(monkeypatch: pytest.MonkeyPatch):
-    """timm's MLP, which keeps what its activation makes; AdamW and the teacher's update one parameter after
-    the other.
-    """
+def test_a_plain_optimizer_changes_no_loss(monkeypatch: pytest.MonkeyPatch):
+    """AdamW and the teacher's update one parameter after the other."""
     calls: list[str] = []
-
-    def mlp(module: nn.Module, x: Tensor) -> Tensor:
-        calls.append("mlp")
-        return module(x)
 
     def take(optimizer: torch.optim.Optimizer, norm: Tensor) -> Tensor:
         calls.append("step")
@@ -155,6 +150,7 @@ def test_plain_mlp_and_plain_optimiser_change_no_loss(monkeypatch: pytest.Monkey
 
     @torch.no_grad()
     def average(student: Network, teacher: Network, momentum: float) -> None:
+        calls.append("average")
         for old, new in zip(teacher.parameters(), student.parameters()):
             old.mul_(momentum).add_(new, alpha=1 - momentum)
 
@@ -162,24 +158,30 @@ def test_plain_mlp_and_plain_optimiser_change_no_loss(monkeypatch: pytest.Monkey
         for group in run.optimizer.param_groups:
             group["fused"], group["foreach"] = False, False
 
-    monkeypatch.setattr(vit, "lean_mlp", mlp)
     monkeypatch.setattr(update, "step_if_finite", take)
     monkeypatch.setattr(update, "update_teacher", average)
     assert strays("ibot", change=plain) < bound("ibot")
-    assert set(calls) == {"mlp", "step"}
+    assert set(calls) == {"step", "average"}
 
 
-def test_products_as_convolutions_change_no_loss(monkeypatch: pytest.MonkeyPatch):
-    """Batches of this size do not take them by themselves."""
-    calls: list[torch.dtype] = []
+@pytest.mark.parametrize("case", ["odis-read-only", "ibot"])
+def test_the_reference_changes_no_loss(case: str):
+    with kernels.reference():
+        assert strays(case) < bound(case)
 
-    def faster(x: Tensor, dtype: torch.dtype) -> bool:
-        calls.append(dtype)
-        return True
 
-    monkeypatch.setattr(linear, "convolution_is_faster", faster)
+def test_every_kernel_changes_no_loss(monkeypatch: pytest.MonkeyPatch):
+    """Batches of this size, and other CPUs, do not take all of them by themselves."""
+    used: set[str] = set()
+    monkeypatch.setattr(choose, "_conv_is_faster", lambda x: not used.add("conv_linear"))
+    monkeypatch.setattr(choose, "WORTH_PACKING", 10**6)
+    for name in ("recompute_mlp", "PackedTokens"):
+        kernel = getattr(choose, name)
+        monkeypatch.setattr(
+            choose, name, lambda *given, kernel=kernel, name=name: used.add(name) or kernel(*given)
+        )
     assert strays("odis-read-only") < bound("odis-read-only")
-    assert set(calls) == {torch.float32}
+    assert used == {"conv_linear", "recompute_mlp", "PackedTokens"}  # attention in products is for bf16
 
 
 def everything_through_the_head(head: nn.Module, tokens: Tensor, rows: Tensor) -> Tensor:
@@ -189,10 +191,7 @@ def everything_through_the_head(head: nn.Module, tokens: Tensor, rows: Tensor) -
 def test_a_head_for_all_tokens_changes_no_loss(monkeypatch: pytest.MonkeyPatch):
     """Only hidden patches and visible objects go through the head; here all do, and those that no loss takes
     are dropped after it.
-
-    The cross-entropy goes three rows at a time, which it does by itself where there are many prototypes.
     """
-    monkeypatch.setattr(losses, "_CHUNK", 3 * make.TINY["head__prototypes"])
 
     def teacher_pass(teacher, batch, centers, temp, config, terms):
         with torch.no_grad():
@@ -203,7 +202,7 @@ def test_a_head_for_all_tokens_changes_no_loss(monkeypatch: pytest.MonkeyPatch):
                 torch.softmax((z - c.center) / temp, dim=-1)
                 for z, c in ((objects, centers.objects), (patches, centers.patches))
             ]
-        return step.TeacherOutput(p[0], p[1], None, objects, patches, None)
+        return TeacherOutput(p[0], p[1], None, objects, patches, None)
 
     def student_pass(student: Network, batch, terms):
         shown = student.embed(batch.global_views, batch.global_masks, batch.prediction_masks)
@@ -211,7 +210,7 @@ def test_a_head_for_all_tokens_changes_no_loss(monkeypatch: pytest.MonkeyPatch):
         of_global = everything_through_the_head(student.head, shown.objects, batch.student_global_rows)
         of_local = everything_through_the_head(student.head, small.objects, batch.student_local_rows)
         hidden = everything_through_the_head(student.head, shown.patches, batch.hidden)
-        return step.StudentOutput(torch.cat([of_global, of_local]), hidden, None, None, of_global, of_global)
+        return StudentOutput(torch.cat([of_global, of_local]), hidden, None, None, of_global, of_global)
 
     monkeypatch.setattr(update, "teacher_pass", teacher_pass)
     monkeypatch.setattr(update, "student_pass", student_pass)

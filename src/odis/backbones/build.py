@@ -8,10 +8,12 @@ import timm
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 
+from odis.backbones.adapters import adopt
 from odis.backbones.weights import load_timm_weights, one_line
 from odis.config.training import ModelConfig, PretrainConfig
 from odis.errors import ConfigError
-from odis.method.pair import Network, make_pair
+from odis.method.heads import ProjectionHead
+from odis.method.pair import Network, teacher_of
 from odis.method.vit import ObjectViT
 
 
@@ -40,7 +42,7 @@ def build_vit(config: ModelConfig, image_size: int, drop_path: float | None = No
             f"model.name: {config.name} has no class token to stand for the object; set "
             f"model.object_tokens read-only"
         )
-    model = ObjectViT(vit, config.object_tokens if token_readout else "single")
+    model = adopt(vit, config.object_tokens if token_readout else "single")
     if config.weights not in (None, "timm"):
         load_timm_weights(model, config.weights)
     model.set_grad_checkpointing(config.grad_checkpointing)
@@ -59,7 +61,23 @@ def build_pair(config: PretrainConfig) -> tuple[Network, Network]:
         raise ConfigError(
             f"views.local_size: is {config.views.local_size}, must be a multiple of the patch size {patch}"
         )
-    return make_pair(backbone, config)
+    head = ProjectionHead(backbone.embed_dim, config.head)
+    own_patch_head = not config.head.shared and config.loss.patch_weight > 0
+    patch_head = ProjectionHead(backbone.embed_dim, config.head) if own_patch_head else None
+    student = Network(backbone, head, patch_head, config.model.object_readout)
+    _freeze_unreached(student, config)
+    return student, teacher_of(student)
+
+
+def _freeze_unreached(student: Network, config: PretrainConfig) -> None:
+    """Freeze parameters that the losses can never reach, so that all others always get a gradient."""
+    loss, backbone = config.loss, student.backbone
+    if config.prediction.probability == 0 or config.prediction.ratio == 0:
+        backbone.mask_token.requires_grad_(False)
+    if loss.object_weight == 0 and backbone.object_tokens == "read-only":
+        backbone.object_token.requires_grad_(False)
+    if loss.object_weight == 0 and loss.image_weight == 0 and student.patch_head is not student.head:
+        student.head.requires_grad_(False)
 
 
 def _create(config: ModelConfig, image_size: int, drop_path: float) -> VisionTransformer:

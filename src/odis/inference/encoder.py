@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odis.backbones.attention_maps import object_attention_maps
 from odis.backbones.baseline import TimmBaseline
 from odis.config.query import MODES, QueryConfig
 from odis.config.training import PretrainConfig
@@ -328,7 +329,7 @@ class Encoder:
 
     def object_attention(self, query: Query, layer: int = -1) -> Tensor:
         """Where `[OBJ]` looks in one block when it is asked a query: float32 (Q, heads, P), on the CPU; see
-        `ObjectViT.object_attention`.
+        `backbones.attention_maps`.
 
         Raises:
             OdisError: for a model without object tokens, or whose attention is not timm's common one.
@@ -341,7 +342,8 @@ class Encoder:
         masks = torch.from_numpy(query.masks[None]).to(self.device)
         if self.model.object_tokens == "single":  # one object a pass
             parts = [
-                self.model.object_attention(images, masks[:, i : i + 1], layer) for i in range(masks.shape[1])
+                object_attention_maps(self.model, images, masks[:, i : i + 1], layer)
+                for i in range(masks.shape[1])
             ]
             return torch.cat(parts, dim=1)[0].float().cpu()
-        return self.model.object_attention(images, masks, layer)[0].float().cpu()
+        return object_attention_maps(self.model, images, masks, layer)[0].float().cpu()

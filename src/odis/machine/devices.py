@@ -134,3 +134,8 @@ def bf16_speedup(threads: int) -> float:
             if turn and best[torch.bfloat16] > 4 * best[torch.float32]:
                 break  # emulated, and slow enough to be waited for
     return best[torch.float32] / best[torch.bfloat16]
+
+
+def full_precision(x: torch.Tensor) -> torch.autocast:
+    """A context in which products with `x` are in its own precision, also under autocast."""
+    return torch.autocast(x.device.type, enabled=False)

@@ -125,6 +125,14 @@ def gather_rows(x: Tensor) -> Tensor:
     return torch.cat([rows[: int(c)] for rows, c in zip(gathered, counts)])
 
 
+def rows_of_earlier_ranks(x: Tensor) -> int:
+    """How many rows of `x` (R, ...) the ranks before this one hold."""
+    if world_size() == 1:
+        return 0  # and no wait for the device
+    counts = gather_rows(torch.tensor([len(x)], device=x.device))
+    return int(counts[: dist.get_rank()].sum())
+
+
 class _SumOverRanks(torch.autograd.Function):
     """The forward pass adds up values and the backward pass gradients, since each rank's value enters every
     rank's result.

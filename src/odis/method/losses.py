@@ -1,8 +1,8 @@
-"""The losses: cross-entropy between teacher and student over prototypes, and what keeps the teacher from
+"""The losses: cross-entropy of teacher and student over prototypes, and what keeps the teacher from
 collapsing.
 
-Everything is computed in fp32, also under autocast. Sums over ranks make several ranks follow one that holds
-the whole batch, given that the ranks' gradients are averaged, as DDP does.
+All is computed in fp32, also under autocast. Sums over ranks make several ranks follow one that holds the
+whole batch, given that the ranks' gradients are averaged, as DDP does.
 
 Letters: B images, G global views, L local views, Q object tokens, R rows, T visible teacher rows, H hidden
 patches, K prototypes. An object row is a position in the flattened (views * B * Q) object tokens; `row % (B *
@@ -11,15 +11,11 @@ Q)` is which object it shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from odis.machine.ranks import gather_rows, max_over_ranks, sum_over_ranks, world_size
-
-_CHUNK = 1 << 20  # logits that a CPU works on at once: a few MiB stay in its cache
+from odis.machine.devices import full_precision
+from odis.machine.ranks import gather_rows, max_over_ranks, rows_of_earlier_ranks, sum_over_ranks, world_size
 
 
 def cross_entropy(targets: Tensor, logits: Tensor, temp: float) -> Tensor:
@@ -27,9 +23,6 @@ def cross_entropy(targets: Tensor, logits: Tensor, temp: float) -> Tensor:
     views at once).
 
         for r in rows: loss[r] = -sum_k targets[r, k] * log softmax(logits[r] / temp)[k]
-
-    Probabilities are computed again in the backward pass, so that none are kept for it; on a CPU a few rows
-    at a time.
 
     Args:
         targets: (R, K) teacher probabilities, or sums of them; they get no gradient.
@@ -39,37 +32,7 @@ def cross_entropy(targets: Tensor, logits: Tensor, temp: float) -> Tensor:
     Returns:
         fp32 (R,).
     """
-    return _CrossEntropy.apply(targets, logits, temp)
-
-
-class _CrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, targets: Tensor, logits: Tensor, temp: float) -> Tensor:
-        ctx.save_for_backward(targets, logits)
-        ctx.temp = temp
-        loss = logits.new_empty(logits.shape[0], dtype=torch.float32)
-        for rows in _chunks(logits):
-            log_p = torch.log_softmax(logits[rows].float() / temp, dim=-1)
-            loss[rows] = -log_p.mul_(targets[rows]).sum(dim=-1)
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
-        targets, logits = ctx.saved_tensors
-        scale = (gradient / ctx.temp)[:, None]
-        out = torch.empty_like(logits)
-        for rows in _chunks(logits):
-            t = targets[rows].float()
-            p = torch.softmax(logits[rows].float() / ctx.temp, dim=-1)
-            out[rows] = p.mul_(t.sum(dim=-1, keepdim=True)).sub_(t).mul_(scale[rows])
-        return None, out, None
-
-
-def _chunks(logits: Tensor) -> Iterator[slice]:
-    step = (
-        max(1, _CHUNK // max(1, logits.shape[1])) if logits.device.type == "cpu" else max(1, logits.shape[0])
-    )
-    return (slice(start, start + step) for start in range(0, logits.shape[0], step))
+    return -(targets.detach() * torch.log_softmax(logits.float() / temp, dim=-1)).sum(dim=-1)
 
 
 class Center(nn.Module):
@@ -124,7 +87,7 @@ def sinkhorn_knopp(logits: Tensor, temp: float, iterations: int) -> Tensor:
     Returns:
         fp32 (R, K), rows that sum to 1.
     """
-    with torch.autocast(logits.device.type, enabled=False):  # it would multiply in half precision
+    with full_precision(logits):  # autocast would multiply in half precision
         logits = logits.float() / temp
         if logits.shape[0]:
             row_max = logits.amax(dim=1)
@@ -132,9 +95,8 @@ def sinkhorn_knopp(logits: Tensor, temp: float, iterations: int) -> Tensor:
         else:
             row_max = logits.new_empty(0)
             top = max_over_ranks(logits.new_full((), float("-inf")))
-        each = (
-            sum_over_ranks(logits.new_full((), logits.shape[0])) / logits.shape[1]
-        )  # what a prototype gets; keeps the scales level
+        # What a prototype gets; it keeps the scales level.
+        each = sum_over_ranks(logits.new_full((), logits.shape[0])) / logits.shape[1]
         q = torch.exp(logits - row_max[:, None])
         row_scale = torch.exp(row_max - top)
         column_scale = logits.new_ones(logits.shape[1])
@@ -150,9 +112,10 @@ def object_targets(
     """What the student's object rows are compared with: sums over teacher views, so that one cross-entropy
     serves all pairs.
 
-        for g, b, q in global object rows: others[g, b, q] = sum of p[u, b, q] over global views u != g that
-        show the object for b, q in objects:               every[b, q]     = sum of p[u, b, q] over global
-        views u that show the object
+        for g, b, q in global object rows:
+            others[g, b, q] = sum of p[u, b, q] over global views u != g that show the object
+        for b, q in objects:
+            every[b, q] = sum of p[u, b, q] over global views u that show the object
 
     A global row r takes `others[r]`, a local row r takes `every[r % (B * Q)]`.
 
@@ -203,9 +166,8 @@ def patch_loss(probabilities: Tensor, logits: Tensor, weight: Tensor, views: int
     """Mean over views of the mean cross-entropy at a view's hidden patches (iBOT, equation 2).
 
         for view in global views:
-            loss += mean over its hidden patches i of -sum_k p_teacher[i, k] * log p_student[i, k]    (0 if
-            none is hidden)
-        loss / views
+            loss += mean over its hidden patches i of -sum_k p_teacher[i, k] * log p_student[i, k]
+        loss / views, where a view without hidden patches adds 0
 
     Args:
         probabilities: (H, K) teacher probabilities at the hidden patches, from the teacher's whole view.
@@ -251,18 +213,17 @@ def koleo_loss(projections: Tensor, views: Tensor) -> Tensor:
             loss += -log(nearest)
         loss / rows
 
-    DINOv2 takes the backbone's `[CLS]`; here it is the head's unit vectors, the space in which the prototypes
-    are shared out.
+    DINOv2 takes the backbone's `[CLS]`; here it is the head's unit vectors.
 
     Args:
         projections: (R, D) unit vectors of the student's object rows of global views.
-        views: int64 (R,), the global view of each row; views of the same object are never neighbours.
+        views: int64 (R,), the global view of each row.
 
     Returns:
         This rank's share; its mean over ranks is the mean over all rows. 0 where no view holds two rows.
     """
     everyone, their_views = gather_rows(projections), gather_rows(views)
-    rows = torch.arange(len(projections), device=projections.device) + _rows_of_earlier_ranks(projections)
+    rows = torch.arange(len(projections), device=projections.device) + rows_of_earlier_ranks(projections)
     with torch.no_grad():
         cosine = projections @ everyone.T
         cosine.masked_fill_(views[:, None] != their_views[None], -2.0)
@@ -274,11 +235,3 @@ def koleo_loss(projections: Tensor, views: Tensor) -> Tensor:
     terms = torch.where(alone, 0.0, -torch.log(distance + 1e-8))
     counted = sum_over_ranks((~alone).sum().to(terms.dtype)).clamp(min=1) / world_size()
     return terms.sum() / counted
-
-
-def _rows_of_earlier_ranks(x: Tensor) -> int:
-    if world_size() == 1:
-        return 0  # and no wait for the device
-    rank = torch.distributed.get_rank()
-    counts = gather_rows(torch.tensor([len(x)], device=x.device))
-    return int(counts[:rank].sum())

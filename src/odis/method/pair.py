@@ -7,8 +7,8 @@ import copy
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from odis.config.training import PretrainConfig
 from odis.method.heads import ProjectionHead
 from odis.method.vit import ObjectViT
 from odis.types import SelectedTokens, Tokens
@@ -64,7 +64,7 @@ class Network(nn.Module):
             tokens.objects = pool(tokens.patches, object_masks)
         return tokens
 
-    def read(
+    def forward_selected(
         self,
         images: Tensor,
         object_masks: Tensor | None,
@@ -74,76 +74,38 @@ class Network(nn.Module):
         *,
         image: bool,
     ) -> SelectedTokens:
-        """Those tokens of `embed` that a loss reads, for less: see `ObjectViT.read`.
-
-        Args:
-            images: As in `embed`.
-            object_masks: As in `embed`.
-            prediction_masks: As in `embed`.
-            patches: int64 (H,), positions in the flattened (B * P).
-            objects: int64 (R,), positions in the flattened (B * Q).
-            image: Whether `[CLS]` is read beside object tokens.
-        """
+        """The tokens of `embed` that a loss reads, for less: see `ObjectViT.forward_selected`."""
         if self.object_readout == "token":
-            return self.backbone.read(images, object_masks, prediction_masks, patches, objects, image=image)
-        tokens = self.embed(
-            images, object_masks, prediction_masks
-        )  # an object is the mean of its patches: all are read
+            return self.backbone.forward_selected(
+                images, object_masks, prediction_masks, patches, objects, image=image
+            )
+        # An object is the mean of its patches: all are read.
+        tokens = self.embed(images, object_masks, prediction_masks)
         found = None if tokens.objects is None else tokens.objects.flatten(0, 1)[objects]
         return SelectedTokens(found, tokens.image, tokens.patches.flatten(0, 1)[patches])
 
 
 def pool(patches: Tensor, masks: Tensor) -> Tensor:
-    """Mean patch of each object.
-
-    Args:
-        patches: (B, P, D).
-        masks: bool (B, Q, P); an empty mask gives zeros.
-
-    Returns:
-        (B, Q, D).
+    """Mean patch (B, Q, D) of each object, from patches (B, P, D) and masks bool (B, Q, P); 0 for an empty
+    one.
     """
     weights = masks.to(patches.dtype)
     return weights @ patches / weights.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
-def make_pair(backbone: ObjectViT, config: PretrainConfig) -> tuple[Network, Network]:
-    """The student around a backbone, and the teacher as its frozen copy without drop path.
-
-    Parameters that the config's losses can never reach do not require a gradient, so that all others always
-    get one."""
-    head = ProjectionHead(backbone.embed_dim, config.head)
-    own_patch_head = not config.head.shared and config.loss.patch_weight > 0
-    patch_head = ProjectionHead(backbone.embed_dim, config.head) if own_patch_head else None
-    student = Network(backbone, head, patch_head, config.model.object_readout)
-    _freeze_unreached(student, config)
+def teacher_of(student: Network) -> Network:
+    """The teacher at the start: a frozen copy of the student without drop path."""
     teacher = copy.deepcopy(student).requires_grad_(False).eval()
     for module in teacher.modules():
         if isinstance(module, DropPath):
             module.drop_prob = 0.0
-    return student, teacher
-
-
-def _freeze_unreached(student: Network, config: PretrainConfig) -> None:
-    loss, backbone = config.loss, student.backbone
-    if config.prediction.probability == 0 or config.prediction.ratio == 0:
-        backbone.mask_token.requires_grad_(False)
-    if loss.object_weight == 0 and backbone.object_tokens == "read-only":
-        backbone.object_token.requires_grad_(False)
-    if loss.object_weight == 0 and loss.image_weight == 0 and student.patch_head is not student.head:
-        student.head.requires_grad_(False)
+    return teacher
 
 
 @torch.no_grad()
 def update_teacher(student: Network, teacher: Network, momentum: float) -> None:
-    """teacher = momentum * teacher + (1 - momentum) * student, for all parameters at once; buffers are
-    copied.
-
-    Args:
-        student: The network that was trained (not its DDP wrapper).
-        teacher: Changed in place.
-        momentum: Share of the teacher that is kept.
-    """
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+    """teacher = momentum * teacher + (1 - momentum) * student, in place; buffers are copied."""
+    average = get_ema_multi_avg_fn(momentum)
+    average(list(teacher.parameters()), list(student.parameters()), None)
     for old, new in zip(teacher.buffers(), student.buffers()):
         old.copy_(new)

@@ -27,53 +27,7 @@ from odis.method.losses import (
     sinkhorn_knopp,
 )
 from odis.method.pair import Network
-from odis.types import Batch
-
-
-@dataclass(slots=True)
-class TeacherOutput:
-    """What the student is to predict, without gradient."""
-
-    objects: Tensor  # (T, K) probabilities
-    patches: Tensor  # (H, K) probabilities
-    image: Tensor | None  # (G * B, K) probabilities; None unless the image term is on
-    object_logits: Tensor  # (T, K), for the center
-    patch_logits: Tensor  # (H, K), for the center
-    image_logits: Tensor | None  # (G * B, K)
-
-
-@dataclass(slots=True)
-class StudentOutput:
-    """Student logits; object rows are the global ones, then the local ones."""
-
-    objects: Tensor  # (R, K)
-    patches: Tensor  # (H, K)
-    global_image: Tensor | None  # (G * B, K)
-    local_image: Tensor | None  # (L * B, K)
-    projections: Tensor  # (R, bottleneck) unit vectors of the object rows, before the prototypes
-    features: Tensor  # (R, D) backbone features of the object rows, for the collapse meters
-
-
-@dataclass(slots=True)
-class Losses:
-    """The weighted sum and its terms, scalars."""
-
-    total: Tensor
-    objects: Tensor
-    patches: Tensor
-    image: Tensor | None
-    koleo: Tensor | None
-
-    def named(self) -> dict[str, Tensor]:
-        """Those that there are, under their names in `metrics.jsonl`."""
-        terms = {
-            "loss": self.total,
-            "loss_object": self.objects,
-            "loss_patch": self.patches,
-            "loss_image": self.image,
-            "loss_koleo": self.koleo,
-        }
-        return {name: value for name, value in terms.items() if value is not None}
+from odis.types import Batch, Losses, StudentOutput, TeacherOutput
 
 
 class Centers(nn.Module):
@@ -104,8 +58,7 @@ class LossTerms:
     @staticmethod
     def of(config: PretrainConfig) -> LossTerms:
         masked = config.objects.use and config.views.object_masks
-        # Read-only tokens exist only where a mask asks for them; all-true masks then ask about the whole
-        # view.
+        # Read-only tokens exist only where a mask asks for them: an all-true one asks about the whole view.
         return LossTerms(
             masks=masked or config.model.object_tokens == "read-only",
             image=config.loss.image_weight > 0,
@@ -113,7 +66,7 @@ class LossTerms:
         )
 
 
-def read_tokens(
+def select_tokens(
     network: Network,
     images: Tensor,
     masks: Tensor,
@@ -124,19 +77,13 @@ def read_tokens(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Backbone features of V views.
 
-    Args:
-        network: Student or teacher.
-        images: (V, 3, S, S).
-        masks: bool (V, Q, P), object masks.
-        prediction_masks: bool (V, P), patches to hide, or None.
-        patches: int64 (H,), the patches that are read: positions in the flattened (V * P).
-        rows: int64 (R,), the object tokens that are read: positions in the flattened (V * Q).
-        terms: What is asked.
+    `images` (V, 3, S, S) are asked with `masks` (V, Q, P), and `prediction_masks` (V, P) hides patches.
+    `patches` and `rows` say which patches and object tokens: positions in the flattened (V * P) and (V * Q).
 
     Returns:
-        object tokens (R, D), patches (H, D), and image tokens (V, D) if the terms asks for them.
+        object tokens (R, D), patches (H, D), and image tokens (V, D) if their term is on.
     """
-    tokens = network.read(
+    tokens = network.forward_selected(
         images, masks if terms.masks else None, prediction_masks, patches, rows, image=terms.image
     )
     # Without masks only `single` is asked, and there `[CLS]` is the object token, one a view.
@@ -144,8 +91,10 @@ def read_tokens(
     image = None
     if terms.image:
         image = tokens.image
-        if image is None:  # `[CLS]` stood for the object: the whole view is another terms, and another pass
-            image = network.read(images, None, prediction_masks, patches[:0], rows, image=True).image
+        if image is None:  # `[CLS]` stood for the object: the whole view takes another pass
+            image = network.forward_selected(
+                images, None, prediction_masks, patches[:0], rows, image=True
+            ).image
     return objects, tokens.patches, image
 
 
@@ -163,12 +112,10 @@ def apply_heads(
 def teacher_pass(
     teacher: Network, batch: Batch, centers: Centers, temp: float, config: PretrainConfig, terms: LossTerms
 ) -> TeacherOutput:
-    """The teacher sees the global views, nothing hidden, and answers for every visible object and every
-    hidden patch.
-    """
+    """The teacher sees whole global views, and answers for every visible object and every hidden patch."""
     hidden = batch.hidden if terms.patches else batch.hidden[:0]
     rows = batch.teacher_rows
-    objects, patches, image = read_tokens(
+    objects, patches, image = select_tokens(
         teacher, batch.global_views, batch.global_masks, None, hidden, rows, terms
     )
     tokens = [objects] if image is None else [objects, image]
@@ -194,13 +141,13 @@ def student_pass(student: Network, batch: Batch, terms: LossTerms) -> StudentOut
     """The student sees the global views with patches hidden, and the local views."""
     hide, hidden = (batch.prediction_masks, batch.hidden) if terms.patches else (None, batch.hidden[:0])
     rows = batch.student_global_rows
-    features, patches, global_image = read_tokens(
+    features, patches, global_image = select_tokens(
         student, batch.global_views, batch.global_masks, hide, hidden, rows, terms
     )
     local_image = None
     if len(batch.local_views):
         rows = batch.student_local_rows
-        objects, _, local_image = read_tokens(
+        objects, _, local_image = select_tokens(
             student, batch.local_views, batch.local_masks, None, hidden[:0], rows, terms
         )
         features = torch.cat([features, objects])

@@ -14,7 +14,9 @@ from odis.config.training import PretrainConfig
 from odis.machine.allocator import keep_freed_memory, return_freed_memory
 from odis.machine.devices import resolve_precision
 from odis.machine.ranks import Ranks
+from odis.method.block import attention_branch, block_at, mlp_branch
 from odis.method.step import Centers, LossTerms
+from odis.method.vit import ObjectViT
 from odis.train.optim import build_optimizer
 from odis.train.run_folder import recorded_precision
 from odis.train.schedules import Schedules
@@ -91,8 +93,8 @@ def build_run(
     teacher.to(ranks.device)
     centers = Centers(config.head.prototypes, config.loss.center_momentum).to(ranks.device)
     if config.train.compile:
-        student.backbone.compile_blocks()
-        teacher.backbone.compile_blocks()
+        compile_blocks(student.backbone)
+        compile_blocks(teacher.backbone)
     student_pass: torch.nn.Module = StudentPass(student, terms)
     if ranks.distributed:
         student_pass = DistributedDataParallel(
@@ -104,3 +106,15 @@ def build_run(
         scaler=torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16"),
         schedules=Schedules(config, images), provenance=provenance, recipe=recipe,
     )  # fmt: skip
+
+
+def compile_blocks(backbone: ObjectViT) -> None:
+    """Compile the two branches of the blocks, once for all blocks: drop path, whose rate differs in each,
+    stays outside.
+
+    And the last block at the tokens that a loss reads. Their number differs from step to step, so its sizes
+    are open.
+    """
+    backbone.attention_branch = torch.compile(attention_branch)
+    backbone.mlp_branch = torch.compile(mlp_branch)
+    backbone.last_block = torch.compile(block_at, dynamic=True)

@@ -18,10 +18,7 @@ from odis.machine.ranks import Ranks, sum_over_ranks
 from odis.method.pair import Network, update_teacher
 from odis.method.step import (
     Centers,
-    Losses,
     LossTerms,
-    StudentOutput,
-    TeacherOutput,
     compute_losses,
     student_pass,
     teacher_pass,
@@ -29,7 +26,7 @@ from odis.method.step import (
 from odis.train.metrics import Meters, collapse_meters
 from odis.train.optim import apply_settings, clip_gradients, step_if_finite
 from odis.train.schedules import Schedules
-from odis.types import Batch
+from odis.types import Batch, Losses, StudentOutput, TeacherOutput
 
 
 class StudentPass(nn.Module):

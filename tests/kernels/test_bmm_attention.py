@@ -10,14 +10,11 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import Attention
 from torch import Tensor
 
-from odis.method import attention
-from odis.method.attention import (
-    bmm_attention,
-    dense_mask,
-    object_attention,
-    object_keys,
-    products_are_faster,
-)
+from odis.kernels import attention as chosen
+from odis.kernels import choose
+from odis.kernels.bmm_attention import bmm_attention
+from odis.method.attention import dense_mask, object_attention, visible_keys
+from odis.method.layout import TokenLayout
 
 KINDS = ["single", "read-only"]
 
@@ -26,7 +23,7 @@ def some_keys(generator: torch.Generator, views: int, patches: int, queries: int
     """Of random masks, one of them empty and one all true."""
     masks = torch.rand(views, queries, patches, generator=generator) < 0.4
     masks[0, 0], masks[-1, -1] = False, True
-    return object_keys(masks, class_token=True, registers=0, kind=kind)
+    return visible_keys(masks, TokenLayout(kind, True, 1, patches, queries))
 
 
 def by_torch(qkv: Tensor, keys: Tensor | None, kind: str) -> Tensor:
@@ -54,7 +51,7 @@ def test_products_and_their_gradients_equal_torchs(data, views, heads, patches, 
         views, tokens, 3, heads, width, generator=generator, dtype=torch.float64, requires_grad=True
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_AT_ONCE", at_once)  # one view at a time, some, all
+        patch.setattr("odis.kernels.bmm_attention._CHUNK_BYTES", at_once)  # one view at a time, some, all
         ours = bmm_attention(qkv, keys, kind == "single")
         grad = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
         (of_ours,) = torch.autograd.grad(ours, qkv, grad)
@@ -75,14 +72,9 @@ def test_gradients_equal_differences(kind):
 @pytest.mark.parametrize("faster", [True, False])
 def test_a_layer_in_half_precision_is_as_near_as_half_precision_can_be(monkeypatch, kind, faster):
     """By the products and by torch's kernel, whichever this machine would take."""
-    taken = []
-
-    def products(*args):
-        taken.append(True)
-        return bmm_attention(*args)
-
-    monkeypatch.setattr(attention, "products_are_faster", lambda *_, **__: faster)
-    monkeypatch.setattr(attention, "bmm_attention", products)
+    monkeypatch.setattr(choose, "_has_bf16_instructions", lambda: faster)
+    qkv = torch.zeros(2, 5, 3, 2, 4, dtype=torch.bfloat16)
+    assert (chosen(qkv, masked=True, dropout=0.0, normed=False) is bmm_attention) == faster
     torch.manual_seed(0)
     attn = Attention(48, num_heads=3, qkv_bias=True)
     keys = None if kind is None else some_keys(torch.Generator().manual_seed(1), 4, 30, 1, kind)
@@ -94,32 +86,13 @@ def test_a_layer_in_half_precision_is_as_near_as_half_precision_can_be(monkeypat
         return [out, *torch.autograd.grad((out * weight.to(out.dtype)).sum(), list(module.parameters()))]
 
     found = layer(attn.bfloat16(), x.bfloat16())
-    assert bool(taken) == faster
-    monkeypatch.setattr(attention, "products_are_faster", lambda *_, **__: False)
     for ours, exact in zip(found, layer(attn.double(), x.bfloat16().double())):
         assert ours.dtype == torch.bfloat16
         assert (ours.double() - exact).abs().max() < 0.02 * exact.abs().max()
 
 
 def test_queries_that_are_normed_are_left_to_torch(monkeypatch):
-    monkeypatch.setattr(attention, "products_are_faster", lambda *_, **__: True)
-    attn = Attention(24, num_heads=2, qk_norm=True, norm_layer=torch.nn.LayerNorm)
-    x = torch.randn(2, 7, 24)
-    torch.testing.assert_close(object_attention(attn, x, None, "single"), attn(x))
-
-
-def test_products_are_taken_where_they_are_faster(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    qkv = torch.zeros(2, 5, 3, 2, 4, dtype=torch.bfloat16)
-    assert products_are_faster(qkv, 0.0, masked=True)
-    assert products_are_faster(qkv, 0.0, masked=False)
-    assert products_are_faster(qkv.float(), 0.0, masked=True)
-    assert not products_are_faster(qkv.float(), 0.0, masked=False)  # torch's kernel is as fast, and timm's
-    assert not products_are_faster(qkv, 0.1, masked=True)
-    assert not products_are_faster(qkv.double(), 0.0, masked=True)
-    assert not products_are_faster(qkv.half(), 0.0, masked=True)
-    assert not products_are_faster(qkv.to("meta"), 0.0, masked=True)
-    assert not products_are_faster(qkv.repeat(1, 200, 1, 1, 1), 0.0, masked=True)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    assert not products_are_faster(qkv, 0.0, masked=True)
-    assert products_are_faster(qkv.float(), 0.0, masked=True)
+    monkeypatch.setattr(choose, "_has_bf16_instructions", lambda: True)
+    attn = Attention(24, num_heads=2, qk_norm=True, norm_layer=torch.nn.LayerNorm).bfloat16()
+    x = torch.randn(2, 7, 24, dtype=torch.bfloat16)
+    assert torch.equal(object_attention(attn, x, None, "single"), attn(x))

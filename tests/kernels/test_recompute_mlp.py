@@ -9,7 +9,7 @@ import torch
 from timm.layers import GluMlp, Mlp
 from torch import nn
 
-from odis.method.vit import lean_mlp
+from odis.kernels import mlp
 
 
 def kept(call, *given: torch.Tensor) -> int:
@@ -36,7 +36,7 @@ def test_outputs_and_gradients_are_timms(shape: tuple[int, ...], bias: bool):
     ours = copy.deepcopy(theirs)
     x, weights = torch.randn(*shape), torch.randn(*shape)
     a, b = (x.clone().requires_grad_() for _ in range(2))
-    expected, found = theirs(a), lean_mlp(ours, b)
+    expected, found = theirs(a), mlp(ours, b)
     assert torch.equal(found, expected)
     (expected * weights).sum().backward()
     (found * weights).sum().backward()
@@ -49,7 +49,7 @@ def test_gradients_are_those_of_the_function():
     torch.manual_seed(0)
     module = Mlp(3, 5).double()
     assert torch.autograd.gradcheck(
-        lambda x: lean_mlp(module, x), (torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True),)
+        lambda x: mlp(module, x), (torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True),)
     )
 
 
@@ -59,7 +59,7 @@ def test_under_autocast_it_is_what_timms_is():
     ours = copy.deepcopy(theirs)
     x = torch.randn(4, 6, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        expected, found = theirs(x), lean_mlp(ours, x)
+        expected, found = theirs(x), mlp(ours, x)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, expected)
     expected.float().square().sum().backward()
@@ -72,14 +72,14 @@ def test_under_autocast_it_is_what_timms_is():
 def test_the_activation_is_not_kept():
     module, x = Mlp(16, 64), torch.randn(8, 10, 16)
     hidden = 8 * 10 * 64 * 4
-    assert kept(lambda: lean_mlp(module, x), x, *module.parameters()) == hidden
+    assert kept(lambda: mlp(module, x), x, *module.parameters()) == hidden
     assert kept(lambda: module(x), x, *module.parameters()) == 2 * hidden
 
 
 def test_frozen_weights_get_no_gradient():
     module = Mlp(16, 64)
     module.fc2.requires_grad_(False)
-    lean_mlp(module, torch.randn(2, 16)).sum().backward()
+    mlp(module, torch.randn(2, 16)).sum().backward()
     assert module.fc2.weight.grad is None
     assert module.fc1.weight.grad is not None
 
@@ -101,7 +101,7 @@ def test_any_other_module_is_called_as_it_is(module: nn.Module):
     torch.manual_seed(1)
     expected = module(x)
     torch.manual_seed(1)
-    assert torch.equal(lean_mlp(module, x), expected)
+    assert torch.equal(mlp(module, x), expected)
 
 
 @pytest.mark.parametrize("name", ["fc1", "act", "fc2"])
@@ -109,12 +109,12 @@ def test_hooks_on_its_parts_are_called(name: str):
     module, seen = Mlp(16, 64), []
     getattr(module, name).register_forward_hook(lambda *_: seen.append(name))
     x = torch.randn(4, 16)
-    assert torch.equal(lean_mlp(module, x), module(x))
+    assert torch.equal(mlp(module, x), module(x))
     with torch.no_grad():
-        lean_mlp(module, x)
+        mlp(module, x)
     assert seen == 3 * [name]
 
 
 def test_without_gradients_nothing_is_kept():
     with torch.no_grad():
-        assert not lean_mlp(Mlp(16, 64), torch.randn(4, 16)).requires_grad
+        assert not mlp(Mlp(16, 64), torch.randn(4, 16)).requires_grad

@@ -1,0 +1,111 @@
+"""timm's ViT classes as `ObjectViT` needs them: one adapter a class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from odis.method.layout import ObjectTokens
+from odis.method.vit import ObjectViT
+
+_WITHOUT = ("head", "head_drop", "attn_pool")  # classifier and pooling
+
+
+@dataclass(slots=True)
+class PlainArchitecture:
+    """timm's `VisionTransformer`: absolute positions that are added once.
+
+    Attributes:
+        no_embed_class: `[CLS]` and registers have no position.
+    """
+
+    embed_dim: int
+    has_class_token: bool
+    num_prefix_tokens: int
+    no_embed_class: bool
+    not_decayed: frozenset[str]
+
+    @classmethod
+    def of(cls, vit: VisionTransformer) -> PlainArchitecture:
+        """That of a model.
+
+        Raises:
+            ValueError: a model that takes images of one size only.
+        """
+        if not vit.dynamic_img_size:
+            raise ValueError("the timm model takes one image size; create it with dynamic_img_size=True")
+        return cls(
+            vit.embed_dim,
+            vit.has_class_token,
+            vit.num_prefix_tokens,
+            vit.no_embed_class,
+            frozenset(vit.no_weight_decay()),
+        )
+
+    def embed_patches(self, net: Any, images: Tensor) -> Tensor:
+        """(B, rows, columns, D) of images (B, C, H, W), without positions."""
+        return net.patch_embed(images)
+
+    def add_prefix(self, net: Any, patches: Tensor) -> Tensor:
+        """(B, T, D) of (B, rows, columns, D): positions are interpolated to the grid."""
+        views, rows, columns, width = patches.shape
+        x = patches.reshape(views, rows * columns, width)
+        prefix = [
+            token.expand(views, -1, -1) for token in (net.cls_token, net.reg_token) if token is not None
+        ]
+        if net.pos_embed is None:
+            return torch.cat([*prefix, x], dim=1)
+        positions = resample_abs_pos_embed(
+            net.pos_embed,
+            new_size=[rows, columns],
+            old_size=list(net.patch_embed.grid_size),
+            num_prefix_tokens=0 if self.no_embed_class else self.num_prefix_tokens,
+        )
+        if self.no_embed_class:
+            x = torch.cat([*prefix, x + positions], dim=1)
+        else:
+            x = torch.cat([*prefix, x], dim=1) + positions
+        return net.pos_drop(x)
+
+    def normalize(self, net: Any, x: Tensor) -> Tensor:
+        """The final norm: timm has one of the two, the other is an identity."""
+        return net.fc_norm(net.norm(x))
+
+    def class_start(self, net: Any) -> Tensor | None:
+        """(1, 1, D): `[CLS]` with its position, if it has one."""
+        if net.cls_token is None:
+            return None
+        if net.pos_embed is None or self.no_embed_class:
+            return net.cls_token
+        return net.cls_token + net.pos_embed[:, :1]
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that timm does not decay."""
+        return set(self.not_decayed)
+
+
+def adopt(vit: VisionTransformer, object_tokens: ObjectTokens) -> ObjectViT:
+    """A timm model as an `ObjectViT`, which shares its parameters and modules; the model stays what it was.
+
+    Args:
+        vit: A `VisionTransformer` made with `dynamic_img_size=True`.
+        object_tokens: `single` or `read-only`.
+    """
+    return ObjectViT(PlainArchitecture.of(vit), _parts(vit), object_tokens).train(vit.training)
+
+
+def _parts(vit: VisionTransformer) -> Iterator[tuple[str, nn.Parameter | nn.Module | None]]:
+    """Parameters and modules in timm's order, without classifier and pooling; None for a parameter that it
+    has not.
+    """
+    found = dict(vit.named_parameters(recurse=False))
+    yield from found.items()
+    yield from ((name, None) for name in ("cls_token", "reg_token", "pos_embed") if name not in found)
+    yield from ((name, module) for name, module in vit.named_children() if name not in _WITHOUT)
+    yield "head", nn.Identity()  # timm's conversion of weights asks for it
