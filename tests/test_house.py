@@ -111,6 +111,70 @@ def test_modules_import_each_other_in_no_circle():
     list(graphlib.TopologicalSorter(graph).static_order())
 
 
+METHOD = sorted((ROOT / "src" / "odis" / "method").rglob("*.py"))
+HARDWARE = {
+    "device.type",
+    "torch.cpu",
+    "torch.backends",
+    "torch.cuda",
+    "autograd.Function",
+    "get_rank",
+    "is_compiling",
+}
+
+
+def dotted(node: ast.AST) -> str:
+    """`a.b.c` for an attribute of attributes of a name; what is not a name counts as empty."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@pytest.mark.parametrize("path", METHOD, ids=module_name)
+def test_the_method_names_no_hardware_no_path_and_nothing_private(path: Path):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        name = dotted(node)
+        assert not any(f".{name}.".endswith(f".{word}.") for word in HARDWARE), (
+            f"{name} belongs to kernels or machine"
+        )
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            assert not {m.split(".")[0] for m in modules} & {
+                "os",
+                "pathlib",
+                "io",
+                "numba",
+                "Function",
+                "Path",
+            }
+            assert not any("distributed" in m or "backends" in m for m in modules)
+            whole = ".".join(modules)
+            assert not (whole.startswith("torch") and re.search(r"(^|\.)_", whole)), whole
+        if isinstance(node, ast.Attribute) and name.split(".")[0] in {"torch", "F", "nn"}:
+            assert not any(word.startswith("_") for word in name.split(".")), f"{name} is private"
+
+
+def test_the_method_stays_short():
+    assert sum(len(path.read_text().splitlines()) for path in METHOD) < 1300
+
+
+DOORS = {"odis.kernels.choose", "odis.machine.devices"}
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if module_name(p) not in DOORS], ids=module_name)
+def test_two_doors_ask_what_hardware_there_is(path: Path):
+    """Which kernel runs, and on which device in which precision; what depends on a tensor's own device may
+    ask it.
+    """
+    asked = {"torch.cpu", "torch.backends", "torch.cuda.is_available", "is_bf16_supported", "cpuinfo"}
+    names = {
+        dotted(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
+    }
+    found = {name for name in names for word in asked if f".{name}.".find(f".{word}.") >= 0}
+    assert not found, f"{found} belong to kernels/choose.py or machine/devices.py"
+
+
 @pytest.mark.parametrize("path", ALL_PYTHON, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_file_is_long(path: Path):
     assert len(path.read_text().splitlines()) <= (470 if "src" in path.parts else 540)

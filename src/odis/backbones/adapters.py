@@ -50,7 +50,8 @@ class PlainArchitecture:
 
     def embed_patches(self, net: Any, images: Tensor) -> Tensor:
         """(B, rows, columns, D) of images (B, C, H, W), without positions."""
-        return net.patch_embed(images)
+        patches: Tensor = net.patch_embed(images)
+        return patches
 
     def add_prefix(self, net: Any, patches: Tensor) -> Tensor:
         """(B, T, D) of (B, rows, columns, D): positions are interpolated to the grid."""
@@ -71,19 +72,21 @@ class PlainArchitecture:
             x = torch.cat([*prefix, x + positions], dim=1)
         else:
             x = torch.cat([*prefix, x], dim=1) + positions
-        return net.pos_drop(x)
+        dropped: Tensor = net.pos_drop(x)
+        return dropped
 
     def normalize(self, net: Any, x: Tensor) -> Tensor:
         """The final norm: timm has one of the two, the other is an identity."""
-        return net.fc_norm(net.norm(x))
+        normed: Tensor = net.fc_norm(net.norm(x))
+        return normed
 
     def class_start(self, net: Any) -> Tensor | None:
         """(1, 1, D): `[CLS]` with its position, if it has one."""
-        if net.cls_token is None:
-            return None
-        if net.pos_embed is None or self.no_embed_class:
-            return net.cls_token
-        return net.cls_token + net.pos_embed[:, :1]
+        start: Tensor | None = net.cls_token
+        if start is None or net.pos_embed is None or self.no_embed_class:
+            return start
+        position: Tensor = net.pos_embed[:, :1]
+        return start + position
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that timm does not decay."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import safetensors.torch
 import torch
@@ -38,7 +38,9 @@ def load_timm_weights(model: ObjectViT, path: str | Path) -> None:
         name: state.pop(name) for name in OWN if name in state and state[name].ndim == 3
     }  # a 2-d mask token is DINOv2's
     try:
-        state = checkpoint_filter_fn(state, model)
+        state = checkpoint_filter_fn(
+            state, cast(Any, model)
+        )  # asks for the modules that it shares with timm's
     except (KeyError, RuntimeError, AttributeError, ValueError) as error:
         raise ConfigError(f"model.weights: {path} does not fit the model: {one_line(error)}") from error
     state = {k: v for k, v in state.items() if not k.startswith(DROPPED)}

@@ -27,6 +27,7 @@ from odis.data.raw_batch import RawBatch, Source, collate_sources, make_source
 from odis.data.views import Plan, draw_all, plan_views, render_views
 from odis.data.workers import watched
 from odis.errors import DataError
+from odis.machine.devices import has_gpu
 from odis.objects.clean import usable_objects
 from odis.objects.index import ObjectIndex
 from odis.types import Batch, ImageObjects, Sample, Skipped, View
@@ -360,7 +361,7 @@ def make_loader(
         collate_fn=partial(_collate_answers, views=config.views),
         num_workers=config.loader.workers,
         prefetch_factor=config.loader.prefetch if config.loader.workers else None,
-        pin_memory=config.train.device != "cpu" and torch.cuda.is_available(),
+        pin_memory=config.train.device != "cpu" and has_gpu(),
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # or else making an iterator would draw from the global one
     )

@@ -139,3 +139,8 @@ def bf16_speedup(threads: int) -> float:
 def full_precision(x: torch.Tensor) -> torch.autocast:
     """A context in which products with `x` are in its own precision, also under autocast."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def has_gpu() -> bool:
+    """Whether this process can use a GPU, to which batches go faster from page-locked memory."""
+    return torch.cuda.is_available()

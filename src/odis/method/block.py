@@ -31,21 +31,20 @@ def attention_branch(
     block: Any, x: Tensor, keys: Tensor | None, kind: ObjectTokens, packed: PackedTokens | None = None
 ) -> Tensor:
     """What attention adds to the tokens x (B, T, D), or packed (N, D): see `attention.object_attention`."""
-    if isinstance(block, ResPostBlock):
-        return block.norm1(object_attention(block.attn, x, keys, kind, packed))
-    return block.ls1(object_attention(block.attn, block.norm1(x), keys, kind, packed))
+    branch = object_attention(block.attn, attention_input(block, x), keys, kind, packed)
+    return block.norm1(branch) if type(block) is ResPostBlock else block.ls1(branch)
 
 
 def mlp_branch(block: Any, x: Tensor) -> Tensor:
     """What the MLP adds to the tokens x (..., D)."""
-    if isinstance(block, ResPostBlock):
+    if type(block) is ResPostBlock:
         return block.norm2(kernels.mlp(block.mlp, x))
     return block.ls2(kernels.mlp(block.mlp, block.norm2(x)))
 
 
 def attention_input(block: Any, x: Tensor) -> Tensor:
     """What a block's attention is given of the tokens x (B, T, D)."""
-    return x if isinstance(block, ResPostBlock) else block.norm1(x)
+    return x if type(block) is ResPostBlock else block.norm1(x)
 
 
 def drop_views(drop_path: nn.Module, branch: Tensor, packed: PackedTokens | None) -> Tensor:
@@ -94,7 +93,6 @@ def block_at(
     Returns:
         (N, D).
     """
-    post = isinstance(block, ResPostBlock)
     normed = attention_input(block, x)
     if positions is None:
         gathered = attend(block.attn, normed, keys, kind).flatten(0, 1)[rows]
@@ -103,7 +101,7 @@ def block_at(
         view, position = rows // x.shape[1], rows % x.shape[1]
         gathered = few.flatten(0, 1)[view * len(positions) + torch.searchsorted(positions, position)]
     branch = project(block.attn, gathered, normed.flatten(0, 1)[rows])
-    branch = block.norm1(branch) if post else block.ls1(branch)
+    branch = block.norm1(branch) if type(block) is ResPostBlock else block.ls1(branch)
     y = x.flatten(0, 1)[rows] + (branch if scale1 is None else branch * scale1)
     branch = mlp_branch(block, y)
     return y + (branch if scale2 is None else branch * scale2)

@@ -71,6 +71,8 @@ class ObjectViT(nn.Module):
     """
 
     blocks: nn.Sequential
+    patch_embed: Any
+    norm_pre: Any
     mask_token: nn.Parameter
     object_token: nn.Parameter
 
