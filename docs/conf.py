@@ -14,7 +14,7 @@ author = "the odis authors"
 copyright = "the odis authors. Apache-2.0; the weights you train are yours"
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "odis_reference"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "odis_reference"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
@@ -24,8 +24,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
-napoleon_google_docstring = True
-napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = f"odis {release}"

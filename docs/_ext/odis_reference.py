@@ -6,28 +6,37 @@ before the page is parsed. So no setting, option or recipe is described twice.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from docstring_parser import parse
 
-from odis.config.options import recipe_names, recipe_path
+from odis.commands import commands as all_commands
+from odis.commands.command import Command, Group
+from odis.config.options import new_parser, recipe_names, recipe_path
 from odis.config.training import PretrainConfig
 
 _MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
 
+_WORDS: dict[Any, str] = {
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    str: "text",
+    types.NoneType: "none",
+}
+_SECTIONS = {f.name for f in dataclasses.fields(PretrainConfig)} - {"data", "val", "strict"}
+
 
 def kind(hint: Any) -> str:
     """A type as a reader of the settings says it: `number or none`, `cpu or device`, `2 numbers`."""
-    words: dict[Any, str] = {int: "whole number", float: "number", bool: "true or false", str: "text"}
-    if hint in words:
-        return words[hint]
-    if hint is types.NoneType:
-        return "none"
+    if hint in _WORDS:
+        return _WORDS[hint]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return "one of " + ", ".join(f"`{value}`" for value in arguments)
@@ -35,7 +44,7 @@ def kind(hint: Any) -> str:
         return " or ".join(kind(argument) for argument in arguments)
     if origin is tuple and len(set(arguments)) == 1:
         return f"{len(arguments)} {kind(arguments[0])}s"
-    if origin is list:
+    if origin in (list, Sequence):
         return f"list of {kind(arguments[0])}"
     raise TypeError(f"no words for the type {hint}")
 
@@ -115,7 +124,57 @@ def recipes() -> str:
     return "\n".join(page)
 
 
-MADE: dict[str, Callable[[], str]] = {"settings": settings, "recipes": recipes}
+def commands() -> str:
+    """Every command and its options, as its `--help` has them; settings are on a page of their own."""
+    return "\n".join(_commands([], all_commands()))
+
+
+def _commands(path: list[str], group: Group) -> Iterator[str]:
+    for name, command in group.commands.items():
+        words = [*path, name]
+        yield f"{'#' * (1 + len(words))} odis {' '.join(words)}\n\n{command.summary.rstrip('.')}.\n"
+        if isinstance(command, Group):
+            yield from _commands(words, command)
+        else:
+            yield _options(words, command)
+
+
+def _options(words: list[str], command: Command) -> str:
+    parser = new_parser(" ".join(words), command.summary)
+    command.add_options(parser)
+    shown_here = [action for action in parser._actions if not _is_setting(action)]
+    page = [f"```{{program}} odis {' '.join(words)}\n```\n"]
+    page += [option(action) for action in shown_here if action.dest != "help"]
+    if len(shown_here) < len(parser._actions):
+        page.append("And every [setting](settings.md), as `--section.name VALUE`.\n")
+    return "\n".join(page)
+
+
+def _is_setting(action: argparse.Action) -> bool:
+    """Whether an option is a setting of a run, or a whole section of them."""
+    return any(word.split(".")[0].removeprefix("--") in _SECTIONS for word in action.option_strings)
+
+
+def option(action: argparse.Action) -> str:
+    """One option of a command, with an anchor."""
+    names = action.option_strings or [action.dest]
+    value = f" {action.metavar or action.dest.upper()}" if action.option_strings and action.nargs != 0 else ""
+    hint = getattr(action, "_typehint", None) or action.type
+    about = []
+    if action.choices:
+        about.append("one of " + ", ".join(f"`{choice}`" for choice in action.choices))
+    elif action.nargs != 0 and hint in _WORDS or typing.get_origin(hint) is not None:
+        about.append(kind(hint))
+    if isinstance(action, argparse._AppendAction):
+        about.append("may be given again")
+    if action.default is not None and action.nargs != 0:
+        about.append(f"default `{shown(action.default)}`")
+    text = " ".join((action.help or "").split())
+    last = f"\n{'; '.join(about)}\n" if about else ""
+    return f"````{{option}} {', '.join(name + value for name in names)}\n{text[:1].upper()}{text[1:]}.\n{last}````\n"
+
+
+MADE: dict[str, Callable[[], str]] = {"settings": settings, "commands": commands, "recipes": recipes}
 
 
 def fill(text: str) -> str:
@@ -127,20 +186,43 @@ def _read(app: Any, name: str, source: list[str]) -> None:
     source[0] = fill(source[0])
 
 
-def _to_rst(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings quote code in single backticks, reStructuredText in double ones, and asks for an escape
-    where a letter follows.
+_FIELDS = {"Args": "param", "Raises": "raises", "Returns": "returns", "Yields": "yields"}
+_HEADING = re.compile(rf"({'|'.join(_FIELDS)}):")
+
+
+def rest(lines: list[str]) -> list[str]:
+    """A docstring of the house as reStructuredText: sections become field lists, and code in single backticks
+    stands in double ones.
+
+    (Sphinx's napoleon takes the words before a colon for a type, in what is returned and in a property.)
     """
 
-    def doubled(code: re.Match[str]) -> str:
+    def doubled(code: re.Match[str]) -> str:  # a letter that follows asks for an escape
         return f"``{code[1]}``" + ("\\ " if code[2] else "")
 
     text = re.sub(r"(?<!`)`([^`]+)`(?!`)(?=(\w?))", doubled, "\n".join(lines))
-    lines[:] = text.split("\n")
+    made, kind_of_field = [], ""
+    for line in text.split("\n"):
+        if heading := _HEADING.fullmatch(line):
+            kind_of_field = _FIELDS[heading[1]]
+            made.append("" if kind_of_field in ("param", "raises") else f":{kind_of_field}:")
+        elif not kind_of_field or not line.startswith("    "):
+            kind_of_field = kind_of_field if not line.strip() else ""
+            made.append(line)
+        elif kind_of_field in ("param", "raises") and line[4] != " ":
+            name, _, what = line.strip().partition(": ")
+            made.append(f":{kind_of_field} {name}: {what}")
+        else:
+            made.append(line)
+    return made
+
+
+def _to_rst(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = rest(lines)
 
 
 def setup(app: Any) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("source-read", _read)
-    app.connect("autodoc-process-docstring", _to_rst, priority=100)  # before napoleon
+    app.connect("autodoc-process-docstring", _to_rst)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
