@@ -1,7 +1,6 @@
 """README and docs against the code: commands parse; settings, files, links, anchors exist; examples run."""
 
 import ast
-import importlib.util
 import re
 import shlex
 import tomllib
@@ -17,7 +16,7 @@ from odis.backbones.build import build_pair
 from odis.backbones.saved import save_model
 from odis.cli import main
 from odis.config.checks import check
-from odis.config.options import add_config, load_recipe, new_parser, parse, recipe_names, to_config
+from odis.config.options import add_config, load_recipe, new_parser, recipe_names, to_config
 from odis.config.query import MODES
 from odis.train.loop import model_card
 
@@ -27,16 +26,6 @@ FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
 TEXT = {path.relative_to(ROOT).as_posix(): path.read_text() for path in FILES}
 README = TEXT["README.md"]
 BY_NAME = pytest.mark.parametrize("name", TEXT)
-
-
-def extension():
-    """The Sphinx extension that makes the reference pages."""
-    spec = importlib.util.spec_from_file_location(
-        "odis_reference", ROOT / "docs" / "_ext" / "odis_reference.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def blocks(language: str, text: str) -> list[str]:
@@ -137,14 +126,14 @@ def test_other_shell_lines_name_what_exists():
     assert seen == {"make", "script", "extra"}
 
 
-def known_options() -> dict[str, set[str]]:
-    """Options of every command of the docs by its first word; all settings under `pretrain`."""
+def settings() -> set[str]:
+    """Every `section.name`."""
     parser = new_parser("pretrain", "")
     add_config(parser)
-    return {option: set() for action in parser._actions for option in action.option_strings}
+    return {option[2:] for action in parser._actions for option in action.option_strings if "." in option}
 
 
-SETTINGS = {option.removeprefix("--") for option in known_options() if "." in option}
+SETTINGS = settings()
 
 
 def test_settings_in_the_text_exist():
@@ -161,49 +150,11 @@ def test_settings_in_the_text_exist():
     assert found > 40
 
 
-def test_the_setting_reference_has_every_setting_with_its_default():
-    made = extension().settings()
-    for setting in SETTINGS | {"data", "val", "strict"}:
-        assert f"{{confval}} {setting}\n" in made
-    parser = new_parser("pretrain", "")
-    add_config(parser)
-    defaults = dict(re.findall(r"\{confval\} (\w+\.\w+)\n.*?default `([^`]*)`\n", made, re.DOTALL))
-    assert defaults.keys() == SETTINGS
-    untouched = to_config(parse(parser, []))
-    typed = to_config(parse(parser, [f"--{name}={value}" for name, value in defaults.items()]))
-    for name in defaults:
-        group, key = name.split(".")
-        expected, value = (getattr(getattr(config, group), key) for config in (untouched, typed))
-        assert value == (
-            pytest.approx(expected, rel=1e-3) if isinstance(expected, float | tuple) else expected
-        )
-
-
-def test_a_setting_without_words_stops_the_reference():
-    import dataclasses
-
-    @dataclasses.dataclass
-    class Section:
-        """About.
-
-        Args:
-            said: What it is.
-        """
-
-        said: int = 1
-        unsaid: int = 2
-
-    with pytest.raises(ValueError, match="unsaid"):
-        extension().described(Section)
-
-
 def test_the_table_of_recipes_is_that_of_the_package():
     rows = re.findall(r"^\| `([^`]+)` \| .* \| (\d+|-) \|$", TEXT["docs/recipes.md"], re.MULTILINE)
     assert sorted(name for name, _ in rows) == recipe_names()
     for name, batch in rows:  # nobody plans a machine around the demo
         assert batch == ("-" if name == "demo" else str(load_recipe(name).train.batch_size)), name
-    made = extension().recipes()
-    assert all(f"\n## {name}\n" in f"\n{made}" for name in recipe_names())
 
 
 @BY_NAME

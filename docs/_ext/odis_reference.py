@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from docstring_parser import parse
+from odis.commands.command import Command, Group
 
 from odis.commands import commands as all_commands
-from odis.commands.command import Command, Group
 from odis.config.options import new_parser, recipe_names, recipe_path
+from odis.config.query import QueryConfig, ReadConfig
 from odis.config.training import PretrainConfig
 
 _MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
@@ -30,7 +31,6 @@ _WORDS: dict[Any, str] = {
     str: "text",
     types.NoneType: "none",
 }
-_SECTIONS = {f.name for f in dataclasses.fields(PretrainConfig)} - {"data", "val", "strict"}
 
 
 def kind(hint: Any) -> str:
@@ -57,6 +57,8 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, tuple | list) and all(isinstance(item, str) for item in value):
+        return ",".join(value)
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(shown, value))}]"
     return str(value) if value != "" else '""'
@@ -99,10 +101,23 @@ def settings() -> str:
     hints = typing.get_type_hints(PretrainConfig)
     _, texts = described(PretrainConfig)
     plain = [f for f in dataclasses.fields(PretrainConfig) if not dataclasses.is_dataclass(hints[f.name])]
-    page = ["## Top level\n", *(setting(f.name, hints[f.name], default(f), texts[f.name]) for f in plain)]
+    page = ["### Top level\n", *(setting(f.name, hints[f.name], default(f), texts[f.name]) for f in plain)]
     for name, section in hints.items():
         if dataclasses.is_dataclass(section):
-            page += [f"## {name}\n", _section(name, typing.cast(type, section))]
+            page += [f"### {name}\n", _section(name, typing.cast(type, section))]
+    return "\n".join(page)
+
+
+def queries() -> str:
+    """What embed, evaluate, report and discover ask of a network, and how they read images."""
+    page = []
+    for section in (QueryConfig, ReadConfig):
+        about, texts = described(section)
+        hints = typing.get_type_hints(section)
+        page.append(f"### {section.__name__}\n\n{about}\n")
+        for field in dataclasses.fields(section):
+            name = field.metadata.get("option", field.name).replace("_", "-")
+            page.append(setting(f"--{name}", hints[field.name], default(field), texts[field.name]))
     return "\n".join(page)
 
 
@@ -130,51 +145,66 @@ def commands() -> str:
 
 
 def _commands(path: list[str], group: Group) -> Iterator[str]:
+    first_with: dict[str, str] = {}  # options -> the first command of the group that has them
     for name, command in group.commands.items():
-        words = [*path, name]
-        yield f"{'#' * (1 + len(words))} odis {' '.join(words)}\n\n{command.summary.rstrip('.')}.\n"
+        words = " ".join(["odis", *path, name])
+        yield f"{'#' * (2 + len(path))} {words}\n\n{sentence(command.summary)}\n"
         if isinstance(command, Group):
-            yield from _commands(words, command)
-        else:
-            yield _options(words, command)
+            yield from _commands([*path, name], command)
+            continue
+        options = _options(words, command)
+        first = first_with.setdefault(options, words)
+        link = f"[`{first}`](#{first.replace(' ', '-')})"
+        yield (
+            f"```{{program}} {words}\n```\n\n{options}" if first == words else f"Options: those of {link}.\n"
+        )
 
 
-def _options(words: list[str], command: Command) -> str:
-    parser = new_parser(" ".join(words), command.summary)
+def _options(words: str, command: Command) -> str:
+    parser = new_parser(words.removeprefix("odis "), command.summary)
     command.add_options(parser)
-    shown_here = [action for action in parser._actions if not _is_setting(action)]
-    page = [f"```{{program}} odis {' '.join(words)}\n```\n"]
-    page += [option(action) for action in shown_here if action.dest != "help"]
-    if len(shown_here) < len(parser._actions):
-        page.append("And every [setting](settings.md), as `--section.name VALUE`.\n")
+    dotted = [word for action in parser._actions for word in action.option_strings if "." in word]
+    sections = list(dict.fromkeys(word.split(".")[0] for word in dotted))
+    aside = {"-h", *dotted, *sections}  # settings are on a page of their own
+    page = [option(action) for action in parser._actions if not aside & set(action.option_strings)]
+    if sections:
+        links = (f"[`{name[2:]}`](settings.md#{name[2:]})" for name in sections)
+        page.append(f"Settings, as `--section.name VALUE`: {', '.join(links)}.\n")
     return "\n".join(page)
-
-
-def _is_setting(action: argparse.Action) -> bool:
-    """Whether an option is a setting of a run, or a whole section of them."""
-    return any(word.split(".")[0].removeprefix("--") in _SECTIONS for word in action.option_strings)
 
 
 def option(action: argparse.Action) -> str:
     """One option of a command, with an anchor."""
-    names = action.option_strings or [action.dest]
-    value = f" {action.metavar or action.dest.upper()}" if action.option_strings and action.nargs != 0 else ""
+    metavar = re.sub(r"[\x00-\x1f]", "", str(action.metavar or action.dest.upper()))
+    value = f" {metavar}" if action.nargs != 0 else ""
+    names = [name + value for name in action.option_strings] or [action.dest]
     hint = getattr(action, "_typehint", None) or action.type
     about = []
     if action.choices:
         about.append("one of " + ", ".join(f"`{choice}`" for choice in action.choices))
-    elif action.nargs != 0 and hint in _WORDS or typing.get_origin(hint) is not None:
+    elif action.nargs != 0 and (hint in _WORDS or typing.get_origin(hint) is not None):
         about.append(kind(hint))
     if isinstance(action, argparse._AppendAction):
         about.append("may be given again")
-    if action.default is not None and action.nargs != 0:
+    if action.default not in (None, argparse.SUPPRESS) and action.nargs != 0:
         about.append(f"default `{shown(action.default)}`")
-    text = " ".join((action.help or "").split())
     last = f"\n{'; '.join(about)}\n" if about else ""
-    return f"````{{option}} {', '.join(name + value for name in names)}\n{text[:1].upper()}{text[1:]}.\n{last}````\n"
+    return f"````{{option}} {', '.join(names)}\n{sentence(action.help or '')}\n{last}````\n"
 
 
-MADE: dict[str, Callable[[], str]] = {"settings": settings, "commands": commands, "recipes": recipes}
+def sentence(text: str) -> str:
+    """Words of a `--help` as a sentence: `i/n` and `timm:NAME` stay in small letters."""
+    text = " ".join(text.split())
+    first = text[:1].upper() if re.match(r"[a-z]+[ ,.-]", text) else text[:1]
+    return f"{first}{text[1:]}{'' if text.endswith('.') else '.'}" if text else ""
+
+
+MADE: dict[str, Callable[[], str]] = {
+    "settings": settings,
+    "queries": queries,
+    "commands": commands,
+    "recipes": recipes,
+}
 
 
 def fill(text: str) -> str:
