@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from odis.commands.command import Command, Group
 
 from odis.commands import commands
+from odis.commands.command import Command, Group
 from odis.config.options import (
     add_config,
     load_recipe,

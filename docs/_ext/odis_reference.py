@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from docstring_parser import parse
-from odis.commands.command import Command, Group
 
 from odis.commands import commands as all_commands
+from odis.commands.command import Command, Group
 from odis.config.options import new_parser, recipe_names, recipe_path
 from odis.config.query import QueryConfig, ReadConfig
 from odis.config.training import PretrainConfig
