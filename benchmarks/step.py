@@ -54,11 +54,10 @@ from odis.config.options import load_recipe
 from odis.config.training import PretrainConfig
 from odis.data.loader import collate, make_loader
 from odis.data.views import make_sample
-from odis.machine.devices import resolve_device
+from odis.machine.devices import peak_memory, resolve_device
 from odis.machine.ranks import Ranks
 from odis.method.vit import ObjectViT
 from odis.objects.index import ObjectIndex
-from odis.train.run_log import peak_memory
 from odis.train.schedules import Schedules
 from odis.train.start import build_run
 from odis.train.update import train_step

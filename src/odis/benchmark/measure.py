@@ -20,9 +20,9 @@ from odis.benchmark.cached import ENDLESS
 from odis.config.training import PretrainConfig
 from odis.data.geometry.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
 from odis.data.loader import make_loader
+from odis.machine.devices import peak_memory
 from odis.machine.ranks import Ranks
 from odis.objects.index import ObjectIndex
-from odis.train.run_log import peak_memory
 from odis.train.start import build_run
 from odis.train.update import TrainState, train_step
 from odis.types import Batch

@@ -23,14 +23,14 @@ from odis.config.training import PretrainConfig, as_dict
 from odis.data.loader import make_loader
 from odis.data.pixels.disk import DiskCache, are_large
 from odis.errors import ConfigError, DataError, OdisError
-from odis.machine.devices import describe_device, resolve_device
+from odis.machine.devices import describe_device, peak_memory, resolve_device
 from odis.machine.ranks import Ranks, launch, ranks
 from odis.method.vit import ObjectViT
 from odis.objects.index import ObjectIndex
 from odis.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from odis.train.rediscovery import Rounds, provenance_of
 from odis.train.run_folder import prepare
-from odis.train.run_log import RunLog, Throughput, peak_memory
+from odis.train.run_log import RunLog, Throughput
 from odis.train.start import Settled, build_run, settle_precision
 from odis.train.update import TrainState, train_step
 from odis.types import Batch

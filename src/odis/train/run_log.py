@@ -5,34 +5,17 @@ skipped files by name.
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from odis.errors import OdisError
+from odis.machine.progress import ProgressBar, error_console
 from odis.machine.ranks import Ranks, gather_over_ranks
 from odis.train.metrics import JsonLines, collapse_warning
 from odis.types import Skipped
-
-
-def peak_memory(device: torch.device) -> float:
-    """Largest memory so far in GiB: the GPU's allocations, or this process's resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    try:
-        # Not getrusage: its maximum is inherited from the process that started this one.
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 2**20
-    except (OSError, IndexError):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 class RunLog:
@@ -49,12 +32,10 @@ class RunLog:
         tensorboard: bool,
     ) -> None:
         self.out, self.ranks, self.total_steps, self.prototypes = out, ranks, total_steps, prototypes
-        self.console = Console(
-            stderr=True, markup=False, emoji=False, highlight=False
-        )  # names of files are shown as they are
+        self.console = error_console()
         self._found: list[tuple[int, Skipped]] = []  # skipped on this rank, not yet named; with the step
         self._skipped: set[str] = set()
-        self._bar: Progress | None = None
+        self._bar = ProgressBar(self.console, keep=True, shown=ranks.is_first)
         self._writer: Any = None
         if not ranks.is_first:
             return
@@ -69,17 +50,8 @@ class RunLog:
                     "train.tensorboard: tensorboard is not installed; run: pip install 'odis[tensorboard]'"
                 ) from e
             self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=start_step + 1)
-        if self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("step"),
-                MofNCompleteColumn(),
-                BarColumn(),
-                TextColumn("{task.fields[text]}"),
-                TimeRemainingColumn(),
-                console=self.console,
-            )
-            self._task = self._bar.add_task("", total=total_steps, completed=start_step, text="")
-            self._bar.start()
+        self._bar("step", start_step, total_steps)
+        self._bar.start()
 
     @property
     def skipped(self) -> int:
@@ -129,8 +101,7 @@ class RunLog:
 
     def advance(self, step: int) -> None:
         """`step` steps are done."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step)
+        self._bar("step", step, self.total_steps)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Write one line of metrics after `step` steps."""
@@ -150,8 +121,8 @@ class RunLog:
             f"loss {values.get('loss', float('nan')):.3f}  {values.get('images_per_second', 0):.1f} img/s  "
             f"wait {100 * values.get('data_wait', 0):.0f}%  {values.get('memory_gib', 0):.1f} GiB"
         )
-        if self._bar is not None:
-            self._bar.update(self._task, text=text)
+        if self._bar.shown:
+            self._bar("step", step, self.total_steps, text)
         else:
             left = values.get("seconds_left", 0)
             self.say(f"step {step}/{self.total_steps}  {text}  {int(left // 60)}:{int(left % 60):02d} left")
@@ -159,8 +130,7 @@ class RunLog:
             self.warn(warning)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
         if self._writer is not None:
             self._writer.close()
 

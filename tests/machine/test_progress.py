@@ -1,0 +1,77 @@
+"""The progress bar: on a terminal one bar a thing, elsewhere nothing."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from odis.machine.progress import ProgressBar, error_console
+
+
+def terminal(width: int = 100) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width, markup=False, color_system=None)
+
+
+def shown(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_terminal_shows_a_bar_for_each_thing_and_lines_above() -> None:
+    console = terminal()
+    with ProgressBar(console, keep=True) as bar:
+        assert bar.shown
+        bar("train images", 0, None)
+        bar("train images", 3, 12)
+        console.print("skipped a.jpg: [no] image")
+        bar("test images", 1, 2, "0.5 GiB")
+        bar("test images", 2, 2)
+    lines = [
+        " ".join(line.split()) for line in re.sub("\x1b\\[[^m]*?[A-Za-z]", "", shown(console)).splitlines()
+    ]
+    assert "skipped a.jpg: [no] image" in lines
+    train, test = [line for line in lines if line][-2:]
+    assert re.fullmatch(r"train images 3/12 \S+ .*", train)
+    assert re.fullmatch(r"test images 2/2 ━+ 0\.5 GiB 0:00:00", test)
+
+
+def test_bars_go_at_the_end_unless_they_are_kept() -> None:
+    screens = []
+    for keep in (True, False):
+        console = terminal()
+        with ProgressBar(console, keep=keep) as bar:
+            bar("images", 7, 9)
+        screens.append(shown(console))
+    erase = "\x1b[2K"
+    assert not screens[0].endswith(erase)
+    assert screens[1].endswith(erase)
+
+
+def test_bars_are_taken_away_when_the_work_fails() -> None:
+    console = terminal()
+
+    def work() -> None:
+        with ProgressBar(console) as bar:
+            bar("images", 1, 2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert shown(console).endswith("\x1b[2K")
+    assert "\x1b[?25h" in shown(console)  # the cursor is there again
+
+
+@pytest.mark.parametrize(("tty", "first"), [(False, True), (True, False), (False, False)])
+def test_no_terminal_and_no_other_rank_shows_a_bar(tty: bool, first: bool) -> None:
+    console = Console(file=io.StringIO(), force_terminal=tty, markup=False, color_system=None)
+    with ProgressBar(console, keep=True, shown=first) as bar:
+        assert not bar.shown
+        bar("images", 1, 2, "text")
+        console.print("a line")
+    assert shown(console) == "a line\n"
+
+
+def test_the_console_says_names_as_they_are(capsys: pytest.CaptureFixture) -> None:
+    error_console().print("[red]a :smile: 12.png[/red]", soft_wrap=True)
+    assert capsys.readouterr() == ("", "[red]a :smile: 12.png[/red]\n")
