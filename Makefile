@@ -1,8 +1,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 
-.PHONY: demo test evidence install lint docs
+.PHONY: install demo evidence format lint fast test docs wheel
 
 install: $(VENV)/.installed
 
@@ -19,17 +20,32 @@ evidence: install
 	$(BIN)/python benchmarks/evidence/run.py --world scenes --study core
 	$(BIN)/python benchmarks/evidence/tables.py --doc docs/evidence.md --plots docs/evidence
 
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # Two processes of one thread each get more done on two cores than one of two threads.
-test: export OMP_NUM_THREADS ?= 1
+fast test: export OMP_NUM_THREADS ?= 1
+
+# Before a commit: the quick tests of what changed since BASE, by default since the branch left main.
+fast: install
+	$(BIN)/python -m pytest -x -m 'not slow' $$($(BIN)/python tests/changed.py $(BASE))
+
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # The site, in docs/_build/html; nothing is fetched, and a warning is an error.
 docs: install
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
+
+# dist/: the source archive, and the wheel that is built from it.
+wheel: install
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
