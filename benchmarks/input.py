@@ -17,9 +17,8 @@ ibot-vits16): what its crops and masks take less is what object-aware sampling a
 processor time, so that what else the machine does counts little.
 
 The second table is of one photograph (the first of the index) as a JPEG of 640 x 480 and of 6000 x 4000
-pixels. `first time` is what the latter costs with `loader.copies` when its copy is made, `copies` what it
-costs in every later epoch.
-"""
+pixels. `first time` is what the latter costs with `loader.keep [disk:DIR]` when its copy is made, `copies`
+what it costs in every later epoch."""
 
 from __future__ import annotations
 
@@ -41,9 +40,9 @@ from rich.table import Table
 from torchvision import transforms
 
 from odis.config.options import load_recipe
-from odis.data import loader as loader_module
 from odis.data import views as view_module
-from odis.data.loader import ViewDataset
+from odis.data.dataset import ViewDataset
+from odis.data.pixels import reader as reader_module
 from odis.objects.index import ObjectIndex
 
 PATCH = 16
@@ -101,9 +100,9 @@ def published() -> Callable[[Image.Image], list[torch.Tensor]]:
 
 
 PARTS = {
-    "decoding": (loader_module, ("decode",)), "objects": (view_module, ("choose_objects", "_object_masks")),
+    "decoding": (reader_module, ("decode",)), "objects": (view_module, ("choose_objects", "_object_masks")),
     "crops": (view_module, ("_draw_crops",)), "resizing": (view_module, ("resized_crop",)),
-    "photometrics": (view_module, ("planes", "apply_photometrics")),
+    "photometrics": (view_module, ("to_chw", "apply_photometrics")),
 }  # fmt: skip
 OF_OBJECTS = ("objects", "crops")
 
@@ -144,7 +143,7 @@ def measure(index: ObjectIndex, count: int, rounds: int) -> dict[str, list[float
     for k in range(rounds + 1):
         began = clock()
         for row in rows:
-            dataset.source((k, row))
+            dataset.raw_sample((k, row))
         handed_over = clock()
         parts.clear()
         middle = clock()
@@ -180,7 +179,7 @@ def measure_sizes(photo: str, rounds: int) -> dict[str, list[float]]:
             picture.save(Path(folder) / name / "a.jpg", quality=90)
             datasets[name] = ViewDataset(ObjectIndex.open(Path(folder) / name), config, PATCH)
         kept = Path(folder) / "copies"
-        copying = replace(config, loader=replace(config.loader, copies=str(kept)))
+        copying = replace(config, loader=replace(config.loader, keep=[f"disk:{kept}"]))
         with_copies = {name: ViewDataset(dataset.index, copying, PATCH) for name, dataset in datasets.items()}
         repeats = {"odis": 5, "hand-over": 5, "pil": 1, "first time": 1, "copies": 5, "copies, hand-over": 5}
         for k in range(rounds + 1):
@@ -189,11 +188,11 @@ def measure_sizes(photo: str, rounds: int) -> dict[str, list[float]]:
                     file.unlink()
                 calls: dict[str, Callable[[int], Any]] = {
                     "odis": lambda i, d=dataset: d[i, 0],
-                    "hand-over": lambda i, d=dataset: d.source((i, 0)),
+                    "hand-over": lambda i, d=dataset: d.raw_sample((i, 0)),
                     "pil": lambda _, d=dataset: pil_views(d.index.image_path(0), augment),
                     "first time": lambda i, d=with_copies[name]: d[i, 0],
                     "copies": lambda i, d=with_copies[name]: d[i, 0],
-                    "copies, hand-over": lambda i, d=with_copies[name]: d.source((i, 0)),
+                    "copies, hand-over": lambda i, d=with_copies[name]: d.raw_sample((i, 0)),
                 }
                 for pipeline, call in calls.items():
                     began = clock()

@@ -371,8 +371,8 @@ def test_a_folder_of_copies_that_cannot_be_is_refused(
     (tmp_path / "file").write_text("x")
     index = write_table(tmp_path / "index.parquet", folder, [a_row("usual-0.jpg", GOOD)])
     where = ("--data", str(index), "--out", str(tmp_path / "run"))
-    (line,) = refused(capsys, "pretrain", *where, *TINY, f"--loader.copies={tmp_path / 'file'}")
-    assert line.startswith(f"odis pretrain: loader.copies: {tmp_path / 'file'} must be a folder")
+    (line,) = refused(capsys, "pretrain", *where, *TINY, f"--loader.keep=[disk:{tmp_path / 'file'}]")
+    assert line.startswith(f"odis pretrain: loader.keep: {tmp_path / 'file'} must be a folder")
     assert not (tmp_path / "run").exists()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from odis.benchmark.cached import Part, cached_batches, reads, uncached
+from odis.benchmark.cached import IndexSubset, cached_batches, keeps_in_memory, reads, uncached
 from odis.config.options import load_recipe
 from odis.data.loader import BatchPlan, make_loader
 from odis.objects.index import ObjectIndex
@@ -34,15 +34,15 @@ def test_reads_are_those_of_the_order_of_training(workers: int, epochs: float, s
     assert expected == pytest.approx(read, rel=0.05 if workers > 1 else 1e-9)
 
 
-def test_a_part_is_an_index_of_its_rows(index: ObjectIndex):
-    part = Part(index, np.array([7, 3, 11]))
-    assert len(part) == 3
-    assert [part[i] for i in range(3)] == [index[i] for i in (7, 3, 11)]
-    assert part[-1] == index[11]
-    assert [part.image_path(i) for i in range(3)] == [index.image_path(i) for i in (7, 3, 11)]
-    assert not part.is_folder
+def test_a_subset_is_an_index_of_its_rows(index: ObjectIndex):
+    subset = IndexSubset(index, np.array([7, 3, 11]))
+    assert len(subset) == 3
+    assert [subset[i] for i in range(3)] == [index[i] for i in (7, 3, 11)]
+    assert subset[-1] == index[11]
+    assert [subset.image_path(i) for i in range(3)] == [index.image_path(i) for i in (7, 3, 11)]
+    assert not subset.is_folder
     with pytest.raises(IndexError):
-        part[3]
+        subset[3]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -50,10 +50,10 @@ def test_images_in_memory_are_not_read_again(index: ObjectIndex, tmp_path: Path,
     shutil.copytree(index.root, tmp_path / "images")
     moved = ObjectIndex.open(index.path, root=tmp_path / "images")
     config = load_recipe(
-        "debug", data=index.path, loader__cache=True, loader__workers=workers, train__batch_size=5
+        "debug", data=index.path, loader__keep=["memory"], loader__workers=workers, train__batch_size=5
     )
-    part = Part(moved, np.random.default_rng(0).permutation(len(index)))
-    expected = list(make_loader(part, uncached(config), patch_size=8, start_step=4, steps=8))
+    subset = IndexSubset(moved, np.random.default_rng(0).permutation(len(index)))
+    expected = list(make_loader(subset, uncached(config), patch_size=8, start_step=4, steps=8))
     batches = cached_batches(config, moved, 8, 1e9, start_step=4)
     shutil.rmtree(tmp_path / "images")
     for batch in expected:
@@ -64,8 +64,16 @@ def test_images_in_memory_are_not_read_again(index: ObjectIndex, tmp_path: Path,
 
 
 def test_as_many_images_as_there_is_time_for(index: ObjectIndex):
-    config = load_recipe("debug", data=index.path, loader__cache=True, loader__workers=0, train__batch_size=4)
+    config = load_recipe(
+        "debug", data=index.path, loader__keep=["memory"], loader__workers=0, train__batch_size=4
+    )
     batches = cached_batches(config, index, 8, 0.0)
     assert {i for _ in range(3) for i in next(batches).indices} == {0, 1, 2, 3}
-    assert not uncached(config).loader.cache
-    assert uncached(replace(config, loader=replace(config.loader, resident_gib=1.0))).loader.resident_gib == 0
+
+
+def test_a_run_without_its_caches_keeps_its_copies_on_disk():
+    config = load_recipe("debug", data="x", loader__keep=["device:1GiB", "memory:2GiB", "disk:copies"])
+    config = replace(config, loader=replace(config.loader, render="device"))
+    assert keeps_in_memory(config)
+    assert uncached(config).loader.keep == ["disk:copies"]
+    assert not keeps_in_memory(uncached(config))

@@ -74,8 +74,8 @@ def test_a_cached_run_is_projected_from_both_rates(
     """The first epoch is read from files; its images are then there for both workers."""
     out = tmp_path / "figures.json"
     settings = [
-        "--loader.cache",
-        "true",
+        "--loader.keep",
+        "[memory]",
         "--loader.workers",
         "2",
         "--train.batch_size",

@@ -46,8 +46,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("data", {"data": ""}),
     ("loader.workers", {"loader.workers": -1}),
     ("loader.prefetch", {"loader.prefetch": 0}),
-    ("loader.resident_gib", {"loader.resident_gib": -1.0, "loader.render": "device"}),
-    ("loader.resident_gib", {"loader.resident_gib": 1.0}),
+    ("loader.keep", {"loader.keep": ["shelf"]}),
+    ("loader.keep", {"loader.keep": ["device:20GiB"]}),
     ("objects.per_image", {"objects.per_image": 0}),
     ("objects.per_image", {"objects.per_image": 2}),
     ("objects.per_image", {"objects.per_image": 2, "objects.use": False, **READ_ONLY}),
@@ -179,6 +179,7 @@ def test_every_check_has_a_case(monkeypatch: pytest.MonkeyPatch):
     names: set[str] = set()
     monkeypatch.setattr(config_check, "_check_finite", lambda config: None)  # has its own test
     monkeypatch.setattr(config_check, "_require", lambda ok, name, message: names.add(name))
+    monkeypatch.setattr(config_check, "parse_keep", lambda entries, render: names.add("loader.keep"))
     check(make({}))
     assert names == {name for name, _ in REFUSED}
 
@@ -283,6 +284,9 @@ def test_defaults_have_the_declared_types():
             elif get_origin(hint) is tuple:
                 assert len(value) == len(get_args(hint)), where
                 assert all(type(v) is t for v, t in zip(value, get_args(hint), strict=True)), where
+            elif get_origin(hint) is list:
+                assert type(value) is list, where
+                assert all(type(v) in get_args(hint) for v in value), where
             else:
                 assert type(value) in (get_args(hint) or (hint,)), where
 

@@ -21,7 +21,7 @@ from odis.config.training import (
 )
 from odis.data import raw_batch as source_module
 from odis.data.loader import make_loader
-from odis.data.pixels.decode import LARGE
+from odis.data.pixels.shrink import LARGE
 from odis.data.raw_batch import RawBatch, parts_of
 from odis.errors import DataError
 from odis.objects.index import ObjectIndex
@@ -31,7 +31,7 @@ PIXELS = {"global_views", "local_views"}
 
 
 def config(
-    render: str = "device", workers: int = 0, cache: bool = False, strict: bool = False, **views
+    render: str = "device", workers: int = 0, keep: tuple[str, ...] = (), strict: bool = False, **views
 ) -> PretrainConfig:
     sizes = {"global_size": 48, "local_size": 24, "local_views": 3, "solarize": (0.2, 0.2, 0.2)}
     return PretrainConfig(
@@ -40,7 +40,7 @@ def config(
         views=ViewsConfig(**(sizes | views)),
         prediction=PredictionConfig(),
         train=TrainConfig(batch_size=7, seed=2, device="cpu"),
-        loader=LoaderConfig(workers=workers, cache=cache, render=render),
+        loader=LoaderConfig(workers=workers, keep=list(keep), render=render),
     )
 
 
@@ -105,10 +105,10 @@ def test_both_paths_give_the_same_batch(images):
 
 def test_a_batch_is_the_same_bit_for_bit_from_any_start_and_worker(images):
     whole = load(images, config(), steps=4)
-    for workers, cache, start in ((2, False, 2), (0, True, 1)):
+    for workers, keep, start in ((2, (), 2), (0, ("memory",), 1)):
         for a, b in zip(
             whole[start:],
-            load(images, config(workers=workers, cache=cache), start_step=start, steps=4),
+            load(images, config(workers=workers, keep=keep), start_step=start, steps=4),
             strict=True,
         ):
             assert_equal(a, b)

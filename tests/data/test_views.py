@@ -11,9 +11,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from odis.config.training import ObjectsConfig, PredictionConfig, ViewsConfig
+from odis.data.augment.cpu import to_chw
 from odis.data.augment.draw import apply_photometrics, draw_photometrics
 from odis.data.pixels.decode import Decoded
-from odis.data.views import make_sample, normalise, render
+from odis.data.views import make_sample, normalize_pixels, resized_crop
 from odis.errors import DataError
 from odis.objects import rle
 from odis.types import Crop, ImageObjects, Object, View
@@ -29,6 +30,11 @@ QUIET = ViewsConfig(
     local_scale=(0.05, 0.25),
 )
 BOXES = ((10, 12, 70, 60.5), (75, 5, 99, 20), (60, 50, 64, 54), (0, 0, 30, 70), (90, 60, 100, 75))
+
+
+def render(image: Decoded, crop: Crop, size: int) -> torch.Tensor:
+    """A crop as a view: uint8 (3, size, size)."""
+    return torch.from_numpy(to_chw(resized_crop(image, crop, size), crop.flip)).to(torch.uint8)
 
 
 def picture(seed: int = 0, height: int = 75, width: int = 100) -> torch.Tensor:
@@ -90,8 +96,12 @@ def test_a_single_pixel_fills_a_view():
 def test_normalising_equals_torchvision():
     pixels, views = torch.stack([picture(i) for i in range(3)]), ViewsConfig()
     expected = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), list(views.mean), list(views.std))
-    torch.testing.assert_close(normalise(pixels, views.mean, views.std), expected, atol=1e-6, rtol=1e-6)
-    assert normalise(pixels[0], views.mean, views.std).equal(normalise(pixels, views.mean, views.std)[0])
+    torch.testing.assert_close(
+        normalize_pixels(pixels, views.mean, views.std), expected, atol=1e-6, rtol=1e-6
+    )
+    assert normalize_pixels(pixels[0], views.mean, views.std).equal(
+        normalize_pixels(pixels, views.mean, views.std)[0]
+    )
 
 
 def photometrics(
@@ -201,7 +211,9 @@ def test_a_sample_has_the_shapes_and_pixels_of_its_crops():
     assert hidden.dtype == torch.bool
     for view, size in [(v, 48) for v in views] + [(v, 24) for v in locals_]:
         assert view.pixels.dtype == torch.float32
-        assert view.pixels.equal(normalise(render(Decoded(image), view.crop, size), QUIET.mean, QUIET.std))
+        assert view.pixels.equal(
+            normalize_pixels(render(Decoded(image), view.crop, size), QUIET.mean, QUIET.std)
+        )
         assert view.object_masks.shape == (3, (size // 8) ** 2)
         assert view.object_masks.dtype == view.visible.dtype == torch.bool
         assert view.visible.shape == (3,)

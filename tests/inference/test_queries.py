@@ -9,12 +9,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
+from odis.data.augment.cpu import to_chw
 from odis.data.pixels.decode import Decoded
-from odis.data.views import render
+from odis.data.views import resized_crop
 from odis.inference.queries import IndexRows, Query, QueryBuilder, _outwards, _window
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import Crop, ImageObjects, Object
+
+
+def render(image: Decoded, crop: Crop, size: int) -> torch.Tensor:
+    """A crop as a view: uint8 (3, size, size)."""
+    return torch.from_numpy(to_chw(resized_crop(image, crop, size), crop.flip)).to(torch.uint8)
 
 
 def builder(mode: str = "masked-attention", **changes) -> QueryBuilder:

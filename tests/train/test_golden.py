@@ -218,6 +218,6 @@ def test_a_head_for_all_tokens_changes_no_loss(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_how_images_are_read_changes_no_loss(scenes: str):
-    assert strays("scenes-read-only", scenes, loader__workers=2, loader__cache=True) < bound(
+    assert strays("scenes-read-only", scenes, loader__workers=2, loader__keep=["memory"]) < bound(
         "scenes-read-only"
     )

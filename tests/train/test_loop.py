@@ -446,9 +446,9 @@ def test_large_photographs_are_worth_a_word(tmp_path: Path, capsys: pytest.Captu
                 *options(str(folder), tmp_path / name, **({"train.batch_size": 2, "train.steps": 3} | more)),
             ]
         )
-        return capsys.readouterr().err.count("--loader.copies DIR")
+        return capsys.readouterr().err.count("--loader.keep '[disk:DIR]'")
 
     assert said("plain") == 1
-    assert said("copies", **{"loader.copies": str(tmp_path / "copies")}) == 0
-    assert said("cache", **{"loader.cache": "true"}) == 0
+    assert said("copies", **{"loader.keep": f"[disk:{tmp_path / 'copies'}]"}) == 0
+    assert said("cache", **{"loader.keep": "[memory]"}) == 0
     assert said("short", **{"train.steps": 2}) == 0

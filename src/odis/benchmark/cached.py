@@ -1,5 +1,5 @@
-"""Data that stay in memory (`loader.cache`): how many images of a run are read from files all the same, and
-input that reads none.
+"""Runs that keep their images in memory: how many are read from files all the same, and input that reads
+none.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
+from odis.config.keep import parse_keep
 from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
 from odis.objects.index import ObjectIndex
@@ -24,7 +25,7 @@ ENDLESS = 2**31
 _IMAGES = 256
 
 
-class Part(ObjectIndex):
+class IndexSubset(ObjectIndex):
     """Some rows of another index, as an index of their own.
 
     Args:
@@ -50,19 +51,25 @@ class Part(ObjectIndex):
         return self.base.image_name(int(self.rows[self._position(i)]))
 
 
+def keeps_in_memory(config: PretrainConfig) -> bool:
+    """Whether images stay in memory, so that later epochs read none."""
+    return any(place.where == "memory" for place in parse_keep(config.loader.keep, config.loader.render))
+
+
 def uncached(config: PretrainConfig) -> PretrainConfig:
-    """The same run reading every image from its file, as the first epoch does."""
-    return replace(config, loader=replace(config.loader, cache=False, resident_gib=0.0))
+    """The same run reading every image from its file, or from its copy on disk, as the first epoch does."""
+    places = parse_keep(config.loader.keep, config.loader.render)
+    on_disk = [entry for entry, place in zip(config.loader.keep, places) if place.where == "disk"]
+    return replace(config, loader=replace(config.loader, keep=on_disk))
 
 
 def cached_batches(
     config: PretrainConfig, index: ObjectIndex, patch_size: int, seconds: float, start_step: int = 0
 ) -> Iterator[Batch]:
-    """The batches of a run, without end, from images that are all in memory before the first one is asked
-    for.
+    """The batches of a run, without end, from images that are all in memory before the first batch.
 
     Args:
-        config: With `loader.cache`.
+        config: With `memory` in `loader.keep`.
         index: Of its images up to 256 are taken, at random: as many as are read in the time given, but no
             fewer than four.
         patch_size: Side of a patch in pixels of a view.
@@ -76,7 +83,11 @@ def cached_batches(
 
     def read(count: int) -> DataLoader[Any]:
         loader = make_loader(
-            Part(index, rows[:count]), config, patch_size=patch_size, start_step=start_step, steps=ENDLESS
+            IndexSubset(index, rows[:count]),
+            config,
+            patch_size=patch_size,
+            start_step=start_step,
+            steps=ENDLESS,
         )
         for row in range(count):
             loader.dataset[0, row]  # before the workers start, which share what is there

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from odis.benchmark.cached import cached_batches, memories, reads, uncached
+from odis.benchmark.cached import cached_batches, keeps_in_memory, memories, reads, uncached
 from odis.benchmark.flops import count_flops, matmul_rate
 from odis.benchmark.measure import (  # fmt: skip
     batches_of,
@@ -60,9 +60,9 @@ def measure(config: PretrainConfig, seconds: float, *, recipe: str = "") -> dict
     both = both_rate(
         run,
         batches_of(cold, index, run.patch_size, run.step),
-        (0.15 if config.loader.cache else 0.35) * seconds,
+        (0.15 if keeps_in_memory(config) else 0.35) * seconds,
     )
-    cached = _cached(run, index, seconds, console) if config.loader.cache else None
+    cached = _cached(run, index, seconds, console) if keeps_in_memory(config) else None
 
     console.print("step alone, with objects and without", style="dim")
     runs, baseline = {"this": run}, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 
+from odis.config.keep import parse_keep
 from odis.config.training import DiscoverConfig, PretrainConfig
 from odis.errors import ConfigError
 
@@ -59,13 +60,7 @@ def _check_data(config: PretrainConfig) -> None:
     )
     _require(loader.workers >= 0, "loader.workers", f"is {loader.workers}, must be 0 or more")
     _require(loader.prefetch >= 1, "loader.prefetch", f"is {loader.prefetch}, must be 1 or more")
-    _require(loader.resident_gib >= 0, "loader.resident_gib", f"is {loader.resident_gib}, must be 0 or more")
-    _require(
-        loader.resident_gib == 0 or loader.render == "device",
-        "loader.resident_gib",
-        f"is {loader.resident_gib}, but loader.render cpu makes views of images in the workers; set "
-        f"loader.render device",
-    )
+    parse_keep(loader.keep, loader.render)
     _require(objects.per_image >= 1, "objects.per_image", f"is {objects.per_image}, must be 1 or more")
     _require(objects.min_size >= 0, "objects.min_size", f"is {objects.min_size}, must be 0 or more pixels")
     _range(objects.min_visible, 0, 1, "objects.min_visible")

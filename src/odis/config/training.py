@@ -14,29 +14,25 @@ from typing import Any, Literal
 
 @dataclass
 class LoaderConfig:
-    """How images are read; none of it changes what is computed, beyond the rounding of pixels to 8 bits, and
-    what a JPEG loses in `copies`.
+    """How images are read. No setting changes what is computed, except for the rounding of pixels to 8 bits
+    and what JPEG loses in copies on disk.
 
     Args:
         workers: Data loading processes on each rank; 0 loads in the training process.
         prefetch: Batches each worker prepares ahead.
-        cache: Keep decoded images in memory, which the workers of a rank share; three quarters of it at most,
-            by all ranks.
-        copies: Folder in which images of more pixels than any view needs are kept smaller, when they are
-            first read: photographs of many megapixels cost as much as small ones from the second epoch on. By
-            default none are made.
-        render: Where pixels of views are made: by the workers (`cpu`), or, for a GPU that they cannot keep
-            busy, on the training device, for which workers only decode.
-        resident_gib: GiB of the training device in which decoded images stay, with `render: device`: their
-            pixels are read and sent once. 0 keeps none.
+        keep: Where decoded images are kept, in order of preference, for example `[device:20GiB, memory,
+            disk:DIR]` (in quotes on a command line). `memory` or `memory:8GiB`: in memory that the workers
+            share, at most three quarters of it. `disk:DIR`: large photographs as smaller copies in a folder,
+            which later epochs and other runs read. `device:20GiB`: on the training device, with `render:
+            device`, so that images are sent once. By default every image is read from its file each time.
+        render: Where views are rendered: by the workers (`cpu`), or on the training device, so that workers
+            only decode. For a GPU that they cannot keep busy.
     """
 
     workers: int = 4
     prefetch: int = 2
-    cache: bool = False
-    copies: str | None = None
+    keep: list[str] = field(default_factory=list)
     render: Literal["cpu", "device"] = "cpu"
-    resident_gib: float = 0.0
 
 
 @dataclass

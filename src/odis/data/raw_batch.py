@@ -1,5 +1,6 @@
-"""What travels to the device when the device renders the views: decoded pixels, geometry, photometrics; and
-the batch they become.
+"""Batches that the device renders (`loader.render device`): what workers send, and the batch it becomes.
+
+Workers send decoded pixels, crops and drawn photometrics. `RawBatch.to` renders all views at once.
 """
 
 from __future__ import annotations
@@ -15,36 +16,35 @@ from odis.data.augment.device import (
     Rows,
     ViewTable,
     crop_and_resize,
-    normalise_all,
+    normalize_batch,
     photometrics_of_all,
     view_row,
 )
 from odis.data.augment.draw import Photometrics
 from odis.data.pixels.decode import Decoded, outer_pixels
-from odis.data.pixels.device import DeviceCache, Place
+from odis.data.pixels.device import CacheRef, DeviceCache
 from odis.data.views import Plan
 from odis.types import Batch, Sample, Skipped, View
 
-# Images are rendered in parts of a batch, so that what a part takes in between stays at about this many
-# numbers (2 GiB).
+# Images are rendered in parts of a batch, so that temporaries stay at about this many numbers (2 GiB).
 _NUMBERS = 2**29
 
 
 @dataclass(slots=True)
-class Source:
-    """One image as a worker hands it over: a sample whose views have no pixels yet, and what these are made
-    from.
-    """
+class RawSample:
+    """One image as a worker sends it: a sample without its views' pixels, and what they are rendered from."""
 
     sample: Sample
-    # uint8 (h, w, 3): the part of the image that its views show; with a place the whole image, or nothing
+    # uint8 (h, w, 3): the part of the image that views show; with a reference the whole image, or nothing
     pixels: Tensor
-    table: np.ndarray  # float32 (V, 17), see `render.ViewTable`; boxes are in the part that views show
+    table: (
+        np.ndarray
+    )  # float32 (V, 17), see `augment.device.ViewTable`; boxes are in the part that views show
     shape: tuple[int, int]  # height and width of that part
-    place: Place | None = None  # where the image is kept on the device
+    ref: CacheRef | None = None  # the image in the device's cache
 
 
-def make_source(
+def make_raw_sample(
     image: Decoded,
     plan: Plan,
     drawn: list[Photometrics],
@@ -53,9 +53,8 @@ def make_source(
     index: int,
     path: str,
     skipped: list[Skipped],
-    kept_as: int | None = None,
-) -> Source:
-    """The source of one image's views.
+) -> RawSample:
+    """What one image's views are rendered from.
 
     Args:
         image: The decoded image; without pixels (on `meta`) if the device has them.
@@ -65,43 +64,41 @@ def make_source(
         index: Its row of the object index.
         path: Its path.
         skipped: Rows passed over on the way to it.
-        kept_as: If the device has it or is to keep it, the shrink that it was asked for at.
     """
     boxes = np.array([image.box(crop) for crop in plan.crops])
     x0, y0, x1, y1 = outer_pixels(
         (boxes[:, 0].min(), boxes[:, 1].min(), boxes[:, 2].max(), boxes[:, 3].max())
     )
-    place = None
-    if kept_as is None:
+    ref = None
+    if image.kept_as is None:
         pixels = image.pixels[:, y0:y1, x0:x1].permute(1, 2, 0).contiguous()
     elif image.pixels.is_meta:
-        pixels, place = torch.empty(0, 0, 3, dtype=torch.uint8), Place(index, kept_as, (x0, y0, x1, y1), None)
+        pixels = torch.empty(0, 0, 3, dtype=torch.uint8)
+        ref = CacheRef(index, image.kept_as, (x0, y0, x1, y1), None)
     else:
         pixels = image.pixels.permute(1, 2, 0).contiguous()
         whole = (pixels.shape[0], pixels.shape[1])
-        place = Place(index, kept_as, (x0, y0, x1, y1), whole, image.shrink, image.offset)
+        ref = CacheRef(index, image.kept_as, (x0, y0, x1, y1), whole, image.shrink, image.offset)
     boxes -= (x0, y0, x0, y0)
     rows = [view_row(box, crop.flip, done) for box, crop, done in zip(boxes.tolist(), plan.crops, drawn)]
     nothing = torch.empty(3, 0, 0)
     made = [View(nothing, *rest) for rest in zip(plan.crops, plan.masks, plan.visible)]
     g = views.global_views
     sample = Sample(made[:g], made[g:], plan.hidden, index=index, path=path, skipped=skipped)
-    return Source(sample, pixels, np.array(rows, dtype=np.float32), (y1 - y0, x1 - x0), place)
+    return RawSample(sample, pixels, np.array(rows, dtype=np.float32), (y1 - y0, x1 - x0), ref)
 
 
 @dataclass(slots=True)
 class RawBatch:
-    """A batch whose pixels are still to be rendered: `to` does that on the device it moves to."""
+    """A batch whose views are still to be rendered: `to` renders them on the device it moves to."""
 
     batch: Batch  # without pixels
     pixels: Tensor  # uint8: the images one after the other, each (h, w, 3)
     shapes: list[tuple[int, int]]  # B heights and widths of what views show
-    table: Tensor  # float32 (B, V, 17), see `render.ViewTable`
+    table: Tensor  # float32 (B, V, 17), see `augment.device.ViewTable`
     views: ViewsConfig
-    places: list[
-        Place | None
-    ]  # B: of images that the device keeps; the pixels are then the whole image, or none
-    resident: DeviceCache | None = None  # where it keeps them
+    refs: list[CacheRef | None]  # B: images in the device's cache come whole, or not at all
+    device_cache: DeviceCache | None = None
 
     @property
     def size(self) -> int:
@@ -143,16 +140,14 @@ class RawBatch:
 
     def _images(self, device: torch.device) -> list[Tensor]:
         """What views show of each image, uint8 (h, w, 3), on the device."""
-        sides = [
-            shape if place is None else place.sent or (0, 0) for shape, place in zip(self.shapes, self.places)
-        ]
+        sides = [shape if ref is None else ref.sent or (0, 0) for shape, ref in zip(self.shapes, self.refs)]
         pixels = self.pixels.to(device, non_blocking=True).split([3 * h * w for h, w in sides])
         shown = []
-        for (h, w), place, sent in zip(sides, self.places, pixels):
+        for (h, w), ref, sent in zip(sides, self.refs, pixels):
             image = sent.view(h, w, 3)
-            if place is not None:
-                assert self.resident is not None
-                image = self.resident.shown(place, image if place.sent else None)
+            if ref is not None:
+                assert self.device_cache is not None
+                image = self.device_cache.shown(ref, image if ref.sent else None)
             shown.append(image)
         return shown
 
@@ -169,13 +164,13 @@ class RawBatch:
             rows = Rows.of(ViewTable.of(on_cpu[first:end].flatten(0, 1)), table.device)
             there = ViewTable.of(table[first:end].flatten(0, 1))
             made = photometrics_of_all(crop_and_resize(padded, there, size), there, rows)
-            made = normalise_all(made, self.views.mean, self.views.std)
+            made = normalize_batch(made, self.views.mean, self.views.std)
             out[:, first:end] = made.unflatten(0, (-1, count)).transpose(0, 1)
         return out.flatten(0, 1)
 
 
 def parts_of(shapes: list[tuple[int, int]], views: int, size: int) -> list[tuple[int, int]]:
-    """First and end of runs of images that are rendered together, since what they take in between fits.
+    """First and end of runs of images that are rendered together, within a bound on temporary memory.
 
     Args:
         shapes: Heights and widths of the images.
@@ -186,8 +181,8 @@ def parts_of(shapes: list[tuple[int, int]], views: int, size: int) -> list[tuple
     first, height, width = 0, 0, 0
     for i, (h, w) in enumerate(shapes):
         taller, wider = max(height, h), max(width, w)
-        # The padded image; weights of columns and rows; the crops after the first product, twice; some copies
-        # of the views.
+        # The padded image; weights of columns and rows; the crops after the first product, twice; a few
+        # copies of the views.
         each = 3 * taller * wider + views * size * (4 * (taller + wider) + 6 * taller + 20 * size)
         if i > first and each * (i + 1 - first) > _NUMBERS:
             parts.append((first, i))
@@ -196,21 +191,21 @@ def parts_of(shapes: list[tuple[int, int]], views: int, size: int) -> list[tuple
     return [*parts, (first, len(shapes))]
 
 
-def collate_sources(sources: list[Source], batch: Batch, views: ViewsConfig) -> RawBatch:
-    """The batch of these sources.
+def collate_raw(samples: list[RawSample], batch: Batch, views: ViewsConfig) -> RawBatch:
+    """The batch of these samples.
 
     Args:
-        sources: B images.
+        samples: B images.
         batch: Of their samples, without pixels.
         views: Sizes, counts and normalisation.
     """
-    pixels = torch.cat([source.pixels.flatten() for source in sources])
-    table = torch.from_numpy(np.stack([source.table for source in sources]))
+    pixels = torch.cat([raw.pixels.flatten() for raw in samples])
+    table = torch.from_numpy(np.stack([raw.table for raw in samples]))
     return RawBatch(
         batch,
         pixels,
-        [source.shape for source in sources],
+        [raw.shape for raw in samples],
         table,
         views,
-        [source.place for source in sources],
+        [raw.ref for raw in samples],
     )

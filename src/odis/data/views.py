@@ -1,4 +1,4 @@
-"""Crops to pixels: everything one image turns into. An augmentation is changed here.
+"""From an image and its objects to views. An augmentation is changed here.
 
 V views (globals first, then locals), n objects, Q object tokens a view, P patches a view.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from odis.config.training import ObjectsConfig, PredictionConfig, ViewsConfig
-from odis.data.augment.cpu import planes
+from odis.data.augment.cpu import to_chw
 from odis.data.augment.draw import Photometrics, apply_photometrics, draw_photometrics
 from odis.data.augment.resampling import resample
 from odis.data.geometry.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
@@ -26,7 +26,7 @@ from odis.types import Crop, ImageObjects, View
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything about the views of an image but their pixels; globals first, then locals."""
+    """The geometry of an image's views: all but their pixels. Global views first, then local views."""
 
     crops: list[Crop]  # V
     sizes: list[int]  # V sides in pixels
@@ -35,40 +35,33 @@ class Plan:
     hidden: Tensor  # bool (G, P), prediction masks
 
 
-def render(image: Decoded, crop: Crop, size: int) -> Tensor:
-    """The crop's pixels, resized (bicubic, antialiased) to a square, mirrored if the crop is: what both paths
-    to a view are held to.
+def resized_crop(image: Decoded, crop: Crop, size: int) -> np.ndarray:
+    """A crop's pixels, resized to a square (bicubic, antialiased, as torchvision does it), not mirrored.
 
     Args:
-        image: The image, perhaps decoded at a fraction of its size, where crops begin and end within pixels.
+        image: The image. In one decoded at a fraction of its size, crops may begin and end within pixels.
         crop: A crop in pixels of the image at full size.
         size: Side of the result in pixels; a smaller crop is enlarged.
 
     Returns:
-        uint8 (3, size, size).
+        uint8 (size, size, 3).
     """
-    pixels = torch.from_numpy(resized_crop(image, crop, size)).permute(2, 0, 1)
-    return pixels.flip(-1) if crop.flip else pixels
-
-
-def resized_crop(image: Decoded, crop: Crop, size: int) -> np.ndarray:
-    """`render` as uint8 (size, size, 3), never mirrored."""
     if image.shrink == 1:
-        # In the layout of a decoded image, and in one piece, torch resizes bytes twice as fast.
+        # Torch resizes bytes twice as fast if they are contiguous, in the layout of a decoded image.
         part = image.pixels[None, :, crop.y0 : crop.y1, crop.x0 : crop.x1].contiguous(
             memory_format=torch.channels_last
         )
         resized = interpolate(part, size=(size, size), mode="bicubic", antialias=True)[0]
         view: np.ndarray = resized.permute(1, 2, 0).contiguous().numpy()
         return view
-    # Only pixels of the crop are seen, as in torchvision.
+    # As in torchvision, the filter sees the pixels of the crop alone.
     x0, y0, x1, y1 = outer_pixels(box := image.box(crop))
     shown = image.pixels[:, y0:y1, x0:x1].permute(1, 2, 0).contiguous().numpy()
     return resample(shown, box[0] - x0, box[1] - y0, box[2] - x0, box[3] - y0, size)
 
 
-def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Pixels as the network takes them: `(pixels / 255 - mean) / std` in each channel.
+def normalize_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pixels as a network takes them: `(pixels / 255 - mean) / std` in each channel.
 
     Args:
         pixels: uint8 (..., 3, H, W).
@@ -94,17 +87,17 @@ def make_sample(
     prediction: PredictionConfig,
     patch_size: int,
 ) -> tuple[list[View], list[View], Tensor]:
-    """All views of one image: the target object in slot 0, other objects at random in the slots after it.
+    """All views of one image, with the target object in slot 0 and other objects, drawn at random, after it.
 
-    An image without objects, and every image if `objects.use` is false, is one object itself: its crops are
-    plain random-resized-crops and its object masks all-true, as in DINO and iBOT. Slots without an object,
-    and objects that a view does not show, have an all-true mask and are not visible.
+    An image without objects is one object itself, and so is every image if `objects.use` is false: its crops
+    are plain random-resized-crops and its object masks all-true, as in DINO and iBOT. A slot without an
+    object, or whose object the view does not show, has an all-true mask and is not visible.
 
     Args:
-        rng: Source of all randomness. Geometry is drawn before photometrics, so these do not change it.
+        rng: Source of all randomness. Geometry is drawn before photometrics, so it does not depend on them.
         image: uint8 (3, H, W).
         row: Its objects, in pixels of `image`.
-        objects: Which objects are taken.
+        objects: Which objects are used.
         views: Crops, photometrics and object masks.
         prediction: Prediction masks of the global views.
         patch_size: Side of a patch in pixels of a view.
@@ -129,7 +122,8 @@ def plan_views(
     prediction: PredictionConfig,
     patch_size: int,
 ) -> Plan:
-    """The geometry of all views of an image of `width` x `height` pixels: the first half of `make_sample`.
+    """Draw the geometry of all views of an image of `width` x `height` pixels: the first half of
+    `make_sample`.
 
     Raises:
         DataError: A mask of the row is no mask of that image.
@@ -157,7 +151,7 @@ def plan_views(
 
 
 def draw_all(rng: np.random.Generator, plan: Plan, views: ViewsConfig) -> list[Photometrics]:
-    """The photometrics of all views of a plan, drawn after its geometry."""
+    """Draw the photometrics of all views of a plan, after its geometry."""
     first_locals = views.global_views
     return [
         draw_photometrics(rng, size, min(v, 1) if v < first_locals else 2, views)
@@ -168,16 +162,16 @@ def draw_all(rng: np.random.Generator, plan: Plan, views: ViewsConfig) -> list[P
 def render_views(
     plan: Plan, image: Decoded, views: ViewsConfig, drawn: list[Photometrics]
 ) -> tuple[list[View], list[View], Tensor]:
-    """The views of a plan on the CPU: the second half of `make_sample`, whose result it returns."""
+    """Render the views of a plan on the CPU: the second half of `make_sample`, whose result it returns."""
     made: list[View] = []
     offset, scale = (
         np.array(v, dtype=np.float32) * np.float32(255) for v in (views.mean, views.std)
-    )  # as in `normalise`
+    )  # as in `normalize_pixels`
     for part in (slice(0, views.global_views), slice(views.global_views, len(plan.crops))):
         side = plan.sizes[part][0] if plan.sizes[part] else 0
         shown = np.empty((len(plan.sizes[part]), 3, side, side), dtype=np.float32)
         for view, crop, done in zip(shown, plan.crops[part], drawn[part]):
-            pixels = planes(resized_crop(image, crop, side), crop.flip)
+            pixels = to_chw(resized_crop(image, crop, side), crop.flip)
             apply_photometrics(pixels, done, offset, scale, view)
         made += [
             View(*view)

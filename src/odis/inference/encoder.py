@@ -18,7 +18,7 @@ from odis.backbones.attention_maps import object_attention_maps
 from odis.backbones.baseline import TimmBaseline
 from odis.config.query import MODES, QueryConfig
 from odis.config.training import PretrainConfig
-from odis.data.views import normalise
+from odis.data.views import normalize_pixels
 from odis.errors import OdisError
 from odis.inference.pictures import Picture, as_objects, as_pixels, is_one_picture
 from odis.inference.queries import Query, QueryBuilder
@@ -320,7 +320,7 @@ class Encoder:
         training, dtype = self.model.training, DTYPES[self.precision]
         self.model.eval()
         try:
-            images = normalise(torch.from_numpy(pixels).to(self.device), self.mean, self.std)
+            images = normalize_pixels(torch.from_numpy(pixels).to(self.device), self.mean, self.std)
             with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
                 tokens: Tokens = self.model(images) if masks is None else self.model(images, masks)
             return tokens
@@ -338,7 +338,7 @@ class Encoder:
             raise OdisError(
                 f"{self.source or 'this model'} has no object token, so there is no attention of one"
             )
-        images = normalise(torch.from_numpy(query.pixels[None]).to(self.device), self.mean, self.std)
+        images = normalize_pixels(torch.from_numpy(query.pixels[None]).to(self.device), self.mean, self.std)
         masks = torch.from_numpy(query.masks[None]).to(self.device)
         if self.model.object_tokens == "single":  # one object a pass
             parts = [

@@ -20,8 +20,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from odis.backbones.build import build_vit
 from odis.config.training import PretrainConfig
+from odis.data.dataset import ViewDataset
 from odis.data.geometry.crops import clip_boxes
-from odis.data.loader import ViewDataset
 from odis.data.views import choose_objects
 from odis.errors import ConfigError, DataError
 from odis.machine.files import written_whole

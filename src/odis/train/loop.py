@@ -21,7 +21,8 @@ from odis.backbones.saved import save_model
 from odis.config.checks import check
 from odis.config.training import PretrainConfig, as_dict
 from odis.data.loader import make_loader
-from odis.data.pixels.disk import DiskCache, are_large
+from odis.data.pixels.reader import make_folders
+from odis.data.pixels.shrink import are_large
 from odis.errors import ConfigError, DataError, OdisError
 from odis.machine.devices import describe_device, peak_memory, resolve_device
 from odis.machine.ranks import Ranks, launch, ranks
@@ -75,8 +76,7 @@ def _start(
     index = ObjectIndex.open(config.data, strict=config.strict)
     if len(index) == 0:
         raise ConfigError(f"data: {config.data} holds no images")
-    if config.loader.copies is not None:
-        DiskCache(config.loader.copies)  # a folder that cannot be is refused before there is a run
+    make_folders(config.loader)
     settled = settle_precision(config, here, out)
     config = settled.config
     run = build_run(config, here, images=len(index), provenance=provenance_of(config, index), recipe=recipe)
@@ -129,12 +129,14 @@ def _train(
     )
     if settled.note:
         report.say(settled.note)
-    loader = run.config.loader
-    kept = loader.cache or loader.resident_gib or loader.copies is not None
-    if not kept and total > 2 * run.schedules.steps_per_epoch and are_large(index, run.config.views):
+    if (
+        not run.config.loader.keep
+        and total > 2 * run.schedules.steps_per_epoch
+        and are_large(index, run.config.views)
+    ):
         report.say(
-            "these are large photographs: with --loader.copies DIR they are kept smaller when first "
-            "read, and read faster from then on"
+            "these are large photographs: --loader.keep '[disk:DIR]' keeps smaller copies of them, which are "
+            "read faster from the second epoch on"
         )
     rounds = Rounds(run, index, out)
     with _stop_signals() as stop:

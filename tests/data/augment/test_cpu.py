@@ -12,10 +12,10 @@ from odis.data.augment.cpu import (
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
-    finish,
     gaussian_blur,
     luminance,
-    planes,
+    normalize,
+    to_chw,
 )
 
 
@@ -111,7 +111,7 @@ def test_blur_reaches_across_the_whole_image():
 def test_planes_are_the_pixels_mirrored_if_asked(seed, height, width, flip):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     expected = pixels.transpose(2, 0, 1)[..., :: -1 if flip else 1]
-    found = planes(pixels, flip)
+    found = to_chw(pixels, flip)
     assert found.dtype == np.float32
     assert found.flags.c_contiguous
     assert (found == expected).all()
@@ -123,12 +123,12 @@ def test_finish_rounds_solarises_and_normalises_as_torchvision(seed, height, wid
     image = picture(seed, height, width)
     before, out = image.copy(), np.full_like(image, np.nan)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    finish(image, solarize, 255 * np.array(mean, np.float32), 255 * np.array(std, np.float32), out)
+    normalize(image, solarize, 255 * np.array(mean, np.float32), 255 * np.array(std, np.float32), out)
     whole = torch.from_numpy(image).round().to(torch.uint8)
     shown = F.solarize(whole, 128) if solarize else whole
     np.testing.assert_allclose(
         out, F.normalize(F.to_dtype(shown, torch.float32, scale=True), mean, std).numpy(), atol=1e-5, rtol=0
     )
     assert (image == before).all()
-    finish(image, solarize, np.zeros(3, np.float32), np.ones(3, np.float32), image)
+    normalize(image, solarize, np.zeros(3, np.float32), np.ones(3, np.float32), image)
     assert (image == shown.numpy()).all()

@@ -10,22 +10,28 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from odis.config.training import ViewsConfig
+from odis.data.augment.cpu import to_chw
 from odis.data.augment.device import (
     Rows,
     ViewTable,
     crop_and_resize,
-    normalise_all,
+    normalize_batch,
     photometrics_of_all,
     resize_weights,
     view_row,
 )
 from odis.data.augment.draw import Photometrics, apply_photometrics, draw_photometrics
 from odis.data.pixels.decode import Decoded
-from odis.data.views import normalise, render
+from odis.data.views import normalize_pixels, resized_crop
 from odis.types import Crop
 
 NOTHING = Photometrics()
 CPU = torch.device("cpu")
+
+
+def render(image: Decoded, crop: Crop, size: int) -> torch.Tensor:
+    """A crop as a view: uint8 (3, size, size)."""
+    return torch.from_numpy(to_chw(resized_crop(image, crop, size), crop.flip)).to(torch.uint8)
 
 
 def rough(seed: int, height: int, width: int) -> torch.Tensor:
@@ -141,5 +147,6 @@ def test_photometrics_of_many_views_equal_one_at_a_time(size, strength):
 def test_normalising_is_that_of_the_cpu_path():
     pixels, views = torch.stack([rough(k, 8, 8) for k in range(3)]), ViewsConfig()
     torch.testing.assert_close(
-        normalise_all(pixels.float(), views.mean, views.std), normalise(pixels, views.mean, views.std)
+        normalize_batch(pixels.float(), views.mean, views.std),
+        normalize_pixels(pixels, views.mean, views.std),
     )

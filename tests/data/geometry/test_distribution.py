@@ -63,7 +63,7 @@ def ours(folder: Path, render: str, seed: int, **settings) -> torch.Tensor:
         views=views,
         prediction=PredictionConfig(probability=0),
         train=TrainConfig(batch_size=COUNT // 2, seed=seed, device="cpu"),
-        loader=LoaderConfig(0, render=render, cache=True),
+        loader=LoaderConfig(0, render=render, keep=["memory"]),
     )
     (batch,) = make_loader(ObjectIndex.open(folder), config, patch_size=8, start_step=0, steps=1)
     return batch.to("cpu").global_views.round().to(torch.uint8)

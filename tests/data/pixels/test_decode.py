@@ -1,4 +1,4 @@
-"""No pixels that no view needs: how far an image may shrink, and that its views stay what they are."""
+"""Decoding at a fraction of the size leaves views what they are; broken files are named."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,14 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from odis.config.training import LoaderConfig, ObjectsConfig, PretrainConfig, TrainConfig, ViewsConfig
-from odis.data.loader import ViewDataset, make_loader
-from odis.data.pixels.decode import LARGE, Decoded, decode, needed_shrink, outer_pixels
-from odis.data.views import render
+from odis.data import dataset as dataset_module
+from odis.data.augment.cpu import to_chw
+from odis.data.dataset import ViewDataset
+from odis.data.loader import make_loader
+from odis.data.pixels import reader
+from odis.data.pixels.decode import Decoded, decode, outer_pixels
+from odis.data.pixels.shrink import LARGE
+from odis.data.views import resized_crop
 from odis.errors import DataError
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex, write_index
@@ -32,22 +35,9 @@ PLAIN = ViewsConfig(
 )
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([1, 32, 96, 224])),
-        min_size=1,
-        max_size=5,
-    )
-)
-def test_the_shrink_is_the_largest_that_enlarges_no_view(sides):
-    crops, sizes = [Crop(7, 3, 7 + w, 3 + h) for w, h, _ in sides], [size for *_, size in sides]
-    shrink = needed_shrink(6000, 6000, crops, sizes)
-
-    def allowed(k: int) -> bool:
-        return all(crop.width / k >= size and crop.height / k >= size for crop, size in zip(crops, sizes))
-
-    assert shrink == max([1] + [2**k for k in range(1, 14) if allowed(2**k)])
-    assert needed_shrink(1024, 1023, crops, sizes) == 1
+def render(image: Decoded, crop: Crop, size: int) -> torch.Tensor:
+    """A crop as a view: uint8 (3, size, size)."""
+    return torch.from_numpy(to_chw(resized_crop(image, crop, size), crop.flip)).to(torch.uint8)
 
 
 def test_a_crop_in_a_shrunk_image():
@@ -143,30 +133,28 @@ def photos(tmp_path_factory) -> ObjectIndex:
     return ObjectIndex.open(folder / "index.parquet")
 
 
-def settings(cache: bool = False, **loader) -> PretrainConfig:
+def settings(*keep: str) -> PretrainConfig:
     return PretrainConfig(
         objects=ObjectsConfig(),
         views=PLAIN,
         train=TrainConfig(batch_size=4, seed=3, device="cpu"),
-        loader=LoaderConfig(0, 2, cache, **loader),
+        loader=LoaderConfig(0, 2, list(keep)),
     )
 
 
 def test_training_takes_the_same_views_from_fewer_pixels(photos, monkeypatch):
-    from odis.data import loader
-
     shrinks = []
 
     def recorded(path, size, shrink):
         shrinks.append(shrink)
         return decode(path, size, shrink)
 
-    monkeypatch.setattr(loader, "decode", recorded)
+    monkeypatch.setattr(reader, "decode", recorded)
     dataset = ViewDataset(photos, settings(), 8)
     made = [dataset[0, row] for row in range(4)]
     assert min(shrinks[:3]) >= 2, shrinks
     assert shrinks[3] == 1
-    monkeypatch.setattr(loader, "needed_shrink", lambda *_: 1)
+    monkeypatch.setattr(dataset_module, "needed_shrink", lambda *_: 1)
     for row, sample in enumerate(made):
         whole = dataset[0, row]
         for one, other in zip(
@@ -182,7 +170,7 @@ def test_training_takes_the_same_views_from_fewer_pixels(photos, monkeypatch):
 
 def test_the_cache_holds_what_would_be_decoded_anew(photos):
     for kept, anew in zip(
-        make_loader(photos, settings(cache=True), patch_size=8, start_step=0, steps=8),
+        make_loader(photos, settings("memory"), patch_size=8, start_step=0, steps=8),
         make_loader(photos, settings(), patch_size=8, start_step=0, steps=8),
         strict=True,
     ):

@@ -1,29 +1,25 @@
-"""DiskCache of large images: how small they may be, that what is read does not depend on them, and what goes
-wrong with files.
-"""
+"""Copies on disk: what is read does not depend on which there are, and what goes wrong with files."""
 
 import math
 import os
 import shutil
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from odis.config.training import LoaderConfig, ObjectsConfig, PretrainConfig, ViewsConfig
-from odis.data.geometry.crops import propose_crops
-from odis.data.loader import ViewDataset
-from odis.data.pixels.decode import LARGE, Decoded, decode, needed_shrink
-from odis.data.pixels.disk import DiskCache, are_large, guaranteed_shrink
+from odis.data.dataset import ViewDataset
+from odis.data.pixels import reader
+from odis.data.pixels.decode import Decoded, decode
+from odis.data.pixels.disk import DiskCache
+from odis.data.pixels.reader import ImageReader
+from odis.data.pixels.shrink import LARGE
 from odis.errors import ConfigError, DataError
-from odis.objects.index import ObjectIndex, write_index
-from odis.types import Crop, ImageObjects
+from odis.objects.index import ObjectIndex
 
 SIZE = (1404, 1001)  # not a multiple of 8: EXIF orientations that mirror have an offset
 
@@ -39,6 +35,24 @@ def a_photo(path: Path, *, orientation: int = 1, seed: int = 0, size: tuple[int,
     return path
 
 
+# Views that let an image of SIZE shrink by so much.
+VIEWS = {
+    shrink: ViewsConfig(global_size=round(690 / shrink), local_views=0, global_scale=(0.5, 1.0))
+    for shrink in (2, 4, 16)
+}
+
+
+class Copies:
+    """A reader with a folder of copies alone, asked as if some view needed images shrunk by `shrink`."""
+
+    def __init__(self, folder: Path) -> None:
+        loader = LoaderConfig(keep=[f"disk:{folder}"])
+        self.readers = {shrink: ImageReader(loader, views, 1) for shrink, views in VIEWS.items()}
+
+    def load(self, path: Path, size: tuple[int, int], shrink: int) -> Decoded:
+        return self.readers[shrink].read(0, str(path), size, shrink)
+
+
 def same(a: Decoded, b: Decoded) -> bool:
     return torch.equal(a.pixels, b.pixels) and (a.shrink, a.offset) == (b.shrink, b.offset)
 
@@ -47,37 +61,11 @@ def files(folder: Path) -> list[Path]:
     return [file for file in folder.rglob("*") if file.is_file()]
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([(0.25, 1.0), (0.05, 0.25), (0.9, 1.0)]),
-    st.sampled_from([(0.75, 4 / 3), (0.5, 0.6), (1.5, 3.0)]), st.integers(0, 10**6),
-)  # fmt: skip
-def test_no_crop_needs_more_than_a_copy_has(width, height, scale, ratio, seed):
-    views = ViewsConfig(global_scale=scale, ratio=ratio, local_views=0)
-    sure = guaranteed_shrink(width, height, views)
-    crops = propose_crops(np.random.default_rng(seed), width, height, (50,), scale, ratio)
-    boxes = [Crop(*map(int, crop)) for crop in crops]
-    assert sure == 1 or needed_shrink(width, height, boxes, [views.global_size] * 50) >= sure
-    assert sure & (sure - 1) == 0
-
-
-def test_how_small_copies_are():
-    views = ViewsConfig()
-    assert guaranteed_shrink(6000, 4000, views) == 8
-    assert guaranteed_shrink(3264, 2448, views) == 4
-    assert guaranteed_shrink(1280, 1024, views) == 2
-    assert guaranteed_shrink(1023, 1024, views) == 1
-    assert guaranteed_shrink(6000, 4000, replace(views, global_size=448)) == 4
-    assert guaranteed_shrink(6000, 4000, replace(views, local_scale=(0.001, 0.25))) == 1
-    assert guaranteed_shrink(6000, 4000, replace(views, local_scale=(0.001, 0.25), local_views=0)) == 8
-    assert guaranteed_shrink(30000, 100, views) == 1  # no view of it is large
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("shrink", [2, 4, 16])
 def test_a_copy_is_the_shrunk_image_but_for_what_a_jpeg_loses(tmp_path: Path, orientation: int, shrink: int):
     photo = a_photo(tmp_path / "a.jpg", orientation=orientation)
-    copies = DiskCache(tmp_path / "copies")
+    copies = Copies(tmp_path / "copies")
     first, again = (copies.load(photo, SIZE, shrink) for _ in range(2))
     expected = decode(photo, SIZE, shrink)
     assert same(first, again)
@@ -100,7 +88,7 @@ def test_other_formats_and_colours(tmp_path: Path):
             ("cmyk.tif", "CMYK"),
         ):
             image.convert(mode).save(tmp_path / name)
-            copies = DiskCache(tmp_path / "copies")
+            copies = Copies(tmp_path / "copies")
             found, expected = copies.load(tmp_path / name, SIZE, 2), decode(tmp_path / name, SIZE, 2)
             assert same(found, copies.load(tmp_path / name, SIZE, 2))
             lost = (found.pixels.float() - expected.pixels.float()).abs().mean()
@@ -110,14 +98,14 @@ def test_other_formats_and_colours(tmp_path: Path):
 
 
 def test_a_copy_is_read_and_the_image_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    photo, copies = a_photo(tmp_path / "a.jpg"), DiskCache(tmp_path / "copies")
+    photo, copies = a_photo(tmp_path / "a.jpg"), Copies(tmp_path / "copies")
     first = copies.load(photo, SIZE, 4)
-    monkeypatch.setattr("odis.data.pixels.disk.load_scaled", lambda *_: pytest.fail("read again"))
-    assert same(first, DiskCache(tmp_path / "copies").load(photo, SIZE, 4))
+    monkeypatch.setattr(reader, "decode", lambda *_: pytest.fail("read again"))
+    assert same(first, Copies(tmp_path / "copies").load(photo, SIZE, 4))
 
 
 def test_what_makes_another_copy(tmp_path: Path):
-    photo, copies = a_photo(tmp_path / "a.jpg"), DiskCache(tmp_path / "copies")
+    photo, copies = a_photo(tmp_path / "a.jpg"), Copies(tmp_path / "copies")
     before = copies.load(photo, SIZE, 4)
     copies.load(photo, SIZE, 2)
     assert len(files(tmp_path / "copies")) == 2
@@ -134,7 +122,7 @@ def test_what_makes_another_copy(tmp_path: Path):
     "harm", [lambda b: b"", lambda b: b[:100], lambda b: b[:-500], lambda b: b"\0" * len(b), lambda b: b[-4:]]
 )
 def test_a_broken_copy_is_made_anew(tmp_path: Path, harm):
-    photo, copies = a_photo(tmp_path / "a.jpg"), DiskCache(tmp_path / "copies")
+    photo, copies = a_photo(tmp_path / "a.jpg"), Copies(tmp_path / "copies")
     first = copies.load(photo, SIZE, 4)
     (file,) = files(tmp_path / "copies")
     assert file.suffix == ".jpg"
@@ -145,7 +133,7 @@ def test_a_broken_copy_is_made_anew(tmp_path: Path, harm):
 
 
 def test_images_that_cannot_be_read_are_named_as_ever(tmp_path: Path):
-    copies = DiskCache(tmp_path / "copies")
+    copies = Copies(tmp_path / "copies")
     with pytest.raises(DataError, match=r"none.jpg: "):
         copies.load(tmp_path / "none.jpg", SIZE, 4)
     whole = a_photo(tmp_path / "a.jpg").read_bytes()
@@ -157,12 +145,12 @@ def test_images_that_cannot_be_read_are_named_as_ever(tmp_path: Path):
 
 def test_a_folder_that_cannot_be_is_refused_before_anything_runs(tmp_path: Path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match=r"loader.copies: .*file must be a folder that can be written to"):
-        DiskCache(tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"loader.keep: .*file must be a folder that can be written to"):
+        DiskCache(tmp_path / "file", VIEWS[4])
 
 
 def test_a_disk_that_is_full_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    photo, copies = a_photo(tmp_path / "a.jpg"), DiskCache(tmp_path / "copies")
+    photo, copies = a_photo(tmp_path / "a.jpg"), Copies(tmp_path / "copies")
     expected = copies.load(photo, SIZE, 4)
     shutil.rmtree(tmp_path / "copies")
     write = Path.write_bytes
@@ -181,8 +169,8 @@ def test_a_disk_that_is_full_ends_no_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert files(tmp_path / "copies") == []
 
 
-@pytest.mark.parametrize("cache", [False, True])
-def test_views_are_those_of_the_first_epoch_whatever_is_kept(tmp_path: Path, cache: bool):
+@pytest.mark.parametrize("keep", ["disk", "memory disk", "disk memory"])
+def test_views_are_those_of_the_first_epoch_whatever_is_kept(tmp_path: Path, keep: str):
     (tmp_path / "images").mkdir()
     a_photo(tmp_path / "images" / "large.jpg")
     a_photo(tmp_path / "images" / "small.jpg", size=(300, 200))
@@ -192,7 +180,8 @@ def test_views_are_those_of_the_first_epoch_whatever_is_kept(tmp_path: Path, cac
     views = ViewsConfig(global_size=64, local_size=32, local_views=3)
 
     def dataset(copies: Path | None) -> ViewDataset:
-        loader = LoaderConfig(copies=None if copies is None else str(copies), cache=cache)
+        entries = [entry.replace("disk", f"disk:{copies}") for entry in keep.split()]
+        loader = LoaderConfig(keep=[] if copies is None else entries)
         return ViewDataset(
             index, PretrainConfig(data="x", objects=ObjectsConfig(use=False), views=views, loader=loader), 16
         )
@@ -212,23 +201,3 @@ def test_views_are_those_of_the_first_epoch_whatever_is_kept(tmp_path: Path, cac
             assert torch.equal(x.pixels, y.pixels)
             assert x.crop == z.crop
             assert (x.pixels - z.pixels).abs().mean() < 0.1
-
-
-@pytest.mark.parametrize(("sizes", "expected"), [
-    ([(6000, 4000)], True), ([(3600, 2700)], True), ([(1600, 1200)], False), ([(500, 375)] * 9, False),
-    ([(6000, 4000)] * 3 + [(500, 375)] * 2, True), ([(6000, 4000)] * 2 + [(500, 375)] * 2, False),
-    ([(500, 375)] * 400 + [(6000, 4000)] * 600, True), ([(500, 375)] * 600 + [(6000, 4000)] * 400, False),
-], ids=str)  # fmt: skip
-def test_whether_images_are_large_is_seen_of_some(
-    tmp_path: Path, sizes: list[tuple[int, int]], expected: bool
-):
-    rows = [ImageObjects(f"{k}.jpg", *size) for k, size in enumerate(sizes)]
-    write_index(tmp_path / "i.parquet", rows, root=tmp_path, provenance="annotated", classes=[])
-    assert are_large(ObjectIndex.open(tmp_path / "i.parquet"), ViewsConfig()) is expected
-
-
-def test_files_that_are_no_images_are_not_large(tmp_path: Path):
-    (tmp_path / "a.jpg").write_bytes(b"nothing")
-    assert not are_large(ObjectIndex.open(tmp_path), ViewsConfig())
-    a_photo(tmp_path / "b.jpg")
-    assert are_large(ObjectIndex.open(tmp_path), ViewsConfig(global_size=32, local_size=16))

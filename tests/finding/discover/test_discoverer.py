@@ -14,7 +14,7 @@ from odis.backbones.baseline import TimmBaseline
 from odis.backbones.build import build_vit
 from odis.backbones.features import patch_features
 from odis.config.training import DiscoverConfig, ModelConfig
-from odis.data.views import normalise
+from odis.data.views import normalize_pixels
 from odis.errors import ConfigError
 from odis.finding.discover.discoverer import Discoverer
 from odis.finding.discover.objects import discover
@@ -73,7 +73,7 @@ def test_objects_are_those_of_the_features_of_each_image_alone(model: ObjectViT,
             tv.InterpolationMode.BICUBIC,
             antialias=True,
         )
-        features, seen = patch_features(model, normalise(pixels[None], MEAN, STD), "value")
+        features, seen = patch_features(model, normalize_pixels(pixels[None], MEAN, STD), "value")
         assert seen == grid
         expected = discover(features, grid, [(width, height)], settings, [luminance(image)])[0]
         assert [(o.box, o.mask) for o in objects] == [(o.box, o.mask) for o in expected]

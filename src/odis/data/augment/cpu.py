@@ -163,7 +163,7 @@ def luminance(image: np.ndarray) -> np.ndarray:
 
 
 @compiled(reorder=True)
-def planes(pixels: np.ndarray, flip: bool) -> np.ndarray:
+def to_chw(pixels: np.ndarray, flip: bool) -> np.ndarray:
     """float32 (3, H, W) of bytes (H, W, 3), mirrored if asked."""
     height, width, _ = pixels.shape
     out = np.empty((3, height, width), dtype=np.float32)
@@ -182,7 +182,9 @@ def planes(pixels: np.ndarray, flip: bool) -> np.ndarray:
 
 
 @compiled(reorder=True)
-def finish(image: np.ndarray, solarize: bool, offset: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
+def normalize(
+    image: np.ndarray, solarize: bool, offset: np.ndarray, scale: np.ndarray, out: np.ndarray
+) -> None:
     """Pixels rounded to whole numbers, those of 128 or more inverted if asked, and normalised into `out`:
     `(pixel - offset) / scale`.
 

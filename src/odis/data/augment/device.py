@@ -215,8 +215,8 @@ def _blur(image: Tensor, sigma: Tensor, radius: Tensor) -> Tensor:
     return matrix @ image @ matrix.transpose(2, 3)
 
 
-def normalise_all(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """`views.normalise` of float32 (N, 3, S, S) pixels in 0..255, in place."""
+def normalize_batch(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """`views.normalize_pixels` of float32 (N, 3, S, S) pixels in 0..255, in place."""
     for c in range(3):  # numbers, since a tensor of them would have to reach the device first
         pixels[:, c].sub_(255 * mean[c]).div_(255 * std[c])
     return pixels

@@ -1,7 +1,7 @@
 """Colour, blur and solarisation of a view: what is drawn for it, and how it is done to its pixels on the CPU.
 
 As in DINO (arXiv 2104.14294) and BYOL (arXiv 2006.07733, appendix B). Drawing and doing are apart, so that a
-worker can draw and the device do (`render.py`).
+worker can draw and the device do (`augment/device.py`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from odis.data.augment.cpu import (
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
-    finish,
     gaussian_blur,
     luminance,
+    normalize,
 )
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -95,4 +95,4 @@ def apply_photometrics(
         pixels[:] = luminance(pixels)
     if drawn.sigma:
         pixels = gaussian_blur(pixels, drawn.sigma, drawn.radius)
-    finish(pixels, drawn.solarize, offset, scale, out)
+    normalize(pixels, drawn.solarize, offset, scale, out)

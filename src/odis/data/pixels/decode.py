@@ -1,11 +1,9 @@
-"""Decoding no more pixels than the views of an image need. Crops and objects stay in pixels of the image at
-full size.
-"""
+"""Decoding an image file, at a fraction of its size where views need no more. Crops and objects stay in
+pixels of the image at full size."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,22 +15,20 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from odis.data.pixels.scaled import is_plain_jpeg, load_scaled
 from odis.types import Crop
 
-# Under a million pixels decoding costs less than what a view loses in sharpness: such images are decoded
-# whole.
-LARGE = 2**20
-
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Pixels of an image at 1 / `shrink` of its size; its full-size coordinate `x` lies at `x / shrink +
-    offset[0]`, `y` likewise.
+    """Pixels of an image at 1 / `shrink` of its size.
+
+    The point `(x, y)` of the image at full size is at `(x / shrink + offset[0], y / shrink + offset[1])`.
     """
 
-    # uint8 (3, h, w), height x width x channel in memory, as it was decoded: torchvision resizes that layout
-    # fastest
+    # uint8 (3, h, w), in memory height x width x channel as decoded, which torchvision resizes fastest;
+    # without content (on the device `meta`) if the training device has them
     pixels: Tensor
     shrink: int = 1
     offset: tuple[float, float] = (0.0, 0.0)
+    kept_as: int | None = None  # the requested shrink, if the training device has the image or will keep it
 
     def box(self, crop: Crop) -> tuple[float, float, float, float]:
         """`x0, y0, x1, y1` of a crop in `pixels`, within them; whole numbers where nothing was shrunk."""
@@ -52,42 +48,22 @@ def outer_pixels(box: tuple[float, float, float, float]) -> tuple[int, int, int,
     return math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
 
 
-def needed_shrink(width: int, height: int, crops: Sequence[Crop], sizes: Sequence[int]) -> int:
-    """The largest power of two by which an image can be shrunk without a view being enlarged that would not
-    be at full size.
-
-    Args:
-        width: Image width in pixels.
-        height: Image height in pixels.
-        crops: The crops of all views of the image.
-        sizes: The sides of these views in pixels.
-
-    Returns:
-        1 for an image of less than `LARGE` pixels, else 1, 2, 4, 8, ...
-    """
-    if width * height < LARGE:
-        return 1
-    spare = min(min(crop.width, crop.height) // size for crop, size in zip(crops, sizes))
-    return 1 << (spare.bit_length() - 1) if spare > 1 else 1
-
-
 def decode(path: str | Path, size: tuple[int, int], shrink: int = 1) -> Decoded:
     """An image's pixels at 1 / `shrink` of its size.
 
     Args:
         path: The image file.
         size: `(width, height)` at full size that its objects were made for.
-        shrink: From `needed_shrink`.
+        shrink: 1, 2, 4, 8, ...
 
     Raises:
         DataError: Naming the file: missing, empty, truncated, not an image, of another size.
     """
     if shrink == 1 and is_plain_jpeg(path, size):
         try:
-            # Pillow's pixels, from the same library, without its four bytes a pixel and the copies into
-            # three.
+            # The pixels that Pillow gives, from the same library, without its 4 bytes a pixel and its copies.
             return Decoded(decode_jpeg(read_file(str(path)), ImageReadMode.RGB))
         except RuntimeError:
-            pass  # a broken file: Pillow knows what to say, or to read it nevertheless
+            pass  # a broken file: Pillow reads it all the same, or says what is wrong
     scaled = load_scaled(path, size, shrink)
     return Decoded(torch.from_numpy(np.array(scaled.image)).permute(2, 0, 1), scaled.shrink, scaled.offset)

@@ -1,158 +1,119 @@
-"""Smaller copies of large images, made when these are first read.
+"""Smaller copies of large photographs on disk, made when these are first read.
 
-A JPEG decoder has to go through all that a file holds, whatever the scale: of 24 megapixels that alone takes
-longer than all that is done to make views of them. So the image, shrunk as far as any view of it allows, is
-kept in a folder, and read from there in every later epoch.
-"""
+A JPEG decoder goes through the whole file whatever the scale, and for 24 megapixels that alone takes longer
+than making the views. So an image is shrunk as far as every view allows, and read from that copy in later
+epochs."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import math
 import os
 import secrets
 import struct
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
+from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from odis.config.training import ViewsConfig
-from odis.data.pixels.decode import LARGE, Decoded
-from odis.data.pixels.scaled import load_scaled
+from odis.data.pixels.decode import Decoded
+from odis.data.pixels.request import ImageRequest
+from odis.data.pixels.shrink import guaranteed_shrink
 from odis.errors import ConfigError, DataError, OdisWarning
 from odis.machine.files import written_whole
-from odis.objects.index import ObjectIndex
 
-_LOOKED_AT = 50  # images of an index
-_LARGE_SHRINK = (
-    4  # of a photograph of 5 megapixels, with the usual views, which is read in a quarter of the time then
-)
 _QUALITY = 95  # of JPEG, with colours at full resolution
 _OFFSET = struct.Struct("<2d")  # `Decoded.offset`, behind the end of the JPEG, where decoders do not look
 
 
-def guaranteed_shrink(width: int, height: int, views: ViewsConfig) -> int:
-    """The largest power of two by which `decode.needed_shrink` will let an image be shrunk, whatever crops
-    are drawn of it.
-
-    Args:
-        width: Image width in pixels.
-        height: Image height in pixels.
-        views: Sizes, counts, scales and shapes of the views.
-    """
-    if width * height < LARGE:
-        return 1
-    narrow, wide = views.ratio
-    spare = math.inf
-    for count, size, scale in (
-        (views.global_views, views.global_size, views.global_scale),
-        (views.local_views, views.local_size, views.local_scale),
-    ):
-        if count:
-            by_area = (
-                math.sqrt(scale[0] * width * height * min(narrow, 1 / wide)) - 1
-            )  # less than a pixel is lost to rounding
-            by_shape = (
-                min(width, height) * min(1.0, wide, 1 / narrow) - 1
-            )  # of the central crop of an image that is too long
-            spare = min(spare, min(by_area, by_shape) / size)
-    return 1 << (int(spare).bit_length() - 1) if spare >= 2 else 1
-
-
-def are_large(index: ObjectIndex, views: ViewsConfig) -> bool:
-    """Whether most of some fifty images of an index are photographs that copies would keep at a quarter of
-    their sides or less.
-    """
-    found = []
-    for row in np.linspace(0, len(index) - 1, min(len(index), _LOOKED_AT)).astype(int).tolist():
-        with contextlib.suppress(DataError):  # the loader will say what is wrong with it
-            image = index[row]
-            found.append(guaranteed_shrink(image.width, image.height, views) >= _LARGE_SHRINK)
-    return bool(found) and sum(found) > len(found) / 2
-
-
 class DiskCache:
-    """A folder of shrunk images. What is read does not depend on which of them it holds already: new ones are
-    read as old ones are.
+    """A folder of shrunk images. What is read does not depend on what the folder holds already: an image that
+    is new to it goes through JPEG too.
 
     Several processes, and several runs, may share it. A file that has changed since it was copied is copied
     anew.
 
     Args:
         folder: The folder; it is made if need be.
+        views: What bounds the size of copies.
 
     Raises:
-        ConfigError: It cannot be made or written to.
+        ConfigError: The folder cannot be made or written to.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, views: ViewsConfig) -> None:
+        self.folder, self._views = make_folder(folder), views
         self._warned = False
+
+    def get(self, request: ImageRequest) -> Decoded | None:
+        """The copy of an image, if there is one that can be used."""
+        file = self._file(request) if self._takes(request) else None
+        if file is None:
+            return None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(probe := self.folder / f".{secrets.token_hex(4)}", b"")
-            probe.unlink()
-        except (OSError, DataError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            raise ConfigError(
-                f"loader.copies: {folder} must be a folder that can be written to ({why})"
-            ) from error
+            return _decoded(file.read_bytes(), request.size, request.shrink)
+        except (OSError, RuntimeError, ValueError, struct.error):
+            return None  # there is none, or a broken one, which is made anew
 
-    def load(self, path: str | Path, size: tuple[int, int], shrink: int) -> Decoded:
-        """`decode.decode` of a large image, from its copy; the copy is made if there is none.
-
-        Args:
-            path: The image file.
-            size: `(width, height)` at full size that its objects were made for.
-            shrink: 2, 4, 8, ..., from `guaranteed_shrink`.
-
-        Raises:
-            DataError: Naming the file: missing, empty, truncated, not an image, of another size.
-        """
-        file = self._file(path, size, shrink)
-        if file is not None:
-            try:
-                return _decoded(file.read_bytes(), size, shrink)
-            except (OSError, RuntimeError, ValueError, struct.error):
-                pass  # there is none, or none that can be used
-        scaled = load_scaled(path, size, shrink)
+    def put(self, request: ImageRequest, image: Decoded) -> Decoded:
+        """Make the copy of an image that is large enough to have one, and give what will be read from it."""
+        if not self._takes(request):
+            return image
         jpeg = io.BytesIO()
-        scaled.image.save(jpeg, "JPEG", quality=_QUALITY, subsampling=0)
-        data = jpeg.getvalue() + _OFFSET.pack(*scaled.offset)
-        if file is not None:
+        pixels = Image.fromarray(image.pixels.permute(1, 2, 0).contiguous().numpy())
+        pixels.save(jpeg, "JPEG", quality=_QUALITY, subsampling=0)
+        data = jpeg.getvalue() + _OFFSET.pack(*image.offset)
+        if (file := self._file(request)) is not None:
             self._keep(file, data)
-        return _decoded(data, size, shrink)
+        return _decoded(data, request.size, request.shrink)
 
-    def _file(self, path: str | Path, size: Sequence[int], shrink: int) -> Path | None:
-        """Where the copy of this file, as it is now, is; None if there is no such file, which decoding it
-        says better.
-        """
+    def _takes(self, request: ImageRequest) -> bool:
+        return 1 < request.shrink == guaranteed_shrink(*request.size, self._views)
+
+    def _file(self, request: ImageRequest) -> Path | None:
+        """Where the copy of the file as it is now is; None if there is no file."""
         try:
-            now = os.stat(path)
+            now = os.stat(request.path)
         except OSError:
             return None
-        what = (os.path.abspath(path), now.st_size, now.st_mtime_ns, *size, shrink, _QUALITY)
+        size_and_time = (now.st_size, now.st_mtime_ns)
+        what = (os.path.abspath(request.path), *size_and_time, *request.size, request.shrink, _QUALITY)
         name = hashlib.sha256("\0".join(map(str, what)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
         return self.folder / name[:2] / f"{name}.jpg"
 
     def _keep(self, file: Path, data: bytes) -> None:
         try:
-            self._write(file, data)
-        except DataError as error:  # a full disk must not end a run: images are shrunk anew each time then
+            _write(file, data)
+        except DataError as error:  # a full disk must not end a run: images are then shrunk each time
             if not self._warned:
                 warnings.warn(f"{error}; training goes on without new copies", OdisWarning, stacklevel=2)
                 self._warned = True
 
-    def _write(self, file: Path, data: bytes) -> None:
-        """No other process ever reads half of it; what a power cut leaves of it is made again."""
-        with written_whole(file, cache=True) as beside:
-            beside.write_bytes(data)
+
+def make_folder(folder: str | Path) -> Path:
+    """Make the folder of a `DiskCache`.
+
+    Raises:
+        ConfigError: It cannot be made or written to.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _write(probe := path / f".{secrets.token_hex(4)}", b"")
+        probe.unlink()
+    except (OSError, DataError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"loader.keep: {folder} must be a folder that can be written to ({why})") from error
+    return path
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write a copy. No other process ever reads half of it; what a power cut leaves is made anew."""
+    with written_whole(file, cache=True) as beside:
+        beside.write_bytes(data)
 
 
 def _decoded(data: bytes, size: tuple[int, int], shrink: int) -> Decoded:

@@ -1,9 +1,8 @@
-"""Decoded images in memory that worker processes share: whoever reads an image first keeps it for all."""
+"""Decoded images in memory that worker processes share: the first to read an image keeps it for all."""
 
 from __future__ import annotations
 
 import mmap
-import multiprocessing
 import os
 import warnings
 from pathlib import Path
@@ -11,79 +10,37 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from odis.data.pixels.decode import Decoded
+from odis.data.pixels.request import ImageRequest
+from odis.data.pixels.table import CacheTable
 from odis.errors import OdisWarning
 
-_SHARE = 0.75  # of the memory there is; images beyond that are read from their files
-_LEVELS = 8  # shrunk by 1, 2, 4, ... 128
-_ENTRY = np.dtype(
-    [("start", "i8"), ("height", "i4"), ("width", "i4"), ("shrink", "i4"), ("x", "f8"), ("y", "f8")]
-)
-
-
-class CacheTable:
-    """What is known of each image at each shrink: where it begins, its sides, shrink and offset. Shared with
-    forked processes.
-
-    Args:
-        rows: Images there may be.
-    """
-
-    def __init__(self, rows: int) -> None:
-        self.lock = multiprocessing.Lock()
-        table = mmap.mmap(-1, max(1, rows * _LEVELS * _ENTRY.itemsize))
-        self._table = np.frombuffer(table, _ENTRY, rows * _LEVELS).reshape(rows, _LEVELS)
-
-    @staticmethod
-    def has(shrink: int) -> bool:
-        """Whether there is room for an image at 1 / `shrink` of its size."""
-        return shrink.bit_length() <= _LEVELS
-
-    def get(self, row: int, shrink: int) -> tuple[int, int, int, int, float, float] | None:
-        """The entry of an image that is there, seen whole; ask with the lock held."""
-        entry = self._table[row, shrink.bit_length() - 1].tolist() if self.has(shrink) else None
-        return entry if entry and entry[1] else None
-
-    def set(
-        self,
-        row: int,
-        shrink: int,
-        start: int,
-        sides: tuple[int, int],
-        image: tuple[int, tuple[float, float]],
-    ) -> None:
-        """An image is there: (height, width), and (shrink, offset) as in `Decoded`; say so with the lock
-        held, after its pixels.
-        """
-        shrunk, offset = image
-        self._table[row, shrink.bit_length() - 1] = (start, *sides, shrunk, *offset)
+_SHARE = 0.75  # of the memory there is
 
 
 class MemoryCache:
-    """Images by row and shrink, as they were decoded.
+    """Images as they were decoded.
 
-    It is shared with processes that are forked from this one. One that is started anew (`spawn`) gets an
-    empty store of its own. Memory is taken as images come.
+    Processes that are forked from this one share it. A process that is started anew (`spawn`) gets an empty
+    cache of its own. Memory is taken as images come; images that do not fit are not kept.
 
     Args:
         rows: Images there may be.
-        most: Bytes that it may hold, by default its part of three quarters of the memory there is. What does
-            not fit is not kept.
+        size: Bytes that all ranks on this machine may take together, at most three quarters of its memory,
+            which is the default.
     """
 
-    def __init__(self, rows: int, most: int | None = None) -> None:
-        ranks = int(
-            os.environ.get("LOCAL_WORLD_SIZE", 1)
-        )  # of torchrun on this machine, each of which has a store
-        self._most = int(_SHARE * memory() / ranks) if most is None else most
-        self._rows = rows
-        self._entries = CacheTable(rows)
+    def __init__(self, rows: int, size: int | None = None) -> None:
+        self._rows, self._size = rows, size
+        self._most = _share_of(size)
+        self._table = CacheTable(rows)
         self._used = np.frombuffer(mmap.mmap(-1, 8), np.int64)
         self._pixels = self._reserve()
 
     def _reserve(self) -> mmap.mmap:
-        """Address space for `most` bytes, or for less where the system promises no more."""
+        """Address space for `_most` bytes, or for less where the system promises no more."""
         while True:
             try:
                 return mmap.mmap(-1, max(1, self._most))
@@ -93,46 +50,53 @@ class MemoryCache:
                 self._most //= 2
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MemoryCache, (self._rows, self._most)
+        return MemoryCache, (self._rows, self._size)
 
-    def get(self, row: int, shrink: int) -> Decoded | None:
-        """The image of a row at 1 / `shrink` of its size, if it is there; nobody may write to its pixels."""
-        with self._entries.lock:
-            entry = self._entries.get(row, shrink)
+    def get(self, request: ImageRequest) -> Decoded | None:
+        """The image, if it is there; nobody may write to its pixels."""
+        with self._table.lock:
+            entry = self._table.get(request.row, request.shrink)
         if entry is None:
             return None
         start, height, width, shrunk, x, y = entry
-        pixels = torch.frombuffer(self._pixels, dtype=torch.uint8, count=height * width * 3, offset=start)
-        return Decoded(pixels.view(height, width, 3).permute(2, 0, 1), shrunk, (x, y))
+        return Decoded(self._at(start, height, width).permute(2, 0, 1), shrunk, (x, y))
 
-    def put(self, row: int, shrink: int, image: Decoded) -> None:
+    def put(self, request: ImageRequest, image: Decoded) -> Decoded:
         """Keep an image, unless it is there already or does not fit."""
-        if not self._entries.has(shrink):
-            return
+        row, shrink = request.row, request.shrink
+        if not self._table.has_level(shrink):
+            return image
         _, height, width = image.pixels.shape
-        with self._entries.lock:
-            start, taken = int(self._used[0]), self._entries.get(row, shrink) is not None
+        with self._table.lock:
+            start, taken = int(self._used[0]), self._table.get(row, shrink) is not None
             fits = start + 3 * height * width <= self._most
             if fits and not taken:
                 self._used[0] += 3 * height * width
         if taken:
-            return
+            return image
         if not fits:
-            said = (
-                f"loader.cache: {self._most / 2**30:.1f} GiB are full; other images are read from their files"
-            )
-            warnings.warn(said, OdisWarning, stacklevel=2)
-            return
-        place = torch.frombuffer(self._pixels, dtype=torch.uint8, count=height * width * 3, offset=start)
-        place.view(height, width, 3).copy_(image.pixels.permute(1, 2, 0))
-        with self._entries.lock:
-            self._entries.set(row, shrink, start, (height, width), (image.shrink, image.offset))
+            full = f"loader.keep memory: {self._most / 2**30:.1f} GiB are full"
+            warnings.warn(f"{full}; other images are read again every epoch", OdisWarning, stacklevel=2)
+            return image
+        self._at(start, height, width).copy_(image.pixels.permute(1, 2, 0))
+        with self._table.lock:
+            self._table.set(row, shrink, start, (height, width), (image.shrink, image.offset))
+        return image
+
+    def _at(self, start: int, height: int, width: int) -> Tensor:
+        """uint8 (height, width, 3) in the shared memory."""
+        pixels = torch.frombuffer(self._pixels, dtype=torch.uint8, count=height * width * 3, offset=start)
+        return pixels.view(height, width, 3)
+
+
+def _share_of(size: int | None) -> int:
+    """Bytes of one rank's cache; every rank that torchrun started on this machine has one."""
+    most = int(_SHARE * memory())
+    return (most if size is None else min(size, most)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def memory() -> int:
-    """Bytes of memory that this process may have: those of the machine, or of its control group if that is
-    less.
-    """
+    """Bytes of memory this process may have: the machine's, or its control group's if that is less."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     try:

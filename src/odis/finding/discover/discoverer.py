@@ -18,7 +18,7 @@ from odis.backbones.baseline import TimmBaseline
 from odis.backbones.features import Facet, has_attention, keeps_aspect, patch_features
 from odis.config.checks import check_discover
 from odis.config.training import DiscoverConfig
-from odis.data.views import normalise
+from odis.data.views import normalize_pixels
 from odis.errors import ConfigError
 from odis.finding.discover.objects import discover
 from odis.finding.discover.refine import luminance
@@ -118,7 +118,9 @@ class Discoverer:
         return found
 
     def _features(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        return patch_features(self.model, normalise(pixels.to(self.device), self.mean, self.std), self.facet)
+        return patch_features(
+            self.model, normalize_pixels(pixels.to(self.device), self.mean, self.std), self.facet
+        )
 
     def _shape(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels at which the model sees an image."""
