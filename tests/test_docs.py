@@ -128,7 +128,8 @@ def settings() -> set[str]:
     """Every `section.name`."""
     parser = new_parser("pretrain", "")
     add_config(parser)
-    return {option[2:] for action in parser._actions for option in action.option_strings if "." in option}
+    options = {option for action in parser._actions for option in action.option_strings}
+    return {option[2:] for option in options if "." in option and not option.endswith("+")}
 
 
 SETTINGS = settings()

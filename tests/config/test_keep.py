@@ -41,7 +41,7 @@ def test_sizes_have_units(text: str, size: int):
         (["memory", "disk:x", "memory:8GiB"], "memory is there twice"),
         (["disk:x", "disk:y"], "disk is there twice"),
         (["device"], "device needs a size, such as device:20GiB"),
-        (["device:20"], "'device:20' has no size above 0; write a number and a unit, such as 20GiB (B, KB, "),
+        (["device:20"], "'device:20' has no size above 0; write a number and a unit (B, KB, "),
         (["device:"], "'device:' has no size above 0"),
         (["memory:-1GiB"], "'memory:-1GiB' has no size above 0"),
         (["memory:0GiB"], "'memory:0GiB' has no size above 0"),

@@ -79,8 +79,7 @@ def _bytes(entry: str, text: str) -> int:
     size = 0.0 if matched is None or factor is None else float(matched[1]) * factor
     if not 1 <= size < math.inf:
         raise ConfigError(
-            f"loader.keep: {entry!r} has no size above 0; write a number and a unit, such as 20GiB (B, "
-            f"KB, MB, "
-            f"GB, TB, KiB, MiB, GiB, TiB)"
+            f"loader.keep: {entry!r} has no size above 0; write a number and a unit (B, KB, MB, GB, TB, KiB, "
+            f"MiB, GiB, TiB), such as 20GiB"
         )
     return int(size)
