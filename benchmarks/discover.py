@@ -35,7 +35,7 @@ from odis.method.vit import ObjectViT
 from odis.objects.edit.compare import compare, iou
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex, write_index
-from odis.objects.scenes.compose import write_scenes
+from odis.objects.scenes.write import write_scenes
 from odis.train.loop import pretrain
 from odis.train.run_folder import read_config
 from odis.types import ImageObjects, Object

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from odis.objects.scenes.compose import write_scenes
+from odis.objects.scenes.write import write_scenes
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

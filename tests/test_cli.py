@@ -19,7 +19,9 @@ from odis.cli import main
 from odis.errors import OdisWarning
 from odis.objects.index import ObjectIndex
 
-COMMANDS = ["pretrain", "index", "objects", "inspect", "embed", "evaluate", "benchmark", "report", "demo"]
+COMMANDS = [
+    "pretrain", "index", "objects", "inspect", "embed", "evaluate", "benchmark", "report", "scenes", "demo",
+]  # fmt: skip
 
 TINY = [
     "--recipe=debug",
@@ -168,8 +170,15 @@ def test_module_and_script_are_the_same_command() -> None:
         ),
         (["index", "folder", ".", "--out", "a.parquet"], "odis index: {}: no image in this folder or below"),
         (["index", "tiny-imagenet", ".", "--out", "a.parquet", "--split", "train"], "odis index: {}"),
-        (["index", "scenes", "s", "--out", "a.parquet", "--count", "0"], "odis index: "),
-        (["index", "scenes", "s", "--out", "a.parquet", "--split", "tran"], "odis index: "),
+        (
+            ["index", "scenes", "s", "--out", "a.parquet"],
+            "odis index: scenes: this command is now called odis scenes",
+        ),
+        (["scenes"], "odis scenes: --out is required"),
+        (["scenes", "--out", "s", "--count", "0"], "odis scenes: scenes: count is 0, must be 1 or more"),
+        (["scenes", "--out", "s", "--split", "tran"], "odis scenes: scenes: no split 'tran'"),
+        (["index", "yolo", ".", "--out", "a.parquet", "--trust"], "odis index: --trust: no such option"),
+        (["index", "coco", ".", "--out", "a.parquet", "--count", "3"], "odis index: --count: no such option"),
         (["inspect"], "odis inspect: the following arguments are required: index"),
         (["inspect", "x"], "odis inspect: --out is required"),
         (["inspect", "x", "--out", "a.png"], "odis inspect: x: no such file or folder"),
@@ -210,8 +219,8 @@ def test_module_and_script_are_the_same_command() -> None:
         (["demo", "--ou", "x"], "odis demo: --ou: no such option (did you mean --out?)"),
         (["demo", "--seed", "x"], "odis demo: seed: must be int; got x"),
         (
-            ["index", "scenes", "s", "--out", "a.parquet", "--seed", "-1"],
-            "odis index: seed: is -1, must be 0 or more",
+            ["scenes", "--out", "s", "--seed", "-1"],
+            "odis scenes: seed: is -1, must be 0 or more",
         ),
         (["inspect", "x", "--out", "a.png", "--seed=-1"], "odis inspect: seed: is -1, must be 0 or more"),
         (["evaluate", "knn", "--seed", "1.5"], "odis evaluate: seed: must be int; got 1.5"),

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from odis.errors import DataError
-from odis.objects.index import ObjectIndex, check_index
+from odis.objects.check import problems
+from odis.objects.index import ObjectIndex
 
 WNIDS = [f"n{k:08d}" for k in (30, 10, 20, 60, 50, 40, 70, 80)]
 CHOSEN = [WNIDS[1], WNIDS[0], WNIDS[4], WNIDS[6]]  # 10, 30, 50, 70: every second in sorted order
@@ -86,7 +87,7 @@ def origin(pixel: np.ndarray) -> tuple[str, int, int]:
 def test_pixels_come_from_the_images_they_should(root: Path, tmp_path: Path, split: str) -> None:
     write(tmp_path, tmp_path / "i.parquet", root=root, count=40, split=split, seed=3, classes=4)
     index = ObjectIndex.open(tmp_path / "i.parquet")
-    assert check_index(index, decode=True) == []
+    assert list(problems(index)) == []
     assert (len(index), index.provenance) == (40, "annotated")
     assert index.classes == [f"name of {wnid}" for wnid in CHOSEN]
     behind = set()

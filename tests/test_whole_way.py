@@ -200,17 +200,8 @@ def test_scenes_from_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for split, count in (("train", "12"), ("val", "8")):
-        said(
-            capsys,
-            "index",
-            "scenes",
-            "scenes",
-            "--out",
-            f"{split}.parquet",
-            "--split",
-            split,
-            "--count",
-            count,
-        )
-    results = way(capsys, "train.parquet", "val.parquet", tmp_path / "out", "--k=3")
+        shown = said(capsys, "scenes", "--out", "scenes", "--split", split, "--count", count)
+        assert re.search(rf"images +│ {count} ", shown)
+        assert shown.splitlines()[-1] == f"scenes/{split}.parquet"
+    results = way(capsys, "scenes/train.parquet", "scenes/val.parquet", tmp_path / "out", "--k=3")
     assert results["test"]["images"] == 8

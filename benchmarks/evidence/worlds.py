@@ -24,7 +24,7 @@ from odis.finding.discover.discoverer import Discoverer
 from odis.inference import load
 from odis.objects.edit.perturb import Noise, perturb_index
 from odis.objects.index import ObjectIndex, write_index
-from odis.objects.scenes.compose import write_scenes
+from odis.objects.scenes.write import write_scenes
 from odis.objects.sources import tiny_imagenet
 from odis.train.loop import pretrain
 

@@ -70,6 +70,8 @@ def find_command(arguments: list[str]) -> tuple[list[str], Command | Group, list
         if name in ("-h", "--help"):
             break
         known = command.commands
+        if name in command.moved:
+            raise OdisError(f"{name}: this command is now called {command.moved[name]}")
         if name not in known:
             wrong = f"{name}: " if path else ""
             close = did_you_mean(name, list(known))

@@ -8,11 +8,13 @@ B images (or views), G global views an image, L local views an image, Q object t
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Box = tuple[float, float, float, float]
 """`(x0, y0, x1, y1)` in pixels of the image, x1 and y1 exclusive."""
@@ -134,19 +136,16 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
-        moved: dict[str, Any] = {
-            f.name: v.to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(v := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
+        return replace(self, **{name: v.to(device, non_blocking=True) for name, v in self._tensors().items()})
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (called by the data loader)."""
-        pinned: dict[str, Any] = {
-            f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **pinned)
+        return replace(self, **{name: v.pin_memory() for name, v in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Any]:
+        from torch import Tensor
+
+        return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
 
 
 @dataclass(slots=True)

@@ -92,7 +92,7 @@ def _argv(work, results):
 
 def _small_index(self, part, work):
     from odis.objects.index import ObjectIndex
-    from odis.objects.scenes.compose import write_scenes
+    from odis.objects.scenes.write import write_scenes
 
     path = work / "train.parquet"
     if not path.exists():

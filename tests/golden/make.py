@@ -46,7 +46,7 @@ from odis.config.training import PretrainConfig
 from odis.data.loader import collate, make_loader
 from odis.machine.ranks import Ranks
 from odis.objects.index import ObjectIndex
-from odis.objects.scenes.compose import write_scenes
+from odis.objects.scenes.write import write_scenes
 from odis.train.start import build_run
 from odis.train.update import TrainState, train_step
 from odis.types import Batch, Crop, Sample, View

@@ -14,7 +14,7 @@ import pytest
 
 from odis.config.options import load_recipe
 from odis.config.training import PretrainConfig
-from odis.objects.scenes.compose import write_scenes
+from odis.objects.scenes.write import write_scenes
 from odis.train.loop import pretrain
 
 SMALL: dict[str, Any] = {

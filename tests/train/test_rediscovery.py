@@ -22,7 +22,7 @@ from odis.errors import DataError
 from odis.objects.build import build_index
 from odis.objects.edit.rows import sample_index
 from odis.objects.index import ObjectIndex, write_index
-from odis.objects.scenes.compose import write_scenes
+from odis.objects.scenes.write import write_scenes
 from odis.train import rediscovery
 from odis.train.checkpoint import checkpoints, load_checkpoint
 from odis.train.loop import pretrain

@@ -2,7 +2,18 @@
 
 from odis.commands.command import Group, from_module
 
-COMMANDS = ("pretrain", "index", "objects", "inspect", "embed", "evaluate", "benchmark", "report", "demo")
+COMMANDS = (
+    "pretrain",
+    "index",
+    "objects",
+    "inspect",
+    "embed",
+    "evaluate",
+    "benchmark",
+    "report",
+    "scenes",
+    "demo",
+)
 """Modules of this package, in the order of `odis --help`."""
 
 

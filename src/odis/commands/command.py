@@ -13,7 +13,7 @@ pyarrow, ...) is imported inside `run`, so that `--help` answers at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class Group:
     summary: str
     sections: Mapping[str, Mapping[str, Command | Group]]  # heading -> name -> command
     noun: str = "command"  # what one of them is called
+    moved: Mapping[str, str] = field(default_factory=dict)  # old name -> what to type now
 
     @property
     def commands(self) -> dict[str, Command | Group]:

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,10 @@ from odis.errors import ConfigError, DataError
 from odis.objects.clean import Crowd, SkippedObject
 from odis.objects.index import PART_NAME
 from odis.objects.parts import Parts
-from odis.objects.sources import SOURCES, STATES_SIZES, Source, Unit
+from odis.objects.shards import PART_SIZE, check_shard
+from odis.objects.sources import FORMATS
+from odis.objects.sources.reader import AnnotationReader, Unit
 from odis.types import ImageObjects, Skipped
-
-PART_SIZE = 16384
-"""Images a part: what an interruption loses at most, and what a file of a partitioned index holds."""
 
 # new objects before Python looks for cycles among them; at its default of 700 that is half of the time here
 _YOUNG = 200_000
@@ -74,14 +72,14 @@ def build_index(
     without image) is counted and reported by the first of them, so that their summaries add up.
 
     Args:
-        source: A name in `SOURCES`.
+        source: Name of an annotation format, one of `FORMATS`.
         root: The data set's folder, in its published layout.
         out: What to write: a file if the name ends in `.parquet`, else a folder of such files, one a part.
         split: Part of the data set, as the source names it.
         strict: Stop at the first file or object that cannot be used; then nothing is written.
         report: Called with every file and object left out, as it is met; not with those of parts that an
             earlier call finished.
-        trust: Take the sizes that annotations state without opening the images (formats in `STATES_SIZES`).
+        trust: Take the sizes that annotations state without opening the images (formats that state them).
             What opening them would have found - missing and unreadable files, images of another size - is
             found in training, or by a check of the index.
         shard: `(i, n)`: make the i-th of n shares of the parts, i from 1; more than one need a folder.
@@ -92,11 +90,14 @@ def build_index(
         DataError: An unknown source, a missing file or split, no usable image, parts that an earlier call
             made with other settings or of other data, or, with `strict`, the first thing skipped.
     """
-    if source not in SOURCES:
-        raise DataError(f"unknown source {source!r}; there are {', '.join(sorted(SOURCES))}")
-    _check(source, trust, shard, part_size)
+    if source not in FORMATS:
+        raise DataError(f"unknown annotation format {source!r}; there are {', '.join(FORMATS)}")
+    if trust and not FORMATS[source].states_sizes:
+        stating = [name for name, one in FORMATS.items() if one.states_sizes]
+        raise ConfigError(f"trust: {source} states no sizes of images; {', '.join(stating)} do")
+    check_shard(shard, part_size)
     root = Path(root).absolute()
-    if source != "scenes" and not root.is_dir():
+    if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     settings = {
         "source": source,
@@ -110,9 +111,7 @@ def build_index(
     account = _Account(strict, report, shard[0] == 1)
     try:
         with _seldom_collected():
-            read = import_module(SOURCES[source]).read(
-                root, split, account.skip, **({"trust": True} if trust else {})
-            )
+            read = FORMATS[source].read(root, split, account.skip, **({"trust": True} if trust else {}))
             parts.root = read.root
             total = _make(parts, read, account, part_size)
         accounts = [account.outside, *(parts.account(k) for k in range(total) if parts.owns(k))]
@@ -131,15 +130,6 @@ def build_index(
         raise
     parts.finish(total)
     return summary
-
-
-def _check(source: str, trust: bool, shard: tuple[int, int], part_size: int) -> None:
-    if trust and source not in STATES_SIZES:
-        raise ConfigError(f"trust: {source} states no sizes of images; {', '.join(sorted(STATES_SIZES))} do")
-    if not 1 <= shard[0] <= shard[1]:
-        raise ConfigError(f"shard: is {shard[0]}/{shard[1]}, must be i/n with i from 1 to n")
-    if part_size < 1:
-        raise ConfigError(f"part-size: is {part_size}, must be 1 or more")
 
 
 class _Account:
@@ -208,7 +198,7 @@ def _digest(row: ImageObjects | None) -> str:
     return hashlib.sha256(repr(row).encode(errors="replace")).hexdigest()[:16]
 
 
-def _make(parts: Parts, read: Source, account: _Account, part_size: int) -> int:
+def _make(parts: Parts, read: AnnotationReader, account: _Account, part_size: int) -> int:
     """Make those parts of this shard that are not finished; how many parts the whole index has."""
     units, done, part = iter(read.units), parts.done(), 0
     while (first := next(units, None)) is not None:

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from odis.errors import DataError
 from odis.objects.clean import reason, usable_objects, verified_size
-from odis.objects.images import load_image
 from odis.objects.table import to_batch
 from odis.types import Skipped
 
@@ -22,35 +21,19 @@ if TYPE_CHECKING:
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def problems(index: ObjectIndex, *, decode: bool) -> Iterator[Skipped]:
-    """Everything in an index that cannot be used, as it is found.
-
-    Args:
-        index: The index.
-        decode: Read every image to its last byte (finds truncated files); if false only the headers.
+def problems(index: ObjectIndex) -> Iterator[Skipped]:
+    """Images that are missing, unreadable or of another size, and objects with unusable boxes, masks or
+    labels, as they are found. Of images only the headers are read.
     """
     for i in range(len(index)):
         path = index.image_path(i)
         try:
             row = index[i]
             verified_size(path, (row.width, row.height))
-            if decode:
-                load_image(path, (row.width, row.height))
         except DataError as error:
             yield Skipped(path, reason(error, path))
             continue
         yield from usable_objects(row, len(index.classes)).skipped(path)
-
-
-def check_index(index: ObjectIndex, *, decode: bool) -> list[Skipped]:
-    """Images that are missing, unreadable or of another size, and objects with unusable boxes, masks or
-    labels.
-
-    Args:
-        index: The index.
-        decode: Read every image to its last byte (finds truncated files); if false only the headers.
-    """
-    return list(problems(index, decode=decode))
 
 
 @dataclass(frozen=True, slots=True)

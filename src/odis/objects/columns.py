@@ -27,11 +27,11 @@ class Columns:
     masks: list[bytes | None] | None = None
 
     def between(self, start: int, stop: int) -> tuple[Object, ...]:
-        """Objects `start` to `stop`, as what equals their tuple (a `Stretch`)."""
-        return cast("tuple[Object, ...]", Stretch(self, start, stop))
+        """Objects `start` to `stop`, as what equals their tuple (a `ObjectSlice`)."""
+        return cast("tuple[Object, ...]", ObjectSlice(self, start, stop))
 
 
-class Stretch(Sequence[Object]):
+class ObjectSlice(Sequence[Object]):
     """Some consecutive objects of `columns`; it equals, and is shown as, the tuple of them."""
 
     __slots__ = ("columns", "start", "stop")
@@ -53,7 +53,7 @@ class Stretch(Sequence[Object]):
         return iter(self._made())
 
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, tuple | Stretch) and self._made() == tuple(other)
+        return isinstance(other, tuple | ObjectSlice) and self._made() == tuple(other)
 
     def __hash__(self) -> int:
         return hash(self._made())

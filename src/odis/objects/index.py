@@ -25,12 +25,12 @@ from odis import __version__
 from odis.config.renamed import translate
 from odis.errors import DataError
 from odis.machine.files import written_whole
-from odis.objects.check import Statistics, check_index, problems, statistics
+from odis.objects.check import Statistics, problems, statistics
 from odis.objects.images import image_size, list_files
 from odis.objects.table import SCHEMA, Block, load_batches, read_schema, to_batch
 from odis.types import ImageObjects, Object
 
-__all__ = ["ObjectIndex", "Statistics", "check_index", "statistics", "write_index"]
+__all__ = ["ObjectIndex", "Statistics", "statistics", "write_index"]
 
 WHOLE_IMAGE = "whole-image"
 
@@ -79,7 +79,7 @@ class ObjectIndex:
 
         Args:
             path: The file or folder.
-            strict: Look at every row now, and refuse the index if `check_index` finds anything.
+            strict: Look at every row now, and refuse the index if there are any `problems`.
             root: Folder that image paths begin at, instead of the one written in the index.
 
         Raises:
@@ -94,7 +94,7 @@ class ObjectIndex:
                 f"{path}: its images should be in {index.root}, which is no folder; say where they are (root)"
             )
         if strict:
-            for problem in problems(index, decode=False):
+            for problem in problems(index):
                 raise DataError(f"{problem.what}: {problem.why}")
         return index
 

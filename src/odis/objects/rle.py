@@ -6,7 +6,6 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from odis.errors import DataError
-from odis.machine.compiled import compiled
 
 
 def encode(mask: np.ndarray) -> bytes:
@@ -93,37 +92,13 @@ def run_lengths(counts: bytes) -> np.ndarray:
     Raises:
         DataError: The bytes are not COCO compressed RLE counts.
     """
+    from odis.objects.rle_runs import NEGATIVE, read_runs  # numba: not for the help of a command
+
     code = np.frombuffer(counts, dtype=np.uint8)
     runs = np.empty(len(code), dtype=np.int64)
-    found = _read_runs(code, runs)
+    found = read_runs(code, runs)
     if found < 0:
         raise DataError(
-            "mask is not COCO compressed RLE counts" + (" (negative run)" if found == _NEGATIVE else "")
+            "mask is not COCO compressed RLE counts" + (" (negative run)" if found == NEGATIVE else "")
         )
     return runs[:found]
-
-
-_BROKEN, _NEGATIVE = -1, -2
-
-
-@compiled()
-def _read_runs(code: np.ndarray, runs: np.ndarray) -> int:
-    """Number of runs, which are written to `runs`; `_BROKEN` or `_NEGATIVE` for bytes that are no counts."""
-    found, value, digit, problem = 0, np.int64(0), 0, 0
-    for k in range(len(code)):
-        bits = np.int64(code[k]) - 48
-        if bits < 0 or bits > 63 or digit == 7:  # 7 digits are 35 bits: more than any image has pixels
-            return _BROKEN
-        value |= (bits & 0x1F) << (5 * digit)
-        digit += 1
-        if bits & 0x20:
-            continue
-        if bits & 0x10:
-            value -= np.int64(1) << (5 * digit)
-        if found > 2:  # from the fourth on, each run is written as the difference to the run two before
-            value += runs[found - 2]
-        if value < 0:
-            problem = _NEGATIVE
-        runs[found] = value
-        found, value, digit = found + 1, np.int64(0), 0
-    return _BROKEN if digit > 0 or found == 0 else problem or found

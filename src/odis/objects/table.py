@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from odis.errors import DataError
 from odis.machine.files import written_whole
-from odis.objects.columns import Columns, Stretch
+from odis.objects.columns import Columns, ObjectSlice
 from odis.types import ImageObjects, Object
 
 SCHEMA = pa.schema(
@@ -92,7 +92,7 @@ def _gathered(rows: list[ImageObjects]) -> tuple[np.ndarray, list[Any], list[Any
 
 
 def _columns_of(objects: Any) -> Columns | None:
-    return objects.columns if isinstance(objects, Stretch) else None
+    return objects.columns if isinstance(objects, ObjectSlice) else None
 
 
 def _stretches(group: Iterable[Any]) -> Iterator[slice]:

@@ -15,7 +15,7 @@ from PIL import Image
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import Crowd, SkippedObject, keep_usable, usable_size
-from odis.objects.sources import coco, joined, json_arrays
+from odis.objects.sources import annotation_join, coco, json_arrays
 from odis.objects.sources.coco_annotation import checked_counts, inside, to_box, to_corners, to_mask
 from odis.types import ImageObjects, Object, Skipped
 
@@ -176,7 +176,7 @@ def test_rows_and_what_is_left_out_are_those_of_a_plain_reading(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_arrays, "WINDOW", data.draw(st.sampled_from([5, 100, 1000, 10**6])))
         block = data.draw(st.integers(1, 5))
-        patch.setattr(joined, "BLOCK", block)
+        patch.setattr(annotation_join, "BLOCK", block)
         patch.setattr(coco, "BLOCK", block)
         rows = list(coco.read(root, "s", skipped.append).rows)
     assert rows == wanted

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from odis.errors import DataError
-from odis.objects.build import SOURCES, Summary, build_index
+from odis.objects.build import Summary, build_index
 from odis.objects.images import list_files
 from odis.objects.index import ObjectIndex
-from odis.objects.sources import imagenet
+from odis.objects.sources import imagenet, imagenet_csv
+from odis.objects.sources.imagenet_csv import SolutionTable
 from odis.types import ImageObjects, Object, Skipped
 
 TENCH, SHARK, HOUND, VAL = "n01440764", "n01484850", "n02092002", "ILSVRC2012_val_0000000"
@@ -59,11 +60,6 @@ def annotate(base: Path, name: str, content: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     return path
-
-
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SOURCES, "imagenet", "odis.objects.sources.imagenet")
 
 
 @pytest.fixture
@@ -412,7 +408,7 @@ def test_one_folder_is_listed_at_a_time_and_the_csv_stays_on_disk(
     assert [Path(next(rows).image).stem for _ in range(3)] == [f"{TENCH}_{n}" for n in (18, 5, 9)]
     assert listed == [TENCH]
     assert (len(list(rows)), listed) == (3, [TENCH, SHARK])
-    table = imagenet._Table(root / "LOC_train_solution.csv", lambda _: None)
+    table = SolutionTable(root / "LOC_train_solution.csv", lambda _: None)
     assert table._keys.nbytes + table._starts.nbytes + table._used.nbytes == 17 * 3
 
 
@@ -427,7 +423,7 @@ def test_images_are_found_though_their_hashes_are_the_same(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = shown(build(root)[0])
-    monkeypatch.setattr(imagenet, "_hash", lambda name: 2**64 - 1)
+    monkeypatch.setattr(imagenet_csv, "_hash", lambda name: 2**64 - 1)
     index, _, skipped = build(root)
     assert (shown(index), skipped) == (expected, [])
 

@@ -12,7 +12,7 @@ from odis.errors import DataError
 from odis.objects.build import Summary, build_index
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
-from odis.objects.sources import SOURCES, open_images
+from odis.objects.sources import open_images
 from odis.types import ImageObjects, Object, Skipped
 
 HEADER = (
@@ -34,11 +34,6 @@ ROWS = """\
 CLASSES = "/m/0cmf2,Airplane\n/m/04yx4,Man\n/m/02xwb,Fruit\n"
 
 IDS = ("0001eeaf4aed83f9", "000595fe6fee6369", "00075905539074f2")
-
-
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SOURCES, "open-images", "odis.objects.sources.open_images")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ the whole.
 
 import json
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from odis.errors import ConfigError
 from odis.objects import images
 from odis.objects.build import Summary, build_index
 from odis.objects.index import ObjectIndex
-from odis.objects.sources import SOURCES, STATES_SIZES
+from odis.objects.sources import FORMATS
 from odis.types import Skipped
 
 TENCH, SHARK = "n01440764", "n01484850"
@@ -187,15 +186,15 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, str
     return request.param, tmp_path / "data", split
 
 
-def test_every_source_is_tested() -> None:
-    assert SETS.keys() == SOURCES.keys() - {"scenes"}  # scenes are written while they are read
+def test_every_format_is_tested() -> None:
+    assert SETS.keys() == FORMATS.keys()
 
 
 def test_units_are_listed_without_opening_images_and_called_in_any_order(
     data: tuple[str, Path, str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, root, split = data
-    read = import_module(SOURCES[name]).read
+    read = FORMATS[name].read
     expected: list[Skipped] = []
     rows = list(read(root, split, expected.append).rows)
     assert len(rows) > 1
@@ -250,9 +249,9 @@ def test_trust_opens_no_image_whose_size_is_stated(
     data: tuple[str, Path, str | None], tmp_path: Path
 ) -> None:
     name, root, split = data
-    if name not in STATES_SIZES:
+    if not FORMATS[name].states_sizes:
         with pytest.raises(
-            ConfigError, match=rf"trust: {name} states no sizes of images; coco, imagenet, label-maps, .* do$"
+            ConfigError, match=rf"trust: {name} states no sizes of images; coco, lvis, objects365, .* do$"
         ):
             build_index(name, root, tmp_path / "i.parquet", split, trust=True)
         return

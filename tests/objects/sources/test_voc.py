@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from odis.errors import DataError
-from odis.objects.build import SOURCES, Summary, build_index
+from odis.objects.build import Summary, build_index
 from odis.objects.index import ObjectIndex
 from odis.objects.sources import voc, voc_xml
 from odis.types import ImageObjects, Object, Skipped
@@ -63,11 +63,6 @@ def devkit(root: Path) -> Path:
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main", "SegmentationObject"):
         (root / folder).mkdir(parents=True)
     return root
-
-
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SOURCES, "voc", "odis.objects.sources.voc")
 
 
 @pytest.fixture

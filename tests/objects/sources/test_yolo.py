@@ -15,7 +15,7 @@ from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.build import Summary, build_index
 from odis.objects.index import ObjectIndex
-from odis.objects.sources import SOURCES, yolo
+from odis.objects.sources import yolo
 from odis.types import ImageObjects, Object, Skipped
 
 YAML = """\
@@ -37,11 +37,6 @@ download: |
 SQUARE = (
     "2 0.125 0.16666666666666666 0.625 0.16666666666666666 0.625 0.6666666666666666 0.125 0.6666666666666666"
 )
-
-
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SOURCES, "yolo", "odis.objects.sources.yolo")
 
 
 def save(path: Path, width: int = 8, height: int = 6, orientation: int = 1) -> None:

@@ -22,7 +22,7 @@ from odis.evaluation.knn import KnnSettings, evaluate_knn
 from odis.evaluation.results import write_results
 from odis.inference import Encoder, load
 from odis.objects.index import ObjectIndex
-from odis.objects.scenes.compose import write_scenes
+from odis.objects.scenes.write import write_scenes
 from odis.pictures.demo import draw_demo
 from odis.train.loop import pretrain
 

@@ -101,8 +101,10 @@ class Perturbed:
         )
 
 
-def perturb_row(row: ImageObjects, noise: Noise, rng: np.random.Generator) -> ImageObjects:
-    """An image with noise on its objects: those that are kept, in order, then the false boxes.
+def perturb_row(
+    row: ImageObjects, noise: Noise, rng: np.random.Generator
+) -> tuple[tuple[Object, ...], tuple[Object, ...]]:
+    """Noise on the objects of an image: those that are kept, in order, and the false boxes.
 
     - Jitter and scale act on the part of a box inside the image, jitter in its sides before they are scaled.
       The result is cut at the image's edges again. A side is at least a pixel, also where a box was pushed
@@ -123,14 +125,6 @@ def perturb_row(row: ImageObjects, noise: Noise, rng: np.random.Generator) -> Im
         rng: Source of all randomness; every amount uses the same numbers of it, more false boxes further
             ones.
     """
-    kept, false = _perturbed(row, noise, rng)
-    return replace(row, objects=kept + false)
-
-
-def _perturbed(
-    row: ImageObjects, noise: Noise, rng: np.random.Generator
-) -> tuple[tuple[Object, ...], tuple[Object, ...]]:
-    """The kept objects and the false boxes."""
     n = len(row.objects)
     size = np.array([row.width, row.height], dtype=np.float64)
     ends = np.array([item.box for item in row.objects], dtype=np.float64).reshape(
@@ -219,7 +213,7 @@ def perturb_index(index: ObjectIndex, out: str | Path, noise: Noise, report: Ski
             usable = usable_objects(row, len(index.classes))
             for skipped in usable.skipped(path):
                 skip(skipped)
-            kept, false = _perturbed(usable.row, noise, np.random.default_rng([noise.seed, i, earlier]))
+            kept, false = perturb_row(usable.row, noise, np.random.default_rng([noise.seed, i, earlier]))
             summary.images += 1
             summary.objects += len(row.objects)
             summary.kept += len(kept)

@@ -4,7 +4,7 @@ Segmentations may be polygons, uncompressed or compressed run lengths; each beco
 over the whole image. Category numbers, which have gaps, become labels 0..n-1 in their order.
 
 The file is read a window at a time, and what it says is kept on disk in blocks of images (`json_arrays.py`,
-`joined.py`): memory does not grow with it, but for some bytes an image.
+`annotation_join.py`): memory does not grow with it, but for some bytes an image.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from odis.objects.clean import (
     usable_size,
 )
 from odis.objects.columns import Columns
-from odis.objects.sources import Source, Unit
+from odis.objects.sources.annotation_join import ANNOTATION, BLOCK, AnnotationJoin, are_integers
 from odis.objects.sources.coco_annotation import (
     checked_counts,
     inside,
@@ -40,8 +40,8 @@ from odis.objects.sources.coco_annotation import (
     to_corners,
     to_mask,
 )
-from odis.objects.sources.joined import ANNOTATION, BLOCK, Joined, are_integers
 from odis.objects.sources.json_arrays import read_arrays
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
 from odis.types import Box, ImageObjects, Object, Skipped
 
 _PREFIX = "instances_"
@@ -59,7 +59,7 @@ _FAR = 2**40  # further than any pixel
 _BLOCKS = 2  # held at a time
 
 
-def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
+def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> AnnotationReader:
     """Every image of a split with its objects; an image without annotations has none. Crowds go to `skip` as
     `Crowd`.
 
@@ -83,6 +83,16 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
     return read_instances(root, path, lambda name: f"{split}/{name}", skip, trust=trust)
 
 
+FORMAT = AnnotationFormat(
+    name="coco",
+    title="COCO 2017: boxes and masks",
+    layout="annotations/instances_SPLIT.json, images in SPLIT/",
+    splits="train2017, val2017 (required)",
+    read=read,
+    states_sizes=True,
+)
+
+
 def read_instances(
     root: Path,
     path: Path,
@@ -91,7 +101,7 @@ def read_instances(
     *,
     named_by: str = "file_name",
     trust: bool = False,
-) -> Source:
+) -> AnnotationReader:
     """An annotation file in COCO's form. LVIS and Objects365 publish theirs in it, with images in other
     places.
 
@@ -115,17 +125,17 @@ def read_instances(
             )
         )
 
-    joined = Joined(path, orphan)
+    joined = AnnotationJoin(path, orphan)
     names = _load(path, named_by, joined)
     categories = dict(sorted(names))
     if len(categories) < len(names):
         raise DataError(f"{path}: lists a category twice")
     labels = {number: k for k, number in enumerate(categories)}
-    reader = _Reader(root, path, place, joined, labels, skip, trust)
-    return Source(reader.units(), root, "annotated", list(categories.values()))
+    rows = _InstanceRows(root, path, place, joined, labels, skip, trust)
+    return AnnotationReader(rows.units(), root, "annotated", list(categories.values()))
 
 
-def _load(path: Path, named_by: str, joined: Joined) -> list[tuple[int, str]]:
+def _load(path: Path, named_by: str, joined: AnnotationJoin) -> list[tuple[int, str]]:
     """Fill `joined` with the file's images and annotations; numbers and names of its categories."""
     counts: dict[str, int] = {}
     categories: list[tuple[int, str]] = []
@@ -199,7 +209,7 @@ def _checked(path: Path, name: str, keys: dict[str, Any], entries: list[Any], be
     raise AssertionError("types were found to be wrong and to be right")
 
 
-class _Reader:
+class _InstanceRows:
     """The units of a file whose annotations were put to their images."""
 
     def __init__(
@@ -207,7 +217,7 @@ class _Reader:
         root: Path,
         path: Path,
         place: Callable[[str], str],
-        joined: Joined,
+        joined: AnnotationJoin,
         labels: dict[int, int],
         skip: Skip,
         trust: bool,

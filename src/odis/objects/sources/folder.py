@@ -10,11 +10,11 @@ from pathlib import Path
 from odis.errors import DataError
 from odis.objects.clean import Skip, usable_size
 from odis.objects.images import list_files
-from odis.objects.sources import Source
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader
 from odis.types import ImageObjects, Object
 
 
-def read(root: Path, split: str | None, skip: Skip) -> Source:
+def read(root: Path, split: str | None, skip: Skip) -> AnnotationReader:
     """Every image at any depth, in the order of their names; hidden files and files that are no images are
     passed over.
 
@@ -48,4 +48,13 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
         whole = (0.0, 0.0, float(size[0]), float(size[1]))
         return ImageObjects(image, *size, (Object(whole, label=position.get(image.split("/", 1)[0])),))
 
-    return Source((partial(row, image) for image in listing.images), folder, "whole-image", classes)
+    return AnnotationReader((partial(row, image) for image in listing.images), folder, "whole-image", classes)
+
+
+FORMAT = AnnotationFormat(
+    name="folder",
+    title="Images without annotations: every image is one object",
+    layout="images at any depth; one folder a class gives labels",
+    splits="a folder in ROOT (default: ROOT)",
+    read=read,
+)

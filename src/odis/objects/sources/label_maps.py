@@ -27,13 +27,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import Crowd, Skip, SkippedObject, keep_usable, reason, usable_size
 from odis.objects.images import list_files
-from odis.objects.sources import Source
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader
 from odis.objects.sources.voc import CLASSES as VOC_CLASSES
 from odis.objects.sources.voc_xml import leads_out
 from odis.types import ImageObjects, Object, Skipped
@@ -63,7 +62,7 @@ class _Entry:
     instances: Path | None
 
 
-def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
+def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> AnnotationReader:
     """Every image of a split with its objects, by class and place (regions) or by their number (instances).
 
     Args:
@@ -87,7 +86,17 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
     )
 
 
-def _read_voc(root: Path, split: str | None, skip: Skip, trust: bool) -> Source:
+FORMAT = AnnotationFormat(
+    name="label-maps",
+    title="Label maps (PNG) of VOC or ADE20K: masks",
+    layout="SegmentationClass/ with JPEGImages/ and ImageSets/Segmentation/, or annotations/ with images/",
+    splits="a list of VOC; train or val of ADE20K (required)",
+    read=read,
+    states_sizes=True,
+)
+
+
+def _read_voc(root: Path, split: str | None, skip: Skip, trust: bool) -> AnnotationReader:
     lists = root / "ImageSets" / "Segmentation"
     there = sorted(path.stem for path in lists.glob("*.txt"))
     if split is None or split not in there:
@@ -113,11 +122,12 @@ def _read_voc(root: Path, split: str | None, skip: Skip, trust: bool) -> Source:
                 objects = root / "SegmentationObject" / f"{name}.png" if instances else None
                 yield _Entry(f"JPEGImages/{name}.jpg", root / "SegmentationClass" / f"{name}.png", objects)
 
-    reader = _Reader(root, list(VOC_CLASSES), frozenset({0, IGNORED}), "0 to 20 and 255 (VOC)", skip, trust)
-    return Source((partial(reader.row, entry) for entry in entries()), root, "annotated", list(VOC_CLASSES))
+    classes = list(VOC_CLASSES)
+    rows = _MapRows(root, classes, frozenset({0, IGNORED}), "0 to 20 and 255 (VOC)", skip, trust)
+    return AnnotationReader((partial(rows.row, entry) for entry in entries()), root, "annotated", classes)
 
 
-def _read_ade(root: Path, split: str | None, skip: Skip, trust: bool) -> Source:
+def _read_ade(root: Path, split: str | None, skip: Skip, trust: bool) -> AnnotationReader:
     if split is None or split not in _ADE_SPLITS:
         wanted = f"no split {split!r}" if split else "a split must be named"
         raise DataError(f"{root}: {wanted}; ADE20K's layout has train and val")
@@ -132,12 +142,12 @@ def _read_ade(root: Path, split: str | None, skip: Skip, trust: bool) -> Source:
         f"{stem}.jpg" for stem in mapped - {_stem(name) for name in found}
     ]  # their image is missing: it is named as such
     entries = (_Entry(f"images/{part}/{name}", maps / f"{_stem(name)}.png", None) for name in sorted(found))
-    reader = _Reader(root, classes, frozenset({0}), "0 to 150 (ADE20K)", skip, trust)
-    return Source((partial(reader.row, entry) for entry in entries), root, "annotated", classes)
+    rows = _MapRows(root, classes, frozenset({0}), "0 to 150 (ADE20K)", skip, trust)
+    return AnnotationReader((partial(rows.row, entry) for entry in entries), root, "annotated", classes)
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
+class _MapRows:
     root: Path
     classes: list[str]
     ignored: frozenset[int]  # values that are no class
@@ -179,6 +189,8 @@ class _Reader:
 
 def _regions(found: np.ndarray, path: Path, classes: list[str], skip: Skip) -> Iterator[tuple[str, Object]]:
     """The connected regions of each class, in reading order, behind what they are called."""
+    from scipy import ndimage  # not for the help of a command
+
     canvas = np.zeros(found.shape, dtype=np.uint8, order="F")
     for value, place in enumerate(ndimage.find_objects(found), start=1):
         if place is None:
@@ -200,6 +212,8 @@ def _instances(
     found: np.ndarray, instances: np.ndarray, path: str, skip: Skip
 ) -> Iterator[tuple[str, Object]]:
     """The instances, by their number, behind what they are called."""
+    from scipy import ndimage
+
     canvas = np.zeros(found.shape, dtype=np.uint8, order="F")
     for value, place in enumerate(
         ndimage.find_objects(np.where(instances == IGNORED, 0, instances)), start=1

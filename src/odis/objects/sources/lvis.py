@@ -11,11 +11,11 @@ from pathlib import Path
 
 from odis.errors import DataError
 from odis.objects.clean import Skip
-from odis.objects.sources import Source
 from odis.objects.sources.coco import read_instances
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader
 
 
-def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
+def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> AnnotationReader:
     """Every image of a split with its objects and masks.
 
     Args:
@@ -37,3 +37,13 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
     return read_instances(
         root, path, lambda name: "/".join(name.split("/")[-2:]), skip, named_by="coco_url", trust=trust
     )
+
+
+FORMAT = AnnotationFormat(
+    name="lvis",
+    title="LVIS v1: boxes and masks, on the images of COCO",
+    layout="annotations/lvis_v1_SPLIT.json, images in train2017/ and val2017/",
+    splits="train, val (required)",
+    read=read,
+    states_sizes=True,
+)

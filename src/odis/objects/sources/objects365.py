@@ -10,11 +10,11 @@ from pathlib import Path
 
 from odis.errors import DataError
 from odis.objects.clean import Skip
-from odis.objects.sources import Source
 from odis.objects.sources.coco import read_instances
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader
 
 
-def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
+def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> AnnotationReader:
     """Every image of a split with its objects. Crowds go to `skip` as `Crowd`.
 
     Args:
@@ -45,3 +45,13 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
     return read_instances(
         root, path, lambda name: "/".join([split, *name.split("/")[-2:]]), skip, trust=trust
     )
+
+
+FORMAT = AnnotationFormat(
+    name="objects365",
+    title="Objects365 v2: boxes",
+    layout="annotations/zhiyuan_objv2_SPLIT.json, images in SPLIT/patchN/",
+    splits="train, val (required)",
+    read=read,
+    states_sizes=True,
+)

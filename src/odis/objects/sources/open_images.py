@@ -31,7 +31,7 @@ import numpy as np
 from odis.errors import DataError
 from odis.objects.clean import Crowd, Skip, SkippedObject, keep_usable, usable_size
 from odis.objects.columns import Columns
-from odis.objects.sources import Source, Unit
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
 from odis.types import ImageObjects, Object, Skipped
 
 _SPLITS = ("train", "validation", "test")
@@ -53,7 +53,7 @@ _KINDS = {"0": 0, "-1": 0, "1": 1}  # of IsGroupOf: an object, not known to be a
 _Line = tuple[int, list[str]]  # its number, from 1, and its columns
 
 
-def read(root: Path, split: str | None, skip: Skip) -> Source:
+def read(root: Path, split: str | None, skip: Skip) -> AnnotationReader:
     """Every image that the annotation file lists, in its order; the rows of an image must stand together, as
     published.
 
@@ -109,7 +109,16 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
 
     count = Counter(classes.values())
     names = [name if count[name] == 1 else f"{name} ({number})" for number, name in classes.items()]
-    return Source(units(), root, "annotated", names)
+    return AnnotationReader(units(), root, "annotated", names)
+
+
+FORMAT = AnnotationFormat(
+    name="open-images",
+    title="Open Images V4 to V7: boxes",
+    layout="SPLIT/*.jpg, SPLIT-annotations-bbox.csv, class-descriptions-boxable.csv",
+    splits="train (default), validation, test",
+    read=read,
+)
 
 
 def _find(root: Path, names: list[str]) -> Path:

@@ -26,8 +26,8 @@ from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import Skip, SkippedObject, keep_usable, usable_size
 from odis.objects.images import IMAGE_SUFFIXES
-from odis.objects.sources import Source, Unit
 from odis.objects.sources.coco_annotation import checked_counts
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
 from odis.types import ImageObjects, Object, Skipped
 
 PROVENANCE = "detected:SAM"
@@ -37,7 +37,7 @@ _MOST_SCORE = 1e9  # of an estimate that lies about 1: what is larger, or NaN, i
 _IMAGE_FIELDS: dict[str, type] = {"width": int, "height": int, "file_name": str}
 
 
-def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
+def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> AnnotationReader:
     """Every image with its masks: those in the root, then folder by folder, each sorted by name. A file is
     read when its row is asked for.
 
@@ -61,9 +61,19 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
             f"{base}: no JSON file in this folder or those in it; SA-1B has one beside each image"
         )
 
-    return Source(
+    return AnnotationReader(
         (unit for folder in folders for unit in _units(root, folder, skip, trust)), root, PROVENANCE, []
     )
+
+
+FORMAT = AnnotationFormat(
+    name="sa-1b",
+    title="SA-1B: masks made by SAM, no classes",
+    layout="sa_N.jpg with sa_N.json beside it, in ROOT or in folders of it",
+    splits="a folder in ROOT (default: all)",
+    read=read,
+    states_sizes=True,
+)
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:

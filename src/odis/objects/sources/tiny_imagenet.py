@@ -15,13 +15,13 @@ from pathlib import Path
 from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject, keep_usable, usable_size
 from odis.objects.images import list_files
-from odis.objects.sources import Source, Unit
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
 from odis.types import ImageObjects, Object
 
 _SPLITS = ("train", "val", "test")
 
 
-def read(root: Path, split: str | None, skip: Skip) -> Source:
+def read(root: Path, split: str | None, skip: Skip) -> AnnotationReader:
     """Every image of a split with its box and class. An image without annotation has no object.
 
     Args:
@@ -51,7 +51,16 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
             boxes = _boxes(root / "val" / "val_annotations.txt", skip, labels, None) if split == "val" else {}
             yield from _units(root, f"{split}/images", boxes, skip, len(wnids))
 
-    return Source(units(), root, "annotated", _names(root / "words.txt", wnids))
+    return AnnotationReader(units(), root, "annotated", _names(root / "words.txt", wnids))
+
+
+FORMAT = AnnotationFormat(
+    name="tiny-imagenet",
+    title="Tiny-ImageNet: one box an image",
+    layout="wnids.txt, words.txt, train/, val/, test/",
+    splits="train (default), val, test",
+    read=read,
+)
 
 
 def _units(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject, keep_usable, reason, usable_size
-from odis.objects.sources import Source, Unit
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
 from odis.objects.sources.voc_xml import filename, items, leads_out, parse, short, stated_size
 from odis.types import ImageObjects, Object, Skipped
 
@@ -48,7 +48,7 @@ CLASSES = [
 """The classes of VOC 2007 to 2012, in their published order."""
 
 
-def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> Source:
+def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> AnnotationReader:
     """Every image that the split lists, in its order, with its objects; an image without objects has none.
 
     An image is `JPEGImages/NAME.jpg`. Where there is no such file, it is the one that the annotation's
@@ -90,7 +90,17 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> S
                 seen.add(name)
                 yield partial(_row, root, name, labels, skip, trust)
 
-    return Source(units(), root, "annotated", list(classes))
+    return AnnotationReader(units(), root, "annotated", list(classes))
+
+
+FORMAT = AnnotationFormat(
+    name="voc",
+    title="Pascal VOC: boxes",
+    layout="Annotations/*.xml, JPEGImages/*.jpg, ImageSets/Main/SPLIT.txt",
+    splits="train, val, trainval, test (required)",
+    read=read,
+    states_sizes=True,
+)
 
 
 def _row(root: Path, name: str, labels: dict[str, int], skip: Skip, trust: bool) -> ImageObjects | None:

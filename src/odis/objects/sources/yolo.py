@@ -28,7 +28,7 @@ from pycocotools import mask as coco_mask
 from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject, keep_usable, usable_size
 from odis.objects.images import list_files
-from odis.objects.sources import Source, Unit
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
 from odis.types import ImageObjects, Object, Skipped
 
 _SPLITS = ("train", "val", "test")
@@ -38,7 +38,7 @@ _DEEPEST = 20
 _SLACK = 0.01  # of the image: how far over its edge rounding and careless drawing may put a point
 
 
-def read(root: Path, split: str | None, skip: Skip) -> Source:
+def read(root: Path, split: str | None, skip: Skip) -> AnnotationReader:
     """Every image of a split with its objects, in the order of the folders and lists that name it.
 
     The names of one folder are held at a time, lists are read line by line; a hash of 8 bytes an image (90 in
@@ -92,7 +92,16 @@ def read(root: Path, split: str | None, skip: Skip) -> Source:
                 seen.add(key)
                 yield partial(_row, root, image, len(classes), skip)
 
-    return Source(units(), root, "annotated", classes)
+    return AnnotationReader(units(), root, "annotated", classes)
+
+
+FORMAT = AnnotationFormat(
+    name="yolo",
+    title="YOLO text files (Ultralytics): boxes or polygons",
+    layout="data.yaml, and the images/ and labels/ that it names",
+    splits="train (default), val, test",
+    read=read,
+)
 
 
 def _find(root: Path) -> Path:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odis.errors import DataError
-from odis.objects.sources import joined
-from odis.objects.sources.joined import ANNOTATION, Joined
+from odis.objects.sources import annotation_join
+from odis.objects.sources.annotation_join import ANNOTATION, AnnotationJoin
 
 small = st.integers(-3, 12)
 ids = st.lists(small, max_size=25) | st.lists(
@@ -34,11 +34,11 @@ def test_annotations_come_with_their_images_in_both_orders(names: list[Any], dat
     chunk = data.draw(st.integers(1, 9))
     orphans: list[tuple[int, Any, Any]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joined, "BLOCK", data.draw(st.integers(1, 5)))
-        patch.setattr(joined, "_RECORDS", data.draw(st.integers(1, 30)))
-        patch.setattr(joined, "_PARCELS", data.draw(st.integers(1, 3)))
-        patch.setattr(joined, "IN_MEMORY", data.draw(st.sampled_from([1, 10**6])))
-        pair = Joined(
+        patch.setattr(annotation_join, "BLOCK", data.draw(st.integers(1, 5)))
+        patch.setattr(annotation_join, "_RECORDS", data.draw(st.integers(1, 30)))
+        patch.setattr(annotation_join, "_PARCELS", data.draw(st.integers(1, 3)))
+        patch.setattr(annotation_join, "IN_MEMORY", data.draw(st.sampled_from([1, 10**6])))
+        pair = AnnotationJoin(
             Path("a.json"), lambda record, rest, image: orphans.append((int(record["number"]), rest, image))
         )
 
@@ -67,7 +67,7 @@ def test_annotations_come_with_their_images_in_both_orders(names: list[Any], dat
             if image in expected:
                 expected[image].append(i)
         found_images: list[tuple] = []
-        for k in range(-(-len(names) // joined.BLOCK)):
+        for k in range(-(-len(names) // annotation_join.BLOCK)):
             images, found, rest = pair.block(k)
             found_images += images
             for place, (position, name) in enumerate(images):
@@ -89,9 +89,9 @@ def test_annotations_come_with_their_images_in_both_orders(names: list[Any], dat
 def test_what_does_not_fit_into_memory_is_in_a_file_without_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joined, "IN_MEMORY", 100)
-    monkeypatch.setattr(joined.tempfile, "tempdir", str(tmp_path))
-    pair = Joined(Path("a.json"), lambda *_: None)
+    monkeypatch.setattr(annotation_join, "IN_MEMORY", 100)
+    monkeypatch.setattr(annotation_join.tempfile, "tempdir", str(tmp_path))
+    pair = AnnotationJoin(Path("a.json"), lambda *_: None)
     pair.add_images(list(range(100)), [(i, "x" * 20) for i in range(100)])
     pair.close()
     assert pair._file._rolled  # type: ignore[attr-defined]
@@ -100,7 +100,7 @@ def test_what_does_not_fit_into_memory_is_in_a_file_without_a_name(
 
 
 def test_a_full_disk_and_endless_lists_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = Joined(Path("a.json"), lambda *_: None)
+    pair = AnnotationJoin(Path("a.json"), lambda *_: None)
     deep: list[Any] = []
     for _ in range(3000):
         deep = [deep]

@@ -52,7 +52,7 @@ and whether there is more.
 Orphan = Callable[[np.void, Any, Any], None]
 
 
-class Joined:
+class AnnotationJoin:
     """The images of a file and the annotations of each. Fill it with `add_...`, then `close` it, then ask for
     blocks.
 

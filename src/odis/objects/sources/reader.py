@@ -1,0 +1,51 @@
+"""What a format of annotations is, and what reads a data set in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from odis.types import ImageObjects
+
+Unit = Callable[[], ImageObjects | None]
+"""Makes the row of one image; None if it is left out. Units may be called in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationReader:
+    """Reads one split of a data set.
+
+    Listing the units costs the annotations that say which images there are. Calling one does the rest: it
+    opens the image's header, checks the objects (`clean.py`) and encodes masks. So images can be shared out
+    between processes, or passed over, without being opened.
+    """
+
+    units: Iterator[Unit]  # one for each image, in the order of the rows
+    root: Path  # image paths in the rows are relative to it
+    provenance: str  # `annotated`, `whole-image`, `detected:SAM`
+    classes: list[str]
+
+    @property
+    def rows(self) -> Iterator[ImageObjects]:
+        """The rows of the units that have not been taken yet, one after the other."""
+        for unit in self.units:
+            row = unit()
+            if row is not None:
+                yield row
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationFormat:
+    """A published layout of annotations: how the command line names and describes it, and what reads it.
+
+    `read(root, split, skip) -> AnnotationReader`; it calls `skip` with whatever is left out, as it is met.
+    With `states_sizes` it also takes `trust`: take the image sizes in the annotations, and open no image.
+    """
+
+    name: str
+    title: str
+    layout: str  # what is in the root
+    splits: str  # what `split` may be
+    read: Callable[..., AnnotationReader]
+    states_sizes: bool = False
