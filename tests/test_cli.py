@@ -188,7 +188,7 @@ def test_module_and_script_are_the_same_command() -> None:
             "transfer, ",
         ),
         (["evaluate", "linear"], "odis evaluate: --model is required"),
-        (["evaluate", "segment", "--model", "x"], "odis evaluate: x: no such run folder or model file"),
+        (["evaluate", "segment", "--model", "x"], "odis evaluate: --train is required"),
         (["embed"], "odis embed: the following arguments are required: data"),
         (["embed", "x", "--model", "x"], "odis embed: --out is required"),
         (

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,15 @@ from worlds import World
 
 from odis.benchmark.flops import count_flops
 from odis.config.options import load_recipe
-from odis.config.query import MODES
+from odis.config.query import MODES, QueryConfig
 from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
 from odis.evaluation.dense_knn import DenseKnnSettings, evaluate_dense_knn
 from odis.evaluation.knn import KnnSettings, evaluate_knn
 from odis.evaluation.label_maps import LabelledImages
 from odis.evaluation.linear import LinearSettings, evaluate_linear
-from odis.evaluation.probe import Grid
 from odis.evaluation.results import write_results
+from odis.evaluation.settings import Grid
 from odis.inference import Encoder, load
 from odis.machine.devices import resolve_device
 from odis.machine.ranks import ranks
@@ -237,7 +236,9 @@ def object_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, world: W
         # at their own.
         size = None if window or mode == "crop" else world.side
         settings = KnnSettings(
-            modes=(mode,), k=(K,), size=size, context=CONTEXT if window else None, max_train=NEIGHBOURS
+            query=QueryConfig(modes=(mode,), size=size, context=CONTEXT if window else None),
+            k=(K,),
+            max_train=NEIGHBOURS,
         )
         found[asked] = evaluate_knn(encoder, train, test, settings)["rows"][0]["scores"][f"k={K}"]
     return found
@@ -248,13 +249,22 @@ def measured(place: Place, world: World, encoder: Encoder) -> dict[str, Any]:
     train, test = world.index("train", place.work), world.index("test", place.work)
     torch.manual_seed(0)
     grid = Grid(steps=PROBE_STEPS)
-    common: Mapping[str, Any] = {"size": world.side, "max_train": NEIGHBOURS}
-    linear = evaluate_linear(encoder, train, test, LinearSettings(grid=grid, **common))
+    linear = evaluate_linear(
+        encoder,
+        train,
+        test,
+        LinearSettings(query=QueryConfig(size=world.side), grid=grid, max_train=NEIGHBOURS),
+    )
     images = evaluate_linear(
         encoder,
         train,
         test,
-        LinearSettings(grid=grid, modes=("whole-image",), images=True, multi_label=True, **common),
+        LinearSettings(
+            query=QueryConfig(modes=("whole-image",), images=True, size=world.side),
+            grid=grid,
+            multi_label=True,
+            max_train=NEIGHBOURS,
+        ),
     )
     # Boxes: strokes are thinner than patches, so that by masks most of every patch is background and nothing
     # else is ever found.
@@ -262,7 +272,9 @@ def measured(place: Place, world: World, encoder: Encoder) -> dict[str, Any]:
         LabelledImages.from_index(world.boxes(part, place.work), boxes=True) for part in ("train", "test")
     ]
     dense = evaluate_dense_knn(
-        encoder, *labelled, DenseKnnSettings(max_patches=20_000, size=world.side, max_train=NEIGHBOURS)
+        encoder,
+        *labelled,
+        DenseKnnSettings(query=QueryConfig(size=world.side), max_patches=20_000, max_train=NEIGHBOURS),
     )
     return {
         "knn": object_knn(encoder, train, test, world),

@@ -14,15 +14,18 @@ from torch import Tensor
 
 from odis.backbones.build import build_vit
 from odis.cli import main
+from odis.config.query import QueryConfig, ReadConfig
 from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
-from odis.evaluation import dense, segment
-from odis.evaluation.asking import Evaluation
-from odis.evaluation.dense import DenseReader, DenseSettings, label_pixels, open_labelled
+from odis.evaluation import dense, probe
+from odis.evaluation.dense import DenseReader, label_pixels, open_labelled
 from odis.evaluation.dense_knn import DenseKnnSettings, evaluate_dense_knn, neighbour_shares
+from odis.evaluation.dense_settings import DenseSettings
 from odis.evaluation.label_maps import LabelledImages, patch_label_shares
-from odis.evaluation.probe import Grid
-from odis.evaluation.segment import SegmentSettings, evaluate_segment, patch_miou
+from odis.evaluation.probe import patch_miou
+from odis.evaluation.runner import EvaluationRun
+from odis.evaluation.segment import SegmentSettings, evaluate_segment
+from odis.evaluation.settings import Grid
 from odis.inference import Encoder
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
@@ -104,7 +107,9 @@ def test_neighbours_label_pixels_as_the_slow_formula_does(
     parts: tuple[LabelledImages, LabelledImages],
 ) -> None:
     train, test = parts
-    results = evaluate_dense_knn(encoder(), train, test, DenseKnnSettings(k=5, temperature=0.1, batch_size=3))
+    results = evaluate_dense_knn(
+        encoder(), train, test, DenseKnnSettings(read=ReadConfig(batch_size=3), k=5, temperature=0.1)
+    )
     bank = [patches_of(train, i) for i in range(len(train))]
     features = torch.cat([patches for patches, _, _ in bank]).double()
     shares = np.concatenate([patch_label_shares(labels, grid, 3) for _, grid, labels in bank])
@@ -141,7 +146,9 @@ def test_a_linear_head_learns_to_label_pixels(parts: tuple[LabelledImages, Label
     assert one["scores"]["mIoU"]["value"] > 50
     assert one["chosen"]["lr"] in GRID.lrs
     workers = evaluate_segment(
-        encoder("one"), *parts, SegmentSettings(grid=GRID, held_out=0.25, workers=2, batch_size=5)
+        encoder("one"),
+        *parts,
+        SegmentSettings(read=ReadConfig(workers=2, batch_size=5), grid=GRID, held_out=0.25),
     )
     assert workers["rows"][0]["scores"]["mIoU"]["value"] == pytest.approx(
         one["scores"]["mIoU"]["value"], abs=0.3
@@ -152,9 +159,9 @@ def test_the_linear_head_labels_pixels_as_the_slow_way_does(
     parts: tuple[LabelledImages, LabelledImages], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = []
-    choose = segment.choose_and_train
+    choose = probe.choose_and_train
     monkeypatch.setattr(
-        segment, "choose_and_train", lambda *a, **k: chosen.append(choose(*a, **k)) or chosen[-1]
+        probe, "choose_and_train", lambda *a, **k: chosen.append(choose(*a, **k)) or chosen[-1]
     )
     results = evaluate_segment(encoder(), *parts, SegmentSettings(grid=GRID, held_out=0.25))
     head, predicted, truth = chosen[0].classifiers, [], []
@@ -172,9 +179,9 @@ def test_the_bank_takes_equally_many_patches_of_each_image(
 ) -> None:
     settings = DenseSettings(max_patches=40, seed=3)
     for _ in range(2):
-        features, shares, images = DenseReader(Evaluation("x", settings), settings, encoder(), parts[0]).bank(
-            range(12)
-        )
+        enc = encoder()
+        reader = DenseReader(EvaluationRun("x", enc, settings), settings, enc, parts[0])
+        features, shares, images = reader.bank(range(12))
         assert images.bincount().tolist() == [3] * 12
         whole, grid, labels = patches_of(parts[0], 5)
         all_shares = torch.from_numpy(patch_label_shares(labels, grid, 3))
@@ -260,7 +267,7 @@ def test_refusals(parts: tuple[LabelledImages, LabelledImages], tmp_path: Path) 
         (DenseKnnSettings(k=0), "k 0 must be 1 or more"),
         (DenseKnnSettings(temperature=0), "temperature 0 must be above 0"),
         (DenseKnnSettings(max_patches=0), "max-patches 0 must be 1 or more"),
-        (DenseKnnSettings(size=30), "size 30 must be a multiple of the patch size 8"),
+        (DenseKnnSettings(query=QueryConfig(size=30)), "size 30 must be a multiple of the patch size 8"),
         (DenseKnnSettings(k=1000), "k 1000 must be from 1 to the"),
     ):
         with pytest.raises(OdisError, match=message):
@@ -284,4 +291,4 @@ def test_refusals(parts: tuple[LabelledImages, LabelledImages], tmp_path: Path) 
     results = evaluate_dense_knn(encoder(), filled, filled, DenseKnnSettings(k=1))
     assert [Path(s["what"]).name for s in results["skipped"]] == ["0.png"]
     with pytest.raises(DataError, match=r"0\.png"):
-        evaluate_dense_knn(encoder(), filled, filled, DenseKnnSettings(k=1, strict=True))
+        evaluate_dense_knn(encoder(), filled, filled, DenseKnnSettings(read=ReadConfig(strict=True), k=1))

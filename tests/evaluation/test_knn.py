@@ -15,11 +15,14 @@ from rich.console import Console
 
 from odis.backbones.build import build_vit
 from odis.backbones.saved import save_model
+from odis.cli import run
+from odis.config.query import QueryConfig, ReadConfig
 from odis.config.training import LoaderConfig, ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
-from odis.evaluation.knn import KnnSettings, evaluate_knn, periodic_knn
-from odis.evaluation.parts import Part
+from odis.evaluation.knn import KnnSettings, evaluate_knn
+from odis.evaluation.periodic import periodic_knn
 from odis.evaluation.results import check_writable, results_table, write_results
+from odis.evaluation.subset import IndexSubset
 from odis.inference import Encoder, embed_index
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects, Object
@@ -69,7 +72,12 @@ def test_accuracy_is_the_share_of_objects_whose_neighbours_agree(
 ) -> None:
     train, test = indexes
     results = evaluate_knn(
-        encoder(), train, test, KnnSettings(modes=["crop", "masked-attention"], k=[1, 5], batch_size=5)
+        encoder(),
+        train,
+        test,
+        KnnSettings(
+            query=QueryConfig(modes=["crop", "masked-attention"]), read=ReadConfig(batch_size=5), k=[1, 5]
+        ),
     )
     assert [row["mode"] for row in results["rows"]] == ["crop", "masked-attention"]
     for row in results["rows"]:
@@ -87,7 +95,9 @@ def test_accuracy_is_the_share_of_objects_whose_neighbours_agree(
 
 def test_results_say_what_was_compared(indexes: tuple[ObjectIndex, ObjectIndex]) -> None:
     train, test = indexes
-    settings = KnnSettings(modes=["whole-image", "masked-attention"], k=[3], context=1.5, max_train=5)
+    settings = KnnSettings(
+        query=QueryConfig(modes=["whole-image", "masked-attention"], context=1.5), k=[3], max_train=5
+    )
     results = evaluate_knn([encoder("one"), encoder("two")], train, test, settings)
     assert results["train"] == {
         "index": train.path,
@@ -165,11 +175,15 @@ def test_a_table_of_many_scores_fits_a_narrow_terminal() -> None:
 
 def test_parts_are_drawn_by_seed(indexes: tuple[ObjectIndex, ObjectIndex]) -> None:
     train, _ = indexes
-    rows = Part.of(train, 4, seed=3).rows
-    assert list(rows) == sorted(set(rows)) == list(Part.of(train, 4, seed=3).rows)
-    assert list(Part.of(train, 4, seed=4).rows) != list(rows)
-    assert list(Part.of(train, None, 0).rows) == list(Part.of(train, 99, 0).rows) == list(range(12))
-    assert (Part.of(train, None, 0).labelled(5), Part.of(train, 2, 0).labelled(99)) == (5, 4)
+    rows = IndexSubset.of(train, 4, seed=3).rows
+    assert list(rows) == sorted(set(rows)) == list(IndexSubset.of(train, 4, seed=3).rows)
+    assert list(IndexSubset.of(train, 4, seed=4).rows) != list(rows)
+    assert (
+        list(IndexSubset.of(train, None, 0).rows)
+        == list(IndexSubset.of(train, 99, 0).rows)
+        == list(range(12))
+    )
+    assert (IndexSubset.of(train, None, 0).labelled(5), IndexSubset.of(train, 2, 0).labelled(99)) == (5, 4)
 
 
 def test_unlabelled_and_unreadable_objects_take_no_part(
@@ -184,7 +198,10 @@ def test_unlabelled_and_unreadable_objects_take_no_part(
     write_index(index.path, rows, root=index.root, provenance="annotated", classes=["red", "blue"])
     (tmp_path / "test" / "2.png").write_bytes(b"not an image")
     results = evaluate_knn(
-        encoder(), indexes[0], ObjectIndex.open(index.path), KnnSettings(modes=["crop", "whole-image"], k=[1])
+        encoder(),
+        indexes[0],
+        ObjectIndex.open(index.path),
+        KnnSettings(query=QueryConfig(modes=["crop", "whole-image"]), k=[1]),
     )
     assert {name: results["test"][name] for name in ("images", "objects", "unlabelled", "skipped")} == {
         "images": 2, "objects": 2, "unlabelled": 1, "skipped": 2,
@@ -201,16 +218,16 @@ def test_unlabelled_and_unreadable_objects_take_no_part(
         (KnnSettings(k=[10, 25]), "k 25 must be from 1 to the 24 train objects"),
         (KnnSettings(k=[0]), "k 0 must be 1 or more"),
         (KnnSettings(k=[]), "k 0 must be 1 or more"),
-        (KnnSettings(modes=[]), "at least one model and one mode"),
-        (KnnSettings(modes=["crops"]), "mode 'crops' is none of"),
+        (KnnSettings(query=QueryConfig(modes=[])), "mode must be some of"),
+        (KnnSettings(query=QueryConfig(modes=["crops"])), "mode 'crops' is none of"),
         (
-            KnnSettings(modes=["crop"], context=2.0),
+            KnnSettings(query=QueryConfig(modes=["crop"], context=2.0)),
             "context 2 goes with mode masked-attention, which is not among crop",
         ),
         (KnnSettings(max_test=0), "max-test 0 must be 1 or more"),
-        (KnnSettings(size=20), "size 20 must be a multiple of the patch size 8"),
+        (KnnSettings(query=QueryConfig(size=20)), "size 20 must be a multiple of the patch size 8"),
         (KnnSettings(temperature=0), "temperature 0 must be above 0"),
-        (KnnSettings(workers=-1), "workers -1 must be 0 or more"),
+        (KnnSettings(read=ReadConfig(workers=-1)), "workers -1 must be 0 or more"),
     ],
 )
 def test_settings_that_do_not_fit(
@@ -311,9 +328,9 @@ def test_the_command_prints_a_table_and_writes_results(
     }
     card |= {"provenance": "whole-image", "step": 3, "recipe": "debug"}
     runs = [tmp_path / "a", tmp_path / "b"]
-    for run in runs:
-        run.mkdir()
-        save_model(run / "model.safetensors", encoder().model, card)
+    for folder in runs:
+        folder.mkdir()
+        save_model(folder / "model.safetensors", encoder().model, card)
     arguments = [
         "--train",
         indexes[0].path,
@@ -364,7 +381,9 @@ def test_results_that_cannot_be_written_leave_nothing(tmp_path: Path) -> None:
 
 def test_images_take_part_that_have_exactly_one_label(indexes: tuple[ObjectIndex, ObjectIndex]) -> None:
     train, test = indexes
-    results = evaluate_knn(encoder(), train, test, KnnSettings(modes=["whole-image"], images=True, k=[1]))
+    results = evaluate_knn(
+        encoder(), train, test, KnnSettings(query=QueryConfig(modes=["whole-image"], images=True), k=[1])
+    )
     sets = [[{index.classes[o.label] for o in row.objects} for row in index] for index in (train, test)]
     assert [results[side]["objects"] for side in ("train", "test")] == [
         sum(len(s) == 1 for s in of_side) for of_side in sets
@@ -390,13 +409,13 @@ def test_shared_images_and_a_mode_that_one_model_lacks_are_said(
         property(lambda self: ("crop",) if self.source == "without" else ("masked-attention", "crop")),
     )
     rows: list[int] = []
-    settings = KnnSettings(modes=["masked-attention"], k=[1, 1, 3], max_test=4)
+    settings = KnnSettings(query=QueryConfig(modes=["masked-attention"]), k=[1, 1, 3], max_test=4)
     results = evaluate_knn(
         [without, encoder("with")],
         train,
         train,
         settings,
-        each=lambda so_far: rows.append(len(so_far["rows"])),
+        on_row=lambda so_far: rows.append(len(so_far["rows"])),
     )
     assert [row["model"] for row in results["rows"]] == ["with"]
     assert [item["model"] for item in results["left_out"]] == ["without"]

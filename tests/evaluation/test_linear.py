@@ -18,12 +18,14 @@ from sklearn.preprocessing import StandardScaler
 
 from odis.backbones.build import build_vit
 from odis.cli import main, run
+from odis.config.query import QueryConfig
 from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
-from odis.evaluation import linear
+from odis.evaluation import probe, scores
 from odis.evaluation.linear import LinearSettings, evaluate_linear
-from odis.evaluation.parts import Part
-from odis.evaluation.probe import Grid
+from odis.evaluation.scores import Score
+from odis.evaluation.settings import Grid
+from odis.evaluation.subset import IndexSubset
 from odis.evaluation.transfer import DataSet, TransferSettings, evaluate_transfer
 from odis.inference import Encoder, embed_index
 from odis.objects.index import ObjectIndex, write_index
@@ -75,7 +77,7 @@ def test_colours_are_learned_and_classes_matched_by_name(indexes: tuple[ObjectIn
     results = evaluate_linear(
         [encoder("one"), encoder("two")],
         *indexes,
-        LinearSettings(modes=["crop", "masked-attention"], grid=GRID),
+        LinearSettings(query=QueryConfig(modes=["crop", "masked-attention"]), grid=GRID),
     )
     assert [(row["model"], row["mode"]) for row in results["rows"]] == [
         ("one", "crop"), ("one", "masked-attention"), ("two", "crop"), ("two", "masked-attention"),
@@ -104,9 +106,11 @@ def test_what_is_chosen_never_sees_the_test_part(
         given.update(features=features, targets=targets, groups=groups, **more)
         return choose(features, targets, groups, *rest, **more)
 
-    choose = linear.choose_and_train
-    monkeypatch.setattr(linear, "choose_and_train", noted)
-    evaluate_linear(encoder(), *indexes, LinearSettings(modes=["crop"], grid=GRID, held_out=0.3))
+    choose = probe.choose_and_train
+    monkeypatch.setattr(probe, "choose_and_train", noted)
+    evaluate_linear(
+        encoder(), *indexes, LinearSettings(query=QueryConfig(modes=["crop"]), grid=GRID, held_out=0.3)
+    )
     train = embed_index(encoder(), indexes[0], "crop")
     assert torch.equal(given["features"], train.features)
     assert torch.equal(given["targets"], train.labels)
@@ -118,12 +122,14 @@ def test_images_with_several_labels_are_scored_by_mean_average_precision(
     indexes: tuple[ObjectIndex, ObjectIndex], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    scores_of = linear.scores_of
+    score = scores.mean_average_precision_score
     monkeypatch.setattr(
-        linear, "scores_of", lambda z, y, rows, seed: (seen.append((z, y)), scores_of(z, y, rows, seed))[1]
+        scores,
+        "mean_average_precision_score",
+        lambda z, y, rows, seed: (seen.append((z, y)), score(z, y, rows, seed=seed))[1],
     )
     results = evaluate_linear(
-        encoder(), *indexes, LinearSettings(modes=["whole-image"], images=True, grid=GRID)
+        encoder(), *indexes, LinearSettings(query=QueryConfig(modes=["whole-image"], images=True), grid=GRID)
     )
     ((logits, targets),) = seen
     sets = [{indexes[1].classes[o.label] for o in row.objects} for row in indexes[1]]
@@ -135,7 +141,9 @@ def test_images_with_several_labels_are_scored_by_mean_average_precision(
     assert expected > 0.8, "which colours an image shows is easy to see"
     assert results["test"]["objects"] == 12
     single = evaluate_linear(
-        encoder(), *indexes, LinearSettings(modes=["whole-image"], images=True, grid=GRID, multi_label=False)
+        encoder(),
+        *indexes,
+        LinearSettings(query=QueryConfig(modes=["whole-image"], images=True), grid=GRID, multi_label=False),
     )
     assert list(single["rows"][0]["scores"]) == ["top-1"]
     one = sum(len(names) == 1 for names in sets)
@@ -149,9 +157,11 @@ def test_transfer_is_scikit_learns_logistic_regression(
         squares(tmp_path / "a", ["red", "green"], 30, seed=2, noise=150),
         squares(tmp_path / "b", ["red", "green"], 20, seed=3, noise=150),
     )
-    parts = [tuple(Part(index, range(len(index))) for index in pair) for pair in (indexes, noisy)]
+    parts = [tuple(IndexSubset(index, range(len(index))) for index in pair) for pair in (indexes, noisy)]
     data_sets = [DataSet(name, *pair) for name, pair in zip(("clean", "noisy"), parts)]
-    results = evaluate_transfer(encoder(), data_sets, TransferSettings(modes=["crop"], costs=(0.01, 1.0)))
+    results = evaluate_transfer(
+        encoder(), data_sets, TransferSettings(query=QueryConfig(modes=["crop"]), costs=(0.01, 1.0))
+    )
     (row,) = results["rows"]
     assert list(row["scores"]) == ["clean", "noisy", "mean"]
     assert row["scores"]["clean"]["value"] == 100.0
@@ -177,10 +187,10 @@ def test_transfer_is_scikit_learns_logistic_regression(
         (LinearSettings(held_out=0), "held-out 0 must be a share above 0 and below 1"),
         (LinearSettings(grid=Grid(steps=0)), "steps 0 must be 1 or more"),
         (LinearSettings(multi_label=True), "multi-label goes with images"),
-        (LinearSettings(modes=["crops"]), "mode 'crops' is none of"),
+        (LinearSettings(query=QueryConfig(modes=["crops"])), "mode 'crops' is none of"),
         (
-            LinearSettings(images=True, context=2.0),
-            "context 2 is a window around an object, but images are asked about",
+            LinearSettings(query=QueryConfig(images=True, context=2.0)),
+            "context 2 is a window around an object, but images are queried",
         ),
     ],
 )
@@ -212,7 +222,7 @@ def test_data_that_does_not_fit(indexes: tuple[ObjectIndex, ObjectIndex], tmp_pa
             evaluate_linear(
                 encoder(), train, ObjectIndex.open(tmp_path / f"{name}.parquet"), LinearSettings(grid=GRID)
             )
-    part = Part(train, range(len(train)))
+    part = IndexSubset(train, range(len(train)))
     for data_sets in (
         [],
         [DataSet("a", part, part), DataSet("a", part, part)],
@@ -220,7 +230,7 @@ def test_data_that_does_not_fit(indexes: tuple[ObjectIndex, ObjectIndex], tmp_pa
     ):
         with pytest.raises(OdisError, match="must be one or more, each with a name of its own"):
             evaluate_transfer(encoder(), data_sets, TransferSettings())
-    one = Part(train, [i for i in range(len(train)) if {o.label for o in train[i].objects} == {0}])
+    one = IndexSubset(train, [i for i in range(len(train)) if {o.label for o in train[i].objects} == {0}])
     with pytest.raises(OdisError, match="objects of one class only"):
         evaluate_transfer(encoder(), [DataSet("one", one, one)], TransferSettings())
     with pytest.raises(OdisError, match="costs"):
@@ -266,7 +276,9 @@ def test_the_commands(
         str(tmp_path / "half.json"),
     ]
     with monkeypatch.context() as patch:
-        patch.setattr("odis.evaluation.linear.scores_of", Mock(side_effect=[{}, KeyboardInterrupt]))
+        patch.setattr(
+            "odis.evaluation.scores.accuracy_score", Mock(side_effect=[Score(50, 40, 60), KeyboardInterrupt])
+        )
         with pytest.raises(KeyboardInterrupt):
             run(["evaluate", *half_done])
     half = json.loads((tmp_path / "half.json").read_text())

@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from odis.errors import OdisError
 from odis.evaluation import neighbours
-from odis.evaluation.neighbours import NearestNeighbours, knn_predict
+from odis.evaluation.neighbours import NearestNeighbours, vote
 
 
 def clusters(
@@ -19,6 +19,16 @@ def clusters(
     centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
     labels = torch.randint(classes, (n,), generator=rng)
     return centres[labels] + spread * torch.randn(n, dim, generator=rng), labels
+
+
+def predict(
+    train: torch.Tensor, labels: torch.Tensor, test: torch.Tensor, k: list[int], temperature: float = 0.07
+) -> dict[int, torch.Tensor]:
+    """Neighbours in one pass over the train features, then their votes."""
+    nearest = NearestNeighbours(test, max(k))
+    nearest.add(train)
+    similarity, rows = nearest.read()
+    return vote(similarity, labels[rows], k, temperature=temperature, classes=int(labels.max()) + 1)
 
 
 def slow(
@@ -43,7 +53,7 @@ def slow(
 def test_equals_the_explicit_formula_at_every_k(temperature: float) -> None:
     train, labels = clusters(60, 5, 8, seed=0)
     test, _ = clusters(25, 5, 8, seed=1)
-    found = knn_predict(train, labels, test, [1, 3, 10, 60], temperature=temperature)
+    found = predict(train, labels, test, [1, 3, 10, 60], temperature=temperature)
     for k in (1, 3, 10, 60):
         assert found[k].tolist() == slow(train, labels, test, k, temperature), k
 
@@ -56,16 +66,16 @@ def test_equals_scikit_learn(k: int) -> None:
         k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.07)
     )
     peer.fit(train.numpy(), labels.numpy())
-    assert knn_predict(train, labels, test, [k])[k].tolist() == peer.predict(test.numpy()).tolist()
+    assert predict(train, labels, test, [k])[k].tolist() == peer.predict(test.numpy()).tolist()
 
 
 def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     train, labels = clusters(157, 4, 8, seed=4)
     test, _ = clusters(53, 4, 8, seed=5)
-    whole = knn_predict(train, labels, test, [2, 30])
+    whole = predict(train, labels, test, [2, 30])
     monkeypatch.setattr(neighbours, "_TEST_CHUNK", 7)
     monkeypatch.setattr(neighbours, "_TRAIN_CHUNK", 11)  # fewer than k neighbours in a tile
-    tiled = knn_predict(train, labels, test, [2, 30])
+    tiled = predict(train, labels, test, [2, 30])
     assert all(torch.equal(whole[k], tiled[k]) for k in (2, 30))
 
 
@@ -113,9 +123,9 @@ def test_of_equally_near_features_the_lower_row_wins(monkeypatch: pytest.MonkeyP
     train = torch.eye(2)[torch.tensor([0, 1, 1, 1, 1, 1, 1, 1, 1])]
     labels = torch.tensor([0, 3, 2, 2, 2, 2, 2, 2, 1])
     query = torch.tensor([[0.0, 2.0]])
-    assert knn_predict(train, labels, query, [1])[1].tolist() == [3]
+    assert predict(train, labels, query, [1])[1].tolist() == [3]
     # Rows 1 and 2: one vote each for 3 and 2, and the lower class wins.
-    assert knn_predict(train, labels, query, [2])[2].tolist() == [2]
+    assert predict(train, labels, query, [2])[2].tolist() == [2]
 
 
 def test_keys_sort_as_similarities_and_read_back() -> None:
@@ -131,9 +141,9 @@ def test_keys_sort_as_similarities_and_read_back() -> None:
 
 def test_small_temperatures_do_not_overflow() -> None:
     train, labels = clusters(30, 3, 4, seed=6)
-    nearest = knn_predict(train, labels, train, [1])[1]
+    nearest = predict(train, labels, train, [1])[1]
     assert (
-        knn_predict(train, labels, train, [30], temperature=1e-4)[30].tolist()
+        predict(train, labels, train, [30], temperature=1e-4)[30].tolist()
         == nearest.tolist()
         == labels.tolist()
     )
@@ -141,8 +151,8 @@ def test_small_temperatures_do_not_overflow() -> None:
 
 def test_a_zero_feature_and_no_test_features_are_answered() -> None:
     train, labels = clusters(10, 3, 4, seed=7)
-    assert len(knn_predict(train, labels, torch.zeros(1, 4), [3])[3]) == 1
-    assert knn_predict(train, labels, torch.empty(0, 4), [3])[3].shape == (0,)
+    assert len(predict(train, labels, torch.zeros(1, 4), [3])[3]) == 1
+    assert predict(train, labels, torch.empty(0, 4), [3])[3].shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -151,15 +161,15 @@ def test_a_zero_feature_and_no_test_features_are_answered() -> None:
         ({"k": [11]}, "k 11 must be from 1 to the 10 train objects"),
         ({"k": [0]}, "k 0 must"),
         ({"temperature": 0.0}, "temperature 0.0 must be above 0"),
-        ({"test_features": torch.tensor([[1.0, math.nan]])}, "test features hold values that are not finite"),
+        ({"test": torch.tensor([[1.0, math.nan]])}, "test features hold values that are not finite"),
     ],
 )
 def test_refusals(change: dict, message: str) -> None:
     given = {
-        "train_features": torch.ones(10, 2),
-        "train_labels": torch.zeros(10, dtype=torch.int64),
-        "test_features": torch.ones(1, 2),
+        "train": torch.ones(10, 2),
+        "labels": torch.zeros(10, dtype=torch.int64),
+        "test": torch.ones(1, 2),
         "k": [1],
     }
     with pytest.raises(OdisError, match=message):
-        knn_predict(**(given | change))
+        predict(**(given | change))

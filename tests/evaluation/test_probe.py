@@ -15,13 +15,13 @@ from torch import Tensor
 
 from odis.errors import OdisError
 from odis.evaluation.probe import (
-    Grid,
     choose_and_train,
     held_out,
     loss_gradient,
     total_loss,
     train_classifiers,
 )
+from odis.evaluation.settings import Grid
 
 
 def rows(n: int, width: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -17,13 +17,16 @@ from torch import Tensor
 
 from odis.backbones.build import build_vit
 from odis.cli import main
+from odis.config.query import QueryConfig
 from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
-from odis.evaluation import retrieval
-from odis.evaluation.asking import Asking
-from odis.evaluation.landmark_retrieval import evaluate_landmarks
-from odis.evaluation.landmarks import landmark_scores, load_ground_truth
-from odis.evaluation.retrieval import RetrievalSettings, evaluate_retrieval, rank
+from odis.evaluation import ranking
+from odis.evaluation.ground_truth import load_ground_truth
+from odis.evaluation.landmark_scores import landmark_scores
+from odis.evaluation.landmarks import evaluate_landmarks
+from odis.evaluation.ranking import rank
+from odis.evaluation.retrieval import RetrievalSettings, evaluate_retrieval
+from odis.evaluation.settings import EvaluationSettings
 from odis.inference import Encoder, embed_index
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects, Object
@@ -103,7 +106,7 @@ def test_neither_the_query_nor_its_image_is_searched(
     expected = slow(features, features, sets_of(targets), sets_of(targets), out, 2)
     given = (targets, targets) if several else (labels, labels)
     for tile in (1, 50, 1 << 23):
-        monkeypatch.setattr(retrieval, "_TILE", tile)
+        monkeypatch.setattr(ranking, "_TILE", tile)
         found = rank(
             features,
             features,
@@ -119,7 +122,7 @@ def test_neither_the_query_nor_its_image_is_searched(
 
 def test_a_gallery_that_holds_the_query_images_does_not_find_them(index: ObjectIndex) -> None:
     for same_image in (False, True):
-        settings_ = RetrievalSettings(modes=["crop"], k=(1, 3), same_image=same_image)
+        settings_ = RetrievalSettings(query=QueryConfig(modes=["crop"]), k=(1, 3), same_image=same_image)
         among_others = evaluate_retrieval(encoder(), index, None, settings_)["rows"][0]["scores"]
         in_gallery = evaluate_retrieval(encoder(), index, ObjectIndex.open(index.path), settings_)["rows"][0][
             "scores"
@@ -156,7 +159,9 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ObjectIndex:
 
 
 def test_scores_are_the_means_over_queries(index: ObjectIndex) -> None:
-    results = evaluate_retrieval(encoder(), index, None, RetrievalSettings(modes=["crop"], k=(1, 3)))
+    results = evaluate_retrieval(
+        encoder(), index, None, RetrievalSettings(query=QueryConfig(modes=["crop"]), k=(1, 3))
+    )
     found = embed_index(encoder(), index, "crop")
     targets = torch.nn.functional.one_hot(found.labels, 3).bool()
     expected = rank(
@@ -179,7 +184,9 @@ def test_classes_of_a_gallery_are_matched_by_name(index: ObjectIndex, tmp_path: 
     ]
     write_index(tmp_path / "turned.parquet", turned, root=index.root, provenance="annotated", classes=names)
     gallery = ObjectIndex.open(tmp_path / "turned.parquet")
-    results = evaluate_retrieval(encoder(), index, gallery, RetrievalSettings(modes=["crop"], k=(1,)))
+    results = evaluate_retrieval(
+        encoder(), index, gallery, RetrievalSettings(query=QueryConfig(modes=["crop"]), k=(1,))
+    )
     assert results["rows"][0]["scores"]["R@1"]["value"] == 100
     assert results["gallery"]["objects"] == 12
     write_index(
@@ -199,7 +206,10 @@ def test_classes_of_a_gallery_are_matched_by_name(index: ObjectIndex, tmp_path: 
 
 def test_images_are_relevant_that_share_a_class(index: ObjectIndex) -> None:
     results = evaluate_retrieval(
-        encoder(), index, None, RetrievalSettings(modes=["whole-image"], images=True, k=(5,))
+        encoder(),
+        index,
+        None,
+        RetrievalSettings(query=QueryConfig(modes=["whole-image"], images=True), k=(5,)),
     )
     sets = [{o.label for o in row.objects} for row in index]
     with_any = sum(any(sets[i] & sets[j] for j in range(6) if j != i) for i in range(6))
@@ -215,7 +225,7 @@ def test_the_command_and_its_refusals(
     for arguments, message in (
         ([], "give --test, or --landmarks; one of the two"),
         (["--test", "a", "--landmarks", "b"], "one of the two"),
-        (["--landmarks", "b", "--images"], "--landmarks says what is asked and searched"),
+        (["--landmarks", "b", "--images"], "--landmarks says what is queried and searched"),
         (["--test", index.path, "--jpg", "x"], "--jpg goes with --landmarks"),
         (["--test", index.path, "--k", "one"], "k 'one' must be whole numbers"),
         (["--test", index.path], "x: no such run folder or model file"),
@@ -243,7 +253,10 @@ def test_landmarks_end_to_end(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "gnd.pkl").write_bytes(pickle.dumps(truth, protocol=2))
     results = evaluate_landmarks(
-        encoder(), tmp_path / "gnd.pkl", None, Asking(modes=["crop", "masked-attention"])
+        encoder(),
+        tmp_path / "gnd.pkl",
+        None,
+        EvaluationSettings(query=QueryConfig(modes=["crop", "masked-attention"])),
     )
     images = [Image.open(tmp_path / "jpg" / f"{name}.jpg") for name in "abcd"]
     whole = torch.stack([f.objects[0] for f in encoder().embed(images, mode="whole-image")])
@@ -264,7 +277,14 @@ def test_landmarks_end_to_end(tmp_path: Path) -> None:
     json.dumps(results)
     (tmp_path / "jpg" / "c.jpg").write_bytes((tmp_path / "jpg" / "c.jpg").read_bytes()[:300])
     with pytest.raises(DataError, match=r"c\.jpg: .*"):
-        evaluate_landmarks(encoder(), tmp_path / "gnd.pkl", None, Asking(modes=["crop"]))
+        evaluate_landmarks(
+            encoder(), tmp_path / "gnd.pkl", None, EvaluationSettings(query=QueryConfig(modes=["crop"]))
+        )
     (tmp_path / "jpg" / "c.jpg").unlink()
     with pytest.raises(DataError, match=r"c\.jpg"):
-        evaluate_landmarks(encoder(), tmp_path / "gnd.pkl", tmp_path / "jpg", Asking(modes=["crop"]))
+        evaluate_landmarks(
+            encoder(),
+            tmp_path / "gnd.pkl",
+            tmp_path / "jpg",
+            EvaluationSettings(query=QueryConfig(modes=["crop"])),
+        )

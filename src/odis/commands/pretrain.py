@@ -32,7 +32,7 @@ def run(options: Any) -> None:
     config = to_config(options)
     check(config)  # before the imports that take seconds, and before `val` is read
 
-    from odis.evaluation.knn import periodic_knn
+    from odis.evaluation.periodic import periodic_knn
     from odis.train.loop import pretrain
 
     evaluate = periodic_knn(config) if config.val else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,53 +19,19 @@ from torchvision.transforms.v2 import functional as tv
 from odis.config.query import QueryConfig
 from odis.data.workers import watched
 from odis.errors import DataError, OdisError
-from odis.evaluation.asking import Asking, Evaluation
 from odis.evaluation.label_maps import IGNORE, LabelledImages, patch_label_shares
-from odis.evaluation.parts import Part
+from odis.evaluation.runner import EvaluationRun
 from odis.evaluation.scores import Score, confusion, iou_score, overlaps
+from odis.evaluation.subset import IndexSubset, draw_rows, overlap_note
 from odis.inference import Encoder
 from odis.inference.queries import Query, QueryBuilder
 from odis.objects.index import ObjectIndex
 from odis.types import Skipped
 
+if TYPE_CHECKING:
+    from odis.evaluation.dense_settings import DenseSettings
+
 _AT_ONCE = 1 << 26  # scores of pixels held at a time: 256 MB
-
-PATCHES = "patches"
-"""The mode of evaluations of patches: they come from a plain pass over the whole image."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DenseSettings(Asking):
-    """How models are asked (`Asking`; modes are those of objects and not used), and how many patches are
-    kept.
-
-    Args:
-        max_patches: So many train patches are held in memory at most (but one of each image), about 8 (D + C)
-            bytes each at the peak: equally many of each image, drawn by `seed`.
-    """
-
-    modes: Sequence[str] = (PATCHES,)
-    max_patches: int = 200_000
-
-    def check(self, encoders: Sequence[Encoder]) -> None:
-        """See `Asking.check`."""
-        if not encoders:
-            raise OdisError("at least one model is needed")
-        limits = {
-            "max-patches": self.max_patches,
-            "batch-size": self.batch_size,
-            "max-train": self.max_train,
-            "max-test": self.max_test,
-        }
-        for name, value in limits.items():
-            if value is not None and value < 1:
-                raise OdisError(f"{name} {value} must be 1 or more")
-        if self.workers < 0:
-            raise OdisError(f"workers {self.workers} must be 0 or more")
-        for encoder in encoders:
-            encoder.query_builder(
-                QueryConfig(("mean-pool",), size=self.size)
-            )  # patches, which a model may not have
 
 
 @dataclass(slots=True)
@@ -122,7 +88,7 @@ def open_labelled(path: str | Path, split: str, *, boxes: bool = False) -> Label
         return LabelledImages.open_label_maps(path, split)
     index = ObjectIndex.open(path)
     data = LabelledImages.from_index(index, boxes)
-    if not Part(index, range(len(index))).labelled(1):
+    if not IndexSubset(index, range(len(index))).labelled(1):
         raise DataError(f"{path}: none of its objects has a label; segmentation needs a labelled index")
     return data
 
@@ -133,31 +99,23 @@ def train_positions(data: LabelledImages, train: LabelledImages) -> np.ndarray:
     return np.array([position.get(name, -1) for name in data.classes], dtype=np.int32)
 
 
-def chosen_rows(data: LabelledImages, most: int | None, seed: int) -> Sequence[int]:
-    """All images, or `most` of them drawn by `seed`."""
-    if most is None or most >= len(data):
-        return range(len(data))
-    return sorted(np.random.default_rng(seed).permutation(len(data))[:most].tolist())
-
-
-def overlap_notes(
-    train: LabelledImages, train_rows: Sequence[int], test: LabelledImages, test_rows: Sequence[int]
-) -> list[str]:
-    """A note if the two parts share images: then a score does not say what the model makes of new ones."""
+def draw_parts(
+    run: EvaluationRun, train: LabelledImages, test: LabelledImages
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Rows of both parts, drawn as the run's settings say. Images that are in both are noted in the run."""
+    settings = run.settings
+    train_rows = draw_rows(len(train), settings.max_train, settings.seed)
+    test_rows = draw_rows(len(test), settings.max_test, settings.seed)
     paths = {test.image_path(i) for i in test_rows}
-    shared = len(paths & {train.image_path(i) for i in train_rows})
-    return (
-        [f"{shared:,} images are in the test and the train part: their scores say nothing of new images"]
-        if shared
-        else []
-    )
+    run.notes = overlap_note(len(paths & {train.image_path(i) for i in train_rows}))
+    return train_rows, test_rows
 
 
 @dataclass(slots=True)
 class DenseReader:
     """Reads parts of one evaluation for one model, and notes what they hold."""
 
-    run: Evaluation
+    run: EvaluationRun
     settings: DenseSettings
     encoder: Encoder
     train: LabelledImages
@@ -169,24 +127,24 @@ class DenseReader:
         be used; in no fixed order.
         """
         settings, encoder = self.settings, self.encoder
-        builder = encoder.query_builder(QueryConfig(("whole-image",), size=settings.size))
+        builder = encoder.query_builder(QueryConfig(("whole-image",), size=settings.query.size))
         loader: Any = DataLoader(
             DenseRows(data, rows, builder, train_positions(data, self.train)),
             # of one item, not a list
-            batch_size=None, num_workers=settings.workers, collate_fn=_as_it_is,  # type: ignore[arg-type]
+            batch_size=None, num_workers=settings.read.workers, collate_fn=_as_it_is,  # type: ignore[arg-type]
         )  # fmt: skip
         counts = {"images": 0, "skipped": 0}
         what = f"{encoder.source or 'model'}, {side}"
 
         def queries() -> Iterator[tuple[tuple[int, np.ndarray], Query]]:
-            for position, item in enumerate(watched(iter(loader), settings.workers)):
-                if settings.strict and item.skipped:
+            for position, item in enumerate(watched(iter(loader), settings.read.workers)):
+                if settings.read.strict and item.skipped:
                     raise DataError(f"{item.skipped[0].what}: {item.skipped[0].why}")
                 if item.foreign is not None:
                     raise DataError(
                         f"{data.path}: shows {item.foreign!r}, a class that {self.train.path} does not list"
                     )
-                self.run.note(item.skipped)
+                self.run.note_skipped(item.skipped)
                 counts["skipped"] += len(item.skipped)
                 if item.query is not None:
                     counts["images"] += 1
@@ -194,7 +152,7 @@ class DenseReader:
                 if self.run.progress is not None:
                     self.run.progress(what, position + 1, len(rows))
 
-        for asked, _, tokens in encoder.run_queries(queries(), builder, settings.batch_size):
+        for asked, _, tokens in encoder.run_queries(queries(), builder, settings.read.batch_size):
             patches = tokens.patches.float()
             if not bool(patches.isfinite().all()):
                 raise OdisError(

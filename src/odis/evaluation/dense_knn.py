@@ -6,22 +6,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from odis.errors import OdisError
-from odis.evaluation.asking import Each, Evaluation, Progress
-from odis.evaluation.dense import PATCHES, DenseReader, DenseSettings, chosen_rows, overlap_notes
-from odis.evaluation.label_maps import LabelledImages
-from odis.evaluation.neighbours import NearestNeighbours
-from odis.inference import Encoder
+from odis.evaluation.dense_settings import PATCHES, DenseData, DenseSettings
+from odis.evaluation.evaluation import Evaluation, Models, OnRow, Progress, Titles
+from odis.evaluation.settings import check_votes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from odis.evaluation.label_maps import LabelledImages
+    from odis.inference import Encoder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class DenseKnnSettings(DenseSettings):
-    """How models are asked and what is kept (`DenseSettings`), and how neighbours vote.
+    """Settings of the k-NN of patches.
 
     Args:
         k: Neighbours of a patch.
@@ -32,13 +33,10 @@ class DenseKnnSettings(DenseSettings):
     k: int = 30
     temperature: float = 0.07
 
-    def check(self, encoders: Sequence[Encoder]) -> None:
+    def check(self) -> None:
         """See `DenseSettings.check`."""
-        DenseSettings.check(self, encoders)
-        if self.k < 1:
-            raise OdisError(f"k {self.k} must be 1 or more")
-        if not self.temperature > 0:
-            raise OdisError(f"temperature {self.temperature:g} must be above 0")
+        DenseSettings.check(self)
+        check_votes((self.k,), self.temperature)
 
 
 def evaluate_dense_knn(
@@ -47,7 +45,7 @@ def evaluate_dense_knn(
     test: LabelledImages,
     settings: DenseKnnSettings,
     progress: Progress | None = None,
-    each: Each | None = None,
+    on_row: OnRow | None = None,
 ) -> dict[str, Any]:
     """Label the pixels of `test` by the nearest train patches (as Balazevic et al., 2023, do with overlapping
     neighbourhoods of patches).
@@ -58,7 +56,7 @@ def evaluate_dense_knn(
         test: Images to label.
         settings: How.
         progress: Called after each image.
-        each: Called with the results so far after each row.
+        on_row: Called with the results so far after each row.
 
     Returns:
         What `results.json` holds; the score is `mIoU` over classes in percent, with a 95 % bootstrap interval
@@ -68,18 +66,15 @@ def evaluate_dense_knn(
         OdisError: for parts without labels, classes of `test` that `train` does not list, or settings that do
             not fit.
     """
-    encoders = [encoders] if isinstance(encoders, Encoder) else list(encoders)
-    settings.check(encoders)
-    run = Evaluation("dense-knn", settings, progress, each)
-    rows = (
-        chosen_rows(train, settings.max_train, settings.seed),
-        chosen_rows(test, settings.max_test, settings.seed),
-    )
-    run.notes = overlap_notes(train, rows[0], test, rows[1])
-    for encoder in encoders:
+    from odis.evaluation.dense import DenseReader, draw_parts
+    from odis.evaluation.runner import EvaluationRun
+
+    run = EvaluationRun("dense-knn", encoders, settings, progress, on_row)
+    train_rows, test_rows = draw_parts(run, train, test)
+    for encoder in run.encoders:
         run.start()
         reader = DenseReader(run, settings, encoder, train)
-        features, shares, _ = reader.bank(rows[0])
+        features, shares, _ = reader.bank(train_rows)
         if len(features) < settings.k:
             raise OdisError(f"k {settings.k} must be from 1 to the {len(features)} train patches")
         features, shares = features.to(encoder.device), shares.to(encoder.device)
@@ -87,7 +82,7 @@ def evaluate_dense_knn(
         def predict(patches: Tensor, features: Tensor = features, shares: Tensor = shares) -> Tensor:
             return neighbour_shares(patches, features, shares, settings.k, settings.temperature)
 
-        score, by_class = reader.measure(test, rows[1], predict)
+        score, by_class = reader.measure(test, test_rows, predict)
         run.add(encoder, PATCHES, {"mIoU": score}, iou=by_class, train_patches=len(features))
     return run.results()
 
@@ -106,8 +101,39 @@ def neighbour_shares(patches: Tensor, features: Tensor, shares: Tensor, k: int, 
     Returns:
         float32 (P, C).
     """
+    import torch
+
+    from odis.evaluation.neighbours import NearestNeighbours
+
     nearest = NearestNeighbours(patches, k, patches.device)
     nearest.add(features)
     similarity, rows = nearest.read()
     votes = (similarity / temperature).softmax(1)
     return torch.einsum("pk,pkc->pc", votes, shares[rows])
+
+
+def _run(
+    models: Models,
+    data: DenseData,
+    settings: DenseKnnSettings,
+    progress: Progress | None,
+    on_row: OnRow | None,
+) -> dict[str, Any]:
+    train, test = data.open()
+    return evaluate_dense_knn(models(), train, test, settings, progress, on_row)
+
+
+EVALUATION = Evaluation(
+    name="dense-knn",
+    summary="Label pixels by the nearest train patches: mIoU",
+    data=DenseData(),
+    settings=DenseKnnSettings(),
+    run=_run,
+    titles={
+        "dense-knn": Titles(
+            "k-NN of patches: {test}, labelled by {train}",
+            "Dense k-NN",
+            "Each test patch gets the class that its nearest train patches vote for. Higher is better.",
+        )
+    },
+)

@@ -146,43 +146,6 @@ def vote(
     return {one: torch.cat(parts) if parts else empty for one, parts in predictions.items()}
 
 
-def knn_predict(
-    train_features: Tensor,
-    train_labels: Tensor,
-    test_features: Tensor,
-    k: Sequence[int],
-    *,
-    temperature: float = 0.07,
-    classes: int | None = None,
-    device: torch.device | str = "cpu",
-) -> dict[int, Tensor]:
-    """`NearestNeighbours` and `vote` at once, for train features that are at hand.
-
-    Args:
-        train_features: (n, D), any length; they are l2-normalised here.
-        train_labels: int64 (n,), from 0 to classes - 1.
-        test_features: (m, D).
-        k: Numbers of neighbours, each from 1 to n; all are answered in one pass.
-        temperature: Of the votes.
-        classes: How many there are; by default one more than the largest train label.
-        device: Where to compute. Features may stay in main memory: they pass through in parts.
-
-    Returns:
-        For each k the predicted classes, int64 (m,), on the CPU.
-
-    Raises:
-        OdisError: if a k or the temperature is out of range, or a feature is not finite.
-    """
-    for one in k:
-        if not 1 <= one <= len(train_features):
-            raise OdisError(f"k {one} must be from 1 to the {len(train_features)} train objects")
-    found = NearestNeighbours(test_features, max(k, default=1), device)
-    found.add(train_features)
-    similarity, rows = found.read()
-    classes = int(train_labels.max()) + 1 if classes is None else classes
-    return vote(similarity, train_labels.to(rows.device)[rows], k, temperature=temperature, classes=classes)
-
-
 def _unit(features: Tensor, name: str) -> Tensor:
     """Rows of length 1, zero rows as they are; a row that is not finite shows in its length, so no pass over
     all is spent on it.

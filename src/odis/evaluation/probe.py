@@ -16,47 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from odis.errors import OdisError
+from odis.evaluation.scores import average_precision
+from odis.evaluation.settings import Grid
 
 MOMENTUM = 0.9
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """What is tried, and for how long.
-
-    Args:
-        lrs: Learning rates of SGD with momentum 0.9, falling to 0 as a cosine. Features are standardised, so
-            their scale makes no difference.
-        weight_decays: Added to the gradient of the weights, not of the biases.
-        steps: Steps of SGD.
-        batch: Rows a step.
-    """
-
-    lrs: Sequence[float] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-    weight_decays: Sequence[float] = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
-    steps: int = 2000
-    batch: int = 512
-
-    def check(self) -> None:
-        """Refuse what cannot be trained.
-
-        Raises:
-            OdisError: naming the setting and what is allowed.
-        """
-        if not self.lrs or not all(0 < lr < math.inf for lr in self.lrs):
-            raise OdisError(f"lrs {list(self.lrs)} must be one or more numbers above 0")
-        if not self.weight_decays or not all(0 <= wd < math.inf for wd in self.weight_decays):
-            raise OdisError(
-                f"weight-decays {list(self.weight_decays)} must be one or more numbers, 0 or above"
-            )
-        for name, value in (("steps", self.steps), ("batch", self.batch)):
-            if value < 1:
-                raise OdisError(f"{name} {value} must be 1 or more")
-
-    @property
-    def pairs(self) -> list[tuple[float, float]]:
-        """All G pairs."""
-        return [(lr, wd) for lr in self.lrs for wd in self.weight_decays]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,3 +202,31 @@ def total_loss(logits: Tensor, targets: Tensor) -> Tensor:
     if targets.dtype == torch.int64:
         return F.cross_entropy(logits, targets, reduction="sum")
     return -(targets * logits.log_softmax(-1)).sum()
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> float:
+    """Share of right answers in percent: logits (n, C), targets int64 (n,)."""
+    return 100 * (logits.argmax(1) == targets).double().mean().item()
+
+
+def mean_average_precision(logits: Tensor, targets: Tensor) -> float:
+    """Mean average precision in percent over classes that occur: logits (n, C), targets bool (n, C)."""
+    logits, targets = logits.cpu(), targets.cpu()
+    values = [average_precision(logits[:, c], targets[:, c]) for c in targets.any(0).nonzero()[:, 0].tolist()]
+    return 100 * sum(values) / len(values) if values else math.nan
+
+
+def patch_miou(logits: Tensor, shares: Tensor) -> float:
+    """Mean IoU in percent where every pixel has the class of its patch, by area; over classes that occur in
+    either.
+
+    Args:
+        logits: (n, C).
+        shares: float32 (n, C), shares of each patch's area.
+    """
+    classes = shares.shape[1]
+    area = torch.zeros(classes, classes, dtype=torch.float64)  # predicted x labelled
+    area.index_add_(0, logits.argmax(1).cpu(), shares.double().cpu())
+    both, union = area.diagonal(), area.sum(0) + area.sum(1) - area.diagonal()
+    occurs = union > 0
+    return 100 * float((both[occurs] / union[occurs]).mean()) if occurs.any() else math.nan

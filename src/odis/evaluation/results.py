@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from odis.errors import DataError
+from odis.evaluation import TITLES
 from odis.machine.files import write_json_whole
 
 
@@ -39,16 +40,6 @@ def write_results(path: str | Path, results: dict[str, Any]) -> None:
 
 _ABREAST = 4  # scores side by side
 
-_TITLES = {
-    "knn": "k-NN: {test} classified by {train}",
-    "linear": "linear probe: {test}, trained on {train}",
-    "transfer": "transfer by logistic regression, top-1 accuracy",
-    "retrieval": "retrieval: {test}, searched in {gallery}",
-    "landmarks": "retrieval of landmarks: {test}, searched in {gallery}",
-    "dense-knn": "k-NN of patches: {test}, labelled by {train}",
-    "segment": "linear segmentation: {test}, trained on {train}",
-}
-
 
 def results_table(results: dict[str, Any]) -> RenderableType:
     """A row for each model and mode, with where objects and training came from; scores with their 95 %
@@ -62,7 +53,9 @@ def results_table(results: dict[str, Any]) -> RenderableType:
         for side in ("train", "test", "gallery")
         if side in results
     }
-    title = _TITLES[results["evaluation"]].format(**{"gallery": "the same", "test": "", "train": ""} | sides)
+    title = TITLES[results["evaluation"]].table.format(
+        **{"gallery": "the same", "test": "", "train": ""} | sides
+    )
     names = list(dict.fromkeys(name for row in results["rows"] for name in row["scores"]))
     tables: list[RenderableType] = []
     for start in range(0, max(1, len(names)), _ABREAST):
@@ -91,9 +84,9 @@ def _asked(row: dict[str, Any], context: float | None) -> str:
 
 
 def _side(side: dict[str, Any], settings: dict[str, Any]) -> str:
-    things = "images" if settings.get("images") or "objects" not in side else "objects"
+    unit = "images" if settings.get("images") or "objects" not in side else "objects"
     count = side.get("objects", side["images"])
-    return f"{count:,} {things} ({side['provenance']}, {side['classes']} classes)"
+    return f"{count:,} {unit} ({side['provenance']}, {side['classes']} classes)"
 
 
 def _shown(score: dict[str, float | None] | None) -> str:

@@ -1,4 +1,4 @@
-"""Retrieval: every labelled object (or image) is a query, and those that share a label with it should come
+"""Retrieval: every labelled object (or image) is a query, and those that share a label with it should rank
 first.
 """
 
@@ -6,62 +6,77 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from typing import TYPE_CHECKING, Any
 
 from odis.errors import DataError, OdisError
-from odis.evaluation.asking import Asking, Each, Evaluation, Progress
-from odis.evaluation.linear import require_labels
-from odis.evaluation.parts import Part, in_train_classes
-from odis.evaluation.scores import mean_score
-from odis.inference import Encoder, IndexFeatures
-from odis.objects.index import ObjectIndex
+from odis.evaluation.evaluation import Evaluation, Models, OnRow, Progress, Titles
+from odis.evaluation.landmarks import LANDMARK_TITLES, evaluate_landmarks
+from odis.evaluation.settings import EvaluationSettings
 
-_TILE = 1 << 23  # similarities ranked at a time: with their order about 170 MB
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from odis.evaluation.subset import IndexSubset
+    from odis.inference import Encoder, IndexFeatures
+    from odis.objects.index import ObjectIndex
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetrievalSettings(Asking):
-    """How models are asked (`Asking`), and what counts.
+@dataclass(frozen=True, kw_only=True)
+class RetrievalSettings(EvaluationSettings):
+    """Settings of the retrieval.
 
     Args:
         k: Ranks of the recalls.
-        same_image: Keep objects of the query's own image in what is searched. They share its light and
-            surroundings, which makes them easy to find; the query itself is never searched.
+        same_image: Search objects of the query's own image too. They share its light and surroundings, which
+            makes them easy to find. The query itself is never searched.
     """
 
     k: Sequence[int] = (1, 5, 10)
     same_image: bool = False
 
-    def check(self, encoders: Sequence[Encoder]) -> None:
-        """See `Asking.check`."""
-        Asking.check(self, encoders)
+    def check(self) -> None:
+        """See `EvaluationSettings.check`."""
+        EvaluationSettings.check(self)
         if not self.k or min(self.k) < 1:
             raise OdisError(f"k {min(self.k, default=0)} must be 1 or more")
 
 
+@dataclass(frozen=True, slots=True)
+class RetrievalData:
+    """What is searched, and for what.
+
+    Args:
+        test: Object index or folder of images, with labels: the queries.
+        gallery: What is searched; by default the queries, each among all others.
+        landmarks: Published ground truth, gnd_roxford5k.pkl or gnd_rparis6k.pkl, in place of --test.
+        jpg: Folder of the landmarks' images; by default jpg beside the ground truth.
+    """
+
+    test: str | None = None
+    gallery: str | None = None
+    landmarks: str | None = None
+    jpg: str | None = None
+
+
 def evaluate_retrieval(
     encoders: Encoder | Sequence[Encoder],
-    test: ObjectIndex | Part,
-    gallery: ObjectIndex | Part | None,
+    test: ObjectIndex | IndexSubset,
+    gallery: ObjectIndex | IndexSubset | None,
     settings: RetrievalSettings,
     progress: Progress | None = None,
-    each: Each | None = None,
+    on_row: OnRow | None = None,
 ) -> dict[str, Any]:
     """Rank a gallery by cosine similarity to each query of `test`; what shares a label with the query is
     relevant.
 
     Args:
         encoders: Models to compare, on the same objects.
-        test: Index of the queries, or a part of it.
-        gallery: Index that is searched, or a part of it; None searches the test part itself, each query among
+        test: Index of the queries, or a subset of it.
+        gallery: Index that is searched, or a subset of it; None searches the queries themselves, each among
             all others.
         settings: How; `max_train` bounds the gallery.
         progress: Called after each image.
-        each: Called with the results so far after each row.
+        on_row: Called with the results so far after each row.
 
     Returns:
         What `results.json` holds; scores are `mAP` (mean over queries of average precision over the whole
@@ -72,35 +87,31 @@ def evaluate_retrieval(
     Raises:
         OdisError: for labels that are missing, classes that do not go together, or settings that do not fit.
     """
-    encoders = [encoders] if isinstance(encoders, Encoder) else list(encoders)
-    settings.check(encoders)
-    test = Part.of(test, settings.max_test, settings.seed) if isinstance(test, ObjectIndex) else test
-    gallery = (
-        Part.of(gallery, settings.max_train, settings.seed) if isinstance(gallery, ObjectIndex) else gallery
-    )
-    require_labels((test,) if gallery is None else (test, gallery), settings, multi=settings.images)
-    run = Evaluation("retrieval", settings, progress, each, several=settings.images)
-    for encoder, mode in run.asked(encoders):
+    from odis.evaluation.labels import require_labels, to_train_classes
+    from odis.evaluation.ranking import rank
+    from odis.evaluation.runner import EvaluationRun
+    from odis.evaluation.scores import mean_score
+    from odis.evaluation.subset import IndexSubset
+
+    images = settings.query.images
+    run = EvaluationRun("retrieval", encoders, settings, progress, on_row, multi_label=images)
+    test = IndexSubset.of(test, settings.max_test, settings.seed)
+    searched = test if gallery is None else IndexSubset.of(gallery, settings.max_train, settings.seed)
+    require_labels((test,) if gallery is None else (test, searched), images=images, multi_label=images)
+    for encoder, mode in run.models():
         queries = _labelled(run.features(encoder, mode, test, "test"), test)
-        searched = (
-            queries
-            if gallery is None
-            else _labelled(run.features(encoder, mode, gallery, "gallery"), gallery)
-        )
-        classes = test.index.classes
+        found = queries
         if gallery is not None:
-            used = torch.tensor([label for labels in queries.label_sets for label in labels])
-            position = in_train_classes(test.index, gallery.index, used).tolist()
-            queries.label_sets = [tuple(position[label] for label in labels) for labels in queries.label_sets]
-            classes = gallery.index.classes
-        asked_image, searched_image = _numbered(queries, test, searched, gallery or test)
+            found = _labelled(run.features(encoder, mode, searched, "gallery"), searched)
+            to_train_classes(queries, test, searched)
+        classes = len(searched.index.classes)
         precision, recall = rank(
             queries.features,
-            searched.features,
-            _labels(queries, len(classes), settings),
-            _labels(searched, len(classes), settings),
-            images=(asked_image, searched_image),
-            numbers=(queries.numbers, searched.numbers),
+            found.features,
+            _targets(queries, classes, images),
+            _targets(found, classes, images),
+            images=_image_numbers(queries, test, found, searched),
+            numbers=(queries.numbers, found.numbers),
             same_image=settings.same_image,
             k=settings.k,
             device=encoder.device,
@@ -114,100 +125,84 @@ def evaluate_retrieval(
     return run.results() | {"resampled": "query images"}
 
 
-def _numbered(
-    one: IndexFeatures, part: Part, other: IndexFeatures, other_part: Part
+def _image_numbers(
+    one: IndexFeatures, subset: IndexSubset, other: IndexFeatures, other_subset: IndexSubset
 ) -> tuple[Tensor, Tensor]:
     """A number for the image of each row, the same for the same file in both."""
+    import torch
+
     number: dict[str, int] = {}
     numbered = []
-    for found, of in ((one, part), (other, other_part)):
+    for found, of in ((one, subset), (other, other_subset)):
         rows, inverse = found.rows.unique(return_inverse=True)
-        numbered.append(
-            torch.tensor([number.setdefault(of.index.image_path(row), len(number)) for row in rows.tolist()])[
-                inverse
-            ]
-        )
+        paths = [of.index.image_path(row) for row in rows.tolist()]
+        numbered.append(torch.tensor([number.setdefault(path, len(number)) for path in paths])[inverse])
     return numbered[0], numbered[1]
 
 
-def _labels(found: IndexFeatures, classes: int, settings: RetrievalSettings) -> Tensor:
+def _targets(found: IndexFeatures, classes: int, images: bool) -> Tensor:
     """bool (n, classes) of images, which may have several labels; int64 (n,) of objects, which have one."""
-    return (
-        found.targets(classes)
-        if settings.images
-        else torch.tensor([labels[0] for labels in found.label_sets])
-    )
+    import torch
+
+    if images:
+        return found.targets(classes)
+    return torch.tensor([labels[0] for labels in found.label_sets])
 
 
-def _labelled(found: IndexFeatures, part: Part) -> IndexFeatures:
+def _labelled(found: IndexFeatures, subset: IndexSubset) -> IndexFeatures:
+    import torch
+
+    from odis.evaluation.labels import require_finite
+
     usable = torch.tensor([bool(labels) for labels in found.label_sets])
     if not usable.any():
-        raise DataError(f"{part.index.path}: none of its images with labels could be used")
+        raise DataError(f"{subset.index.path}: none of its images with labels could be used")
     found = found.select(usable)
-    if not found.features.isfinite().all():
-        raise OdisError(
-            f"{part.index.path}: features hold values that are not finite: the model's weights or its "
-            f"precision are at fault"
-        )
+    require_finite(found, f"{subset.index.path}:")
     return found
 
 
-def rank(
-    queries: Tensor,
-    gallery: Tensor,
-    query_labels: Tensor,
-    gallery_labels: Tensor,
-    *,
-    images: tuple[Tensor, Tensor] | None = None,
-    numbers: tuple[Tensor, Tensor] | None = None,
-    same_image: bool = False,
-    k: Sequence[int] = (1, 5, 10),
-    device: torch.device | str = "cpu",
-) -> tuple[Tensor, Tensor]:
-    """Average precision and recall at k of each query, by cosine similarity; of equally similar ones the
-    earlier in the gallery is nearer.
+def _run(
+    models: Models,
+    data: RetrievalData,
+    settings: RetrievalSettings,
+    progress: Progress | None,
+    on_row: OnRow | None,
+) -> dict[str, Any]:
+    from odis.objects.index import ObjectIndex
 
-    Args:
-        queries: (m, D).
-        gallery: (n, D).
-        query_labels: int64 (m,), or bool (m, C) where there may be several.
-        gallery_labels: int64 (n,) or bool (n, C); one that shares a label with the query is relevant to it.
-        images: int64 (m,) and (n,), the image of each: the query's is not searched. None: the two have no
-            image in common.
-        numbers: int64 (m,) and (n,), the object in its image: with `same_image` only the query itself is not
-            searched.
-        same_image: See `numbers`.
-        k: Ranks of the recalls.
-        device: Where to compute.
+    if (data.test is None) == (data.landmarks is None):
+        raise OdisError("give --test, or --landmarks; one of the two")
+    if data.landmarks is not None:
+        plain = EvaluationSettings(query=settings.query, read=settings.read, seed=settings.seed)
+        alone = RetrievalSettings(query=settings.query, read=settings.read, seed=settings.seed)
+        if data.gallery is not None or settings.query.images or settings != alone:
+            raise OdisError(
+                "--landmarks says what is queried and searched: no --images, --gallery, --max-train and the "
+                "like"
+            )
+        return evaluate_landmarks(models(), data.landmarks, data.jpg, plain, progress, on_row)
+    if data.jpg is not None:
+        raise OdisError("--jpg goes with --landmarks")
+    assert data.test is not None
+    test = ObjectIndex.open(data.test)
+    gallery = None if data.gallery is None else ObjectIndex.open(data.gallery)
+    return evaluate_retrieval(models(), test, gallery, settings, progress, on_row)
 
-    Returns:
-        float64 (m,), NaN for a query with nothing relevant to find, and float64 (m, len(k)): 1 where one of
-        the first k is relevant, else 0, or NaN. On the CPU.
-    """
-    device = torch.device(device)
-    gallery = normalize(gallery.to(device, torch.float32), dim=1)
-    several = query_labels.ndim == 2
-    of_gallery = gallery_labels.to(device, torch.float32 if several else torch.int64)
-    precision = torch.full((len(queries),), float("nan"), dtype=torch.float64)
-    recall = torch.full((len(queries), len(k)), float("nan"), dtype=torch.float64)
-    for rows in torch.arange(len(queries)).split(max(1, _TILE // max(1, len(gallery)))):
-        similarity = normalize(queries[rows].to(device, torch.float32), dim=1) @ gallery.T
-        asked = query_labels[rows].to(device)
-        relevant = asked.float() @ of_gallery.T > 0 if several else asked[:, None] == of_gallery
-        if images is not None:
-            passed_over = images[0][rows].to(device)[:, None] == images[1].to(device)
-            if same_image:
-                assert numbers is not None
-                passed_over &= numbers[0][rows].to(device)[:, None] == numbers[1].to(device)
-            similarity.masked_fill_(passed_over, float("-inf"))  # last, where they change no rank of others
-            relevant &= ~passed_over
-        order = similarity.argsort(dim=1, descending=True, stable=True)
-        found = relevant.gather(1, order)
-        place = torch.arange(1, found.shape[1] + 1, device=device, dtype=torch.float64)
-        hits = found.cumsum(1)
-        total = found.sum(1)
-        known = (total > 0).cpu()
-        precision[rows[known]] = ((hits / place * found).sum(1) / total).cpu()[known]
-        for i, one in enumerate(k):
-            recall[rows[known], i] = found[:, :one].any(1).double().cpu()[known]
-    return precision, recall
+
+EVALUATION = Evaluation(
+    name="retrieval",
+    summary="Rank objects or images by similarity: mAP and recall; or the Revisited Oxford and Paris "
+    "benchmarks",
+    data=RetrievalData(),
+    settings=RetrievalSettings(),
+    run=_run,
+    titles={
+        "retrieval": Titles(
+            "retrieval: {test}, searched in {gallery}",
+            "Retrieval",
+            "How often the objects most alike are of the same class. Higher is better.",
+        ),
+        "landmarks": LANDMARK_TITLES,
+    },
+)

@@ -4,39 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
+from odis.evaluation.dense_settings import PATCHES, DenseData, DenseSettings
+from odis.evaluation.evaluation import Evaluation, Models, OnRow, Progress, Titles
+from odis.evaluation.settings import Grid, check_held_out
 
-from odis.errors import OdisError
-from odis.evaluation.asking import Each, Evaluation, Progress
-from odis.evaluation.dense import PATCHES, DenseReader, DenseSettings, chosen_rows, overlap_notes
-from odis.evaluation.label_maps import LabelledImages
-from odis.evaluation.probe import Classifiers, Grid, choose_and_train
-from odis.inference import Encoder
+if TYPE_CHECKING:
+    from odis.evaluation.label_maps import LabelledImages
+    from odis.inference import Encoder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class SegmentSettings(DenseSettings):
-    """How models are asked and what is kept (`DenseSettings`), and what heads are tried.
+    """Settings of the linear segmentation.
 
     Args:
-        grid: Learning rates, weight decays and steps.
-        held_out: Share of the train images on which the best of the grid is chosen. The test part is touched
-            once, after that.
+        grid: Heads to try.
+        held_out: Share of the train images that chooses among them. The test part is used once, after that.
     """
 
     grid: Grid = field(default_factory=Grid)
     held_out: float = 0.1
 
-    def check(self, encoders: Sequence[Encoder]) -> None:
+    def check(self) -> None:
         """See `DenseSettings.check`."""
-        DenseSettings.check(self, encoders)
+        DenseSettings.check(self)
         self.grid.check()
-        if not 0 < self.held_out < 1:
-            raise OdisError(f"held-out {self.held_out:g} must be a share above 0 and below 1")
+        check_held_out(self.held_out)
 
 
 def evaluate_segment(
@@ -45,7 +40,7 @@ def evaluate_segment(
     test: LabelledImages,
     settings: SegmentSettings,
     progress: Progress | None = None,
-    each: Each | None = None,
+    on_row: OnRow | None = None,
 ) -> dict[str, Any]:
     """Train a linear classifier of patches, and measure the pixels of `test`.
 
@@ -59,7 +54,7 @@ def evaluate_segment(
         test: Images to label.
         settings: How.
         progress: Called after each image.
-        each: Called with the results so far after each row.
+        on_row: Called with the results so far after each row.
 
     Returns:
         What `results.json` holds; the score is `mIoU` over classes in percent, with a 95 % bootstrap interval
@@ -70,49 +65,54 @@ def evaluate_segment(
         OdisError: for parts without labels, classes of `test` that `train` does not list, or settings that do
             not fit.
     """
-    encoders = [encoders] if isinstance(encoders, Encoder) else list(encoders)
-    settings.check(encoders)
-    run = Evaluation("segment", settings, progress, each)
-    rows = (
-        chosen_rows(train, settings.max_train, settings.seed),
-        chosen_rows(test, settings.max_test, settings.seed),
-    )
-    run.notes = overlap_notes(train, rows[0], test, rows[1])
-    for encoder in encoders:
+    from odis.evaluation.dense import DenseReader, draw_parts
+    from odis.evaluation.probe import choose_and_train, patch_miou
+    from odis.evaluation.runner import EvaluationRun
+
+    run = EvaluationRun("segment", encoders, settings, progress, on_row)
+    train_rows, test_rows = draw_parts(run, train, test)
+    for encoder in run.encoders:
         run.start()
         reader = DenseReader(run, settings, encoder, train)
-        features, shares, images = reader.bank(rows[0])
+        features, shares, images = reader.bank(train_rows)
         choice = choose_and_train(
-            features.to(encoder.device), shares.to(encoder.device), images, settings.grid, patch_miou,
-            classes=len(train.classes), share=settings.held_out, seed=settings.seed,
-        )  # fmt: skip
-
-        def predict(patches: Tensor, classifiers: Classifiers = choice.classifiers) -> Tensor:
-            return classifiers.logits(patches)
-
-        score, by_class = reader.measure(test, rows[1], predict)
-        run.add(
-            encoder,
-            PATCHES,
-            {"mIoU": score},
-            iou=by_class,
-            chosen=choice.as_dict(),
-            train_patches=len(features),
+            features.to(encoder.device),
+            shares.to(encoder.device),
+            images,
+            settings.grid,
+            patch_miou,
+            classes=len(train.classes),
+            share=settings.held_out,
+            seed=settings.seed,
         )
+        score, by_class = reader.measure(test, test_rows, choice.classifiers.logits)
+        chosen, count = choice.as_dict(), len(features)
+        run.add(encoder, PATCHES, {"mIoU": score}, iou=by_class, chosen=chosen, train_patches=count)
     return run.results()
 
 
-def patch_miou(logits: Tensor, shares: Tensor) -> float:
-    """Mean IoU in percent where every pixel has the class of its patch, by area; over classes that occur in
-    either.
+def _run(
+    models: Models,
+    data: DenseData,
+    settings: SegmentSettings,
+    progress: Progress | None,
+    on_row: OnRow | None,
+) -> dict[str, Any]:
+    train, test = data.open()
+    return evaluate_segment(models(), train, test, settings, progress, on_row)
 
-    Args:
-        logits: (n, C).
-        shares: float32 (n, C), shares of each patch's area.
-    """
-    classes = shares.shape[1]
-    area = torch.zeros(classes, classes, dtype=torch.float64)  # predicted x labelled
-    area.index_add_(0, logits.argmax(1).cpu(), shares.double().cpu())
-    both, union = area.diagonal(), area.sum(0) + area.sum(1) - area.diagonal()
-    occurs = union > 0
-    return 100 * float((both[occurs] / union[occurs]).mean()) if occurs.any() else float(np.nan)
+
+EVALUATION = Evaluation(
+    name="segment",
+    summary="Label pixels by a linear classifier of patches: mIoU",
+    data=DenseData(),
+    settings=SegmentSettings(),
+    run=_run,
+    titles={
+        "segment": Titles(
+            "linear segmentation: {test}, trained on {train}",
+            "Segmentation",
+            "How well patch features tell objects and ground apart. Higher is better.",
+        )
+    },
+)

@@ -2,25 +2,84 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from odis.errors import OdisError
-from odis.evaluation.asking import Asking, Each, Evaluation, Progress
-from odis.evaluation.linear import labelled_features, require_labels
-from odis.evaluation.parts import Part, overlap_note
-from odis.evaluation.probe import held_out
-from odis.evaluation.scores import Score, accuracy_score
-from odis.inference import Encoder, IndexFeatures
+from odis.evaluation.evaluation import Evaluation, Models, OnRow, Progress, Titles
+from odis.evaluation.settings import EvaluationSettings, check_held_out
 
-_ITERATIONS = 1000
+if TYPE_CHECKING:
+    from odis.evaluation.scores import Score
+    from odis.evaluation.subset import IndexSubset
+    from odis.inference import Encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferSettings(EvaluationSettings):
+    """Settings of the transfer.
+
+    Args:
+        costs: Values of scikit-learn's C to try, the inverse strength of the l2 penalty.
+        held_out: Share of the train images that chooses among them. The test part is used once, after that.
+    """
+
+    costs: Sequence[float] = tuple(10.0**e for e in range(-5, 3))
+    held_out: float = 0.2
+
+    def check(self) -> None:
+        """See `EvaluationSettings.check`."""
+        EvaluationSettings.check(self)
+        if not self.costs or not all(0 < c < math.inf for c in self.costs):
+            raise OdisError(f"costs {list(self.costs)} must be one or more numbers above 0")
+        check_held_out(self.held_out)
+
+
+@dataclass(frozen=True, slots=True)
+class TransferData:
+    """The data sets of a transfer.
+
+    Args:
+        trains: Object index or folder of images, with labels; again for the next data set.
+        tests: The test part of the same data set; as often as --train.
+        names: Name of the data set in the table; by default that of its test part.
+    """
+
+    trains: Sequence[str] = field(default=(), metadata={"option": "train", "repeat": True})
+    tests: Sequence[str] = field(default=(), metadata={"option": "test", "repeat": True})
+    names: Sequence[str] = field(default=(), metadata={"option": "name", "repeat": True})
+
+    def open(self, settings: TransferSettings) -> list[DataSet]:
+        """The data sets, drawn as the settings say.
+
+        Raises:
+            OdisError: they are not given, or not equally many.
+            DataError: one cannot be read.
+        """
+        from odis.evaluation.subset import IndexSubset
+        from odis.objects.index import ObjectIndex
+
+        for name, paths in (("train", self.trains), ("test", self.tests)):
+            if not paths:
+                raise OdisError(f"--{name} is required; --help lists the options")
+        names = self.names or [Path(path).stem for path in self.tests]
+        for name, given in (("test", self.tests), ("name", names)):
+            if len(given) != len(self.trains):
+                raise OdisError(
+                    f"--train was given {len(self.trains)} times and --{name} {len(given)} times; each data "
+                    f"set has one of both"
+                )
+        return [
+            DataSet(
+                name,
+                IndexSubset.of(ObjectIndex.open(train), settings.max_train, settings.seed),
+                IndexSubset.of(ObjectIndex.open(test), settings.max_test, settings.seed),
+            )
+            for name, train, test in zip(names, self.trains, self.tests)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,30 +87,8 @@ class DataSet:
     """A data set of a transfer: its name in the table, where to train, where to measure."""
 
     name: str
-    train: Part
-    test: Part
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferSettings(Asking):
-    """How models are asked (`Asking`), and which regularisations are tried.
-
-    Args:
-        costs: scikit-learn's `C`, the inverse of the strength of the l2 penalty; the best on held-out train
-            images is taken.
-        held_out: Share of the train images that choose. The test part is touched once, after that.
-    """
-
-    costs: Sequence[float] = field(default_factory=lambda: tuple(10.0**e for e in range(-5, 3)))
-    held_out: float = 0.2
-
-    def check(self, encoders: Sequence[Encoder]) -> None:
-        """See `Asking.check`."""
-        Asking.check(self, encoders)
-        if not self.costs or not all(0 < c < float("inf") for c in self.costs):
-            raise OdisError(f"costs {list(self.costs)} must be one or more numbers above 0")
-        if not 0 < self.held_out < 1:
-            raise OdisError(f"held-out {self.held_out:g} must be a share above 0 and below 1")
+    train: IndexSubset
+    test: IndexSubset
 
 
 def evaluate_transfer(
@@ -59,7 +96,7 @@ def evaluate_transfer(
     data_sets: Sequence[DataSet],
     settings: TransferSettings,
     progress: Progress | None = None,
-    each: Each | None = None,
+    on_row: OnRow | None = None,
 ) -> dict[str, Any]:
     """Multinomial logistic regression (scikit-learn, lbfgs) on standardised features of each data set.
 
@@ -68,7 +105,7 @@ def evaluate_transfer(
         data_sets: Where to train and to measure; objects, or images that have exactly one label.
         settings: How.
         progress: Called after each image.
-        each: Called with the results so far after each row.
+        on_row: Called with the results so far after each row.
 
     Returns:
         What `results.json` holds; a row for each model and mode with one score a data set, top-1 accuracy in
@@ -79,8 +116,13 @@ def evaluate_transfer(
         OdisError: for labels that are missing or of classes the train index does not have, two data sets of
             one name, or settings that do not fit.
     """
-    encoders = [encoders] if isinstance(encoders, Encoder) else list(encoders)
-    settings.check(encoders)
+    from odis.evaluation.labels import labelled_features, require_labels
+    from odis.evaluation.logistic import fit_and_predict
+    from odis.evaluation.runner import EvaluationRun
+    from odis.evaluation.scores import Score, accuracy_score
+    from odis.evaluation.subset import overlap_note, shared_images
+
+    run = EvaluationRun("transfer", encoders, settings, progress, on_row)
     names = [d.name for d in data_sets]
     if not names or len(set(names)) < len(names) or "mean" in names:
         raise OdisError(
@@ -88,22 +130,28 @@ def evaluate_transfer(
             f"none of them mean"
         )
     for data in data_sets:
-        require_labels((data.train, data.test), settings, multi=False)
-    run = Evaluation("transfer", settings, progress, each)
-    run.notes = [f"{d.name}: {note}" for d in data_sets for note in overlap_note(d.test, d.train)]
+        require_labels((data.train, data.test), images=settings.query.images, multi_label=False)
+    run.notes = [
+        f"{data.name}: {note}"
+        for data in data_sets
+        for note in overlap_note(shared_images(data.test, data.train))
+    ]
     described: list[dict[str, Any]] = []
-    for encoder, mode in run.asked(encoders):
+    for encoder, mode in run.models():
         scores: dict[str, Score] = {}
         chosen: dict[str, float] = {}
         described = []
         for data in data_sets:
-            known, asked = labelled_features(run, encoder, mode, data.train, data.test, multi=False)
-            right, chosen[data.name] = fit_and_ask(known, asked, settings)
+            known, asked = labelled_features(run, encoder, mode, data.train, data.test)
+            predicted, chosen[data.name] = fit_and_predict(
+                known, asked.features, settings.costs, share=settings.held_out, seed=settings.seed
+            )
+            right = predicted == asked.labels.numpy()
             scores[data.name] = accuracy_score(right, asked.rows, seed=settings.seed)
             described.append({"name": data.name, **run.sides})
         if len(scores) > 1:
-            mean = float(np.mean([score.value for score in scores.values()]))
-            scores["mean"] = Score(mean, float("nan"), float("nan"))
+            mean = sum(score.value for score in scores.values()) / len(scores)
+            scores["mean"] = Score(mean, math.nan, math.nan)
         run.add(encoder, mode, scores, chosen=chosen)
     results = run.results()
     for side in ("train", "test"):
@@ -111,48 +159,28 @@ def evaluate_transfer(
     return {**results, "data_sets": described}
 
 
-def fit_and_ask(
-    known: IndexFeatures, asked: IndexFeatures, settings: TransferSettings
-) -> tuple[np.ndarray, float]:
-    """Choose `C` on held-out images of `known`, fit all of it, and say which of `asked` are classified
-    rightly: bool (m,), and `C`.
-    """
-    features, labels = known.features.numpy().astype(np.float64), known.labels.numpy()
-    if len(np.unique(labels)) < 2:
-        raise OdisError("the train part has objects of one class only; a classifier needs two")
-    out = held_out(known.rows, settings.held_out, settings.seed).numpy()
-    scores = {}
-    if len(settings.costs) > 1 and len(np.unique(labels[~out])) > 1:
-        model = None
-        for cost in sorted(settings.costs):
-            model = _fit(features[~out], labels[~out], cost, model)
-            scores[cost] = float((_predict(model, features[out]) == labels[out]).mean())
-    best = (
-        max(scores, key=lambda c: scores[c]) if scores else sorted(settings.costs)[len(settings.costs) // 2]
-    )
-    model = _fit(features, labels, best, None)
-    return _predict(model, asked.features.numpy().astype(np.float64)) == asked.labels.numpy(), best
+def _run(
+    models: Models,
+    data: TransferData,
+    settings: TransferSettings,
+    progress: Progress | None,
+    on_row: OnRow | None,
+) -> dict[str, Any]:
+    data_sets = data.open(settings)
+    return evaluate_transfer(models(), data_sets, settings, progress, on_row)
 
 
-def _fit(
-    features: np.ndarray,
-    labels: np.ndarray,
-    cost: float,
-    before: tuple[StandardScaler, LogisticRegression] | None,
-) -> tuple[StandardScaler, LogisticRegression]:
-    """Fit at one `C`, starting from the solution at the `C` before."""
-    scaler = StandardScaler().fit(features) if before is None else before[0]
-    model = LogisticRegression(max_iter=_ITERATIONS, warm_start=True) if before is None else before[1]
-    model.set_params(C=cost)
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # almost unregularised: the held-out images judge it as it is
-        model.fit(scaler.transform(features), labels)
-    return scaler, model
-
-
-def _predict(fitted: tuple[StandardScaler, LogisticRegression], features: np.ndarray) -> np.ndarray:
-    scaler, model = fitted
-    classes: np.ndarray = model.predict(scaler.transform(features))
-    return classes
+EVALUATION = Evaluation(
+    name="transfer",
+    summary="Logistic regression on one data set or several, one column each",
+    data=TransferData(),
+    settings=TransferSettings(),
+    run=_run,
+    titles={
+        "transfer": Titles(
+            "transfer by logistic regression, top-1 accuracy",
+            "Transfer",
+            "Frozen features on other data. Higher is better.",
+        )
+    },
+)

@@ -5,33 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from odis.evaluation import TITLES
 from odis.report.page import Html, code, element, joined, paragraph, scrolled
 from odis.report.results import Comparison, Row, Score, settings_in_words
 from odis.types import Skipped
 
-_NAMES = {
-    "knn": (
-        "k-NN",
-        "Each test object gets the class that its nearest train objects vote for. Accuracy; higher is "
-        "better.",
-    ),
-    "linear": (
-        "Linear probe",
-        "A linear classifier on frozen features of train objects, asked about test objects. Higher is "
-        "better.",
-    ),
-    "transfer": ("Transfer", "Frozen features on other data. Higher is better."),
-    "retrieval": ("Retrieval", "How often the objects most alike are of the same class. Higher is better."),
-    "landmarks": (
-        "Landmark retrieval",
-        "Mean average precision of Revisited Oxford and Paris. Higher is better.",
-    ),
-    "dense-knn": (
-        "Dense k-NN",
-        "Each test patch gets the class that its nearest train patches vote for. Higher is better.",
-    ),
-    "segment": ("Segmentation", "How well patch features tell objects and ground apart. Higher is better."),
-}
 _NONE_YET = "No results file is in the runs' folders. One is made by, for example, "
 
 
@@ -59,7 +37,8 @@ def tables(comparisons: Sequence[Comparison], skipped: Sequence[Skipped]) -> Htm
 
 
 def _table(comparison: Comparison) -> Html:
-    title, reading = _NAMES.get(comparison.evaluation, (comparison.evaluation, None))
+    titles = TITLES.get(comparison.evaluation)
+    title, reading = (titles.heading, titles.reading) if titles else (comparison.evaluation, None)
     columns = comparison.columns
     best = {column: comparison.best(column) for column in columns}
     heads = ["model", "asked by", *columns]

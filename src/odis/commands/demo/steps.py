@@ -17,6 +17,7 @@ from rich.table import Table
 
 from odis.backbones.build import build_pair
 from odis.config.options import load_recipe
+from odis.config.query import QueryConfig, ReadConfig
 from odis.config.training import PretrainConfig
 from odis.evaluation.knn import KnnSettings, evaluate_knn
 from odis.evaluation.results import write_results
@@ -116,7 +117,10 @@ def _untrained(config: PretrainConfig) -> Encoder:
 
 def _evaluated(encoder: Encoder, train: ObjectIndex, test: ObjectIndex) -> dict[str, Any]:
     settings = KnnSettings(
-        modes=("masked-attention", "crop"), k=(K,), context=CONTEXT, max_train=NEIGHBOUR_SCENES, workers=1
+        query=QueryConfig(modes=("masked-attention", "crop"), context=CONTEXT),
+        read=ReadConfig(workers=1),
+        k=(K,),
+        max_train=NEIGHBOUR_SCENES,
     )
     return evaluate_knn(encoder, train, test, settings)
 

@@ -1,4 +1,4 @@
-"""Which rows of an index take part in an evaluation, and how the classes of two indexes go together."""
+"""Which images take part in an evaluation, and how the classes of two indexes correspond."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from odis.errors import DataError
 from odis.objects.index import ObjectIndex
 
 
+def draw_rows(count: int, most: int | None, seed: int) -> Sequence[int]:
+    """All of `count` rows, or `most` of them drawn by the seed, ascending."""
+    if most is None or most >= count:
+        return range(count)
+    return sorted(np.random.default_rng(seed).permutation(count)[:most].tolist())
+
+
 @dataclass(frozen=True, slots=True)
-class Part:
+class IndexSubset:
     """Rows of an index that take part in an evaluation."""
 
     index: ObjectIndex
     rows: Sequence[int]
 
     @staticmethod
-    def of(index: ObjectIndex, most: int | None, seed: int) -> Part:
-        """All rows, or `most` of them drawn by `seed`."""
-        n = len(index)
-        if most is None or most >= n:
-            return Part(index, range(n))
-        return Part(index, sorted(np.random.default_rng(seed).permutation(n)[:most].tolist()))
+    def of(index: ObjectIndex | IndexSubset, most: int | None, seed: int) -> IndexSubset:
+        """All rows, or `most` of them drawn by the seed; a subset stays as it is."""
+        if isinstance(index, IndexSubset):
+            return index
+        return IndexSubset(index, draw_rows(len(index), most, seed))
 
     def labelled(self, enough: int, *, images: bool = False, several: bool = False) -> int:
         """How many objects have a label; counting stops at `enough`.
@@ -40,33 +46,38 @@ class Part:
         for i in self.rows:
             try:
                 labels = [item.label for item in self.index[i].objects if item.label is not None]
-            except (
-                DataError
-            ):  # an image of a folder whose header cannot be read: it is named when features are made
+            except DataError:  # a header that cannot be read: the file is named when features are made
                 continue
             count += (bool(labels) if several else len(set(labels)) == 1) if images else len(labels)
             if count >= enough:
                 return enough
         return count
 
+    def has_several_labels(self) -> bool:
+        """Whether an image has objects of more than one class."""
+        for i in self.rows:
+            try:
+                if len({item.label for item in self.index[i].objects if item.label is not None}) > 1:
+                    return True
+            except DataError:  # named when features are made
+                continue
+        return False
 
-def shared_images(one: Part, other: Part) -> int:
+
+def shared_images(one: IndexSubset, other: IndexSubset) -> int:
     """How many images of `one` are in `other` too, by the paths of their files."""
     if not one.rows or not other.rows:
         return 0
-    small, large = sorted((one, other), key=lambda part: len(part.rows))
+    small, large = sorted((one, other), key=lambda subset: len(subset.rows))
     paths = {small.index.image_path(i) for i in small.rows}
     return len(paths & {path for i in large.rows if (path := large.index.image_path(i)) in paths})
 
 
-def overlap_note(test: Part, train: Part, name: str = "train") -> list[str]:
-    """A note if the two parts share images: then a score does not say what the model makes of new ones."""
-    shared = shared_images(test, train)
-    return (
-        [f"{shared:,} images are in the test and the {name} part: their scores say nothing of new images"]
-        if shared
-        else []
-    )
+def overlap_note(shared: int) -> list[str]:
+    """A note if train and test part share images: their scores are not those of new images."""
+    if not shared:
+        return []
+    return [f"{shared:,} images are in the test and the train part: their scores say nothing of new images"]
 
 
 def in_train_classes(test: ObjectIndex, train: ObjectIndex, used: Tensor) -> Tensor:

@@ -1,0 +1,82 @@
+"""What an evaluation states: all are listed, options are those users know, titles fit the results."""
+
+import ast
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from odis.config.arguments import add_arguments
+from odis.config.options import new_parser
+from odis.evaluation import EVALUATIONS, TITLES
+
+PACKAGE = Path(__file__).resolve().parents[2] / "src" / "odis" / "evaluation"
+
+QUERY = {"--mode", "--images", "--size", "--context"}
+READ = {"--batch-size", "--workers", "--device", "--precision", "--strict"}
+DRAWN = {"--max-train", "--max-test", "--seed"}
+GRID = {"--lrs", "--weight-decays", "--steps", "--batch", "--held-out"}
+DENSE = {"--train", "--test", "--train-split", "--test-split", "--boxes", "--max-patches", "--size"}
+OPTIONS = {
+    "knn": QUERY | {"--train", "--test", "--k", "--temperature"},
+    "linear": QUERY | GRID | {"--train", "--test", "--multi-label"},
+    "transfer": QUERY | {"--train", "--test", "--name", "--costs", "--held-out"},
+    "retrieval": QUERY | {"--test", "--gallery", "--landmarks", "--jpg", "--k", "--same-image"},
+    "dense-knn": DENSE | {"--k", "--temperature"},
+    "segment": DENSE | GRID,
+}
+
+
+def test_the_list_has_every_module_that_states_an_evaluation():
+    stating = {
+        path.stem.replace("_", "-")
+        for path in PACKAGE.glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "EVALUATION"
+    }
+    assert stating == set(EVALUATIONS)
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_options_are_those_of_data_and_settings_each_with_its_help(name: str):
+    one = EVALUATIONS[name]
+    parser = new_parser(name, "")
+    add_arguments(parser, one.data)
+    add_arguments(parser, one.settings)
+    helps = {a.option_strings[0]: a.help for a in parser._actions if a.option_strings[0] != "-h"}
+    assert set(helps) == OPTIONS[name] | READ | DRAWN
+    assert all(text and "\n" not in text for text in helps.values())
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_titles_name_the_parts_of_the_results(name: str):
+    for kind, titles in EVALUATIONS[name].titles.items():
+        assert TITLES[kind] is titles
+        title = titles.table.format(train="<train>", test="<test>", gallery="<gallery>")
+        assert "{" not in title
+        assert all((titles.heading, titles.reading.endswith(".")))
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_default_settings_pass_their_own_check_and_are_written_without_how_images_are_read(name: str):
+    settings = EVALUATIONS[name].settings
+    settings.check()
+    written = settings.as_dict()
+    own = {one.name for one in dataclasses.fields(settings)} - {"query", "read"}
+    assert set(written) == own | {"modes", "images", "size", "context"}
+
+
+def test_no_help_of_evaluate_imports_anything_heavy():
+    code = (
+        "import sys\nfrom odis.cli import main\n"
+        f"for name in {['', *EVALUATIONS]!r}:\n"
+        "    try: main(['evaluate', *name.split(), '--help'])\n"
+        "    except SystemExit: pass\n"
+        "print('MODULES', *{m.split('.')[0] for m in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("usage: odis evaluate") == 1 + len(EVALUATIONS)
+    heavy = {"torch", "torchvision", "timm", "pyarrow", "sklearn", "scipy", "matplotlib", "PIL"}
+    assert not set(done.stdout.splitlines()[-1].split()) & heavy
