@@ -54,6 +54,42 @@ def test_step_times_only_what_is_asked_for(tmp_path: Path):
     assert "│ lightly │" not in done.stdout
 
 
+def test_step_compares_with_the_reference_a_kernel_less_and_another_checkout(tmp_path: Path):
+    file = tmp_path / "step.json"
+    variants = ["odis", "odis:reference", "odis:without-mlp", "odis:before"]
+    arguments = [
+        "--tiny",
+        "--batch",
+        "2",
+        "--rounds",
+        "1",
+        "--only",
+        *variants,
+        "--against",
+        str(BENCHMARKS.parent),
+    ]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "step.py"), *arguments, "--json", str(file)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["step"]: row for row in json.loads(file.read_text())["variants"]}
+    assert list(rows) == variants
+    assert rows["odis"]["to_same"] is None
+    assert all(rows[variant]["to_same"][0] > 0 for variant in variants[1:])
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--only", "odis:without-magic"], ["--only", "lightly:reference"], ["--only", "odis:before"]]
+)
+def test_step_refuses_what_it_does_not_know(wrong: list[str]):
+    command = [sys.executable, str(BENCHMARKS / "step.py"), "--tiny", *wrong]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert wrong[1] in done.stderr or "--against" in done.stderr
+
+
 def test_embed_compares_many_objects_with_one(tmp_path: Path):
     file = tmp_path / "embed.json"
     arguments = ["--tiny", "--images", "2", "--rounds", "3", "--objects", "1", "5", "--json", str(file)]

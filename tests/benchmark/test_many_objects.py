@@ -37,12 +37,10 @@ def test_eight_objects_cost_the_tokens_they_add(tmp_path: Path):
         7 * 2,
     )  # tokens more: two global views and ten local ones; the teacher sees the global ones
     added = (3 * student + teacher) * (token + head)  # backward twice as much as forward
-    # All attend to all on a CPU, where a mask closes what is not seen. Backward: five products for two; in
-    # the last block of local views, of which only objects are read, those alone ask, and there it is four.
-    many, few = (
-        {grid: (grid + 1 + 8) ** 2 - (grid + 1 + 1) ** 2 for grid in (64, 16)},
-        8 * (16 + 1 + 8) - (16 + 1 + 1),
-    )
+    # Objects attend to all tokens, the others to each other alone. Backward: five products for two; in the
+    # last block of local views, of which only objects are read, it is four.
+    many = {grid: 8 * (grid + 1 + 8) - (grid + 1 + 1) for grid in (64, 16)}
+    few = many[16]
     attention = 4 * width * (depth * (3.5 * 2 + 2) * many[64] + 10 * ((depth - 1) * 3.5 * many[16] + 3 * few))
     assert eight["gflop_per_image"] - one["gflop_per_image"] == pytest.approx(
         (added + attention) / 1e9, rel=1e-4
