@@ -1,9 +1,8 @@
-"""The settings of a pretraining run: typed, documented where they are declared, (`config_check.py` checks
-them together).
+"""The settings of a pretraining run, typed and documented. `checks.py` checks them together.
 
-Every field is an option of `odis pretrain` (`--views.global_size 96`) and a key of a recipe file. Recipes
-override these defaults, the command line overrides the recipe. Durations are in epochs: one epoch is as many
-images as the data has.
+Every field is an option of `odis pretrain` (`--views.global_size 96`) and a key of a recipe file. A recipe
+overrides these defaults, and the command line overrides the recipe. Durations are in epochs; one epoch is as
+many images as the data has.
 """
 
 from __future__ import annotations
@@ -37,20 +36,18 @@ class LoaderConfig:
 
 @dataclass
 class ObjectsConfig:
-    """Which objects of an image training distils.
+    """The objects that training distils.
 
     Args:
-        use: Take the objects of the index; if false every image is one object, as in DINO and iBOT.
-        min_size: Objects whose box has a side under this many pixels, after clipping to the image, are
-            dropped.
-        sampling: How the target object is drawn: in proportion to its area, or uniformly.
-        per_image: Object tokens in each view. 1 takes the target alone; more take the target and others at
-            random.
-        min_visible: Share of an object (or of the view, if that is smaller) that must lie in a view for the
-            object to count as visible there; 0 is any overlap.
-        rediscover_every: Epochs between discoveries: training begins with whole images, and every so many
-            epochs the teacher finds the objects of all images anew (section `discover` says how). Annotated
-            objects are not looked at. 0 takes the index as it is.
+        use: Use the objects of the index. If false, every image is one object, as in DINO and iBOT.
+        min_size: Smallest side of a box in pixels, after clipping to the image. Smaller objects are dropped.
+        sampling: Draw the target object in proportion to its area, or uniformly.
+        per_image: Object tokens in each view: the target, and others at random.
+        min_visible: An object is visible in a view if this share of it (or of the view, if that is smaller)
+            lies there. 0 is any overlap.
+        rediscover_every: Epochs between discoveries. Training starts on whole images; every so many epochs
+            the teacher finds the objects of all images anew, by the settings of `discover`. Annotations are
+            not used. 0 uses the index as it is.
     """
 
     use: bool = True
@@ -66,31 +63,31 @@ class ViewsConfig:
     """Crops, photometrics and object masks.
 
     Args:
-        global_views: Global views an image (2 or more).
+        global_views: Global views of an image, 2 or more.
         global_size: Side of a global view in pixels, a multiple of the patch size.
-        global_scale: Area of a global crop as a share of the image, from and to.
-        local_views: Local views an image.
+        global_scale: Area of a global crop as a share of the image: smallest and largest.
+        local_views: Local views of an image.
         local_size: Side of a local view in pixels, a multiple of the patch size.
-        local_scale: Area of a local crop as a share of the image, from and to.
-        ratio: Aspect ratio (width / height) of crops, from and to.
-        object_crops: Global crops must cover the target object (`min_coverage`); if false they are free.
-        min_coverage: Least overlap / min(object area, crop area) of a global crop with the target; 0 is any
+        local_scale: Area of a local crop as a share of the image: smallest and largest.
+        ratio: Aspect ratio (width / height) of crops: smallest and largest.
+        object_crops: Global crops cover the target object (see `min_coverage`). If false, they are free.
+        min_coverage: A global crop must overlap the target by this share of the smaller of the two. 0 is any
             overlap.
-        candidates: Crops drawn a view before the one that covers the target best is taken.
-        local_crops: `object-aware` local crops overlap the target; `free` ones fall anywhere.
-        object_masks: `[OBJ]` reads its object's patches only; if false the whole view.
-        mask_coverage: Share of a patch an object must cover for the patch to belong to it, measured by the
-            patch that it covers most (which is all of a patch, unless the object is small or thin).
-        mask_margin: Patches by which the object mask of a box object is widened on every side.
+        candidates: Crops tried for a view. If none covers the target enough, the best of them is used.
+        local_crops: `object-aware` local crops overlap the target; `free` ones do not have to.
+        object_masks: `[OBJ]` attends to its object's patches only. If false, to the whole view.
+        mask_coverage: A patch belongs to an object that covers this share of it. For small and thin objects
+            the share is relative to the patch that they cover most.
+        mask_margin: Patches by which the object mask of a box is widened on every side.
         flip: Probability of mirroring a view.
         jitter: Probability of colour jitter.
-        jitter_strength: Brightness, contrast, saturation and hue ranges of the jitter.
-        grayscale: Probability of dropping colour.
+        jitter_strength: Ranges of the jitter: brightness, contrast, saturation, hue.
+        grayscale: Probability of converting to grayscale.
         blur: Probability of Gaussian blur in the first global view, the other global views, the local views.
-        solarize: Probability of solarisation in the first global view, the other global views, the local
+        solarize: Probability of solarization in the first global view, the other global views, the local
             views.
-        mean: Channel means subtracted from pixels in 0..1.
-        std: Channel deviations pixels are divided by.
+        mean: Mean of each channel, for pixels in 0..1.
+        std: Standard deviation of each channel.
     """
 
     global_views: int = 2
@@ -119,11 +116,11 @@ class ViewsConfig:
 
 @dataclass
 class PredictionConfig:
-    """Prediction masks: which patches of a global view are hidden from the student (iBOT, section 3.1).
+    """Prediction masks: the patches of a global view that the student does not see (iBOT, section 3.1).
 
     Args:
-        probability: Probability that a global view has hidden patches at all.
-        ratio: Mean share of hidden patches in a view that has some.
+        probability: Probability that a global view has hidden patches.
+        ratio: Mean share of hidden patches in such a view.
         spread: The share is drawn uniformly from ratio - spread to ratio + spread.
     """
 
@@ -138,19 +135,19 @@ class ModelConfig:
 
     Args:
         name: timm model name.
-        weights: `timm` for timm's published weights (downloads, or reads the local hub cache), a path to a
-            timm state dict (`.safetensors` or `.pth`), or nothing to train from scratch.
-        object_tokens: `single` is the paper's (`[CLS]` becomes `[OBJ]`, patches see it); `read-only` puts
-            object tokens beside `[CLS]` that no other token sees.
-        object_readout: `token` reads objects with `[OBJ]`; `mean-pool` averages the object's patches (Hénaff
-            et al., 2021).
-        patch_size: Patch side in pixels, if other than the named model's.
-        embed_dim: Width, if other than the named model's.
-        depth: Blocks, if other than the named model's.
-        num_heads: Attention heads, if other than the named model's.
+        weights: `timm` for timm's published weights (from the hub or its local cache), a path to a timm state
+            dict (`.safetensors` or `.pth`), or nothing to train from scratch.
+        object_tokens: `single` turns `[CLS]` into `[OBJ]`, which patches see; `read-only` adds object tokens
+            beside `[CLS]` that no other token sees.
+        object_readout: `token` represents an object by `[OBJ]`; `mean-pool` by the mean of its patches
+            (Hénaff et al., 2021).
+        patch_size: Side of a patch in pixels, to override the named model's.
+        embed_dim: Width, to override the named model's.
+        depth: Number of blocks, to override the named model's.
+        num_heads: Attention heads, to override the named model's.
         drop_path: Stochastic depth of the student.
-        grad_checkpointing: Recompute blocks in the backward pass to save memory; on a CPU, what is freed also
-            goes back to the system.
+        grad_checkpointing: Recompute the blocks in the backward pass to save memory. On a CPU, freed memory
+            then returns to the system.
     """
 
     name: str = "vit_small_patch16_224"
@@ -170,13 +167,13 @@ class HeadConfig:
     """Projection heads (DINO, section 3.1; iBOT, section 3.2).
 
     Args:
-        prototypes: K, the output dimensions.
+        prototypes: K, the output dimension.
         hidden: Width of the MLP.
         bottleneck: Width before the prototypes.
         layers: Linear layers of the MLP.
-        norm: Batch norm inside the MLP, and without affine before the l2 norm; or none.
-        norm_last_layer: Fix the length of every prototype at 1; if false it is learned.
-        shared: One head for object, image and patch tokens; if false patches have their own.
+        norm: `batch` adds batch norm in the MLP, and one without affine parameters before the l2 norm.
+        norm_last_layer: Fix the length of every prototype at 1. If false, it is learned.
+        shared: One head for object, image and patch tokens. If false, patches have their own.
     """
 
     prototypes: int = 8192
@@ -195,17 +192,18 @@ class LossConfig:
     Args:
         object_weight: Weight of the object term.
         patch_weight: Weight of the patch term.
-        image_weight: Weight of the image term (all-true object masks). With `single` tokens it costs another
-            pass.
-        koleo_weight: Weight of the KoLeo regulariser, which keeps the objects of a batch apart in the head;
-            for small batches.
+        image_weight: Weight of the image term: the object term for the whole view. With `single` tokens it
+            costs another forward pass.
+        koleo_weight: Weight of the KoLeo regularizer, which keeps the objects of a batch apart. It helps
+            small batches.
         student_temp: Student temperature.
         teacher_temp: Teacher temperature after its warm-up.
         warmup_teacher_temp: Teacher temperature at the start.
         warmup_teacher_temp_epochs: Epochs over which the teacher temperature rises linearly.
-        centering: Against collapse: a running `center` of teacher logits, or `sinkhorn` (Sinkhorn-Knopp).
+        centering: What prevents collapse: a running `center` of teacher logits, or `sinkhorn`
+            (Sinkhorn-Knopp).
         center_momentum: Momentum of the running center.
-        sinkhorn_iterations: Sinkhorn-Knopp iterations.
+        sinkhorn_iterations: Iterations of Sinkhorn-Knopp.
     """
 
     object_weight: float = 1.0
@@ -226,15 +224,15 @@ class OptimConfig:
     """AdamW, its schedules, and the teacher's momentum.
 
     Args:
-        base_lr: Learning rate at batch 256; the one used is base_lr * batch_size / 256.
-        min_lr: Learning rate at the end of the cosine (not scaled).
+        base_lr: Learning rate for batch 256. The run uses base_lr * batch_size / 256.
+        min_lr: Learning rate at the end of the cosine; not scaled with the batch.
         warmup_epochs: Epochs of linear learning-rate warm-up.
         weight_decay: Weight decay at the start of its cosine.
-        weight_decay_end: Weight decay at its end.
-        betas: AdamW betas.
-        clip_grad: Largest global gradient norm; 0 clips nothing.
-        freeze_last_layer_epochs: Epochs in which the prototypes do not move.
-        momentum_teacher: EMA momentum at the start; it rises to 1 by a cosine.
+        weight_decay_end: Weight decay at the end of its cosine.
+        betas: Betas of AdamW.
+        clip_grad: Largest global gradient norm. 0 does not clip.
+        freeze_last_layer_epochs: Epochs in which the prototypes are frozen.
+        momentum_teacher: EMA momentum at the start. It rises to 1 along a cosine.
     """
 
     base_lr: float = 5e-4
@@ -250,26 +248,26 @@ class OptimConfig:
 
 @dataclass
 class TrainConfig:
-    """How long, how large, how exact, and what is written when.
+    """Length, batch, precision and device of a run, and when it logs and saves.
 
     Args:
         epochs: Length of the run in epochs.
         steps: Length of the run in steps, instead of epochs.
-        batch_size: Images a step, over all ranks and accumulation.
-        accumulate: Micro-batches a step; each is normalised and centred on its own.
-        seed: Seed of everything random.
-        precision: Arithmetic of the forward and backward passes; weights stay fp32. `auto` is bf16 on a GPU
-            that computes in it, and on a CPU on which bf16 products are clearly faster, else fp32. A run
-            chooses once, when it starts, and a resume keeps the choice.
+        batch_size: Images per step, over all ranks and micro-batches.
+        accumulate: Micro-batches per step. Each is normalized and centered on its own.
+        seed: Seed of all random numbers.
+        precision: Precision of the forward and backward passes; weights stay in fp32. `auto` is bf16 on a GPU
+            that computes in it, and on a CPU that is measured to be faster in it; else fp32. It is chosen at
+            the start of a run and kept by a resume.
         device: `auto` (the GPU if there is one, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
         compile: Compile the transformer blocks.
-        threads: CPU threads of each rank; 0 leaves torch's choice.
+        threads: CPU threads of each rank. 0 leaves the choice to torch.
         log_every: Steps between lines of `metrics.jsonl`.
-        checkpoint_every: Steps between checkpoints; 0 writes one at the end only.
-        keep: Checkpoints kept.
-        knn_every: Steps between k-NN evaluations on `val`; 0 for none before the end.
+        checkpoint_every: Steps between checkpoints. 0 saves at the end only.
+        keep: Number of checkpoints to keep.
+        knn_every: Steps between k-NN evaluations on `val`. 0 evaluates at the end only.
         tensorboard: Write TensorBoard events too.
-        nonfinite_limit: Non-finite losses in a row after which training stops.
+        nonfinite_limit: Stop after this many steps in a row whose loss or gradient is not finite.
     """
 
     epochs: float = 100.0
@@ -291,30 +289,29 @@ class TrainConfig:
 
 @dataclass
 class DiscoverConfig:
-    """How objects are found without annotations, in a network's own features.
+    """Object discovery in a network's own features, without annotations.
 
     Args:
-        method: `spectral`: repeated normalised cuts (TokenCut, CVPR 2022; MaskCut, CVPR 2023). `seeds`:
-            growing from the patch that agrees with fewest others (LOST, BMVC 2021).
-        size: Side in pixels of the square whose area images are resized to, their aspect kept; by default the
-            size the model was trained at. Objects should be some patches high.
-        facet: Which features of the last attention layer: `key`, `query`, `value`, or `token`, the patches
-            that come out. By default `key`, and `token` for a model without such a layer.
-        grayscale: Show the network images without colour: for one that was trained so (`views.grayscale` 1),
-            whose features colour would disturb.
-        center: Subtract the mean feature of the image first, which small networks need: all their patches
-            agree with it.
-        max_objects: Objects looked for in an image.
+        method: `spectral`: repeated normalized cuts (TokenCut, CVPR 2022; MaskCut, CVPR 2023). `seeds`:
+            region growing from the patch that correlates with the fewest others (LOST, BMVC 2021).
+        size: Images are resized to the area of a square of this side in pixels, with their aspect ratio. By
+            default the model's training size. An object should be several patches high.
+        facet: Features of the last attention layer (`key`, `query`, `value`), or `token`, its output. By
+            default `key`, or `token` for a model without such a layer.
+        grayscale: Convert images to grayscale, for a network that was trained on grayscale views.
+        center: Subtract the image's mean feature first. Small networks need it: all their patches agree with
+            the mean.
+        max_objects: Most objects in an image.
         tau: `spectral`: cosine above which two patches belong together.
-        seeds_k: `seeds`: patches that may join the seed, those with the fewest correlations.
-        edge_radius: Masks are drawn to edges of the image this many patches away (guided filter); 0 leaves
-            them as the patches say.
-        min_area: Least area of an object's mask, as a share of the image.
-        max_area: Largest area.
-        max_overlap: Of two boxes with more IoU than this, the less clear one goes.
-        min_score: Least clearness of an object, 0 to 1: half the amount by which the object's patches agree
-            more with its mean feature than those around it do. An image without a clear object yields none.
-        batch_size: Images of one shape that go through the network at once.
+        seeds_k: `seeds`: how many patches of fewest correlations may join the seed.
+        edge_radius: Masks follow edges of the image up to this many patches away (guided filter). 0 keeps the
+            patch masks.
+        min_area: Smallest area of a mask, as a share of the image.
+        max_area: Largest area of a mask.
+        max_overlap: Of two boxes with more IoU than this, the one of lower score is dropped.
+        min_score: Lowest score of an object, 0 to 1: half of how much more its own patches agree with its
+            mean feature than the patches around it do.
+        batch_size: Images of the same shape in a forward pass.
     """
 
     method: Literal["spectral", "seeds"] = "spectral"
@@ -340,8 +337,8 @@ class PretrainConfig:
     Args:
         data: An object index (`.parquet`) or a folder of images to train on.
         val: A held-out object index with labels for the periodic k-NN, or nothing.
-        strict: Stop at the first file or object that cannot be used, instead of naming, counting and skipping
-            it.
+        strict: Stop at the first file or object that cannot be used. Otherwise it is named, counted and
+            skipped.
     """
 
     data: str = ""

@@ -1,4 +1,4 @@
-"""Loops over pixels, runs and candidates, compiled to machine code when they are first called (numba)."""
+"""Python loops compiled to machine code by numba on their first call."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(*, reorder: bool = False) -> Callable[[F], F]:
-    """A decorator: the function, compiled for the types that it is called with.
+    """A decorator that compiles a function for the types it is called with.
 
-    The machine code is kept on disk (beside the source, or in the user's cache folder; `NUMBA_CACHE_DIR` says
-    otherwise), so that no process compiles what another has. It is made anew when its own file has changed,
-    not when another has: compiled functions call only those of their own file.
+    The machine code is cached on disk: beside the source, in the user's cache folder, or in
+    `NUMBA_CACHE_DIR`. The cache is keyed by the function's own file, so a compiled function may call only
+    functions of that file.
 
     Args:
-        reorder: Whether sums may be taken in another order and products added unrounded, as vector
-            instructions do it. NaN and infinity are what they are without.
+        reorder: Allow vector instructions, which add in another order and fuse products with sums. NaN and
+            infinity behave as without.
     """
     options: dict[str, Any] = {
         "nogil": True,
@@ -30,7 +30,7 @@ def compiled(*, reorder: bool = False) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         try:
             machine_code: F = njit(cache=True, **options)(function)
-        except RuntimeError:  # a file can be written neither beside the source nor in the user's folder
+        except RuntimeError:  # no folder for the cache can be written
             machine_code = njit(**options)(function)
         return machine_code
 

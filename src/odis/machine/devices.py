@@ -1,7 +1,4 @@
-"""The one place where a device and a precision are resolved.
-
-Which kernel runs on the device is another question: see `odis.kernels`.
-"""
+"""The one place where a device and a precision are resolved. Which kernel runs is decided in `kernels/`."""
 
 from __future__ import annotations
 
@@ -20,23 +17,23 @@ from odis.errors import ConfigError
 from odis.machine.ranks import launch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Precisions by name. Weights stay in fp32: a precision is that of autocast."""
+"""Precisions by name: the dtype of autocast. Weights stay in fp32."""
 
 CLEARLY_FASTER = 1.2
-"""How many times as fast bf16 must be on a CPU for `auto` to take it. A ratio near 1 could come out on either
-side when it is measured again."""
+"""How many times as fast bf16 must be on a CPU before `auto` takes it. A ratio near 1 would flip from one
+measurement to the next."""
 
 _ROWS, _WIDTH, _HIDDEN = 512, 384, 1536  # a linear layer in the MLP of ViT-S
-_REPEATS = 5
+_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """A precision that was resolved: the arithmetic of forward and backward passes."""
+    """The arithmetic of forward and backward passes, resolved."""
 
     name: str
     why: str = ""
-    """Why `auto` chose it; empty if it was asked for by name."""
+    """Why `auto` chose it; empty for a precision given by name."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -45,15 +42,15 @@ class Precision:
 
 
 def resolve_device(name: str, setting: str = "device") -> torch.device:
-    """The device that a name means here; a GPU with a number becomes the current one of this process.
+    """The device of a name. A numbered GPU becomes the current GPU of this process.
 
     Args:
-        name: `auto` is this rank's GPU if there is one, else the CPU; or `cpu`, `cuda`, `cuda:N`, or `mps`,
-            which `auto` never takes.
-        setting: What the message names.
+        name: `auto` (this rank's GPU if there is one, else the CPU), `cpu`, `cuda`, `cuda:N`, or `mps`, which
+            `auto` never takes.
+        setting: Name of the setting, for messages.
 
     Raises:
-        ConfigError: if it is no such name, or the device is not here.
+        ConfigError: for another name, or a device that this machine lacks.
     """
     if name == "auto":
         name = f"cuda:{launch().local_rank}" if torch.cuda.is_available() else "cpu"
@@ -70,12 +67,12 @@ def resolve_device(name: str, setting: str = "device") -> torch.device:
         if (device.index or 0) >= count:
             raise ConfigError(f"{setting}: is {name!r}, but {count} GPUs are here; auto takes what there is")
         if device.index is not None:
-            torch.cuda.set_device(device)  # what is asked of "the GPU" below is asked of this one
+            torch.cuda.set_device(device)  # calls without a device, as `is_bf16_supported`, mean this GPU
     return device
 
 
 def describe_device(device: torch.device) -> str:
-    """What the arithmetic runs on, in words."""
+    """A device in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
@@ -97,17 +94,17 @@ def peak_memory(device: torch.device) -> float:
 def resolve_precision(
     name: str, device: torch.device, setting: str = "precision", *, measure: bool = False
 ) -> Precision:
-    """The precision that a name means on a device.
+    """The precision of a name on a device.
 
     Args:
-        name: `fp32`, `bf16`, `fp16`; or `auto`: bf16 on a GPU that computes in it, else fp32.
+        name: `fp32`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that computes in it, else fp32.
         device: Where the arithmetic runs.
-        setting: What the message names.
-        measure: `auto` on a CPU is bf16 if its products are clearly faster than those of fp32, which is
-            measured once (some tens of milliseconds); without, it is fp32.
+        setting: Name of the setting, for messages.
+        measure: On a CPU, let `auto` measure whether bf16 is faster (about 0.1 s, once a process). Otherwise
+            it takes fp32 there.
 
     Raises:
-        ConfigError: if it is no such name.
+        ConfigError: for another name.
     """
     if name in DTYPES:
         return Precision(name)
@@ -126,14 +123,14 @@ def resolve_precision(
 
 @lru_cache
 def bf16_speedup(threads: int) -> float:
-    """How many times as fast products of matrices are in bf16 as in fp32 on this CPU, measured.
+    """How many times as fast matrix products are in bf16 as in fp32 on this CPU, measured.
 
-    The instruction set does not tell: with the same avx512_bf16, one CPU is slower in bf16 than in fp32 and
-    another several times as fast. The best of several turns is taken, the two types in alternation, so that
-    another process slows both or none.
+    The instruction set does not tell: of two CPUs with avx512_bf16, one can be slower in bf16 and the other
+    several times as fast. The best of several rounds counts. Rounds alternate between the two dtypes, so that
+    a busy machine slows both.
 
     Args:
-        threads: Those that torch uses now; the answer is kept for each number.
+        threads: torch's current number of threads, for the cache.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(_ROWS, _WIDTH, generator=generator)
@@ -141,14 +138,14 @@ def bf16_speedup(threads: int) -> float:
     best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     with torch.inference_mode():
         operands = {dtype: (x.to(dtype), weight.to(dtype)) for dtype in best}
-        for turn in range(1 + _REPEATS):
+        for number in range(1 + _ROUNDS):
             for dtype, (a, b) in operands.items():
                 start = time.perf_counter()
                 F.linear(a, b)
-                if turn:  # the first call builds the kernel
+                if number:  # the first call builds the kernel
                     best[dtype] = min(best[dtype], time.perf_counter() - start)
-            if turn and best[torch.bfloat16] > 4 * best[torch.float32]:
-                break  # emulated, and slow enough to be waited for
+            if number and best[torch.bfloat16] > 4 * best[torch.float32]:
+                break  # emulated: no need to wait for more rounds
     return best[torch.float32] / best[torch.bfloat16]
 
 

@@ -1,7 +1,7 @@
-"""The one way a file is written: beside its name, brought to the disk, then renamed.
+"""The one way to write a file: to a temporary file beside the target, fsync, rename.
 
-Whoever opens the name finds the old file or the whole new one, also after a kill or a power cut. Logs that
-grow line by line are appended to, and are no such files.
+A reader finds the old file or the whole new one, also after a kill or a power cut. Logs that grow line by
+line are appended to and do not go through here.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from odis.errors import DataError
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked there, and what a killed process left stays
+except ImportError:  # Windows: no locks, and leftovers of killed processes stay
     fcntl = None  # type: ignore[assignment]
 
 SUFFIX = ".partial"
-_LONGEST = 150  # bytes of the target's name that enter a temporary name; file systems allow 255 in all
+_LONGEST = 150  # bytes of the target's name in a temporary name; file systems allow 255 in all
 
 
 @contextlib.contextmanager
 def written_whole(
     path: str | Path, *, cache: bool = False, errors: tuple[type[Exception], ...] = ()
 ) -> Iterator[Path]:
-    """A temporary file in the folder of `path`, which takes that name when the block ends.
+    """Gives a temporary file beside `path`, and renames it to `path` when the block ends.
 
-    If the block raises, the temporary file is removed and an old file stays. The new file has the permissions
-    that `open(path, "w")` would give, and takes the place of what a symbolic link points to. Several
-    processes may write one target: the last to finish wins. What a killed one left there is removed.
+    If the block raises, the temporary file is removed and the old file stays. Permissions are those that
+    `open(path, "w")` would give. A symbolic link is followed. Several processes may write the same target:
+    the last one wins. Leftovers of killed processes are removed.
 
     Args:
-        path: The file to write; its folder is made.
-        cache: For one of many small files that are checked when they are read and can be made again: what
-            the system still holds in memory is not waited for, nor are leftovers looked for.
-        errors: What else, beside an `OSError`, a library raises when it cannot write.
+        path: The file to write. Its folder is created.
+        cache: Skip fsync and the search for leftovers: for many small files that are checked when they are
+            read and can be made again.
+        errors: Exceptions besides `OSError` that a library raises when it cannot write.
 
     Raises:
-        DataError: in one line, if the file cannot be written.
-        OSError: of the block's, if it is about another file.
+        DataError: if the file cannot be written, in one line.
+        OSError: from the block, if it is about another file.
     """
     target = Path(os.path.realpath(path))
     beside: Path | None = None
@@ -59,7 +59,7 @@ def written_whole(
         mode = beside.stat().st_mode
         try:
             yield beside
-            if beside.stat().st_mode != mode:  # a library that renames too, to a file that only we may read
+            if beside.stat().st_mode != mode:  # safetensors puts another file there, for its owner only
                 beside.chmod(mode)
             if not cache:
                 _bring_to_disk(beside)
@@ -83,9 +83,9 @@ def write_text_whole(path: str | Path, text: str, *, errors: str = "strict") -> 
     """Write text as UTF-8.
 
     Args:
-        path: The file to write; its folder is made.
-        text: What it will hold.
-        errors: What becomes of characters that UTF-8 lacks, as in the names of some files: see `str.encode`.
+        path: The file to write. Its folder is created.
+        text: Its content.
+        errors: How lone surrogates are encoded, which some file names have: see `str.encode`.
 
     Raises:
         DataError: if it cannot be written.
@@ -95,28 +95,28 @@ def write_text_whole(path: str | Path, text: str, *, errors: str = "strict") -> 
 
 
 def write_json_whole(path: str | Path, value: Any) -> None:
-    """Write a plain value as JSON, indented. Bytes of file names that are no text are escaped.
+    """Write a value as indented JSON. Lone surrogates, which some file names have, are escaped.
 
     Raises:
         DataError: if it cannot be written.
     """
-    # JSON's escape of a lone surrogate is Python's, so the name that is read back is the same.
+    # JSON escapes a surrogate as Python does, so that the same name is read back.
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     write_text_whole(path, text, errors="backslashreplace")
 
 
 def move_whole(source: Path, target: Path) -> None:
-    """Rename a file that was written whole, within its file system; `target` is replaced.
+    """Rename a file that was written whole, within its file system. Replaces `target`.
 
     Raises:
-        OSError: if it cannot be.
+        OSError: if it cannot be renamed.
     """
     os.replace(source, target)
     _bring_to_disk(target.parent)
 
 
 def _check(target: Path) -> None:
-    """Refuse what a rename would put a file in place of, as a device, or only after hours, as a folder."""
+    """Refuse what a rename would replace by a file (a device) or refuse only at the end (a folder)."""
     if target.is_dir():
         raise IsADirectoryError(None, "is a folder")
     if target.exists() and not target.is_file():
@@ -124,24 +124,24 @@ def _check(target: Path) -> None:
 
 
 def _reserve(target: Path) -> tuple[Path, int | None]:
-    """A new file beside the target, and the descriptor that keeps it locked, where there are locks."""
+    """A new file beside the target, and the descriptor that locks it, on systems with locks."""
     while True:
         beside = target.with_name(f"{_stem(target)}{secrets.token_hex(4)}{SUFFIX}")
         lock = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        with contextlib.suppress(OSError):  # there is no old file, or its mode may not be given to another
+        with contextlib.suppress(OSError):  # no old file
             beside.chmod(stat.S_IMODE(target.stat().st_mode))
         if fcntl is None:
             os.close(lock)
             return beside, None
-        with contextlib.suppress(OSError):  # some file systems have none
+        with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if beside.exists():  # else another process took it for a leftover before it was locked
+        if beside.exists():  # else another process removed it as a leftover before it was locked
             return beside, lock
         os.close(lock)
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left of this target: the files that nobody holds locked."""
+    """Remove this target's temporary files that no living process holds locked."""
     if fcntl is None:
         return
     for path in target.parent.glob(f"{glob.escape(_stem(target))}????????{SUFFIX}"):
@@ -151,14 +151,14 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def _stem(target: Path) -> str:
-    """What names of temporary files begin with; a name of 255 bytes leaves no room for more."""
+    """The start of temporary names. It is cut, since a name of 255 bytes leaves no room for more."""
     return f".{os.fsencode(target.name)[:_LONGEST].decode(errors='ignore')}."
 
 
 def _bring_to_disk(path: Path) -> None:
-    """Wait until the disk has a file, or a folder's list of names."""
+    """fsync a file, or a folder so that its renames last."""
     if path.is_dir():
-        with contextlib.suppress(OSError):  # not every system opens folders
+        with contextlib.suppress(OSError):  # not every system can open a folder
             handle = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(handle)
@@ -170,7 +170,7 @@ def _bring_to_disk(path: Path) -> None:
 
 
 def _is_about(error: OSError, target: Path, beside: Path | None) -> bool:
-    """Whether a file, one of its folders, or no file in particular is what an error is about."""
+    """Whether an error is about this file, one of its folders, or no named file."""
     return error.filename is None or str(error.filename) in map(str, (beside, target, *target.parents))
 
 

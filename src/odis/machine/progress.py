@@ -1,4 +1,4 @@
-"""The one progress bar, and the console that it shares with what else is said while it moves."""
+"""The one progress bar, and the console that it shares with other output."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rich.table import Column
 
 
 def error_console() -> Console:
-    """Standard error, where names of files are shown as they are: no markup, no emoji, no colours."""
+    """Standard error without markup, emoji or highlighting, so that file names are shown as they are."""
     return Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 class ProgressBar:
-    """A bar for each thing that is counted, on a terminal; elsewhere nothing.
+    """Progress bars on a terminal, one for each unit of work; nothing elsewhere.
 
-    A command whose log should tell of its progress prints lines where `shown` is false. Lines printed to
-    `console` appear above the bars.
+    Lines printed to `console` appear above the bars. A command that also reports to log files prints lines
+    where `shown` is false.
 
     Args:
-        console: Where it is shown; by default standard error.
+        console: By default standard error.
         keep: Leave the bars on the screen at the end.
-        shown: False for a rank that is not the first, which shows none.
+        shown: False on every rank but the first.
     """
 
     def __init__(self, console: Console | None = None, *, keep: bool = False, shown: bool = True) -> None:
@@ -37,13 +37,13 @@ class ProgressBar:
         )  # fmt: skip
 
     def __call__(self, what: str, done: int, total: int | None, text: str | None = None) -> None:
-        """Show how far something is.
+        """Update a bar; the first call makes it.
 
         Args:
-            what: What is counted, as `images`; each has its own bar.
-            done: How many are done.
-            total: How many there are; None while that is not known.
-            text: What else is said of it, until other text is given.
+            what: Unit of work, for example `images`.
+            done: Units done.
+            total: Units in all; None while unknown.
+            text: Text behind the bar, which stays until the next.
         """
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, completed=done, total=total, text="")
@@ -52,11 +52,11 @@ class ProgressBar:
             self._progress.update(self._tasks[what], text=text)
 
     def start(self) -> None:
-        """Show the bars; `with` does it."""
+        """Show the bars. A `with` block does it."""
         self._progress.start()
 
     def stop(self) -> None:
-        """Take the bars away, or leave them as they are."""
+        """Remove the bars, or leave them if `keep`."""
         self._progress.stop()
 
     def __enter__(self) -> ProgressBar:

@@ -1,6 +1,6 @@
-"""One process or several: what `torchrun` started, and sums, maxima and lists over its ranks.
+"""Ranks: what `torchrun` started, and sums, maxima and lists over all of them.
 
-In one process each of these is the identity; nothing here needs a second process to exist.
+In one process each collective is the identity, and no process group is needed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What `torchrun` says of this process in its environment; without it, the only process."""
+    """What `torchrun` tells this process in its environment. Without `torchrun`, rank 0 of 1."""
 
     rank: int
     world_size: int
-    local_rank: int  # on this machine: which of its GPUs
-    local_world_size: int  # on this machine: who shares its memory
+    local_rank: int  # among the ranks of this machine: the number of its GPU
+    local_world_size: int  # ranks on this machine, which share its memory
 
 
 def launch() -> Launch:
@@ -36,7 +36,7 @@ def launch() -> Launch:
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among all that train together, and its device."""
+    """This rank, the number of ranks, and this rank's device."""
 
     rank: int
     world_size: int
@@ -56,7 +56,7 @@ class Ranks:
             dist.barrier()
 
     def from_first(self, value: Callable[[], T]) -> T:
-        """What `value()` is on the first rank, for all of them; the others do not call it."""
+        """`value()` of the first rank, sent to all. The other ranks do not call it."""
         if not self.distributed:
             return value()
         box: list[Any] = [value() if self.is_first else None]
@@ -80,19 +80,19 @@ def ranks(device: torch.device) -> Iterator[Ranks]:
 
 
 def world_size() -> int:
-    """How many ranks have joined; 1 before, and without others."""
+    """Ranks in the process group; 1 without one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """The sum of every rank's `x`, which must have one shape on all. Differentiable: every rank's share of
-    the gradient returns to it.
+    """The sum of `x` over the ranks. All hold the same shape. Differentiable: each rank gets its share of the
+    gradient.
     """
     return _SumOverRanks.apply(x) if world_size() > 1 else x
 
 
 def max_over_ranks(x: Tensor) -> Tensor:
-    """The elementwise maximum of every rank's `x`, without gradient."""
+    """The elementwise maximum of `x` over the ranks, without gradient."""
     x = x.detach()
     if world_size() > 1:
         x = x.clone()
@@ -101,7 +101,7 @@ def max_over_ranks(x: Tensor) -> Tensor:
 
 
 def gather_over_ranks(items: list[Any]) -> list[Any]:
-    """The items (any that can be pickled) of all ranks, those of the first rank first."""
+    """The items of all ranks, the first rank's first. Items are pickled."""
     if world_size() == 1:
         return items
     lists: list[Any] = [None] * world_size()
@@ -110,8 +110,8 @@ def gather_over_ranks(items: list[Any]) -> list[Any]:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """Every rank's rows of `x` (R, ...), one rank after the other, without gradient; ranks may hold unequal
-    numbers, or none.
+    """The rows of `x` (R, ...) of all ranks in order, without gradient. Ranks may hold unequal numbers of
+    rows, or none.
     """
     x = x.detach()
     if world_size() == 1:
@@ -134,9 +134,7 @@ def rows_of_earlier_ranks(x: Tensor) -> int:
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The forward pass adds up values and the backward pass gradients, since each rank's value enters every
-    rank's result.
-    """
+    """The backward pass sums gradients over the ranks, since each rank's value enters every rank's result."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

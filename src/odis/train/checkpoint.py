@@ -15,15 +15,15 @@ _NAME = re.compile(r"step-(\d{8})\.pt")
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints in `folder`, oldest first."""
+    """The checkpoints in `folder`, oldest first."""
     return sorted(p for p in folder.glob("step-*.pt") if _NAME.fullmatch(p.name))
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write the state after `step` steps and drop all but the newest `keep` checkpoints.
+    """Write the state after `step` steps, then delete all but the newest `keep` checkpoints.
 
     Raises:
-        DataError: if it cannot be written; those before it stay.
+        DataError: if it cannot be written. Earlier checkpoints stay.
     """
     path = folder / f"step-{step:08d}.pt"
     try:
@@ -38,7 +38,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in `path`, on the CPU; of a version that wrote "centre", under today's names.
+    """The state in `path`, on the CPU. Names of earlier versions ("centres") are translated.
 
     Raises:
         DataError: if the file is not a whole odis checkpoint.

@@ -1,6 +1,4 @@
-"""The one loop: when a step is taken (`step.py`), what is logged, measured and kept; a later call resumes
-from it, bit for bit.
-"""
+"""The training loop: steps, logs, evaluations, checkpoints. A later call resumes it bit for bit."""
 
 from __future__ import annotations
 
@@ -13,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from odis import __version__
@@ -25,7 +22,7 @@ from odis.data.pixels.reader import make_folders
 from odis.data.pixels.shrink import are_large
 from odis.errors import ConfigError, DataError, OdisError
 from odis.machine.devices import describe_device, peak_memory, resolve_device
-from odis.machine.ranks import Ranks, launch, ranks
+from odis.machine.ranks import Ranks, launch, max_over_ranks, ranks
 from odis.method.vit import ObjectViT
 from odis.objects.index import ObjectIndex
 from odis.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
@@ -37,20 +34,26 @@ from odis.train.update import TrainState, train_step
 from odis.types import Batch
 
 Evaluate = Callable[[ObjectViT, PretrainConfig], dict[str, float]]
-"""Called with the teacher's backbone; returns named scores."""
+"""Evaluates the teacher's backbone; returns named scores."""
 
 
 def pretrain(
     config: PretrainConfig, out: Path, *, recipe: str = "", evaluate: Evaluate | None = None
 ) -> Path:
-    """Train in `out` until the run is complete, resuming from its newest checkpoint if it has one.
+    """Train in `out` until the run is complete, from its newest checkpoint if it has one.
+
+    Args:
+        config: The run's config.
+        out: The run's folder.
+        recipe: Name of the recipe, for the record.
+        evaluate: Called every `train.knn_every` steps and at the end.
 
     Returns:
         `out`, which holds `model.safetensors` (the teacher's backbone), `config.yaml`, `metrics.jsonl` and
         `checkpoints/`.
 
     Raises:
-        ConfigError: for settings that cannot train, or differ from those of the run in `out`.
+        ConfigError: for settings that cannot train, or that differ from those of the run in `out`.
         DataError: for an index, image (with `strict`) or checkpoint that cannot be used.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
@@ -59,14 +62,14 @@ def pretrain(
         torch.set_num_threads(config.train.threads)
     with ranks(resolve_device(config.train.device, "train.device")) as here:
         run, index, settled = _start(config, out, here, recipe)
-        report = RunLog(
+        log = RunLog(
             out, here, total_steps=run.schedules.total_steps, start_step=run.step,
             prototypes=config.head.prototypes, tensorboard=config.train.tensorboard,
         )  # fmt: skip
         try:
-            _train(run, index, out, report, evaluate, settled)
+            _train(run, index, out, log, evaluate, settled)
         finally:
-            report.close()
+            log.close()
     return out
 
 
@@ -76,7 +79,7 @@ def _start(
     index = ObjectIndex.open(config.data, strict=config.strict)
     if len(index) == 0:
         raise ConfigError(f"data: {config.data} holds no images")
-    make_folders(config.loader)
+    make_folders(config.loader)  # refuse one that cannot be written before the run exists
     settled = settle_precision(config, here, out)
     config = settled.config
     run = build_run(config, here, images=len(index), provenance=provenance_of(config, index), recipe=recipe)
@@ -112,29 +115,29 @@ def _train(
     run: TrainState,
     index: ObjectIndex,
     out: Path,
-    report: RunLog,
+    log: RunLog,
     evaluate: Evaluate | None,
     settled: Settled,
 ) -> None:
     train, total = run.config.train, run.schedules.total_steps
     if run.step >= total:
-        report.say(f"{out}: the run is complete ({total} steps)")
+        log.say(f"{out}: the run is complete ({total} steps)")
         return
     chosen = f" (auto: {settled.why})" if settled.why else ""
     resumed = f", resumed after step {run.step}" if run.step else ""
-    report.say(
+    log.say(
         f"{len(index)} images ({run.provenance}), {total} steps of {train.batch_size} "
         f"({run.schedules.steps_per_epoch:.1f} an epoch), lr {run.schedules.lr:.3g}, "
         f"{train.precision}{chosen} on {describe_device(run.ranks.device)}{resumed}"
     )
     if settled.note:
-        report.say(settled.note)
+        log.say(settled.note)
     if (
         not run.config.loader.keep
         and total > 2 * run.schedules.steps_per_epoch
         and are_large(index, run.config.views)
     ):
-        report.say(
+        log.say(
             "these are large photographs: --loader.keep '[disk:DIR]' keeps smaller copies of them, which are "
             "read faster from the second epoch on"
         )
@@ -142,16 +145,16 @@ def _train(
     with _stop_signals() as stop:
         while run.step < total:
             objects, end = rounds.span(
-                lambda: stop.asked and not run.ranks.distributed, lambda s: report.skip(run.step, [s])
+                lambda: stop.asked and not run.ranks.distributed, lambda s: log.skip(run.step, [s])
             )
             if run.config.objects.rediscover_every:
                 share = objects.count_objects() / len(objects)
-                report.say(
+                log.say(
                     f"from step {run.step + 1} to {end}: {share:.2f} objects an image ({objects.provenance})"
                 )
-            _train_on(objects, end, run, out, report, evaluate, stop)
-    skipped = f"; {report.skipped} files or objects skipped, named in skipped.jsonl" if report.skipped else ""
-    report.say(f"done: {out / 'model.safetensors'}{skipped}")
+            _train_on(objects, end, run, out, log, evaluate, stop)
+    skipped = f"; {log.skipped} files or objects skipped, named in skipped.jsonl" if log.skipped else ""
+    log.say(f"done: {out / 'model.safetensors'}{skipped}")
 
 
 def _train_on(
@@ -159,66 +162,66 @@ def _train_on(
     end: int,
     run: TrainState,
     out: Path,
-    report: RunLog,
+    log: RunLog,
     evaluate: Evaluate | None,
     stop: _Stop,
 ) -> None:
-    """The steps up to `end`, on these objects."""
+    """Take the steps up to `end` on these objects."""
     train, total = run.config.train, run.schedules.total_steps
     loader = make_loader(
         objects, run.config, patch_size=run.patch_size, start_step=run.step, steps=end,
         rank=run.ranks.rank, world_size=run.ranks.world_size,
     )  # fmt: skip
-    batches, clock = iter(loader), Throughput()
+    batches, throughput = iter(loader), Throughput()
     while run.step < end:
-        micro_batches = _next(batches, train.accumulate, clock)
+        micro_batches = _next(batches, train.accumulate, throughput)
         for batch in micro_batches:
-            report.skip(run.step + 1, batch.skipped)
+            log.skip(run.step + 1, batch.skipped)
         logs = (run.step + 1) % train.log_every == 0 or run.step + 1 == total
         before = run.pending
         train_step(run, [b.to(run.ranks.device) for b in micro_batches], meters=logs)
-        clock.stepped()
-        # Asking for the step before this one never waits for the device to finish this one.
-        _check_finite(run, before, report, out)
-        report.advance(run.step)
+        throughput.stepped()
+        # The flag of the step before: reading it does not wait for this step.
+        _check_finite(run, before, log, out)
+        log.advance(run.step)
         if logs:
-            report.name_skipped()
+            log.name_skipped()
             settings = run.schedules.at(run.step - 1)
             values = run.meters.means() | {"lr": settings.lr, "momentum_teacher": settings.momentum_teacher}
             values |= {"teacher_temp": settings.teacher_temp, "weight_decay": settings.weight_decay}
-            values |= clock.read(train.batch_size, total - run.step)
-            report.log(
-                run.step, values | {"memory_gib": peak_memory(run.ranks.device), "skipped": report.skipped}
+            values |= throughput.read(train.batch_size, total - run.step)
+            log.write(
+                run.step, values | {"memory_gib": peak_memory(run.ranks.device), "skipped": log.skipped}
             )
         stopping = stop.is_set(run.ranks, at_interval=logs)
         if run.step == end or stopping or (train.checkpoint_every and run.step % train.checkpoint_every == 0):
-            _check_finite(run, run.pending, report, out)
+            _check_finite(run, run.pending, log, out)
             run.pending = None
             _save(run, out)
         if stopping:
-            report.say(f"stopped after step {run.step}; the same command resumes")
+            log.say(f"stopped after step {run.step}; the same command resumes")
             raise KeyboardInterrupt
         if evaluate is not None and (
             run.step == total or (train.knn_every and run.step % train.knn_every == 0)
         ):
             if run.ranks.is_first:
                 try:
-                    report.log(run.step, evaluate(run.teacher.backbone, run.config))
-                except OdisError as error:  # what was learned is not lost because it cannot be measured
-                    report.warn(f"step {run.step}: the evaluation during training failed: {error}")
+                    log.write(run.step, evaluate(run.teacher.backbone, run.config))
+                except OdisError as error:  # the run goes on
+                    log.warn(f"step {run.step}: the evaluation during training failed: {error}")
             run.ranks.barrier()
-            clock.restart()
+            throughput.restart()
 
 
-def _next(batches: Iterator[Batch], count: int, clock: Throughput) -> list[Batch]:
+def _next(batches: Iterator[Batch], count: int, throughput: Throughput) -> list[Batch]:
     before = time.perf_counter()
     micro_batches = [next(batches) for _ in range(count)]
-    clock.waited(time.perf_counter() - before)
+    throughput.waited(time.perf_counter() - before)
     return micro_batches
 
 
 def _check_finite(
-    run: TrainState, pending: tuple[Tensor, int, list[str]] | None, report: RunLog, out: Path
+    run: TrainState, pending: tuple[Tensor, int, list[str]] | None, log: RunLog, out: Path
 ) -> None:
     """Count non-finite steps in a row and name their images; stop after `train.nonfinite_limit`."""
     if pending is None:
@@ -228,7 +231,7 @@ def _check_finite(
         run.nonfinite = 0
         return
     run.nonfinite += 1
-    report.nonfinite(step, paths)
+    log.nonfinite(step, paths)
     if run.nonfinite >= run.config.train.nonfinite_limit:
         saved = checkpoints(out / "checkpoints")
         last = f"the last good state is {saved[-1]}" if saved else "no checkpoint was written yet"
@@ -252,17 +255,14 @@ def _save(run: TrainState, out: Path) -> None:
             "card": model_card(run),
             "odis_version": __version__,
         }
-        # The model first: if the run ends in between, it is written again on the way to the checkpoint that
-        # is missing.
+        # The model first: if the run is killed in between, the resume writes it again with the checkpoint.
         save_model(out / "model.safetensors", run.teacher.backbone, model_card(run))
         save_checkpoint(out / "checkpoints", run.step, state, run.config.train.keep)
     run.ranks.barrier()
 
 
 def model_card(run: TrainState) -> dict[str, Any]:
-    """What `model.safetensors` says of itself: enough to rebuild the backbone and ask it as it was
-    trained.
-    """
+    """The card in `model.safetensors`: enough to rebuild the backbone and query it as it was trained."""
     views = run.config.views
     return {
         "model": asdict(run.config.model) | {"weights": None},
@@ -297,21 +297,17 @@ class _Stop:
         self.asked = False
 
     def is_set(self, ranks: Ranks, at_interval: bool) -> bool:
-        """Whether to stop now. Ranks must agree on the step, so several of them compare notes, at log
-        intervals only.
-        """
+        """Whether to stop now. Ranks must stop at the same step, which they agree on at log intervals."""
         if not ranks.distributed:
             return self.asked
         if not at_interval:
             return False
-        flag = torch.tensor(float(self.asked), device=ranks.device)
-        dist.all_reduce(flag)
-        return bool(flag > 0)
+        return bool(max_over_ranks(torch.tensor(float(self.asked), device=ranks.device)) > 0)
 
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[_Stop]:
-    """Turn Ctrl-C and SIGTERM into a request to stop after the step; a second Ctrl-C interrupts at once."""
+    """Ctrl-C and SIGTERM ask the loop to stop after the step; a second one interrupts at once."""
     stop = _Stop()
 
     def ask(signum: int, frame: Any) -> None:
@@ -321,7 +317,7 @@ def _stop_signals() -> Iterator[_Stop]:
 
     try:
         previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's
+    except ValueError:  # not the main thread, which alone may handle signals
         yield stop
         return
     try:

@@ -1,6 +1,4 @@
-"""What a run reports: sums kept on the device and read once an interval, and the meters that make collapse
-visible.
-"""
+"""Metrics of a run: sums kept on the device over a log interval, meters of collapse, JSON lines."""
 
 from __future__ import annotations
 
@@ -27,16 +25,15 @@ def collapse_meters(probabilities: Tensor, features: Tensor) -> dict[str, Tensor
     """Three numbers that tell a healthy run from a collapsed one.
 
     Args:
-        probabilities: (T, K) of the teacher, for the visible objects of global views.
-        features: (R, D) of the student's backbone, for the objects it was asked about.
+        probabilities: (T, K), the teacher's, for the visible objects of global views.
+        features: (R, D), the student backbone's, for its object tokens.
 
     Returns:
-        `teacher_entropy`, mean entropy of a teacher distribution: near log K the teacher says nothing
-        (collapse to uniform). `mean_entropy`, entropy of the mean teacher distribution: near 0 it always says
-        the same (collapse to one prototype). `feature_spread`, sqrt(1 - |mean of unit features|^2): 1 when
-        features point everywhere, 0 when they are all one. All are NaN for a batch that shows no object.
-        Sinkhorn-Knopp holds `mean_entropy` near log K whatever happens: there every collapse shows as a
-        teacher that says nothing.
+        `teacher_entropy`: mean entropy of a teacher distribution. Near log K the teacher is uniform.
+        `mean_entropy`: entropy of the mean teacher distribution. Near 0 all objects get one prototype.
+        `feature_spread`: sqrt(1 - |mean of unit features|^2), 0 if all features are the same.
+        All are NaN for a batch that shows no object. Sinkhorn-Knopp holds `mean_entropy` near log K; there a
+        collapse shows as a uniform teacher.
     """
     mean_direction = F.normalize(features.float(), dim=-1).mean(0)
     return {
@@ -47,10 +44,10 @@ def collapse_meters(probabilities: Tensor, features: Tensor) -> dict[str, Tensor
 
 
 def collapse_warning(values: dict[str, float], prototypes: int) -> str | None:
-    """One line if the meters say collapse, else None.
+    """One line if the meters show a collapse, else None.
 
-    The bounds are far outside what healthy runs show: a mean distribution that uses under 2 effective
-    prototypes, or a teacher within 0.5 % of uniform entropy.
+    The bounds are far from healthy runs: a mean distribution of under 2 effective prototypes, or a teacher
+    within 0.5 % of uniform entropy whose features have no spread.
     """
     if not math.isfinite(values.get("mean_entropy", math.nan)):
         return None
@@ -69,20 +66,21 @@ def collapse_warning(values: dict[str, float], prototypes: int) -> str | None:
 
 
 class Meters:
-    """Running sums on the device; nothing is read until `means`."""
+    """Running sums on the device. Nothing is transferred until `means`."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
+        """Add one value of each name."""
         for name, value in values.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
-        """Means since the last call over all ranks (one transfer from the device), and start again."""
+        """Means over all ranks since the last call, in one transfer; the sums start again."""
         if not self._sums:
             return {}
         names = list(self._sums)
@@ -94,7 +92,7 @@ class Meters:
 
 
 class JsonLines:
-    """An append-only file of one JSON object a line; a resumed run first drops what it will write again."""
+    """A log of one JSON object a line. A resumed run first drops the lines that it will write again."""
 
     def __init__(self, path: Path, from_step: int) -> None:
         self.path = path
@@ -103,13 +101,14 @@ class JsonLines:
             write_text_whole(path, "".join(line + "\n" for line in kept))
 
     def read(self) -> list[dict[str, Any]]:
-        """The records that are there."""
+        """All records."""
         return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
 
     def write(self, record: dict[str, Any]) -> None:
+        """Append a record. NaN and infinity become null."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        with self.path.open("a") as f:  # a log: a line at a time, of which a kill may cut short the last
-            f.write(json.dumps(finite) + "\n")  # JSON has no NaN
+        with self.path.open("a") as f:  # appended to, not written whole: a kill cuts short one line at most
+            f.write(json.dumps(finite) + "\n")
 
 
 def _step_of(line: str) -> float:

@@ -1,4 +1,4 @@
-"""AdamW over the student's parameters: groups, the scheduled values, one guarded update."""
+"""AdamW: parameter groups, scheduled values, and a step that is skipped if it is not finite."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from odis.train.schedules import Settings
 
 
 def build_optimizer(student: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with no weight decay on biases, norms and single tokens.
+    """AdamW without weight decay on vectors (norms, biases, layer scale), tokens and position embeddings.
 
-    Vectors and scalars (norms, biases, layer scale) and the tokens and position embedding are not directions
-    in weight space that decay should shrink; matrices and convolutions are. Groups carry `decayed` for the
-    schedule.
+    Each group says in `decayed` whether the schedule of the weight decay applies to it.
     """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
@@ -30,8 +28,7 @@ def build_optimizer(student: nn.Module, optim: OptimConfig) -> torch.optim.AdamW
         }
         (kept if parameter.ndim < 2 or is_token else decayed).append(parameter)
     groups = [{"params": decayed, "decayed": True}, {"params": kept, "decayed": False, "weight_decay": 0.0}]
-    # Fused: one kernel for all parameters, and it honours `found_inf`, so a non-finite step is skipped
-    # without asking the device.
+    # Fused: it honours `found_inf`, so that a non-finite step is skipped without a device sync.
     return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)
 
 
@@ -44,17 +41,13 @@ def apply_settings(optimizer: torch.optim.Optimizer, settings: Settings) -> None
 
 
 def clip_gradients(student: nn.Module, max_norm: float) -> Tensor:
-    """Scale all gradients so that their global norm is at most `max_norm` (0: leave them); returns the norm
-    before.
-    """
+    """Clip gradients to a global norm of `max_norm` (0: no clipping). Returns the norm before."""
     parameters = [p for p in student.parameters() if p.grad is not None]
     return nn.utils.clip_grad_norm_(parameters, max_norm if max_norm > 0 else float("inf"))
 
 
 def step_if_finite(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> Tensor:
-    """Take the step unless the gradient norm is not finite; returns whether it was, as a bool tensor on the
-    device.
-    """
+    """Take the step if the gradient norm is finite. Returns whether it was: a bool tensor on the device."""
     finite = torch.isfinite(gradient_norm)
     # torch reads it, undeclared
     optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]

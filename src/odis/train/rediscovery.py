@@ -1,9 +1,7 @@
-"""Re-discovery: whole images first, then every n epochs the objects that the teacher finds in them. No
-annotation enters.
+"""Rediscovery: training starts on whole images; every n epochs the teacher finds the objects anew.
 
-What was found lies in the run's folder, `objects/step-NNNNNNNN.parquet`, an index like any other. It is a
-function of the teacher at that step, so a run that is killed and resumed takes the same objects at every
-step.
+No annotation is used. The found objects are an index in the run's folder, `objects/step-NNNNNNNN.parquet`.
+They depend only on the teacher at that step, so a killed and resumed run trains on the same objects.
 """
 
 from __future__ import annotations
@@ -24,11 +22,11 @@ from odis.train.schedules import Schedules
 from odis.train.update import TrainState
 from odis.types import Skipped
 
-_PART_SIZE = 512  # images that are lost at most when discovery is interrupted
+_PART_SIZE = 512  # images of which the results are lost at most when discovery is killed
 
 
 def provenance_of(config: PretrainConfig, index: ObjectIndex) -> str:
-    """Where the objects that a run trains on come from."""
+    """The provenance of the objects that a run trains on."""
     return (
         f"discovered:{config.discover.method}@teacher"
         if config.objects.rediscover_every
@@ -49,14 +47,14 @@ def boundaries(config: PretrainConfig, schedules: Schedules) -> list[int]:
 
 
 class Rounds:
-    """Which objects training takes at each step.
+    """The objects that training uses at each step.
 
-    Without `objects.rediscover_every` it is the index, from the first step to the last.
+    Without `objects.rediscover_every` these are the index's, from the first step to the last.
 
     Args:
-        run: The run; its teacher finds the objects.
-        index: The images. Its own objects serve until the first discovery if they too were discovered;
-            annotated ones never do.
+        run: The run. Its teacher finds the objects.
+        index: The images. Until the first discovery its own objects are used if they were discovered too,
+            never if they were annotated.
         out: The run's folder.
     """
 
@@ -66,16 +64,16 @@ class Rounds:
     def span(
         self, interrupted: Callable[[], bool], skip: Callable[[Skipped], None]
     ) -> tuple[ObjectIndex, int]:
-        """The index for the steps to come, and the step at which it ends. At a boundary the objects are
-        discovered now.
+        """The index for the coming steps, and the step at which it ends. At a boundary this discovers the
+        objects.
 
         Args:
-            interrupted: Asked after each part of a discovery whether to stop there.
-            skip: Called with what a discovery leaves out.
+            interrupted: Asked after each part of a discovery whether to stop.
+            skip: Called with each file or object that a discovery skips.
 
         Raises:
-            DataError: The objects found at an earlier step are gone, or none of the images can be used.
-            KeyboardInterrupt: Discovery was interrupted; its finished parts stay.
+            DataError: The objects found at an earlier step are gone, or no image can be used.
+            KeyboardInterrupt: Discovery was interrupted. Its finished parts stay.
         """
         step, total = self.run.step, self.run.schedules.total_steps
         if not self.run.config.objects.rediscover_every:

@@ -1,6 +1,4 @@
-"""A run's folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `model.safetensors`; and whether a command
-may resume it.
-"""
+"""A run's folder and its `config.yaml`: what was run, and whether a command may resume it."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ from odis.errors import ConfigError, DataError, OdisWarning
 from odis.machine.devices import DTYPES
 from odis.machine.files import write_text_whole
 
-# Settings that may change between the parts of a run: they say how it is run and written down, not what is
-# computed.
+# Settings that a resume may change: they do not change what is computed.
 _FREE = {
     "val",
     "strict",
@@ -53,7 +50,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git_state() -> str | None:
-    """Commit of the source tree odis runs from, `+changes` if edited; None outside a git checkout."""
+    """Commit of the checkout that odis runs from, `+changes` if it was edited; None outside a checkout."""
     here = Path(__file__).parent
     try:
         commit = subprocess.run(
@@ -73,12 +70,17 @@ def _git_state() -> str | None:
 
 
 def prepare(out: Path, config: PretrainConfig, resolved: dict[str, Any]) -> None:
-    """Start or re-enter the run in `out`.
+    """Create the run in `out`, or enter it again, and write its `config.yaml`.
+
+    Args:
+        out: The run's folder.
+        config: The run's config; `train.precision` is no longer `auto`.
+        resolved: What the settings come to on this data and machine.
 
     Raises:
-        ConfigError: if `out` holds a run with other settings, or on another number of images; the message
-            shows the differences.
-        DataError: if `out` is something else.
+        ConfigError: if `out` holds a run with other settings or another number of images. The message lists
+            the differences.
+        DataError: if `out` holds something else.
     """
     path = out / "config.yaml"
     new = as_dict(config)
@@ -110,10 +112,10 @@ def prepare(out: Path, config: PretrainConfig, resolved: dict[str, Any]) -> None
 
 
 def read_config(out: Path) -> dict[str, Any]:
-    """`config.yaml` of a run, its settings under their present names. Old names are said in one warning.
+    """`config.yaml` of a run. Old names of settings are translated, with one warning.
 
     Raises:
-        DataError: if it is missing or not one.
+        DataError: if it is missing, or not the config of a run.
     """
     record, changes = _read(out)
     if changes:
@@ -123,10 +125,10 @@ def read_config(out: Path) -> dict[str, Any]:
 
 
 def recorded_precision(out: Path) -> str | None:
-    """The precision of the run in `out`; None if there is no run yet, or none of today's precisions in it.
+    """The precision of the run in `out`; None without a run, or if it is no precision of today.
 
     Raises:
-        DataError: if its `config.yaml` is none.
+        DataError: if `config.yaml` is not the config of a run.
     """
     if not (out / "config.yaml").exists():
         return None

@@ -1,6 +1,4 @@
-"""What a run says while it runs: a progress bar (or plain lines), `metrics.jsonl`, TensorBoard if asked,
-skipped files by name.
-"""
+"""The log of a run: progress bar or plain lines, `metrics.jsonl`, TensorBoard, names of skipped files."""
 
 from __future__ import annotations
 
@@ -19,7 +17,21 @@ from odis.types import Skipped
 
 
 class RunLog:
-    """Speaks for the first rank, and for all of them about what they skipped and what was not finite."""
+    """Console, metrics and skipped files of a run.
+
+    The first rank logs for all. Skipped files and non-finite steps are named whatever rank met them.
+
+    Args:
+        out: The run's folder.
+        ranks: This rank.
+        total_steps: Steps of the run.
+        start_step: Steps taken before; log lines after it are dropped.
+        prototypes: K, for the warning of collapse.
+        tensorboard: Write TensorBoard events too.
+
+    Raises:
+        OdisError: if TensorBoard is asked for and not installed.
+    """
 
     def __init__(
         self,
@@ -55,22 +67,18 @@ class RunLog:
 
     @property
     def skipped(self) -> int:
-        """Files and objects skipped in this run, each counted once: known to the first rank, as of the last
-        `name_skipped`.
-        """
+        """Number of files and objects skipped, as the first rank knew it at the last `name_skipped`."""
         return len(self._skipped)
 
     def skip(self, step: int, skipped: list[Skipped]) -> None:
-        """These were passed over on the way to step number `step`; several ranks name what they found when
-        `name_skipped` is called.
-        """
+        """Note what was skipped before step `step`. Several ranks name it at the next `name_skipped`."""
         self._found += [(step, s) for s in skipped]
         if not self.ranks.distributed:
             self.name_skipped()
 
     def name_skipped(self) -> None:
-        """Name what any rank has skipped, each file or object once, on the console and in `skipped.jsonl`.
-        All ranks must call it.
+        """Name each file or object that any rank skipped, once, on the console and in `skipped.jsonl`. All
+        ranks must call it.
         """
         found, self._found = gather_over_ranks(self._found), []
         if not self.ranks.is_first:
@@ -82,29 +90,29 @@ class RunLog:
                 self._skipped_lines.write({"step": step, "what": s.what, "why": s.why})
 
     def nonfinite(self, step: int, images: list[str]) -> None:
-        """Name the images of a step that was not taken: the first on the console, all in
-        `nonfinite.jsonl`.
-        """
+        """Name the images of a step that was not taken: eight on the console, all in `nonfinite.jsonl`."""
         shown = ", ".join(images[:8]) + (
             f" and {len(images) - 8} more, named in nonfinite.jsonl" if len(images) > 8 else ""
         )
         self.warn(f"step {step}: loss or gradient is not finite; the step was not taken; images: {shown}")
-        with (self.out / "nonfinite.jsonl").open("a") as f:  # a log, like those of `JsonLines`
+        with (self.out / "nonfinite.jsonl").open("a") as f:  # a log, as those of `JsonLines`
             f.write(json.dumps({"step": step, "images": images}) + "\n")
 
     def warn(self, message: str) -> None:
+        """Print a warning, on every rank."""
         self.console.print(Text.assemble(("warning", "yellow"), f": {message}"), soft_wrap=True)
 
     def say(self, message: str) -> None:
+        """Print a line, on the first rank."""
         if self.ranks.is_first:
             self.console.print(message, soft_wrap=True)
 
     def advance(self, step: int) -> None:
-        """`step` steps are done."""
+        """Move the progress bar to `step` steps."""
         self._bar("step", step, self.total_steps)
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Write one line of metrics after `step` steps."""
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Write the metrics after `step` steps."""
         if not self.ranks.is_first:
             return
         self._lines.write({"step": step, **values})
@@ -130,30 +138,34 @@ class RunLog:
             self.warn(warning)
 
     def close(self) -> None:
+        """Stop the bar and close the TensorBoard file."""
         self._bar.stop()
         if self._writer is not None:
             self._writer.close()
 
 
 class Throughput:
-    """Images/s, share of time spent waiting for data, and time left, over one log interval."""
+    """Images per second, share of time waiting for data, and time left, over one log interval."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
+        """Begin an interval now."""
         self._start = time.perf_counter()
         self._waited = 0.0
         self._steps = 0
 
     def waited(self, seconds: float) -> None:
+        """Count time spent waiting for data."""
         self._waited += seconds
 
     def stepped(self) -> None:
+        """Count a step."""
         self._steps += 1
 
     def read(self, batch_size: int, steps_left: int) -> dict[str, float]:
-        """The interval's figures; the next one starts now."""
+        """The interval's figures. The next interval begins now."""
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         steps = max(self._steps, 1)
         values = {

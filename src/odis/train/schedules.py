@@ -1,6 +1,4 @@
-"""What changes over a run, as pure functions of the step: a resumed run asks for step n and gets what it
-would have had.
-"""
+"""Schedules as pure functions of the step, so that a resumed run continues them."""
 
 from __future__ import annotations
 
@@ -27,9 +25,9 @@ def cosine(step: int, total: int, start: float, end: float, warmup: int = 0) -> 
     Args:
         step: 0 to total - 1.
         total: Steps of the run.
-        start: Value at the top, where the warm-up ends.
-        end: Value the cosine tends to at `total`.
-        warmup: Steps of warm-up; the first has value 0.
+        start: Value at the end of the warm-up.
+        end: Value that the cosine reaches at `total`.
+        warmup: Steps of warm-up, which begins at 0.
     """
     if step < warmup:
         return start * step / max(1, warmup - 1)
@@ -39,7 +37,7 @@ def cosine(step: int, total: int, start: float, end: float, warmup: int = 0) -> 
 
 @dataclass(frozen=True, slots=True)
 class Schedules:
-    """The run's length in steps and its settings at each."""
+    """The length of a run in steps, and its settings at each step."""
 
     config: PretrainConfig
     images: int
@@ -55,11 +53,11 @@ class Schedules:
 
     @property
     def lr(self) -> float:
-        """The peak learning rate: base_lr at batch 256, in proportion to the batch."""
+        """The peak learning rate: base_lr * batch_size / 256."""
         return self.config.optim.base_lr * self.config.train.batch_size / 256
 
     def _steps(self, epochs: float) -> int:
-        # A run shorter than its warm-up would never reach the peak: a warm-up takes half of it at most.
+        # At most half of the run, so that a short run reaches its peak too.
         return min(round(epochs * self.steps_per_epoch), self.total_steps // 2)
 
     def at(self, step: int) -> Settings:

@@ -1,4 +1,4 @@
-"""What a run begins with: networks, centers, optimiser and schedules, as its config and seed make them."""
+"""The state before the first step: precision, networks, centers, optimizer and schedules."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from odis.train.update import StudentPass, TrainState
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A config whose precision is a name, and what `auto` had to do with it."""
+    """A config whose precision is settled."""
 
-    config: PretrainConfig
-    asked: str
-    why: str = ""  # auto's reason
-    note: str = ""  # what is said of a resumed run that auto would now run otherwise
+    config: PretrainConfig  # its precision is not `auto`
+    asked: str  # the precision that was asked for, perhaps `auto`
+    why: str = ""  # why `auto` chose it
+    note: str = ""  # for a resumed run for which `auto` would choose otherwise here
 
 
 def settle_precision(config: PretrainConfig, ranks: Ranks, out: Path | None = None) -> Settled:
-    """Resolve `train.precision auto`, on the first rank for all.
+    """Resolve `train.precision auto` on the first rank, for all ranks.
 
     Args:
         config: The run's config.
-        ranks: This process among all, and its device.
-        out: The run's folder. If it holds a run, `auto` is the precision of that.
+        ranks: This rank.
+        out: The run's folder. If it holds a run, `auto` is that run's precision.
 
     Raises:
         DataError: if the folder's `config.yaml` cannot be read.
@@ -67,12 +67,12 @@ def settle_precision(config: PretrainConfig, ranks: Ranks, out: Path | None = No
 def build_run(
     config: PretrainConfig, ranks: Ranks, *, images: int, provenance: str = "", recipe: str = ""
 ) -> TrainState:
-    """A run before its first step; the same one for the same config, on every rank.
+    """The state before the first step: a function of the config, the same on every rank.
 
     Args:
         config: The run's config, checked.
-        ranks: This process among all, and its device.
-        images: How many images the data has: an epoch.
+        ranks: This rank.
+        images: Images of the data, which make an epoch.
         provenance: Where the objects come from.
         recipe: Name of the recipe.
 
