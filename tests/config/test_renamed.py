@@ -56,8 +56,11 @@ def test_settings_of_today_stay_as_they_are() -> None:
     assert translate(now) == (now, [])
 
 
-def test_a_setting_without_a_counterpart_is_dropped_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_without_a_counterpart_is_dropped_and_named_if_it_was_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(REPLACED, "loader.shelf", "loader.workers 4")
-    found, changes = translate({"loader": {"shelf": True, "workers": 2}, "data": "x"})
+    monkeypatch.setitem(REPLACED, "loader.board", "loader.workers 5")
+    found, changes = translate({"loader": {"shelf": True, "board": 0.0, "workers": 2}, "data": "x"})
     assert found == {"loader": {"workers": 2}, "data": "x"}
     assert changes == ["loader.shelf is now loader.workers 4"]

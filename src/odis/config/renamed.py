@@ -69,6 +69,8 @@ def translate(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         kept = {}
         for key, value in entries.items():
             name = f"{section}.{key}"
+            if name in REPLACED and not value:  # it was off
+                continue
             if (now := new_spelling(name, value)) is not None:
                 changes.append(f"{name if name in NAMES | REPLACED else f'{name} {value}'} is now {now}")
             if name in REPLACED:
