@@ -286,6 +286,14 @@ def test_using_a_model_runs(run_folder):
     assert all((names["vit"].state_dict()[key] == ours[key]).all() for key in names["vit"].state_dict())
 
 
+def test_kernels_are_turned_off_as_described(run_folder):
+    (block,) = blocks("python", TEXT["docs/troubleshooting.md"])
+    names: dict = {}
+    exec(block, names)
+    assert names["fast"].shape == names["plain"].shape == (1, 192)
+    assert (names["fast"] - names["plain"]).abs().max() < 1e-3
+
+
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 def test_features_are_read_back_in_one_line(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import duckdb

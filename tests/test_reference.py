@@ -37,7 +37,7 @@ def test_every_setting_is_there_with_its_default(reference):
     made = reference.settings()
     parser = new_parser("pretrain", "")
     add_config(parser)
-    settings = {o[2:] for a in parser._actions for o in a.option_strings if "." in o}
+    settings = {o[2:] for a in parser._actions for o in a.option_strings if re.fullmatch(r"--\w+\.\w+", o)}
     for setting in settings | {"data", "val", "strict"}:
         assert f"{{confval}} {setting}\n" in made
     defaults = dict(re.findall(r"\{confval\} (\w+\.\w+)\n.*?default `([^`]*)`\n", made, re.DOTALL))

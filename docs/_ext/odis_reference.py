@@ -57,7 +57,7 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, tuple | list) and all(isinstance(item, str) for item in value):
+    if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
         return ",".join(value)
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(shown, value))}]"
@@ -76,7 +76,8 @@ def described(section: type) -> tuple[str, dict[str, str]]:
         ValueError: a field is not described, or something is that is no field.
     """
     text = parse(section.__doc__ or "")
-    about = "\n\n".join(filter(None, (text.short_description, text.long_description)))
+    between = "\n\n" if text.blank_after_short_description else " "
+    about = between.join(filter(None, (text.short_description, text.long_description)))
     fields = {p.arg_name: p.description or "" for p in text.params}
     names = [field.name for field in dataclasses.fields(section)]
     missing = [name for name in names if not fields.get(name) and not _is_section(section, name)]
