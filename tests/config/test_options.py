@@ -145,6 +145,12 @@ def test_values_have_their_declared_types():
         ),
         (["--views.global", "96"], "--views.global: no such option", "--help"),  # nothing is abbreviated
         (["--xyzzy", "96"], "--xyzzy: no such option", "--help"),
+        (["--loader.kep", "[memory]"], "--loader.kep: no such option", "did you mean --loader.keep?"),
+        (["--loader.keep", "memory"], "loader.keep: must be a list, such as [memory]", ""),
+        (["--loader.keep", "[disk: x]"], "loader.keep: must be str", "got {'disk': 'x'}"),
+        (["--loader.cache", "true"], "--loader.cache: is now --loader.keep [memory]", ""),
+        (["--loader.copies=folder"], "--loader.copies: is now --loader.keep [disk:DIR]", ""),
+        (["--views.grey=1"], "--views.grey: is now --views.grayscale", ""),
         (["--views.global_size", "large"], "views.global_size: must be int", "got large"),
         (["--views.global_size", "1.5"], "views.global_size: must be int", "got 1.5"),
         (["--train.steps", "1.5"], "train.steps: must be one of [int, null]", "got 1.5"),
@@ -184,6 +190,12 @@ def test_mistake_on_the_command_line_is_one_line(arguments: list[str], begins: s
             "did you mean views.global_size?",
         ),
         ("vews:\n  global_size: 96\n", "vews: no such section", "did you mean views?"),
+        ("loader:\n  resident_gib: 2\n", "loader.resident_gib: is now loader.keep [device:20GiB]", ""),
+        (
+            "loader:\n  kep: [memory]\n",
+            "loader.kep: no such setting",
+            "loader has workers, prefetch, keep, render",
+        ),
         ("recipe: debug\n", "recipe: no such section", "loader"),
         ("3: 4\n", "3: no such section", "loader"),
         ("views: 3\n", "views: is 3", "must hold settings"),
@@ -275,3 +287,18 @@ def test_mistake_exits_with_two_and_one_line():
     assert done.stderr.splitlines() == [
         "odis pretrain: --train.stepz: no such option (did you mean --train.steps?); --help lists them"
     ]
+
+
+@pytest.mark.parametrize("text", ["[device:20GiB, memory]", '["device:20GiB","memory"]'])
+def test_lists_are_written_in_brackets(recipe: Any, text: str):
+    parser = new_parser("pretrain", "")
+    add_config(parser)
+    for arguments in (
+        [f"--loader.keep={text}"],
+        ["--loader.keep", text],
+        ["--recipe", recipe(f"loader:\n  keep: {text}\n")],
+        ["--recipe", recipe("loader:\n  keep:\n  - device:20GiB\n  - memory\n")],
+        ["--loader.keep", "[device:20GiB]", "--loader.keep+", "memory"],
+    ):
+        assert to_config(parse(parser, arguments)).loader.keep == ["device:20GiB", "memory"]
+    assert to_config(parse(parser, [])).loader.keep == []

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from odis.config.renamed import new_spelling
 from odis.config.training import PretrainConfig
 from odis.errors import ConfigError, OdisError
 
@@ -141,20 +142,25 @@ def _checked(path: Path) -> Path:
 
 
 def _worded(parser: ArgumentParser, arguments: list[str], message: str) -> str:
-    known = [option for action in parser._actions for option in action.option_strings]
+    options = [option for action in parser._actions for option in action.option_strings]
+    known = [option for option in options if not option.endswith("+")]  # `--loader.keep+ memory` appends
     for argument in arguments:
         option = argument.split("=", 1)[0]
-        if option.startswith("--") and option not in known:
+        if option.startswith("--") and option not in options:
+            if (now := new_spelling(option[2:])) is not None:
+                return f"{option}: is now --{now}"
             return f"{option}: no such option{did_you_mean(option, known)}; --help lists them"
-    if (
-        "does not accept option" in message
-    ):  # a key of a recipe file: Group 'views' does not accept option 'global_sizze'
+    # A key of a recipe file: Group 'views' does not accept option 'global_sizze'.
+    if "does not accept option" in message:
         group, key = message.split("'")[1], message.split("'")[-2]
+        if (now := new_spelling(f"{group}.{key}")) is not None:
+            return f"{group}.{key}: is now {now}"
         keys = [option.removeprefix("--") for option in known if option.startswith(f"--{group}.")]
         return (
             f"{group}.{key}: no such setting{did_you_mean(f'{group}.{key}', keys)}; {group} has "
             f"{', '.join(k.split('.')[1] for k in keys)}"
         )
+    message = re.sub(r"Expected a <class 'list'>\. Got value: (.*)", r"must be a list, such as [\1]", message)
     message = re.sub(
         r"Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)",
         r"must be one of [\1]; got \2",
