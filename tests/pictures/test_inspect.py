@@ -12,11 +12,12 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from odis.config.training import ModelConfig, ObjectsConfig, PretrainConfig, ViewsConfig
-from odis.data.loader import ViewDataset
+from odis.data.dataset import ViewDataset
 from odis.errors import ConfigError, DataError
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
-from odis.pictures.inspect import _SLOTS, _Example, _example, _figure, _outline, _slots_of, inspect_picture
+from odis.pictures.inspect import _example, _figure, inspect_picture
+from odis.pictures.panels import SLOTS, Example, _outline, slots_of
 from odis.types import ImageObjects, Object
 
 
@@ -49,7 +50,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ObjectIndex:
     return ObjectIndex.open(folder / "index.parquet")
 
 
-def example(index: ObjectIndex, row: int, settings: PretrainConfig, seed: int = 0) -> _Example:
+def example(index: ObjectIndex, row: int, settings: PretrainConfig, seed: int = 0) -> Example:
     settings.train.seed = seed
     dataset = ViewDataset(index, settings, 8)
     return _example(dataset, dataset[0, row])
@@ -77,10 +78,10 @@ def test_a_row_shows_the_sample_that_training_would_take(index: ObjectIndex) -> 
         figure = _figure([drawn], index, settings, 8)
         assert isinstance(figure, Figure)
         objects, frames, *views = figure.axes[:-1]
-        target, other = _slots_of(drawn)
+        target, other = slots_of(drawn)
         items = index[0].objects
-        assert boxes(objects, _SLOTS[0]) == [items[target].box]  # drawn as annotated, also beyond the border
-        assert boxes(objects, _SLOTS[1]) == [items[other].box]
+        assert boxes(objects, SLOTS[0]) == [items[target].box]  # drawn as annotated, also beyond the border
+        assert boxes(objects, SLOTS[1]) == [items[other].box]
         assert any(t.endswith("(target)") for t in texts(objects))
         assert len(views) == 2 + 3
         shown = drawn.sample.global_views + drawn.sample.local_views[:3]
@@ -95,7 +96,7 @@ def test_a_row_shows_the_sample_that_training_would_take(index: ObjectIndex) -> 
             for slot in range(2):
                 mask = view.object_masks[slot].view(count, count).numpy()
                 expected = [mask] if view.visible[slot] and not mask.all() else []
-                np.testing.assert_array_equal(tinted(ax, _SLOTS[slot]), expected)
+                np.testing.assert_array_equal(tinted(ax, SLOTS[slot]), expected)
             assert ("not in this view" in ax.get_title()) == (not view.visible[0])
             assert ("mirrored" in ax.get_title()) == view.crop.flip
         for ax, hidden in zip(views, drawn.sample.prediction_masks):
@@ -114,7 +115,7 @@ def test_masks_are_outlined_where_patches_change_sides() -> None:
 def test_an_image_without_objects_is_its_own_target(index: ObjectIndex) -> None:
     drawn = example(index, 1, config())
     axes = _figure([drawn], index, config(), 8).axes
-    assert boxes(axes[0], _SLOTS[0]) == [(0, 0, 60, 40)]
+    assert boxes(axes[0], SLOTS[0]) == [(0, 0, 60, 40)]
     assert texts(axes[0]) == ["whole image (target)"]
     assert "no objects" in axes[0].get_title()
     assert "object: all patches" in axes[2].get_title()
@@ -149,7 +150,7 @@ def test_equal_boxes_take_one_slot_each(index: ObjectIndex) -> None:
         classes=[],
     )
     twin_index = ObjectIndex.open(Path(index.path).with_name("twins.parquet"))
-    assert len(_slots_of(example(twin_index, 0, config(objects=ObjectsConfig(per_image=3))))) == 3
+    assert len(slots_of(example(twin_index, 0, config(objects=ObjectsConfig(per_image=3))))) == 3
 
 
 def test_the_picture_is_the_same_for_a_seed_and_another_for_another(
@@ -188,7 +189,7 @@ def test_objects_that_cannot_be_used_are_left_out_and_named(tmp_path: Path, inde
         f"{index.image_path(0)}, object 2",
     ]
     axes = _figure([example(broken, 0, config())], broken, config(), 8).axes
-    assert boxes(axes[0], _SLOTS[0]) == [(5, 5, 20, 20)]
+    assert boxes(axes[0], SLOTS[0]) == [(5, 5, 20, 20)]
 
 
 def test_what_cannot_be_drawn_or_written_is_refused(tmp_path: Path, index: ObjectIndex) -> None:

@@ -1,1 +1,1 @@
-"""`odis benchmark`: what a recipe costs on this data and this machine, before weeks are spent on it."""
+"""`odis benchmark`: what a recipe costs on your data and machine, before weeks are spent on it."""

@@ -70,10 +70,10 @@ def cached_batches(
 
     Args:
         config: With `memory` in `loader.keep`.
-        index: Of its images up to 256 are taken, at random: as many as are read in the time given, but no
-            fewer than four.
+        index: Up to 256 random images of it are used: as many as can be read in the time given, but at least
+            four.
         patch_size: Side of a patch in pixels of a view.
-        seconds: How long reading them may take, about.
+        seconds: About how long reading them may take.
         start_step: As of `make_loader`.
 
     Raises:
@@ -100,25 +100,22 @@ def cached_batches(
 
 
 def memories(workers: int) -> int:
-    """How many memories a loader with so many workers keeps images in: one if they are forked, which share
-    it, else one each.
-    """
+    """In how many memories a loader's workers keep images: one if they are forked, since they share it, else
+    one each."""
     return 1 if multiprocessing.get_start_method() == "fork" else max(1, workers)
 
 
 def reads(images: int, total: int, memories: int, span: int | None = None) -> float:
-    """How many of the images of a cached run come from files, to be expected: those that the memory at hand
-    has not had yet.
+    """Expected number of images of a run that are read from files, because that memory has not held them yet.
 
-        for epoch in 0, 1, ...: each of its images has been with the same memory in none of the `epoch` epochs
-        before with
+        in epoch 0, 1, ...: an image has met the same memory in no epoch before with
             probability (1 - 1 / memories) ** epoch
 
     Args:
         images: Of the data.
         total: Images of the whole run, epoch after epoch.
         memories: See `memories`.
-        span: Images after which workers start anew (re-discovery); None if they last the whole run.
+        span: Images after which workers are started anew (re-discovery); None if they last the whole run.
     """
     if span is not None and 0 < span < total:
         whole, rest = divmod(total, span)

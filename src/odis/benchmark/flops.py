@@ -1,4 +1,4 @@
-"""Arithmetic of a training step, counted, and how fast this device multiplies matrices, measured."""
+"""FLOPs of a training step, counted, and the matrix multiplication rate of a device, measured."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def _attention_backward(
 
 
 def count_flops(run: TrainState, batch: Batch) -> int:
-    """FLOPs of the matrix multiplications, convolutions and attention of one step on `batch`, which is taken:
-    both passes, backward too.
+    """FLOPs of matrix multiplications, convolutions and attention in one step on `batch`: both passes, and
+    the backward pass. The step is taken.
 
-    What activation checkpointing computes a second time counts a second time.
+    What gradient checkpointing computes a second time counts a second time.
     """
     aten = torch.ops.aten
-    # torch counts the attention of GPUs; that of CPUs is the same arithmetic under another name.
+    # Torch counts attention on GPUs only. On CPUs it is the same arithmetic under another name.
     mapping = {
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
@@ -44,15 +44,14 @@ def count_flops(run: TrainState, batch: Batch) -> int:
 def matmul_rate(
     device: torch.device, precision: str, *, rows: int, width: int, seconds: float = 1.0
 ) -> float:
-    """FLOPs a second of the best of several products (rows, width) x (width, 4 width): the MLP's, the largest
-    of a ViT.
+    """Best FLOPs a second of several products (rows, width) x (width, 4 width), as in the MLP of a ViT.
 
     Args:
         device: Where.
         precision: `fp32`, `bf16` or `fp16`.
-        rows: Tokens that go through the network at once.
+        rows: Tokens in a batch.
         width: D.
-        seconds: How long to try.
+        seconds: How long to measure.
     """
     dtype = DTYPES[precision]
     a = torch.randn(rows, width, device=device).to(dtype)
@@ -66,7 +65,7 @@ def matmul_rate(
             a @ b
         wait()
         elapsed = time.perf_counter() - start
-        if best == 0 and elapsed < seconds / 50:  # so short that the clock's own noise would win
+        if best == 0 and elapsed < seconds / 50:  # too short for the clock
             repeats *= 2
             continue
         best = max(best, repeats * 8 * rows * width * width / elapsed)

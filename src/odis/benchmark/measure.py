@@ -1,6 +1,6 @@
 """Images a second of the input alone, of the step alone, and of both together; memory; what objects cost.
 
-Whatever is compared is measured in turns, so that anything else that the machine does meets all of it.
+Whatever is compared is measured in turns, so that other load on the machine affects all of it alike.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MIDDLE = 0.5  # of its schedules: where a measured run stands, past warm-ups an
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Images a second, and the share of the time in which the step waited for data."""
+    """Images a second, and the share of the time spent waiting for data."""
 
     images_per_second: float
     data_wait: float = 0.0
@@ -40,7 +40,7 @@ class Rate:
 
 
 def start(config: PretrainConfig, index: ObjectIndex, ranks: Ranks) -> TrainState:
-    """The run of a config, in the middle of its schedules."""
+    """Build the run of a config, in the middle of its schedules."""
     run = build_run(config, ranks, images=len(index))
     run.step = int(_MIDDLE * run.schedules.total_steps)
     return run
@@ -49,12 +49,12 @@ def start(config: PretrainConfig, index: ObjectIndex, ranks: Ranks) -> TrainStat
 def batches_of(
     config: PretrainConfig, index: ObjectIndex, patch_size: int, start_step: int = 0
 ) -> Iterator[Batch]:
-    """The batches of training, without end."""
+    """The batches of training, endlessly."""
     return iter(make_loader(index, config, patch_size=patch_size, start_step=start_step, steps=ENDLESS))
 
 
 def input_rate(config: PretrainConfig, index: ObjectIndex, patch_size: int, seconds: float) -> Rate:
-    """Of the loader alone, once its workers run and what they prepared ahead is used up."""
+    """Rate of the loader alone, once its workers run and their prefetched batches are used up."""
     began = time.perf_counter()
     batches = batches_of(config, index, patch_size)
     next(batches)
@@ -63,7 +63,7 @@ def input_rate(config: PretrainConfig, index: ObjectIndex, patch_size: int, seco
 
 
 def rate_of(batches: Iterator[Batch], config: PretrainConfig, seconds: float) -> Rate:
-    """Of these batches, once what was prepared ahead is used up."""
+    """Rate of these batches, once prefetched ones are used up."""
     for _ in range(config.loader.workers * config.loader.prefetch):
         next(batches)
     images, began = 0, time.perf_counter()
@@ -73,11 +73,10 @@ def rate_of(batches: Iterator[Batch], config: PretrainConfig, seconds: float) ->
 
 
 def both_rate(run: TrainState, batches: Iterator[Batch], seconds: float) -> Rate:
-    """Of training as it is run: loader, transfer, step.
+    """Rate of training as it runs: loader, transfer, step.
 
-    What workers prepared ahead while nobody asked would count as faster than they are, so it is used up
-    first, if that takes no more than a third of the time.
-    """
+    Prefetched batches would make the loader look faster than it is. They are used up first, if that takes no
+    more than a third of the time."""
     loader, accumulate = run.config.loader, run.config.train.accumulate
     ahead = -(-loader.workers * loader.prefetch // accumulate) + 1
     began, steps = time.perf_counter(), 0
@@ -109,9 +108,7 @@ def _step(run: TrainState, batches: Iterator[Batch], accumulate: int) -> tuple[i
 def step_times(
     runs: dict[str, TrainState], batches: dict[str, list[Batch]], seconds: float
 ) -> dict[str, list[float]]:
-    """Seconds of a micro-batch's step of each run, in rounds in which each takes its turn, every other round
-    backwards.
-    """
+    """Seconds of each run's step on a micro-batch, in rounds of all runs; every other round is reversed."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for name, run in runs.items():
         _timed(run, batches[name][0])  # the first step allocates
@@ -137,7 +134,7 @@ def _synchronise(device: torch.device) -> None:
 
 
 def without_objects(config: PretrainConfig) -> PretrainConfig:
-    """The same run as iBOT (or DINO) would have it: every image one object, read by `[CLS]`."""
+    """The same run as iBOT or DINO would do it: every image is one object, read by `[CLS]`."""
     objects = replace(config.objects, use=False, per_image=1, rediscover_every=0.0)
     return replace(
         config, objects=objects, model=replace(config.model, object_tokens="single", object_readout="token")
@@ -145,7 +142,7 @@ def without_objects(config: PretrainConfig) -> PretrainConfig:
 
 
 def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
-    """Median of the ratios within the rounds, and the bounds of its 95 % bootstrap interval."""
+    """Median ratio within a round, and the bounds of its 95 % bootstrap interval."""
     within = np.array(ours) / np.array(theirs)
     medians = np.median(np.random.default_rng(0).choice(within, (2000, len(within))), axis=1)
     low, high = np.quantile(medians, (0.025, 0.975))
@@ -153,9 +150,7 @@ def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
 
 
 def peak_gib(config: PretrainConfig, index: ObjectIndex, ranks: Ranks) -> float:
-    """Most memory that two steps take, in a process of its own: of the GPU, or resident. Loader workers are
-    not in it.
-    """
+    """Peak memory of two steps in a process of their own: of the GPU, or resident, without loader workers."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_peak, args=(sender, config, index, ranks, torch.get_num_threads()))
@@ -181,14 +176,14 @@ def _peak(sender: Any, config: PretrainConfig, index: ObjectIndex, ranks: Ranks,
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """What it takes to find crops that show an object.
+    """What finding crops that show an object takes.
 
     Args:
-        first: Share of global views whose first candidate showed the object well enough.
-        mean: Candidates that would be drawn, one after the other, on average.
-        none: Share of global views for which none of `views.candidates` did.
-        microseconds: Time of the geometry of an image's global views.
-        free_microseconds: The same without an object.
+        first: Share of global views whose first candidate shows the object well enough.
+        mean: Mean number of candidates, if they were drawn one after the other.
+        none: Share of global views for which none of `views.candidates` does.
+        microseconds: Time to draw the global crops of an image.
+        free_microseconds: The same for free crops.
     """
 
     first: float
@@ -199,7 +194,7 @@ class Resampling:
 
 
 def resampling(config: PretrainConfig, index: ObjectIndex, images: int = 200) -> Resampling | None:
-    """Over some images of the index; None if none of them has an object, or crops are free."""
+    """Measured on some images of the index; None if none of them has an object, or crops are free."""
     views, objects = config.views, config.objects
     if not objects.use or not views.object_crops:
         return None

@@ -1,1 +1,1 @@
-"""From rows of the object index to batches: crops, masks, views, loading."""
+"""From the object index to batches: crops, object masks, views, loading."""

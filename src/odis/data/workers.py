@@ -1,4 +1,4 @@
-"""What becomes of a run whose data workers are killed, which is how an exhausted memory mostly shows."""
+"""Errors for killed data workers, which is how exhausted memory mostly shows."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from typing import Any
 
 from odis.errors import WorkerError
 
-# The sentence with which torch begins, from its `DataLoader` or out of its handler of SIGCHLD, wherever the
-# main thread then is.
+# How torch's message begins, be it from `DataLoader` or from its SIGCHLD handler, which raises wherever the
+# main thread is.
 _DIED = "DataLoader worker (pid"
-# An error that a worker itself raised arrives with its type and these words.
+# An error raised inside a worker arrives with its type and these words.
 _RAISED_THERE = "in DataLoader worker process"
 
 
 def watched(batches: Iterator[Any], workers: int) -> Iterator[Any]:
-    """The batches of a `DataLoader`.
+    """The batches of a `DataLoader`, with a killed worker as a `WorkerError`.
 
     Args:
-        batches: The loader's iterator; nobody else should keep it, so that its other workers end with the one
-            that was killed.
+        batches: The loader's iterator. Keep no other reference: dropping it is what ends the other workers.
         workers: Its processes.
 
     Raises:
         WorkerError: A worker was killed.
     """
-    # One that dies between its answer and the handing over of the memory that holds it leaves a socket at
+    # A worker that dies after its answer, before handing over the memory that holds it, leaves a socket on
     # which nobody answers.
     unanswered = (EOFError, ConnectionError, FileNotFoundError) if workers else ()
     while True:
@@ -43,7 +42,9 @@ def watched(batches: Iterator[Any], workers: int) -> Iterator[Any]:
         yield batch
 
     def let_go() -> WorkerError | None:
-        """The death that the error tells of; then the iterator is dropped, so that the other workers end."""
+        """The worker's death, if the error reports one; the iterator is then dropped to end the other
+        workers.
+        """
         nonlocal batches
         if (death := _death_in(cause)) is not None:
             with _unaware_of_children():
@@ -53,7 +54,7 @@ def watched(batches: Iterator[Any], workers: int) -> Iterator[Any]:
 
     try:
         death = let_go()
-    except RuntimeError:  # torch's handler of SIGCHLD tells of a death that `next` has told of
+    except RuntimeError:  # torch's SIGCHLD handler reports the death a second time
         death = let_go()
     if death is None:
         raise cause
@@ -61,13 +62,13 @@ def watched(batches: Iterator[Any], workers: int) -> Iterator[Any]:
 
 
 def worker_error(error: RuntimeError) -> WorkerError | None:
-    """What torch says of a worker that was killed, as an error of odis; None for any other `RuntimeError`."""
+    """Torch's error about a killed worker as an error of odis; None for any other `RuntimeError`."""
     said = str(error).strip()
     return _death(said.rstrip(". ")) if said.startswith(_DIED) else None
 
 
 def _death_in(error: Exception) -> WorkerError | None:
-    """As `worker_error`, also for errors that come from a socket at which nobody answers."""
+    """As `worker_error`, also for errors from a socket on which nobody answers."""
     if isinstance(error, RuntimeError):
         return worker_error(error)
     if _RAISED_THERE in str(error):
@@ -81,9 +82,8 @@ def _death(what: str) -> WorkerError:
 
 @contextlib.contextmanager
 def _unaware_of_children() -> Iterator[None]:
-    """No handler of SIGCHLD: torch's raises anew at the end of any child, for as long as the iterator of the
-    dead worker exists.
-    """
+    """Without a SIGCHLD handler: torch's raises again whenever a child ends while the dead worker's iterator
+    is alive."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         yield  # the handler runs in the main thread only
         return

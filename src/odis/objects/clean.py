@@ -1,6 +1,5 @@
-"""What makes an image and its objects usable: shared by every source, and by the check of a finished
-index.
-"""
+"""Which images and objects can be used: the rules that every source, the training loader, inference and the
+check of an index share."""
 
 from __future__ import annotations
 
@@ -16,9 +15,9 @@ from odis.objects import rle
 from odis.objects.images import header_sizes
 from odis.types import Box, ImageObjects, Object, Skipped
 
-_FURTHEST = 2.0**31  # no pixel is out there; an index holds float32, in which larger numbers are infinite
+_FURTHEST = 2.0**31  # pixels; coordinates beyond it are errors
 
-_LARGEST = 10**6  # pixels along a side that nobody measured
+_LARGEST = 10**6  # pixels along a side, where an annotation states the size and the image is not opened
 
 ANY_LABEL = 2**31
 """Classes of images whose labels are not looked at: every label that an index can hold is below."""
@@ -27,20 +26,22 @@ Skip = Callable[[Skipped], None]
 
 
 class SkippedObject(Skipped):
-    """An object that was left out of an image that was kept, or with it."""
+    """An object that was left out, alone or with its image."""
 
     __slots__ = ()
 
 
 class Crowd(Skipped):
-    """A region annotated as a crowd: not one object, so never in the index, and not a fault either."""
+    """A region annotated as a crowd. It is not one object, so it is never in the index; it is no error
+    either.
+    """
 
     __slots__ = ()
 
 
 def verified_size(path: str | Path, annotated: tuple[int, int] | None = None) -> tuple[int, int]:
-    """`(width, height)` of an image from its header; the annotated size if the header confirms it, turned or
-    not.
+    """`(width, height)` of an image from its header; the annotated size, if the header confirms it in either
+    orientation.
 
     Raises:
         DataError: The header cannot be read, or is of another size.
@@ -59,10 +60,9 @@ def verified_size(path: str | Path, annotated: tuple[int, int] | None = None) ->
 def object_problem(
     item: Object, width: int, height: int, classes: int, *, mask_is_sound: bool = False
 ) -> str | None:
-    """Why an object of a `width` x `height` image cannot be used, or None if it can. Boxes that reach over
-    the edge can.
+    """Why an object of a `width` x `height` image cannot be used, or None. A box may reach over the edge.
 
-    A mask that is known to be sound (`rle.are_sound`) is not looked at again.
+    A mask that is known to be sound (`rle.are_sound`) is not checked again.
     """
     problem = _box_problem(item.box, width, height)
     if problem is None and item.mask is not None and not mask_is_sound:
@@ -91,8 +91,12 @@ def _box_problem(box: Box, width: int, height: int) -> str | None:
 
 
 def sound_boxes(boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    """bool (n,): of which boxes, float64 (n, 4), `object_problem` has nothing to say, in images of the given
-    sizes, (n,).
+    """Which boxes `object_problem` accepts: bool (n,).
+
+    Args:
+        boxes: float64 (n, 4).
+        widths: (n,), of the image of each.
+        heights: (n,).
     """
     x0, y0, x1, y1 = boxes.T
     within = np.isfinite(boxes).all(axis=1) & (np.abs(boxes) < _FURTHEST).all(axis=1)
@@ -110,17 +114,16 @@ def usable_size(
     trust: bool = False,
     stored: bool = False,
 ) -> tuple[int, int] | None:
-    """`(width, height)` of an image, or None if it cannot be used; then it and its objects are passed to
-    `skip`.
+    """`(width, height)` of an image; None if it cannot be used, with it and its objects passed to `skip`.
 
     Args:
         path: The image.
         skip: Called with what is left out.
         annotated: `(width, height)` the annotation states, if it does.
         objects: What its objects are called.
-        trust: Take the annotated size, if there is one, without opening the image.
-        stored: Of an image without annotated size, give the size of its pixels as they are stored, not as a
-            viewer turns them.
+        trust: Use the annotated size, if there is one, without opening the image.
+        stored: For an image without annotated size, give the size of its stored pixels, before EXIF
+            orientation.
     """
     try:
         if stored and annotated is None:
@@ -138,7 +141,7 @@ def usable_size(
 
 
 def possible_sizes(sizes: np.ndarray) -> np.ndarray:
-    """bool (n,): which of the stated `(width, height)`, (n, 2), an image may have."""
+    """Which of the stated `(width, height)`, (n, 2), are possible: bool (n,)."""
     return np.asarray(((sizes > 0) & (sizes <= _LARGEST)).all(axis=1))
 
 
@@ -218,5 +221,5 @@ def keep_usable(
 
 
 def reason(error: DataError, path: str | Path) -> str:
-    """What an error says about the file it names."""
+    """An error's message without the path it begins with."""
     return str(error).removeprefix(f"{path}: ")

@@ -1,4 +1,4 @@
-"""The demo's picture: a scene, its objects, where `[OBJ]` looks for each, and the objects it finds most alike
+"""The picture of `odis demo`: a scene, where `[OBJ]` looks for each object, and the nearest objects
 elsewhere.
 """
 
@@ -39,7 +39,8 @@ def draw_demo(
     *,
     context: float,
 ) -> None:
-    """Draw one test scene's objects and what the trained and the untrained network say of them.
+    """Draw the objects of one test scene, and their nearest neighbours for the trained and the untrained
+    network.
 
     Args:
         path: `.png` to write.
@@ -47,7 +48,7 @@ def draw_demo(
         untrained: The same network before training.
         train: Index whose objects are searched.
         test: Index the scene is taken from: the first with the most objects.
-        results: What the demo measured, for the caption.
+        results: The demo's measurements, for the caption.
         context: Side of an object's window over the longer side of its box.
     """
     row = max(range(min(len(test), 50)), key=lambda i: len(test[i].objects))
@@ -143,9 +144,7 @@ def _frame(axes: Axes, colour: str | None) -> None:
 def _nearest(
     encoder: Encoder, train: ObjectIndex, searched: range, test: ObjectIndex, row: int, context: float
 ) -> list[tuple[int, int, float]]:
-    """(row, object, cosine) of the `NEAREST` train objects of each object of the scene, object after
-    object.
-    """
+    """(row, object, cosine) of the `NEAREST` train objects of each object of the scene, in order."""
     pool: IndexFeatures = embed_index(encoder, train, rows=searched, context=context)
     asked = embed_index(encoder, test, rows=[row], context=context)
     cosine = F.normalize(asked.features, dim=-1) @ F.normalize(pool.features, dim=-1).T
@@ -161,9 +160,8 @@ def _nearest(
 def _attention(
     encoder: Encoder, test: ObjectIndex, row: int, context: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each object its window and the attention of `[OBJ]` there, mean over heads of the last block, at
-    twice the training size.
-    """
+    """Each object's window, and the attention of `[OBJ]` in it: mean over heads of the last block, at twice
+    the training size."""
     scene = test[row]
     image = torch.from_numpy(_pixels(test, row)).permute(2, 0, 1)
     builder = encoder.query_builder(QueryConfig(size=2 * encoder.image_size, context=context))

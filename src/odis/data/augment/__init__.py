@@ -1,1 +1,1 @@
-"""Photometric augmentation: what is drawn, and what it does to pixels."""
+"""Photometric augmentation: drawing it, and applying it on the CPU or on the training device."""

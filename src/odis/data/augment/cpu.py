@@ -1,10 +1,8 @@
-"""Colour and blur of one view on the CPU, equal to torchvision's up to rounding, each in one or two passes
-over the pixels.
+"""Colour and blur of one view on the CPU, as torchvision does them up to rounding, in one or two passes each.
 
-torchvision's hue gathers per pixel, its blur is a grouped convolution, whose overhead exceeds its arithmetic
-at the size of a view, and its contrast makes a grey image to know the mean of it. Here a loop does all of an
-operation while the pixel is in a register. Functions are compiled when they are first called.
-"""
+torchvision's hue gathers per pixel, its contrast makes a grey image only to average it, and its blur is a
+grouped convolution, whose overhead exceeds its arithmetic at the size of a view. Here one loop does the whole
+operation while the pixel is in a register. Functions are compiled when they are first called."""
 
 from __future__ import annotations
 
@@ -25,13 +23,12 @@ _RED, _GREEN, _BLUE, _TOP = *(np.float32(weight) for weight in LUMA), np.float32
 
 @compiled(reorder=True)
 def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
-    """The image with its hues turned by `shift` of the whole circle; saturation and value (HSV) stay.
+    """The image with its hues turned by `shift` of the circle; saturation and value (HSV) stay.
 
-    A channel of the turned image is a piecewise linear function of the old ones. Of a turn by less than a
-    sixth of the circle, `part` of it, red is red - green + part * chroma + least, or, where blue is least,
-    red - green + value - part * chroma, cut off at the least and the largest of the old channels; green and
-    blue follow in a circle. Whole sixths of the circle exchange channels (even) or mirror them within their
-    range (odd).
+    Each new channel is a piecewise linear function of the old ones. For a turn of `part` of a sixth of the
+    circle, red becomes red - green + part * chroma + least, or, where blue is least, red - green + value -
+    part * chroma, clipped to the range of the old channels. Green and blue follow in a circle. Whole sixths
+    exchange the channels (even) or mirror them within their range (odd).
 
     Args:
         image: float32 (3, H, W), RGB from 0 to 255; not changed.
@@ -43,7 +40,7 @@ def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     sixths = math.floor(6 * shift)
     part = np.float32(6 * shift - sixths)
     mirrored = sixths % 2 == 1
-    ahead = (sixths - 3 * mirrored) // 2  # channels by which colours move on
+    ahead = (sixths - 3 * mirrored) // 2  # channels by which colours move
     out = np.empty_like(image)
     red, green, blue = out[ahead % 3], out[(1 + ahead) % 3], out[(2 + ahead) % 3]
     for y in range(image.shape[1]):
@@ -78,7 +75,7 @@ def gaussian_blur(image: np.ndarray, sigma: float, radius: int) -> np.ndarray:
     weights = (exact / (2 * exact.sum() - exact[0])).astype(np.float32)
     _, height, width = image.shape
     out = np.empty_like(image)
-    line = np.empty(width + 2 * radius, dtype=np.float32)  # stays in the nearest cache
+    line = np.empty(width + 2 * radius, dtype=np.float32)  # stays in the L1 cache
     end = radius + width - 1
     for c in range(3):
         for y in range(height):
@@ -86,7 +83,7 @@ def gaussian_blur(image: np.ndarray, sigma: float, radius: int) -> np.ndarray:
             for x in range(width):
                 down[x] = weights[0] * here[x]
             for k in range(1, radius + 1):
-                # What lies `k` beyond a border is what lies `k` before it; the pixel at the border is not
+                # Reflected: the pixel `k` beyond a border is the one `k` before it; the border is not
                 # repeated.
                 over, under = image[c, abs(y - k)], image[c, height - 1 - abs(height - 1 - y - k)]
                 for x in range(width):
@@ -105,9 +102,7 @@ def gaussian_blur(image: np.ndarray, sigma: float, radius: int) -> np.ndarray:
 
 @compiled(reorder=True)
 def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """`image` (3, H, W), float32 in 0..255, changed in place: every channel times `factor`, cut off at 0 and
-    255.
-    """
+    """Multiply every channel by `factor`, clipped to 0..255: float32 (3, H, W), changed in place."""
     times = np.float32(factor)
     for c in range(3):
         for y in range(image.shape[1]):
@@ -118,9 +113,7 @@ def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 @compiled(reorder=True)
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """`image` (3, H, W), float32 in 0..255, changed in place: moved away from its mean luminance by `factor`,
-    cut off alike.
-    """
+    """Scale the distance to the mean luminance by `factor`, clipped to 0..255: (3, H, W), in place."""
     _, height, width = image.shape
     total = 0.0
     for y in range(height):
@@ -138,8 +131,8 @@ def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 @compiled(reorder=True)
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """`image` (3, H, W), float32 in 0..255, changed in place: pixels moved away from their luminance by
-    `factor`, cut off alike.
+    """Scale each pixel's distance to its luminance by `factor`, clipped to 0..255: float32 (3, H, W), in
+    place.
     """
     times, rest = np.float32(factor), np.float32(1.0 - factor)
     for y in range(image.shape[1]):
@@ -154,7 +147,7 @@ def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
 
 @compiled(reorder=True)
 def luminance(image: np.ndarray) -> np.ndarray:
-    """(H, W) of float32 (3, H, W): ITU-R 601, as torchvision and Pillow weigh the channels."""
+    """Luminance (H, W) of float32 (3, H, W), weighted as in torchvision and Pillow (ITU-R 601)."""
     grey = np.empty(image.shape[1:], dtype=np.float32)
     for y in range(image.shape[1]):
         for x in range(image.shape[2]):
@@ -169,7 +162,7 @@ def to_chw(pixels: np.ndarray, flip: bool) -> np.ndarray:
     out = np.empty((3, height, width), dtype=np.float32)
     last = 3 * (width - 1)
     for y in range(height):
-        line = pixels[y].reshape(-1)  # one index instead of two is what becomes vector instructions
+        line = pixels[y].reshape(-1)  # with one index instead of two the loop is vectorised
         for c in range(3):
             plane = out[c, y]
             if flip:
@@ -185,12 +178,11 @@ def to_chw(pixels: np.ndarray, flip: bool) -> np.ndarray:
 def normalize(
     image: np.ndarray, solarize: bool, offset: np.ndarray, scale: np.ndarray, out: np.ndarray
 ) -> None:
-    """Pixels rounded to whole numbers, those of 128 or more inverted if asked, and normalised into `out`:
-    `(pixel - offset) / scale`.
+    """Round pixels to whole numbers, solarise if asked, and write `(pixel - offset) / scale` to `out`.
 
     Args:
         image: float32 (3, H, W), 0 to 255; not changed.
-        solarize: Whether light pixels are inverted.
+        solarize: Whether pixels of 128 or more are inverted.
         offset: float32 (3,), of each channel.
         scale: float32 (3,), of each channel.
         out: float32 (3, H, W), written; may be `image`.
@@ -199,6 +191,6 @@ def normalize(
         for y in range(image.shape[1]):
             for x in range(image.shape[2]):
                 pixel = np.rint(image[c, y, x])
-                if solarize:  # of a value and its inverse the darker
+                if solarize:  # the darker of a value and its inverse
                     pixel = min(pixel, _TOP - pixel)
                 out[c, y, x] = (pixel - offset[c]) / scale[c]

@@ -1,9 +1,9 @@
-"""All views of a batch at once, on any device: crops resized by two batched matrix products, photometrics as
+"""All views of a batch at once, on any device: two batched matrix products resize the crops, photometrics are
 batched tensor operations.
 
-Given the same crops and photometrics, the pixels are those of the CPU path (`views.render_views`) to the
-rounding of its 8 bits. What differs from view to view (weights, factors, sigmas) is in tensors; which views
-an operation takes is in row numbers made on the CPU, so that nothing here waits for the device.
+Given the same crops and photometrics, the pixels are those of the CPU path (`views.render_views`) up to its
+rounding to 8 bits. What differs between views (weights, factors, sigmas) is in tensors. Which views an
+operation applies to is computed on the CPU, so that nothing here waits for the device.
 
 n images, V views an image, N views, S side of a view, h and w the sides of the largest image.
 """
@@ -26,8 +26,8 @@ class ViewTable:
 
     boxes: Tensor  # float32 (N, 4): x0, y0, x1, y1 of the crop in its image
     flip: Tensor  # bool (N,)
-    operations: Tensor  # int64 (N, 4): the jitter's operations in their order (`photometrics`), -1 for none
-    amounts: Tensor  # float32 (N, 4): what each of them takes
+    operations: Tensor  # int64 (N, 4): the jitter's operations in order (`augment.draw`), -1 for none
+    amounts: Tensor  # float32 (N, 4): the amount of each
     grayscale: Tensor  # bool (N,)
     sigma: Tensor  # float32 (N,): 0 for no blur
     radius: Tensor  # float32 (N,)
@@ -35,7 +35,7 @@ class ViewTable:
 
     @classmethod
     def of(cls, rows: Tensor) -> ViewTable:
-        """The table in one float32 tensor (N, 17) of `view_row`s, as it travels."""
+        """The table from the one tensor that workers send: `view_row`s, float32 (N, 17)."""
         flags = rows[:, 4] > 0, rows[:, 13] > 0, rows[:, 16] > 0
         return cls(
             rows[:, :4],
@@ -58,10 +58,10 @@ def view_row(box: Sequence[float], flip: bool, drawn: Photometrics) -> list[floa
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Which views an operation takes, int64 each."""
+    """The views that each operation applies to, as int64 row numbers."""
 
-    hue: tuple[Tensor, ...]  # at each place in the jitter's order
-    colour: tuple[bool, ...]  # whether any view has another operation there
+    hue: tuple[Tensor, ...]  # for each position in the jitter's order
+    colour: tuple[bool, ...]  # whether any view has another operation at that position
     grayscale: Tensor
     blur: Tensor
 
@@ -83,10 +83,10 @@ class Rows:
 
 
 def resize_weights(start: Tensor, end: Tensor, flip: Tensor, size: int, length: int) -> Tensor:
-    """How much each pixel of a line counts in each pixel of its crop, resized: bicubic (a = -.5),
-    antialiased, as Pillow and torchvision.
+    """Weights of the pixels of a line in a resized crop of it: bicubic (a = -.5), antialiased, as in Pillow
+    and torchvision.
 
-    Only pixels that the crop touches count, as if it had been cut out first.
+    Only pixels that the crop touches have weight, as if it had been cut out first.
 
     Args:
         start: float32 (N,), where the crop begins on the line, in pixels.
@@ -114,8 +114,7 @@ def resize_weights(start: Tensor, end: Tensor, flip: Tensor, size: int, length: 
 
 
 def crop_and_resize(images: Tensor, table: ViewTable, size: int) -> Tensor:
-    """V crops of each of n images, resized to squares: columns, then rows, each rounded to 8 bits as on the
-    CPU.
+    """V crops of each of n images, resized to squares: columns, then rows, each rounded to 8 bits.
 
     Args:
         images: float32 (n, h, 3, w), 0 to 255; smaller images are padded at the right and bottom.
@@ -136,7 +135,7 @@ def crop_and_resize(images: Tensor, table: ViewTable, size: int) -> Tensor:
 
 
 def photometrics_of_all(pixels: Tensor, table: ViewTable, rows: Rows) -> Tensor:
-    """`photometrics.apply_photometrics` of N views at once.
+    """`draw.apply_photometrics` of N views at once, without the normalisation.
 
     Args:
         pixels: float32 (N, 3, S, S), whole numbers from 0 to 255.
@@ -165,8 +164,8 @@ def _luminance(image: Tensor) -> Tensor:
 
 
 def _adjust_colour(image: Tensor, operation: Tensor, amount: Tensor) -> Tensor:
-    """Brightness, contrast and saturation are one thing: a view moved away from black, its mean luminance or
-    every pixel's luminance.
+    """Brightness, contrast and saturation: all scale the distance to something, which is black, the mean
+    luminance, or each pixel's luminance.
     """
     luminance = _luminance(image)
     operation, amount = operation[:, None, None, None], amount[:, None, None, None]
@@ -178,8 +177,8 @@ def _adjust_colour(image: Tensor, operation: Tensor, amount: Tensor) -> Tensor:
 
 
 def _turn_hues(image: Tensor, shift: Tensor) -> Tensor:
-    """`filters.adjust_hue` with a shift for each view, by way of the hue: numbers of sixths differ from view
-    to view.
+    """`cpu.adjust_hue` with a shift for each view. It goes through the hue, since whole sixths differ between
+    views.
     """
     r, g, b = image.unbind(1)
     value, least = image.amax(1), image.amin(1)
@@ -198,8 +197,8 @@ def _turn_hues(image: Tensor, shift: Tensor) -> Tensor:
 
 
 def _blur(image: Tensor, sigma: Tensor, radius: Tensor) -> Tensor:
-    """`filters.gaussian_blur` with a width for each view, as two matrix products; the reflected borders are
-    in the matrix.
+    """`cpu.gaussian_blur` with a width for each view, as two products with a matrix that holds the
+    reflections.
     """
     size = image.shape[-1]
     i = torch.arange(size, device=image.device, dtype=torch.float32)
@@ -208,7 +207,7 @@ def _blur(image: Tensor, sigma: Tensor, radius: Tensor) -> Tensor:
     def weight(distance: Tensor) -> Tensor:
         return torch.exp(-0.5 * (distance / sigma) ** 2) * (distance.abs() <= radius)
 
-    # What lies `k` beyond a border is what lies `k` before it; the pixel at the border is not repeated.
+    # Reflected: the pixel `k` beyond a border is the one `k` before it; the border is not repeated.
     before, after = i[:, None] + i, 2 * (size - 1) - i[:, None] - i
     matrix = weight(i[:, None] - i) + weight(before) * (i > 0) + weight(after) * (i < size - 1)
     matrix = (matrix / matrix.sum(2, keepdim=True))[:, None]  # (N, 1, S, S)
@@ -217,6 +216,6 @@ def _blur(image: Tensor, sigma: Tensor, radius: Tensor) -> Tensor:
 
 def normalize_batch(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """`views.normalize_pixels` of float32 (N, 3, S, S) pixels in 0..255, in place."""
-    for c in range(3):  # numbers, since a tensor of them would have to reach the device first
+    for c in range(3):  # plain numbers: a tensor of them would first have to be sent to the device
         pixels[:, c].sub_(255 * mean[c]).div_(255 * std[c])
     return pixels

@@ -1,8 +1,7 @@
-"""Colour, blur and solarisation of a view: what is drawn for it, and how it is done to its pixels on the CPU.
+"""Colour, blur and solarisation of a view: drawing them, and applying them on the CPU.
 
-As in DINO (arXiv 2104.14294) and BYOL (arXiv 2006.07733, appendix B). Drawing and doing are apart, so that a
-worker can draw and the device do (`augment/device.py`).
-"""
+As in DINO (arXiv 2104.14294) and BYOL (arXiv 2006.07733, appendix B). Drawing is apart from applying, so that
+a worker can draw and the device apply (`augment/device.py`)."""
 
 from __future__ import annotations
 
@@ -27,15 +26,14 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 @dataclass(frozen=True, slots=True)
 class Photometrics:
-    """What is done to one view, in this order: the jitter's operations, grayscale, blur, solarisation.
+    """What is applied to one view, in this order: the jitter's operations, grayscale, blur, solarisation.
 
     Args:
-        jitter: Operations in their order, each with what it takes: a factor, or for hue a share of the
-            circle.
+        jitter: Operations in order, each with its amount: a factor, or for hue a share of the circle.
         grayscale: Whether colour is dropped.
         sigma: Standard deviation of the blur in pixels of the view; 0 for none.
         radius: Pixels to either side at which the blur is cut off.
-        solarize: Whether what is 128 or more is inverted.
+        solarize: Whether pixels of 128 or more are inverted.
     """
 
     jitter: tuple[tuple[int, float], ...] = ()
@@ -46,11 +44,10 @@ class Photometrics:
 
 
 def draw_photometrics(rng: np.random.Generator, size: int, kind: int, views: ViewsConfig) -> Photometrics:
-    """One view's photometrics.
+    """Draw one view's photometrics.
 
-    Jitter takes brightness, contrast, saturation and hue in random order. Blur has a standard deviation of .1
-    to 2 pixels, cut off at three of them or at a twentieth of the view's side (a kernel of a tenth of it),
-    whichever is less.
+    Jitter applies brightness, contrast, saturation and hue in random order. Blur has a standard deviation of
+    .1 to 2 pixels. It is cut off at three deviations or at a twentieth of the view's side, whichever is less.
 
     Args:
         rng: Source of all randomness.
@@ -78,12 +75,11 @@ def draw_photometrics(rng: np.random.Generator, size: int, kind: int, views: Vie
 def apply_photometrics(
     pixels: np.ndarray, drawn: Photometrics, offset: np.ndarray, scale: np.ndarray, out: np.ndarray
 ) -> None:
-    """A view's pixels with what was drawn for it done to them, rounded to whole numbers and normalised:
-    `(pixel - offset) / scale`.
+    """Apply a view's photometrics, round to whole numbers, and normalise: `(pixel - offset) / scale`.
 
     Args:
         pixels: float32 (3, S, S), whole numbers from 0 to 255; may be changed.
-        drawn: What to do.
+        drawn: What to apply.
         offset: float32 (3,).
         scale: float32 (3,).
         out: float32 (3, S, S), written.

@@ -1,5 +1,5 @@
-"""A box that begins and ends within pixels, resized: what a crop of a shrunk image needs, and torch's
-resizing has not.
+"""Resizing a box that begins and ends within pixels, which crops of shrunk images need and torch does not
+offer.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ import numpy as np
 
 from odis.machine.compiled import compiled
 
-_SUPPORT = 2.0  # of the cubic, in pixels of whichever is the coarser
+_SUPPORT = 2.0  # of the cubic, in pixels of the coarser grid
 
 
 @compiled(reorder=True)
 def resample(image: np.ndarray, x0: float, y0: float, x1: float, y1: float, size: int) -> np.ndarray:
-    """A box of an image, resized to a square as Pillow and torch do it: bicubic (a = -1/2), antialiased,
-    rounded to bytes between the axes.
+    """A box of an image, resized to a square as in Pillow and torch: bicubic (a = -1/2), antialiased, rounded
+    to bytes between the axes.
 
     Args:
-        image: uint8 (H, W, 3), contiguous rows of pixels. All of it may be looked at.
+        image: uint8 (H, W, 3), contiguous rows of pixels. The filter may read all of it.
         x0: Left border of the box, in pixels.
         y0: Upper border.
         x1: Right border, beyond x0.
@@ -61,10 +61,10 @@ def resample(image: np.ndarray, x0: float, y0: float, x1: float, y1: float, size
 
 @compiled()
 def _weights(start: float, end: float, length: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `size` pixels between `start` and `end` the first of the pixels that it is made of,
-    (size,), and their weights (size, n).
+    """The source pixels of each of `size` pixels between `start` and `end`: the first one, int64 (size,), and
+    the weights from there on, float32 (size, n).
 
-    All pixels have equally many, none of them outside of the image; weights that are not needed are 0.
+    Each has n source pixels, all inside the image; weights that are not needed are 0.
     """
     step = (end - start) / size
     wide = max(step, 1.0)

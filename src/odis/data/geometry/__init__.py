@@ -1,1 +1,1 @@
-"""Crops and masks: numbers in, numbers out."""
+"""Geometry of crops and masks: numbers in, numbers out."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from odis.machine.compiled import compiled
 
-# torchvision's RandomResizedCrop tries this often before it falls back on the central crop.
+# torchvision's RandomResizedCrop tries this often before it takes the central crop.
 ATTEMPTS = 10
 
 
@@ -38,7 +38,7 @@ def propose_crops(
     Returns:
         int64 (*count, 4).
     """
-    # One draw for all attempts of all crops: calls cost more than numbers at this size.
+    # One draw for all attempts of all crops: at this size a call costs more than the numbers.
     uniform = rng.random((2 * ATTEMPTS + 2, math.prod(count)))
     return _crops_from(uniform, width, height, *scale, *ratio).reshape(*count, 4)
 
@@ -47,8 +47,9 @@ def propose_crops(
 def _crops_from(
     uniform: np.ndarray, width: int, height: int, smallest: float, largest: float, narrow: float, wide: float
 ) -> np.ndarray:
-    """int64 (n, 4): of the areas and shapes that numbers (2 * ATTEMPTS + 2, n) in [0, 1) stand for, the first
-    that fits; then its place.
+    """Crops from uniform numbers in [0, 1), (2 * ATTEMPTS + 2, n): areas, aspect ratios, then x and y.
+
+    The first area and aspect ratio that fit into the image are taken. Returns int64 (n, 4).
     """
     n = uniform.shape[1]
     crops = np.empty((n, 4), dtype=np.int64)
@@ -87,8 +88,9 @@ def _central_crop(width: int, height: int, narrow: float, wide: float) -> tuple[
 
 
 def coverage(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """How well each crop shows an object: overlap / min(object area, crop area), so that a crop inside a
-    large object counts.
+    """How well each crop shows each object: overlap / min(object area, crop area).
+
+    The minimum lets a crop inside a large object count as full coverage.
 
     Args:
         crops: (..., 4).
@@ -128,9 +130,9 @@ def object_aware_crops(
 ) -> np.ndarray:
     """Random-resized-crops that show an object (arXiv 2506.05409, section 3).
 
-    Each view takes the first of up to `candidates` crops that covers the object; if none does, the one that
-    covers it most (the first of equals). All candidates are drawn at once: they are independent, so those
-    after the first that fits change nothing, and the distribution is that of drawing one after the other.
+    Each view takes the first of up to `candidates` crops that covers the object. If none does, it takes the
+    one that covers it most (the first of equals). All candidates are drawn at once: they are independent, so
+    the result is distributed as if they were drawn one after the other.
 
     Args:
         rng: Source of all randomness.
@@ -147,9 +149,7 @@ def object_aware_crops(
         int64 (views, 4).
     """
     if box[0] <= 0 and box[1] <= 0 and box[2] >= width and box[3] >= height:
-        return propose_crops(
-            rng, width, height, (views,), scale, ratio
-        )  # the whole image: any crop covers it
+        return propose_crops(rng, width, height, (views,), scale, ratio)  # every crop covers the whole image
     crops = propose_crops(rng, width, height, (views, candidates), scale, ratio)
     return _first_that_shows(crops, coverage(crops, box), min_coverage)
 
@@ -172,16 +172,15 @@ def _first_that_shows(crops: np.ndarray, shares: np.ndarray, min_coverage: float
 
 
 def choose_target(rng: np.random.Generator, boxes: np.ndarray, sampling: Literal["area", "uniform"]) -> int:
-    """The index of the object that all views of an image show, drawn in proportion to its area or uniformly.
+    """Draw the target, the object that all views of an image show: its position among the boxes.
 
     Args:
         rng: Source of all randomness.
         boxes: (n, 4), n >= 1, none empty.
-        sampling: `area` or `uniform`.
+        sampling: `area` draws in proportion to the box's area, `uniform` does not.
     """
     if len(boxes) == 1:
-        # no draw where there is no choice: an image that is one object draws what an image without objects
-        # does
+        # No draw without a choice: an image with one object then draws the same crops as one without objects.
         return 0
     if sampling == "uniform":
         return int(rng.integers(len(boxes)))
@@ -190,7 +189,7 @@ def choose_target(rng: np.random.Generator, boxes: np.ndarray, sampling: Literal
 
 @compiled()
 def _by_area(boxes: np.ndarray, share: float) -> int:
-    """The box in which that share of all area, taken in their order, ends."""
+    """The box in which that share of the total area ends, when areas are added in order."""
     total = 0.0
     for x0, y0, x1, y1 in boxes:
         total += (x1 - x0) * (y1 - y0)
@@ -204,7 +203,7 @@ def _by_area(boxes: np.ndarray, share: float) -> int:
 
 
 def clip_boxes(boxes: np.ndarray, width: int, height: int, min_size: float) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes cut off at the image's border, and which of them are worth keeping.
+    """Clip boxes to the image, and say which of them are large enough.
 
     Args:
         boxes: (n, 4); may be inverted, outside or NaN: those are not kept.

@@ -10,21 +10,21 @@ import numpy as np
 def prediction_mask(
     rng: np.random.Generator, grid: tuple[int, int], probability: float, ratio: float, spread: float
 ) -> np.ndarray:
-    """Patches hidden from the student: rectangles, added until their share is reached (iBOT, section 3.1,
+    """Draw the patches hidden from the student: rectangles, until their share is reached (iBOT, section 3.1,
     after BEiT).
 
-    With `probability`, a share is drawn from ratio - spread to ratio + spread, and rectangles of aspect .3 to
-    1 / .3 are added that together never exceed it. As in iBOT the share is a ceiling, closely approached: of
-    int(share * patches), on 14 x 14 patches at .3 +- .2, a mean of 0.8 patches of 58 are missing, at most 4
-    in 95 of 100 masks; on 6 x 6, 0.1 of 10. Other than in iBOT, a rectangle may span the whole grid and is at
-    least one patch wide and high, so that grids of a few patches get masks too.
+    With `probability`, a share is drawn from ratio - spread to ratio + spread. Rectangles of aspect .3 to 1 /
+    .3 are added that never exceed it. As in iBOT the share is a ceiling that is nearly reached: on 14 x 14
+    patches at .3 +- .2 a mean of 0.8 of 58 patches is missing, and at most 4 in 95 of 100 masks; on 6 x 6,
+    0.1 of 10. Unlike in iBOT, a rectangle may span the whole grid and has at least one row and column, so
+    that small grids get masks too.
 
     Args:
         rng: Source of all randomness.
         grid: Rows and columns of patches.
         probability: Probability that anything is hidden.
-        ratio: Mean share of hidden patches, where some are.
-        spread: Half the width of the share's range.
+        ratio: Mean share of hidden patches in a view that has some.
+        spread: Half the width of the range of the share.
 
     Returns:
         bool (rows, columns).
@@ -49,9 +49,7 @@ def prediction_mask(
 def _free_rectangle(
     rng: np.random.Generator, mask: np.ndarray, room: float, smallest: int
 ) -> tuple[slice, slice] | None:
-    """A rectangle that adds at least one and at most `room` patches to the mask; None if ten draws gave
-    none.
-    """
+    """A rectangle that adds at least one and at most `room` patches to the mask; None if ten draws fail."""
     rows, columns = mask.shape
     for area, aspect, down, across in rng.random((10, 4)).tolist():
         target = smallest + area * (room - smallest)

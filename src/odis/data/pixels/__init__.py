@@ -1,1 +1,1 @@
-"""Where an image's pixels come from: the device, memory, a disk cache, or its file."""
+"""Where an image's pixels come from: one reader over the device, memory, copies on disk, and the file."""

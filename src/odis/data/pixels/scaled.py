@@ -1,6 +1,4 @@
-"""A photo at a fraction of its size, where nothing larger is needed: a large JPEG costs a fraction of its
-decoding then.
-"""
+"""Reading a photograph at a fraction of its size, which costs a fraction of the decoding for a large JPEG."""
 
 from __future__ import annotations
 
@@ -22,12 +20,11 @@ _MIRRORED_Y = frozenset({3, 4, 7, 8})
 
 @dataclass(frozen=True, slots=True)
 class ScaledImage:
-    """An image at 1 / `shrink` of its size. Its full-size coordinate `x` lies at `x / shrink + offset[0]`,
-    and `y` likewise.
+    """An image at 1 / `shrink` of its size.
 
-    The offset is that part of a pixel by which the size, rounded up, exceeds the fraction, where orientation
-    brought it to the front.
-    """
+    The point `(x, y)` of the image at full size is at `(x / shrink + offset[0], y / shrink + offset[1])`.
+    Sizes are rounded up; the offset is the part of a pixel that this adds, on sides where EXIF orientation
+    puts it in front."""
 
     image: Image.Image
     shrink: int = 1
@@ -38,9 +35,8 @@ def load_scaled(path: str | Path, expected_size: tuple[int, int], shrink: int) -
     """`images.load_image` at 1 / `shrink` of the size (rounded up), with the same rules for orientation and
     colours.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 (libjpeg's scaled inverse DCT, Pillow's `draft`), which spares most
-    of the work; what is missing to the fraction asked for, and all of it in other formats, are means of
-    `shrink` x `shrink` pixels.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 (libjpeg's scaled inverse DCT, Pillow's `draft`), which saves most of
+    the work. The rest of the way, and all of it in other formats, pixels are averaged over squares.
 
     Args:
         path: The image file.
@@ -65,9 +61,8 @@ def load_scaled(path: str | Path, expected_size: tuple[int, int], shrink: int) -
             orientation, turned = 1, stored
         try:
             by_decoder = min(shrink, _LARGEST_DCT_SCALE)
-            image.draft(
-                None, (max(1, stored[0] // by_decoder), max(1, stored[1] // by_decoder))
-            )  # nothing but JPEG heeds it
+            # Only the JPEG decoder acts on this.
+            image.draft(None, (max(1, stored[0] // by_decoder), max(1, stored[1] // by_decoder)))
             rest = shrink // by_decoder if image.size != stored else shrink
             image.load()
             rgb = to_rgb(image, path)
@@ -76,7 +71,7 @@ def load_scaled(path: str | Path, expected_size: tuple[int, int], shrink: int) -
             rgb = rgb if turn is None else rgb.transpose(turn)
         except DataError:
             raise
-        # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ... on bad bytes
+        # On bad bytes decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
         except Exception as error:
             raise DataError(f"{path}: cannot be decoded ({reason_of(error)})") from error
     x = rgb.width - turned[0] / shrink if orientation in _MIRRORED_X else 0.0
@@ -85,8 +80,8 @@ def load_scaled(path: str | Path, expected_size: tuple[int, int], shrink: int) -
 
 
 def is_plain_jpeg(path: str | Path, size: tuple[int, int]) -> bool:
-    """Whether the header is that of an upright JPEG of `size`, in RGB or grey, for which every JPEG decoder
-    gives the same pixels.
+    """Whether a file is an upright JPEG of `size` in RGB or grey, of which every JPEG decoder makes the same
+    pixels; only the header is read.
 
     Raises:
         DataError: The file is missing, empty or not an image.
