@@ -17,6 +17,7 @@ release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "odis_reference"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
+smartquotes = False  # `--out` in a help text stays as it is typed
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 
