@@ -185,6 +185,15 @@ def test_no_file_is_a_place_for_anything():
         assert path.stem not in {"utils", "util", "common", "misc", "helpers"}, path
 
 
+def test_no_class_name_is_defined_twice():
+    where: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                where.setdefault(node.name, []).append(module_name(path))
+    assert {name: modules for name, modules in where.items() if len(modules) > 1} == {}
+
+
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.read_text().strip()], ids=module_name)
 def test_every_module_and_public_function_says_what_it_is(path: Path):
     tree = ast.parse(path.read_text())

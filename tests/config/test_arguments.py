@@ -100,6 +100,8 @@ def test_only_some_fields():
     add_arguments(parser, ReadConfig(workers=2), ["workers"])
     options = parse(parser, ["--size=64"])
     assert read_arguments(QueryConfig(), options) == QueryConfig(size=64)
+    options.images = 4  # an option of the command itself
+    assert read_arguments(QueryConfig(), options, ["size"]) == QueryConfig(size=64)
     assert read_arguments(ReadConfig(), options) == ReadConfig(workers=2)
     with pytest.raises(ConfigError, match="--batch-size: no such option"):
         parse(parser, ["--batch-size=3"])

@@ -1,4 +1,8 @@
-"""Query and read settings: what they refuse."""
+"""Query and read settings: what they refuse, and that nothing declares them again."""
+
+import ast
+import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +52,61 @@ def test_what_can_be_passes():
     QueryConfig(modes=MODES, size=64, context=1.0).check()
     QueryConfig(modes=("whole-image",), images=True).check()
     ReadConfig(batch_size=1, workers=0).check()
+
+
+SOURCES = Path(__file__).resolve().parents[2] / "src" / "odis"
+DECLARED = [one for config in (QueryConfig, ReadConfig) for one in dataclasses.fields(config)]
+OPTIONS = {f"--{one.metadata.get('option', one.name)}".replace("_", "-") for one in DECLARED}
+FIELDS = {one.name for one in DECLARED} | {"mode"}
+
+# Options of the same name that mean something else.
+OTHER_OPTIONS = {
+    "commands/report.py": {"--images"},  # how many are shown
+    "commands/inspect.py": {"--images"},
+    "commands/index/sample.py": {"--images"},
+    "commands/scenes.py": {"--size", "--context"},  # of the scenes that are drawn
+    "commands/objects/engine.py": {"--workers"},  # of Ray
+    "commands/index/read.py": {"--strict"},  # no network reads these files
+    "config/options.py": {"--strict"},  # of a training run
+}
+# Fields of the same name that are no settings: what a model is, what a file says, how large a picture is.
+OTHER_FIELDS = {
+    "QueryBuilder": {"mode", "size", "context"},  # resolved for one model
+    "Encoder": {"precision"},
+    "IndexFeatures": {"images"},
+    "Landmarks": {"images"},
+    "ResultRow": {"mode", "size", "precision"},
+    "CloseUp": {"size"},
+}
+
+
+def test_no_option_of_these_settings_is_declared_anywhere_else():
+    found = {}
+    for path in SOURCES.rglob("*.py"):
+        names = {
+            str(argument.value)
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "add_argument"
+            for argument in node.args
+            if isinstance(argument, ast.Constant)
+        }
+        if again := names & OPTIONS:
+            found[path.relative_to(SOURCES).as_posix()] = again
+    assert found == OTHER_OPTIONS
+
+
+def test_no_dataclass_of_inference_evaluation_or_report_declares_these_fields_again():
+    found = {}
+    for package in ("inference", "evaluation", "report", "commands"):
+        for path in (SOURCES / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(node, ast.ClassDef):
+                    continue
+                if not any("dataclass" in ast.unparse(one) for one in node.decorator_list):
+                    continue
+                names = {ast.unparse(item.target) for item in node.body if isinstance(item, ast.AnnAssign)}
+                if again := names & FIELDS:
+                    found[node.name] = again
+    assert found == OTHER_FIELDS

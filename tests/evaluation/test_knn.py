@@ -22,7 +22,7 @@ from odis.errors import DataError, OdisError
 from odis.evaluation.knn import KnnSettings, evaluate_knn
 from odis.evaluation.periodic import periodic_knn
 from odis.evaluation.results import check_writable, results_table, write_results
-from odis.evaluation.subset import IndexSubset
+from odis.evaluation.subset import Subset
 from odis.inference import Encoder, embed_index
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects, Object
@@ -175,15 +175,11 @@ def test_a_table_of_many_scores_fits_a_narrow_terminal() -> None:
 
 def test_parts_are_drawn_by_seed(indexes: tuple[ObjectIndex, ObjectIndex]) -> None:
     train, _ = indexes
-    rows = IndexSubset.of(train, 4, seed=3).rows
-    assert list(rows) == sorted(set(rows)) == list(IndexSubset.of(train, 4, seed=3).rows)
-    assert list(IndexSubset.of(train, 4, seed=4).rows) != list(rows)
-    assert (
-        list(IndexSubset.of(train, None, 0).rows)
-        == list(IndexSubset.of(train, 99, 0).rows)
-        == list(range(12))
-    )
-    assert (IndexSubset.of(train, None, 0).labelled(5), IndexSubset.of(train, 2, 0).labelled(99)) == (5, 4)
+    rows = Subset.of(train, 4, seed=3).rows
+    assert list(rows) == sorted(set(rows)) == list(Subset.of(train, 4, seed=3).rows)
+    assert list(Subset.of(train, 4, seed=4).rows) != list(rows)
+    assert list(Subset.of(train, None, 0).rows) == list(Subset.of(train, 99, 0).rows) == list(range(12))
+    assert (Subset.of(train, None, 0).labelled(5), Subset.of(train, 2, 0).labelled(99)) == (5, 4)
 
 
 def test_unlabelled_and_unreadable_objects_take_no_part(

@@ -25,7 +25,7 @@ from odis.evaluation import probe, scores
 from odis.evaluation.linear import LinearSettings, evaluate_linear
 from odis.evaluation.scores import Score
 from odis.evaluation.settings import Grid
-from odis.evaluation.subset import IndexSubset
+from odis.evaluation.subset import Subset
 from odis.evaluation.transfer import DataSet, TransferSettings, evaluate_transfer
 from odis.inference import Encoder, embed_index
 from odis.objects.index import ObjectIndex, write_index
@@ -157,7 +157,7 @@ def test_transfer_is_scikit_learns_logistic_regression(
         squares(tmp_path / "a", ["red", "green"], 30, seed=2, noise=150),
         squares(tmp_path / "b", ["red", "green"], 20, seed=3, noise=150),
     )
-    parts = [tuple(IndexSubset(index, range(len(index))) for index in pair) for pair in (indexes, noisy)]
+    parts = [tuple(Subset(index, range(len(index))) for index in pair) for pair in (indexes, noisy)]
     data_sets = [DataSet(name, *pair) for name, pair in zip(("clean", "noisy"), parts)]
     results = evaluate_transfer(
         encoder(), data_sets, TransferSettings(query=QueryConfig(modes=["crop"]), costs=(0.01, 1.0))
@@ -222,7 +222,7 @@ def test_data_that_does_not_fit(indexes: tuple[ObjectIndex, ObjectIndex], tmp_pa
             evaluate_linear(
                 encoder(), train, ObjectIndex.open(tmp_path / f"{name}.parquet"), LinearSettings(grid=GRID)
             )
-    part = IndexSubset(train, range(len(train)))
+    part = Subset(train, range(len(train)))
     for data_sets in (
         [],
         [DataSet("a", part, part), DataSet("a", part, part)],
@@ -230,7 +230,7 @@ def test_data_that_does_not_fit(indexes: tuple[ObjectIndex, ObjectIndex], tmp_pa
     ):
         with pytest.raises(OdisError, match="must be one or more, each with a name of its own"):
             evaluate_transfer(encoder(), data_sets, TransferSettings())
-    one = IndexSubset(train, [i for i in range(len(train)) if {o.label for o in train[i].objects} == {0}])
+    one = Subset(train, [i for i in range(len(train)) if {o.label for o in train[i].objects} == {0}])
     with pytest.raises(OdisError, match="objects of one class only"):
         evaluate_transfer(encoder(), [DataSet("one", one, one)], TransferSettings())
     with pytest.raises(OdisError, match="costs"):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from odis.cli import run as run_command
+from odis.config.query import ReadConfig
 from odis.errors import DataError, OdisError
 from odis.objects.index import ObjectIndex, write_index
 from odis.report.write import write_report
@@ -44,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def both(run: Path, pooled: Path, folder: Path) -> str:
     """The report of two runs, one of them with a results file."""
     (run / "knn.json").write_text(json.dumps(RESULTS))
-    assert write_report(folder / "both.html", [run, pooled], images=2, device="cpu") == []
+    assert write_report(folder / "both.html", [run, pooled], images=2, read=ReadConfig(device="cpu")) == []
     return (folder / "both.html").read_text()
 
 
@@ -161,7 +162,7 @@ def test_runs_are_asked_about_the_same_images(page: Any, pooled: Path) -> None:
 
 
 def test_same_input_gives_the_same_bytes(both: str, run: Path, pooled: Path, folder: Path) -> None:
-    write_report(folder / "again.html", [run, pooled], images=2, device="cpu")
+    write_report(folder / "again.html", [run, pooled], images=2, read=ReadConfig(device="cpu"))
     assert (folder / "again.html").read_text() == both
     assert len(both) < 2_000_000
 
@@ -220,7 +221,7 @@ def test_names_are_escaped_wherever_they_come_from(
     rows = [ImageObjects(row.image, row.width, row.height, row.objects) for row in index]
     shown = folder / "<i>.parquet"
     write_index(shown, rows, root=index.root, provenance=nasty, classes=[f"{nasty}{i}" for i in range(10)])
-    write_report(folder / "nasty.html", [home], data=str(shown), images=1, device="cpu")
+    write_report(folder / "nasty.html", [home], data=str(shown), images=1, read=ReadConfig(device="cpu"))
     text = (folder / "nasty.html").read_text()
     page = parsed(text)
     assert "<script" not in text
@@ -233,7 +234,7 @@ def test_run_without_model_or_images_says_so(run: Path, folder: Path, parsed: An
     home = folder / "young"
     home.mkdir()
     shutil.copy(run / "config.yaml", home)
-    notes = write_report(folder / "young.html", [home, run], images=1, device="cpu")
+    notes = write_report(folder / "young.html", [home, run], images=1, read=ReadConfig(device="cpu"))
     assert len(notes) == 1
     assert "has not written its model.safetensors yet" in notes[0]
     text = parsed((folder / "young.html").read_text()).text
@@ -243,7 +244,7 @@ def test_run_without_model_or_images_says_so(run: Path, folder: Path, parsed: An
     record = yaml.safe_load((home / "config.yaml").read_text())
     record["config"] |= {"data": str(folder / "gone.parquet"), "val": None}
     (home / "config.yaml").write_text(yaml.safe_dump(record))
-    notes = write_report(folder / "young.html", [home], images=1, device="cpu")
+    notes = write_report(folder / "young.html", [home], images=1, read=ReadConfig(device="cpu"))
     text = parsed((folder / "young.html").read_text()).text
     assert "not here any more" in text
     assert "not a model that odis wrote" in text
@@ -253,18 +254,20 @@ def test_run_without_model_or_images_says_so(run: Path, folder: Path, parsed: An
 def test_folder_of_images_and_images_that_cannot_be_used(
     run: Path, scenes: Path, folder: Path, parsed: Any
 ) -> None:
-    write_report(folder / "plain.html", [run], data=str(scenes / "val"), images=1, device="cpu")
+    write_report(
+        folder / "plain.html", [run], data=str(scenes / "val"), images=1, read=ReadConfig(device="cpu")
+    )
     text = parsed((folder / "plain.html").read_text()).text
     assert "objects: whole-image" in text
     assert "Object 1 (no class)" in text
     empty = folder / "none.parquet"
     write_index(empty, [ImageObjects("gone.png", 8, 8)], root=folder, provenance="annotated", classes=[])
-    notes = write_report(folder / "none.html", [run], data=str(empty), device="cpu")
+    notes = write_report(folder / "none.html", [run], data=str(empty), read=ReadConfig(device="cpu"))
     assert "none of its images can be used" in notes[0]
     lone = folder / "lone.parquet"
     index = ObjectIndex.open(scenes / "val.parquet")
     write_index(lone, [index[0]], root=index.root, provenance="annotated", classes=index.classes)
-    write_report(folder / "lone.html", [run], data=str(lone), device="cpu")
+    write_report(folder / "lone.html", [run], data=str(lone), read=ReadConfig(device="cpu"))
     assert "no object of another image to compare with" in (folder / "lone.html").read_text()
 
 
@@ -314,6 +317,6 @@ def test_an_old_report_stays_until_the_new_one_is_whole(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(DataError, match=r"cannot be written \(No space left on device"):
-        write_report(out, [run], images=1, device="cpu")
+        write_report(out, [run], images=1, read=ReadConfig(device="cpu"))
     assert [path.name for path in tmp_path.iterdir()] == ["out.html"]
     assert out.read_bytes() == b"old"

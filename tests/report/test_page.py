@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from odis.report.page import POLICY, Html, bullets, document, element, joined, paragraph, scrolled, section
+from odis.report.page import POLICY, Html, bullets, concat, document, element, paragraph, scrolled, section
 
 NASTY = "<script>alert(\"1\")</script> & 'x'"
 
@@ -22,7 +22,7 @@ def test_every_way_to_put_text_into_a_page_escapes_it(parsed: Any) -> None:
         bullets([NASTY]),
         section("a", NASTY, NASTY),
         scrolled(NASTY, NASTY),
-        joined([NASTY], NASTY),
+        concat([NASTY], NASTY),
     ):
         assert parsed(made).all("script") == []
     page = parsed(document(NASTY, [("a", NASTY, Html(""))], paragraph(NASTY)))
@@ -33,7 +33,7 @@ def test_every_way_to_put_text_into_a_page_escapes_it(parsed: Any) -> None:
 def test_elements_without_content(parsed: Any) -> None:
     assert element("img", alt="", src="data:") == '<img alt="" src="data:">'
     assert element("td") == "<td></td>"
-    assert joined(["a", None, "b"], ", ") == "a, b"
+    assert concat(["a", None, "b"], ", ") == "a, b"
 
 
 def test_page_is_whole(parsed: Any) -> None:

@@ -1,4 +1,4 @@
-"""What networks are shown to see: attention, components and neighbours against direct computation; what is
+"""What models are shown to see: attention, components and neighbours against direct computation; what is
 drawn where.
 """
 
@@ -19,20 +19,12 @@ from torchvision.transforms.v2 import functional as tv
 
 from odis.backbones.attention_maps import object_attention_maps
 from odis.backbones.build import build_vit
+from odis.config.query import QueryConfig
 from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import OdisError
 from odis.inference import Encoder, embed_index, load
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
-from odis.report.answers import (
-    layers_shown,
-    looks,
-    nearest,
-    no_attention,
-    patch_colours,
-    patch_features,
-    whole_size,
-)
 from odis.report.drawing import (
     close_up,
     cut_out,
@@ -44,8 +36,17 @@ from odis.report.drawing import (
     region_of,
     stretched,
 )
+from odis.report.features import (
+    attention_maps,
+    layers_shown,
+    nearest,
+    no_attention,
+    patch_colours,
+    patch_features,
+    whole_size,
+)
 from odis.report.runs import Run, read_runs
-from odis.report.samples import SEARCHED, Sample, Shown, draw_sample, open_data
+from odis.report.samples import SEARCHED, ReportSample, SampleImage, draw_sample, open_data
 from odis.types import Features, ImageObjects, Object
 
 
@@ -71,7 +72,7 @@ def decoded(html: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri)))
 
 
-# --- what networks answer
+# --- what models answer
 # ------------------------------------------------------------------------------------------------------------
 
 
@@ -79,7 +80,7 @@ def decoded(html: str) -> Image.Image:
 def test_attention_is_that_of_the_backbone_on_the_resized_image(object_tokens: str) -> None:
     enc, image = encoder(object_tokens), picture(100, 52)  # patches do not tile it: it is resized to 24 x 48
     items = [Object((0, 0, 50, 52)), Object((60.0, 10.0, 99.0, 50.0))]
-    found = looks(enc, image, items, 32)
+    found = attention_maps(enc, image, items, QueryConfig(size=32))
     pixels = tv.resize(
         tv.pil_to_tensor(image), [24, 48], interpolation=tv.InterpolationMode.BICUBIC, antialias=True
     )
@@ -105,7 +106,9 @@ def test_attention_in_a_window_shows_the_window() -> None:
     enc = encoder()
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[20:30, 40:50] = 255
-    (answer,) = looks(enc, Image.fromarray(pixels), [Object((40, 20, 50, 30))], 32, context=2.0)
+    (answer,) = attention_maps(
+        enc, Image.fromarray(pixels), [Object((40, 20, 50, 30))], QueryConfig(size=32, context=2.0)
+    )
     assert answer.weights.shape[2:] == (4, 4)
     white = np.asarray(answer.picture.convert("L")) > 127
     assert min(white.shape) >= 200
@@ -170,7 +173,7 @@ def test_nearest_objects_are_those_of_a_full_comparison(
     enc, index = load(run, device="cpu"), ObjectIndex.open(scenes / "val.parquet")
     sample = draw_sample(index, 3, seed=1)
     done: list[int] = []
-    found, searched = nearest(enc, sample, 36, context, done.append)
+    found, searched = nearest(enc, sample, QueryConfig(size=36, context=context), done.append)
     assert done == list(range(1, 9))
     everything = embed_index(enc, index, size=36, context=context)
     assert searched == len(everything.features) == sum(len(row.objects) for row in index)
@@ -359,6 +362,6 @@ def test_colours_of_patches_are_stored_as_they_are() -> None:
 
 def test_shown_names_the_file() -> None:
     item = ImageObjects("a/b/c.png", 8, 8, (Object((0, 0, 1, 1)), Object((0, 0, 2, 2))))
-    shown = Shown(0, picture(8, 8), item, [1])
+    shown = SampleImage(0, picture(8, 8), item, [1])
     assert (shown.name, shown.objects) == ("c.png", [item.objects[1]])
-    assert Sample.__doc__
+    assert ReportSample.__doc__

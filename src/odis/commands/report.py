@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from odis.config.arguments import add_arguments, read_arguments
 from odis.config.options import require
+from odis.config.query import QueryConfig, ReadConfig
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -14,8 +16,15 @@ if TYPE_CHECKING:
 SUMMARY = "Write one HTML page of runs: curves, evaluations, where [OBJ] looks, nearest objects"
 
 
+_QUERY, _READ = ("size", "context"), ("device", "precision")
+_HELPS = {
+    "size": "side in pixels that images are resized to; by default one at which objects are about as large "
+    "as in training"
+}
+
+
 def add_options(parser: ArgumentParser) -> None:
-    """Which runs, what is shown of them, and where they are asked."""
+    """Which runs, what is shown of them, and how their models run."""
     parser.add_argument("runs", type=str, nargs="+", help="folders that odis pretrain wrote")
     parser.add_argument("--out", type=str, help="HTML file to write")
     parser.add_argument(
@@ -33,19 +42,8 @@ def add_options(parser: ArgumentParser) -> None:
         help="results files of odis evaluate, besides those in the folders",
     )
     parser.add_argument("--seed", type=int, default=0, help="which images")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--size",
-        type=int | None,
-        default=None,
-        help="pixels to ask at (default: where objects are as large as in training)",
-    )
-    parser.add_argument(
-        "--context",
-        type=float | None,
-        default=None,
-        help="ask about objects in a window so many times the box's longer side",
-    )
+    add_arguments(parser, QueryConfig(), _QUERY, _HELPS)
+    add_arguments(parser, ReadConfig(), _READ)
 
 
 def run(options: Any) -> None:
@@ -60,7 +58,8 @@ def run(options: Any) -> None:
 
     for note in write_report(
         options.out, options.runs, data=options.data, images=options.images, results=options.results or [],
-        seed=options.seed, device=options.device, size=options.size, context=options.context,
+        seed=options.seed, query=read_arguments(QueryConfig(), options, _QUERY),
+        read=read_arguments(ReadConfig(), options, _READ),
     ):  # fmt: skip
         print(note, file=sys.stderr)
     print(Path(options.out))

@@ -53,8 +53,13 @@ def add_arguments(
             parser.add_argument(name, type=hint, default=default, help=helps[one.name])
 
 
-def read_arguments(settings: T, options: Any) -> T:
+def read_arguments(settings: T, options: Any, only: Collection[str] | None = None) -> T:
     """The dataclass with the values of the options that `add_arguments` added; other fields stay.
+
+    Args:
+        settings: As given to `add_arguments`.
+        options: What the parser made.
+        only: As given to `add_arguments`.
 
     Raises:
         OdisError: a list holds something of another type; the message names the option.
@@ -64,9 +69,11 @@ def read_arguments(settings: T, options: Any) -> T:
     hints = get_type_hints(type(settings))
     changes: dict[str, Any] = {}
     for one in fields(settings):
+        if only is not None and one.name not in only:
+            continue
         value, name = getattr(settings, one.name), _option(one)
         if is_dataclass(value):
-            changes[one.name] = read_arguments(value, options)
+            changes[one.name] = read_arguments(value, options, one.metadata.get("only"))
         elif name in options:
             given = options[name]
             if one.metadata.get("repeat"):

@@ -22,7 +22,7 @@ from odis.errors import DataError, OdisError
 from odis.evaluation.label_maps import IGNORE, LabelledImages, patch_label_shares
 from odis.evaluation.runner import EvaluationRun
 from odis.evaluation.scores import Score, confusion, iou_score, overlaps
-from odis.evaluation.subset import IndexSubset, draw_rows, overlap_note
+from odis.evaluation.subset import Subset, draw_rows, overlap_note
 from odis.inference import Encoder
 from odis.inference.queries import Query, QueryBuilder
 from odis.objects.index import ObjectIndex
@@ -88,7 +88,7 @@ def open_labelled(path: str | Path, split: str, *, boxes: bool = False) -> Label
         return LabelledImages.open_label_maps(path, split)
     index = ObjectIndex.open(path)
     data = LabelledImages.from_index(index, boxes)
-    if not IndexSubset(index, range(len(index))).labelled(1):
+    if not Subset(index, range(len(index))).labelled(1):
         raise DataError(f"{path}: none of its objects has a label; segmentation needs a labelled index")
     return data
 

@@ -13,7 +13,7 @@ from odis.evaluation.settings import EvaluationSettings, TrainTest, check_votes
 if TYPE_CHECKING:
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import Score
-    from odis.evaluation.subset import IndexSubset
+    from odis.evaluation.subset import Subset
     from odis.inference import Encoder
     from odis.objects.index import ObjectIndex
 
@@ -38,8 +38,8 @@ class KnnSettings(EvaluationSettings):
 
 def evaluate_knn(
     encoders: Encoder | Sequence[Encoder],
-    train: ObjectIndex | IndexSubset,
-    test: ObjectIndex | IndexSubset,
+    train: ObjectIndex | Subset,
+    test: ObjectIndex | Subset,
     settings: KnnSettings,
     progress: Progress | None = None,
     on_row: OnRow | None = None,
@@ -68,11 +68,11 @@ def evaluate_knn(
             objects, a k larger than the train objects, or settings that do not fit.
     """
     from odis.evaluation.runner import EvaluationRun
-    from odis.evaluation.subset import IndexSubset, overlap_note, shared_images
+    from odis.evaluation.subset import Subset, overlap_note, shared_images
 
     run = EvaluationRun("knn", encoders, settings, progress, on_row)
-    train = IndexSubset.of(train, settings.max_train, settings.seed)
-    test = IndexSubset.of(test, settings.max_test, settings.seed)
+    train = Subset.of(train, settings.max_train, settings.seed)
+    test = Subset.of(test, settings.max_test, settings.seed)
     images, unit = settings.query.images, settings.query.unit
     for subset, least in ((train, max(settings.k)), (test, 1)):
         found = subset.labelled(least, images=images)
@@ -91,8 +91,8 @@ def _scores(
     run: EvaluationRun,
     encoder: Encoder,
     mode: str,
-    train: IndexSubset,
-    test: IndexSubset,
+    train: Subset,
+    test: Subset,
     settings: KnnSettings,
 ) -> dict[str, Score]:
     """Accuracy at each k."""
@@ -128,7 +128,7 @@ def _scores(
     }
 
 
-def _unusable(subset: IndexSubset, settings: KnnSettings) -> DataError:
+def _unusable(subset: Subset, settings: KnnSettings) -> DataError:
     path, unit = subset.index.path, settings.query.unit
     return DataError(f"{path}: none of its images with labelled {unit} could be used")
 

@@ -8,11 +8,11 @@ import torch
 
 from odis.errors import DataError, OdisError
 from odis.evaluation.runner import EvaluationRun
-from odis.evaluation.subset import IndexSubset, in_train_classes
+from odis.evaluation.subset import Subset, in_train_classes
 from odis.inference import Encoder, IndexFeatures
 
 
-def require_labels(subsets: Sequence[IndexSubset], *, images: bool, multi_label: bool) -> None:
+def require_labels(subsets: Sequence[Subset], *, images: bool, multi_label: bool) -> None:
     """Refuse a subset without a label that could be used.
 
     Args:
@@ -47,7 +47,7 @@ def require_finite(found: IndexFeatures, what: str) -> None:
         )
 
 
-def to_train_classes(found: IndexFeatures, test: IndexSubset, train: IndexSubset) -> None:
+def to_train_classes(found: IndexFeatures, test: Subset, train: Subset) -> None:
     """Renumber the labels of test features to the classes of the train index, matched by name.
 
     Raises:
@@ -60,7 +60,7 @@ def to_train_classes(found: IndexFeatures, test: IndexSubset, train: IndexSubset
 
 
 def labelled_features(
-    run: EvaluationRun, encoder: Encoder, mode: str, train: IndexSubset, test: IndexSubset
+    run: EvaluationRun, encoder: Encoder, mode: str, train: Subset, test: Subset
 ) -> tuple[IndexFeatures, IndexFeatures]:
     """Features of train and test objects that have a label (exactly one, unless the run is multi-label), in
     classes of the train index.

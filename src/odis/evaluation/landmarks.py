@@ -62,13 +62,13 @@ def evaluate_landmarks(
     from odis.evaluation.landmark_scores import SETUPS, landmark_scores
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import mean_score
-    from odis.evaluation.subset import IndexSubset
+    from odis.evaluation.subset import Subset
 
     run = EvaluationRun("landmarks", encoders, settings, progress, on_row)
     truth = load_ground_truth(ground_truth)
     folder = Path(images) if images is not None else Path(ground_truth).parent / "jpg"
     with tempfile.TemporaryDirectory() as scratch:
-        queries, gallery = (IndexSubset(i, range(len(i))) for i in _indexes(truth, folder, Path(scratch)))
+        queries, gallery = (Subset(i, range(len(i))) for i in _indexes(truth, folder, Path(scratch)))
         for encoder, mode in run.models():
             asked = run.features(encoder, mode, queries, "test")
             searched = run.features(encoder, "whole-image", gallery, "gallery")

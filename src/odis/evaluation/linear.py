@@ -11,7 +11,7 @@ from odis.evaluation.evaluation import Evaluation, Models, OnRow, Progress, Titl
 from odis.evaluation.settings import EvaluationSettings, Grid, TrainTest, check_held_out
 
 if TYPE_CHECKING:
-    from odis.evaluation.subset import IndexSubset
+    from odis.evaluation.subset import Subset
     from odis.inference import Encoder
     from odis.objects.index import ObjectIndex
 
@@ -42,8 +42,8 @@ class LinearSettings(EvaluationSettings):
 
 def evaluate_linear(
     encoders: Encoder | Sequence[Encoder],
-    train: ObjectIndex | IndexSubset,
-    test: ObjectIndex | IndexSubset,
+    train: ObjectIndex | Subset,
+    test: ObjectIndex | Subset,
     settings: LinearSettings,
     progress: Progress | None = None,
     on_row: OnRow | None = None,
@@ -75,11 +75,11 @@ def evaluate_linear(
     from odis.evaluation.probe import accuracy, choose_and_train, mean_average_precision
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import accuracy_score, mean_average_precision_score
-    from odis.evaluation.subset import IndexSubset, overlap_note, shared_images
+    from odis.evaluation.subset import Subset, overlap_note, shared_images
 
     run = EvaluationRun("linear", encoders, settings, progress, on_row)
-    train = IndexSubset.of(train, settings.max_train, settings.seed)
-    test = IndexSubset.of(test, settings.max_test, settings.seed)
+    train = Subset.of(train, settings.max_train, settings.seed)
+    test = Subset.of(test, settings.max_test, settings.seed)
     multi = bool(settings.multi_label)
     if settings.query.images and settings.multi_label is None:
         multi = train.has_several_labels() or test.has_several_labels()

@@ -10,7 +10,7 @@ from odis.config.query import QueryConfig, ReadConfig
 from odis.config.training import PretrainConfig
 from odis.errors import DataError
 from odis.evaluation.knn import KnnSettings, evaluate_knn
-from odis.evaluation.subset import IndexSubset, in_train_classes
+from odis.evaluation.subset import Subset, in_train_classes
 from odis.inference import Encoder
 from odis.method.vit import ObjectViT
 from odis.objects.index import WHOLE_IMAGE, ObjectIndex
@@ -31,14 +31,14 @@ def periodic_knn(config: PretrainConfig) -> Callable[[ObjectViT, PretrainConfig]
         DataError: if an index cannot be read, or `config.val` has no labels.
     """
     assert config.val is not None
-    train = IndexSubset.of(ObjectIndex.open(config.data), _TRAIN_IMAGES, config.train.seed)
-    test = IndexSubset.of(ObjectIndex.open(config.val), _TEST_IMAGES, config.train.seed)
+    train = Subset.of(ObjectIndex.open(config.data), _TRAIN_IMAGES, config.train.seed)
+    test = Subset.of(ObjectIndex.open(config.val), _TEST_IMAGES, config.train.seed)
     if not test.labelled(1):
         raise DataError(
             f"{config.val}: none of its objects has a label; the k-NN during training needs a labelled index"
         )
     if not train.labelled(1):
-        train, test = (IndexSubset(test.index, test.rows[start::2]) for start in (0, 1))
+        train, test = (Subset(test.index, test.rows[start::2]) for start in (0, 1))
     k = train.labelled(_K)
     if not k or not test.labelled(1):
         raise DataError(
@@ -62,7 +62,7 @@ def periodic_knn(config: PretrainConfig) -> Callable[[ObjectViT, PretrainConfig]
     return evaluate
 
 
-def _objects(subset: IndexSubset, row: int) -> Sequence[Object]:
+def _objects(subset: Subset, row: int) -> Sequence[Object]:
     try:
         return subset.index[row].objects
     except DataError:  # a header that cannot be read: the file is named when features are made

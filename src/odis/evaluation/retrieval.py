@@ -16,7 +16,7 @@ from odis.evaluation.settings import EvaluationSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from odis.evaluation.subset import IndexSubset
+    from odis.evaluation.subset import Subset
     from odis.inference import Encoder, IndexFeatures
     from odis.objects.index import ObjectIndex
 
@@ -60,8 +60,8 @@ class RetrievalData:
 
 def evaluate_retrieval(
     encoders: Encoder | Sequence[Encoder],
-    test: ObjectIndex | IndexSubset,
-    gallery: ObjectIndex | IndexSubset | None,
+    test: ObjectIndex | Subset,
+    gallery: ObjectIndex | Subset | None,
     settings: RetrievalSettings,
     progress: Progress | None = None,
     on_row: OnRow | None = None,
@@ -91,12 +91,12 @@ def evaluate_retrieval(
     from odis.evaluation.ranking import rank
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import mean_score
-    from odis.evaluation.subset import IndexSubset
+    from odis.evaluation.subset import Subset
 
     images = settings.query.images
     run = EvaluationRun("retrieval", encoders, settings, progress, on_row, multi_label=images)
-    test = IndexSubset.of(test, settings.max_test, settings.seed)
-    searched = test if gallery is None else IndexSubset.of(gallery, settings.max_train, settings.seed)
+    test = Subset.of(test, settings.max_test, settings.seed)
+    searched = test if gallery is None else Subset.of(gallery, settings.max_train, settings.seed)
     require_labels((test,) if gallery is None else (test, searched), images=images, multi_label=images)
     for encoder, mode in run.models():
         queries = _labelled(run.features(encoder, mode, test, "test"), test)
@@ -126,7 +126,7 @@ def evaluate_retrieval(
 
 
 def _image_numbers(
-    one: IndexFeatures, subset: IndexSubset, other: IndexFeatures, other_subset: IndexSubset
+    one: IndexFeatures, subset: Subset, other: IndexFeatures, other_subset: Subset
 ) -> tuple[Tensor, Tensor]:
     """A number for the image of each row, the same for the same file in both."""
     import torch
@@ -149,7 +149,7 @@ def _targets(found: IndexFeatures, classes: int, images: bool) -> Tensor:
     return torch.tensor([labels[0] for labels in found.label_sets])
 
 
-def _labelled(found: IndexFeatures, subset: IndexSubset) -> IndexFeatures:
+def _labelled(found: IndexFeatures, subset: Subset) -> IndexFeatures:
     import torch
 
     from odis.evaluation.labels import require_finite

@@ -11,7 +11,7 @@ from odis import __version__
 from odis.evaluation.evaluation import OnRow, Progress
 from odis.evaluation.scores import Score
 from odis.evaluation.settings import EvaluationSettings
-from odis.evaluation.subset import IndexSubset
+from odis.evaluation.subset import Subset
 from odis.inference import Encoder, IndexFeatures, stream_index
 from odis.inference.stream import concat
 from odis.types import Skipped
@@ -74,7 +74,7 @@ class EvaluationRun:
         """The seconds of the next row count from now."""
         self._started = time.perf_counter()
 
-    def stream(self, encoder: Encoder, mode: str, subset: IndexSubset, side: str) -> Iterator[IndexFeatures]:
+    def stream(self, encoder: Encoder, mode: str, subset: Subset, side: str) -> Iterator[IndexFeatures]:
         """Features of a subset, chunk by chunk; `sides[side]` counts what was in it."""
         query, what = self.settings.query, f"{encoder.source or 'model'}, {mode}, {side}"
         counts = {"images": 0, "objects": 0, "unlabelled": 0, "several_labels": 0, "skipped": 0}
@@ -101,7 +101,7 @@ class EvaluationRun:
         described = {"index": subset.index.path, "provenance": subset.index.provenance}
         self.sides[side] = {**described, **counts, "classes": len(subset.index.classes)}
 
-    def features(self, encoder: Encoder, mode: str, subset: IndexSubset, side: str) -> IndexFeatures:
+    def features(self, encoder: Encoder, mode: str, subset: Subset, side: str) -> IndexFeatures:
         """All features of a subset, in memory."""
         return concat(list(self.stream(encoder, mode, subset, side)), encoder.width(mode))
 

@@ -21,18 +21,18 @@ def draw_rows(count: int, most: int | None, seed: int) -> Sequence[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class IndexSubset:
+class Subset:
     """Rows of an index that take part in an evaluation."""
 
     index: ObjectIndex
     rows: Sequence[int]
 
     @staticmethod
-    def of(index: ObjectIndex | IndexSubset, most: int | None, seed: int) -> IndexSubset:
+    def of(index: ObjectIndex | Subset, most: int | None, seed: int) -> Subset:
         """All rows, or `most` of them drawn by the seed; a subset stays as it is."""
-        if isinstance(index, IndexSubset):
+        if isinstance(index, Subset):
             return index
-        return IndexSubset(index, draw_rows(len(index), most, seed))
+        return Subset(index, draw_rows(len(index), most, seed))
 
     def labelled(self, enough: int, *, images: bool = False, several: bool = False) -> int:
         """How many objects have a label; counting stops at `enough`.
@@ -64,7 +64,7 @@ class IndexSubset:
         return False
 
 
-def shared_images(one: IndexSubset, other: IndexSubset) -> int:
+def shared_images(one: Subset, other: Subset) -> int:
     """How many images of `one` are in `other` too, by the paths of their files."""
     if not one.rows or not other.rows:
         return 0

@@ -14,7 +14,7 @@ from odis.evaluation.settings import EvaluationSettings, check_held_out
 
 if TYPE_CHECKING:
     from odis.evaluation.scores import Score
-    from odis.evaluation.subset import IndexSubset
+    from odis.evaluation.subset import Subset
     from odis.inference import Encoder
 
 
@@ -59,7 +59,7 @@ class TransferData:
             OdisError: they are not given, or not equally many.
             DataError: one cannot be read.
         """
-        from odis.evaluation.subset import IndexSubset
+        from odis.evaluation.subset import Subset
         from odis.objects.index import ObjectIndex
 
         for name, paths in (("train", self.trains), ("test", self.tests)):
@@ -75,8 +75,8 @@ class TransferData:
         return [
             DataSet(
                 name,
-                IndexSubset.of(ObjectIndex.open(train), settings.max_train, settings.seed),
-                IndexSubset.of(ObjectIndex.open(test), settings.max_test, settings.seed),
+                Subset.of(ObjectIndex.open(train), settings.max_train, settings.seed),
+                Subset.of(ObjectIndex.open(test), settings.max_test, settings.seed),
             )
             for name, train, test in zip(names, self.trains, self.tests)
         ]
@@ -87,8 +87,8 @@ class DataSet:
     """A data set of a transfer: its name in the table, where to train, where to measure."""
 
     name: str
-    train: IndexSubset
-    test: IndexSubset
+    train: Subset
+    test: Subset
 
 
 def evaluate_transfer(

@@ -1,1 +1,1 @@
-"""`odis report`: what runs did and what their networks see, as one HTML file that opens offline."""
+"""`odis report`: what runs did and what their models see, as one HTML file that opens offline."""

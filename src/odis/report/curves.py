@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from odis.report.page import Html, bullets, code, element, joined, paragraph
+from odis.report.page import Html, bullets, code, concat, element, paragraph
 from odis.report.runs import Run
 from odis.report.svg import POINTS, Curve, key, line_chart, span
 
@@ -112,7 +112,7 @@ def curves(runs: Sequence[Run]) -> Html:
             )
     parts: list[Html] = [paragraph(note, class_="note") for note in notes]
     if not any(run.lines for run in runs):
-        return joined(parts)
+        return concat(parts)
     longest = max(len(run.lines) for run in runs)
     if longest > POINTS:
         parts.append(
@@ -143,12 +143,12 @@ def curves(runs: Sequence[Run]) -> Html:
             parts.append(
                 paragraph(
                     "Not drawn, since 0 throughout: ",
-                    joined([code(name) for name in flat], ", "),
+                    concat([code(name) for name in flat], ", "),
                     ".",
                     class_="quiet",
                 )
             )
-    return joined(parts)
+    return concat(parts)
 
 
 _KNN = (
@@ -204,7 +204,7 @@ def _figure(plot: Plot, runs: Sequence[Run]) -> Html:
         levels=[(top, f"log K = {top:.2f}") for top in tops],
     )
     legend = (
-        bullets([joined([key(c.number), runs[c.number].label]) for c in shown], class_="legend")
+        bullets([concat([key(c.number), runs[c.number].label]) for c in shown], class_="legend")
         if len(runs) > 1
         else None
     )

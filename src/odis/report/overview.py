@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from odis.report.page import Html, bullets, element, joined, paragraph, scrolled
+from odis.report.page import Html, bullets, concat, element, paragraph, scrolled
 from odis.report.runs import Run
 from odis.report.svg import key
 from odis.train.metrics import collapse_warning
@@ -18,7 +18,7 @@ def summary(runs: Sequence[Run]) -> Html:
     """What the page shows, in one sentence a run."""
     if len(runs) == 1:
         return paragraph(f"{runs[0].label}: {_standing(runs[0])}", class_="summary")
-    return joined(
+    return concat(
         [
             paragraph(f"{len(runs)} runs.", class_="summary"),
             bullets([f"{run.label}: {_standing(run)}" for run in runs]),

@@ -31,10 +31,10 @@ def element(tag: str, /, *content: str | None, **attributes: str | float | None)
         for key, value in attributes.items()
         if value is not None
     )
-    return Html(f"<{tag}{written}>" if tag in _VOID else f"<{tag}{written}>{joined(content)}</{tag}>")
+    return Html(f"<{tag}{written}>" if tag in _VOID else f"<{tag}{written}>{concat(content)}</{tag}>")
 
 
-def joined(parts: Iterable[str | None], between: str = "") -> Html:
+def concat(parts: Iterable[str | None], between: str = "") -> Html:
     """Parts one after another, plain strings escaped, None left out."""
     return Html(
         between.join(

@@ -1,6 +1,4 @@
-"""The pictures of the report: the same images asked of every run, laid out so that runs stand beside each
-other.
-"""
+"""The pictures of the report: the same images through every run's model, runs beside each other."""
 
 from __future__ import annotations
 
@@ -9,25 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from odis.config.query import QueryConfig
 from odis.errors import DataError
 from odis.inference import Encoder
 from odis.objects.images import load_image
-from odis.report.answers import (
+from odis.report.drawing import close_up, cut_out, outlined, overlaid, patches, photo
+from odis.report.features import (
     NEAREST,
-    Looks,
+    AttentionMaps,
     Neighbour,
+    attention_maps,
     depth,
-    looks,
     nearest,
     no_attention,
     patch_colours,
     patch_features,
 )
-from odis.report.drawing import close_up, cut_out, outlined, overlaid, patches, photo
 from odis.report.overview import trained_on_masks
-from odis.report.page import Html, element, joined, paragraph, scrolled
+from odis.report.page import Html, concat, element, paragraph, scrolled
 from odis.report.runs import Run
-from odis.report.samples import OBJECTS, Sample, Shown
+from odis.report.samples import OBJECTS, ReportSample, SampleImage
 from odis.types import Object
 
 _PHOTO, _PATCHES, _CUT = 260, 200, 76  # pixels of the page on a picture's longer side
@@ -48,7 +47,7 @@ _COMPONENTS = (
     "are noise. Colours of different runs mean different things."
 )
 _ALIKE = (
-    "Left the object that is asked about, then the objects of other images that the network finds most "
+    "Left the query object, then the objects of other images that the model finds most "
     "alike, with their cosines. "
     "Good: the same kind of thing, in other colours and places. Bad: the same background or colour, or "
     "all cosines near 1."
@@ -56,26 +55,25 @@ _ALIKE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
-    """A run's network, ready to be asked."""
+class ReportModel:
+    """A run's model and how it is queried."""
 
     number: int  # of the run
     run: Run
     encoder: Encoder
-    size: int  # side in pixels it is asked about objects at
-    context: float | None  # window of an object over its box's longer side; None is the whole image
-    whole_size: int  # side in pixels that whole images are asked at
+    query: QueryConfig  # of objects; its size is set
+    whole_size: int  # side in pixels of whole images
 
-    def told(self, alone: bool) -> str:
-        """The run's name, unless it is the only one."""
+    def label(self, alone: bool) -> str:
+        """The run's name; empty if it is the only run."""
         return "" if alone else self.run.label
 
 
 def pictures(
-    sample: Sample,
+    sample: ReportSample,
     source: str,
     seed: int,
-    networks: Sequence[Network],
+    models: Sequence[ReportModel],
     progress: Callable[[str, int, int], None],
 ) -> Html:
     """All pictures.
@@ -84,73 +82,75 @@ def pictures(
         sample: What is shown and searched.
         source: In words, where the index is from.
         seed: What drew the images, for the text.
-        networks: At least one.
+        models: At least one.
         progress: Called with what is done, how many images were, and of how many.
     """
-    alone = len(networks) == 1
+    alone = len(models) == 1
     count = "1 image" if len(sample.shown) == 1 else f"{len(sample.shown)} images"
-    same = "" if alone else " Every run is asked about the same ones."
-    return joined(
+    same = "" if alone else " Every run is given the same ones."
+    return concat(
         [
             paragraph(
                 f"{count} of {sample.index.path} ({source}; objects: {sample.index.provenance}), drawn by "
                 f"seed {seed}. "
-                f"In each its largest objects are asked about, {OBJECTS} at most.{same}"
+                f"In each its largest objects are queried, {OBJECTS} at most.{same}"
             ),
-            *[paragraph(_asking(network, alone), class_="quiet") for network in networks],
+            *[paragraph(_queried(model, alone), class_="quiet") for model in models],
             element("h3", "Where [OBJ] looks"),
-            _attention(sample, networks, alone),
+            _attention(sample, models, alone),
             element("h3", "What patches are like"),
-            _components(sample, networks, alone),
+            _components(sample, models, alone),
             element("h3", "Objects most alike"),
-            _alike(sample, networks, alone, progress),
+            _nearest(sample, models, alone, progress),
         ]
     )
 
 
-def _asking(network: Network, alone: bool) -> str:
-    encoder = network.encoder
-    where = (
-        "in the whole image" if network.context is None else f"in a window of {network.context:g} x the box"
-    )
-    sizes = f"at about {network.size} x {network.size} px"
-    if network.whole_size != network.size:
-        sizes += f" (whole images: {network.whole_size} x {network.whole_size})"
+def _queried(model: ReportModel, alone: bool) -> str:
+    encoder, size, context = model.encoder, model.query.size, model.query.context
+    where = "in the whole image" if context is None else f"in a window of {context:g} x the box"
+    sizes = f"at about {size} x {size} px"
+    if model.whole_size != size:
+        sizes += f" (whole images: {model.whole_size} x {model.whole_size})"
     about = (
-        f"objects are asked about {where}, {sizes}, in patches of {encoder.patch_size} px. It was "
+        f"objects are queried {where}, {sizes}, in patches of {encoder.patch_size} px. It was "
         f"trained at {encoder.image_size} px."
     )
-    return f"{about[0].upper()}{about[1:]}" if alone else f"{network.run.label}: {about}"
+    return f"{about[0].upper()}{about[1:]}" if alone else f"{model.run.label}: {about}"
 
 
-def object_name(sample: Sample, item: Object) -> str:
+def object_name(sample: ReportSample, item: Object) -> str:
     """Its class, or what there is to say of it."""
     if item.label is not None and item.label < len(sample.index.classes):
         return f"class {sample.index.classes[item.label]}"
     return "no class"
 
 
-def _attention(sample: Sample, networks: Sequence[Network], alone: bool) -> Html:
+def _attention(sample: ReportSample, models: Sequence[ReportModel], alone: bool) -> Html:
     parts: list[Html] = []
     asked = []
-    for network in networks:
-        if (why := no_attention(network.encoder)) is not None:
-            parts.append(paragraph(f"{network.run.label}: {why}", class_="note"))
+    for model in models:
+        if (why := no_attention(model.encoder)) is not None:
+            parts.append(paragraph(f"{model.run.label}: {why}", class_="note"))
             continue
-        asked.append(network)
-        if not trained_on_masks(network.run):
+        asked.append(model)
+        if not trained_on_masks(model.run):
             what = "It was trained without object masks: reading one object is nothing it has learned."
-            parts.append(paragraph(f"{network.run.label}: {what}", class_="note"))
+            parts.append(paragraph(f"{model.run.label}: {what}", class_="note"))
     if asked:
         parts.insert(0, paragraph(_LOOKS))
         for shown in sample.shown:
-            found = [looks(n.encoder, shown.image, shown.objects, n.size, n.context) for n in asked]
+            found = [attention_maps(n.encoder, shown.image, shown.objects, n.query) for n in asked]
             parts.append(_attention_of(sample, shown, asked, found, alone))
-    return joined(parts)
+    return concat(parts)
 
 
 def _attention_of(
-    sample: Sample, shown: Shown, asked: Sequence[Network], found: Sequence[Sequence[Looks]], alone: bool
+    sample: ReportSample,
+    shown: SampleImage,
+    asked: Sequence[ReportModel],
+    found: Sequence[Sequence[AttentionMaps]],
+    alone: bool,
 ) -> Html:
     names = [f"Object {k + 1} ({object_name(sample, item)})" for k, item in enumerate(shown.objects)]
     alt = f"{shown.name} with outlines of {' and '.join(names)}"
@@ -159,14 +159,14 @@ def _attention_of(
     )
     figures = []
     for k in range(len(names)):
-        for network, answers in zip(asked, found):
+        for model, answers in zip(asked, found):
             words = " ".join(
-                filter(None, [names[k], f"in {shown.name}", f"by {network.run.label}" if not alone else ""])
+                filter(None, [names[k], f"in {shown.name}", f"by {model.run.label}" if not alone else ""])
             )
             figures.append(
                 element(
                     "figure",
-                    scrolled(f"Attention: {words}", _grid(shown, k, answers[k], network)),
+                    scrolled(f"Attention: {words}", _grid(shown, k, answers[k], model)),
                     element("figcaption", f"{words}."),
                 )
             )
@@ -174,9 +174,9 @@ def _attention_of(
     return element("div", photograph, element("div", *figures), class_="strip looks")
 
 
-def _grid(shown: Shown, k: int, answer: Looks, network: Network) -> Html:
+def _grid(shown: SampleImage, k: int, answer: AttentionMaps, model: ReportModel) -> Html:
     """A row a layer, a column a head."""
-    heads, count = answer.weights.shape[1], depth(network.encoder)
+    heads, count = answer.weights.shape[1], depth(model.encoder)
     close = close_up(answer.picture, answer.region, answer.mask, 104 if heads <= 6 else 84)
     top = element("tr", element("td"), *[element("th", f"head {h + 1}", scope="col") for h in range(heads)])
     rows = []
@@ -200,14 +200,14 @@ def _grid(shown: Shown, k: int, answer: Looks, network: Network) -> Html:
     return element("table", element("thead", top), element("tbody", *rows), class_="heads")
 
 
-def _components(sample: Sample, networks: Sequence[Network], alone: bool) -> Html:
+def _components(sample: ReportSample, models: Sequence[ReportModel], alone: bool) -> Html:
     images = [shown.image for shown in sample.shown]
     painted: list[list[np.ndarray]] = []
     shares = []
-    for network in networks:
-        colours, share = patch_colours(patch_features(network.encoder, images, network.whole_size))
+    for model in models:
+        colours, share = patch_colours(patch_features(model.encoder, images, model.whole_size))
         painted.append(colours)
-        shares.append(f"{network.told(alone)} {100 * share:.0f} %".strip())
+        shares.append(f"{model.label(alone)} {100 * share:.0f} %".strip())
     strips = []
     for i, shown in enumerate(sample.shown):
         figures = [
@@ -217,7 +217,7 @@ def _components(sample: Sample, networks: Sequence[Network], alone: bool) -> Htm
                 element("figcaption", shown.name),
             )
         ]
-        for network, colours in zip(networks, painted):
+        for model, colours in zip(models, painted):
             rows, columns = colours[i].shape[:2]
             alt = " ".join(
                 filter(
@@ -226,11 +226,11 @@ def _components(sample: Sample, networks: Sequence[Network], alone: bool) -> Htm
                         "Patch features of",
                         shown.name,
                         "as colours",
-                        "by " * (not alone) + network.told(alone),
+                        "by " * (not alone) + model.label(alone),
                     ],
                 )
             )
-            caption = ", ".join(filter(None, [network.told(alone), f"{rows} x {columns} patches"]))
+            caption = ", ".join(filter(None, [model.label(alone), f"{rows} x {columns} patches"]))
             figures.append(
                 element(
                     "figure", patches(colours[i], shown.image, _PATCHES, alt), element("figcaption", caption)
@@ -238,30 +238,32 @@ def _components(sample: Sample, networks: Sequence[Network], alone: bool) -> Htm
             )
         strips.append(element("div", *figures, class_="strip"))
     held = f"Of the variance of the features the three components hold: {', '.join(shares)}."
-    return joined([paragraph(f"{_COMPONENTS} {held}"), *strips])
+    return concat([paragraph(f"{_COMPONENTS} {held}"), *strips])
 
 
-def _alike(
-    sample: Sample, networks: Sequence[Network], alone: bool, progress: Callable[[str, int, int], None]
+def _nearest(
+    sample: ReportSample,
+    models: Sequence[ReportModel],
+    alone: bool,
+    progress: Callable[[str, int, int], None],
 ) -> Html:
     found: list[dict[tuple[int, int], list[Neighbour]]] = []
     searched = 0
-    for network in networks:
+    for model in models:
         answers, searched = nearest(
-            network.encoder,
+            model.encoder,
             sample,
-            network.size,
-            network.context,
-            _named(progress, network.run.label, len(sample.searched)),
+            model.query,
+            _named(progress, model.run.label, len(sample.searched)),
         )
         found.append(answers)
     rows = []
     for shown in sample.shown:
         for k, (number, item) in enumerate(zip(shown.numbers, shown.objects)):
             name = object_name(sample, item)
-            for network, answers in zip(networks, found):
+            for model, answers in zip(models, found):
                 picture = cut_out(shown.image, item, _CUT, f"Object {k + 1} of {shown.name}: {name}")
-                whose = None if alone else element("small", network.run.label)
+                whose = None if alone else element("small", model.run.label)
                 head = element("th", f"{shown.name}, object {k + 1}", whose, scope="row")
                 cells = [_neighbour(sample, item, one) for one in answers.get((shown.row, number), [])]
                 rows.append(
@@ -271,21 +273,21 @@ def _alike(
                 )
     if not any(any(answers.values()) for answers in found):
         return paragraph("There is no object of another image to compare with.")
-    heads = ["", "asked about", "most alike", *[f"{n}." for n in range(2, NEAREST + 1)]]
+    heads = ["", "query", "most alike", *[f"{n}." for n in range(2, NEAREST + 1)]]
     top = element(
         "thead",
         element("tr", *[element("th", text, scope="col") if text else element("td") for text in heads]),
     )
     labelled = any(item.label is not None for shown in sample.shown for item in shown.objects)
     marks = (
-        " Below each its class; = is the class asked about, ≠ another. Training reads no class."
+        " Below each its class; = is the class of the query, ≠ another. Training reads no class."
         if labelled
         else ""
     )
     about = (
         f"{_ALIKE} Searched: {searched:,} objects of {sample.index.path} ({sample.index.provenance}).{marks}"
     )
-    return joined(
+    return concat(
         [
             paragraph(about),
             scrolled("Objects most alike", element("table", top, element("tbody", *rows), class_="alike")),
@@ -297,7 +299,7 @@ def _named(progress: Callable[[str, int, int], None], name: str, total: int) -> 
     return lambda done: progress(name, done, total)
 
 
-def _neighbour(sample: Sample, asked: Object, one: Neighbour) -> Html:
+def _neighbour(sample: ReportSample, asked: Object, one: Neighbour) -> Html:
     row = sample.index[one.row]
     item = row.objects[one.number]
     name = object_name(sample, item)

@@ -16,7 +16,7 @@ _LARGEST = 1e300  # no score; a number above it may not fit a float
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class StoredScore:
     """A score in percent with its 95 % interval; None where there is none."""
 
     value: float | None
@@ -25,7 +25,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ResultRow:
     """One model asked in one way."""
 
     file: str
@@ -36,17 +36,17 @@ class Row:
     precision: str
     recipe: str
     step: int | None
-    scores: dict[str, Score]
+    scores: dict[str, StoredScore]
 
 
 @dataclass(slots=True)
-class Comparison:
+class ResultGroup:
     """Rows of one evaluation on the same objects in the same way, whichever files they are in."""
 
     evaluation: str
     settings: dict[str, Any]
     sides: dict[str, dict[str, Any]]  # what took part: `train`, `test`, `gallery`, those that there are
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ResultRow] = field(default_factory=list)
     skipped: int = 0  # files and objects that could not be used
     left_out: list[str] = field(default_factory=list)  # models that lack a mode, and why
 
@@ -65,7 +65,7 @@ class Comparison:
         return max(values) if len(values) > 1 else None
 
 
-def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[Comparison], list[Skipped]]:
+def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[ResultGroup], list[Skipped]]:
     """All results in the `*.json` of some folders and in some files, each file once; and the files that
     cannot be used.
 
@@ -78,7 +78,7 @@ def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[C
     inside = [
         path for folder in folders for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")
     ]
-    found: dict[str, Comparison] = {}
+    found: dict[str, ResultGroup] = {}
     skipped: list[Skipped] = []
     seen: set[Path] = set()
     for path in inside + given:
@@ -89,7 +89,7 @@ def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[C
             data = json.loads(path.read_text(encoding="utf-8"))
             if path.resolve() not in named and not (isinstance(data, dict) and "evaluation" in data):
                 continue
-            comparison = _checked(data, str(path))
+            group = _checked(data, str(path))
         except OSError as error:
             skipped.append(Skipped(str(path), f"cannot be read ({error.strerror or error})"))
         except RecursionError:
@@ -102,15 +102,15 @@ def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[C
             )
             skipped.append(Skipped(str(path), why))
         else:
-            there = found.setdefault(_same(comparison), comparison)
-            if there is not comparison:
-                there.rows += comparison.rows
-                there.skipped += comparison.skipped
-                there.left_out += comparison.left_out
+            there = found.setdefault(_same(group), group)
+            if there is not group:
+                there.rows += group.rows
+                there.skipped += group.skipped
+                there.left_out += group.left_out
     return list(found.values()), skipped
 
 
-def _same(one: Comparison) -> str:
+def _same(one: ResultGroup) -> str:
     """What two files must share to stand in one table."""
     sides = {}
     for name, side in one.sides.items():
@@ -119,7 +119,7 @@ def _same(one: Comparison) -> str:
     return json.dumps([one.evaluation, one.settings, sides], sort_keys=True, default=str)
 
 
-def _checked(data: Any, file: str) -> Comparison:
+def _checked(data: Any, file: str) -> ResultGroup:
     """The file's content in types.
 
     Raises:
@@ -140,7 +140,7 @@ def _checked(data: Any, file: str) -> Comparison:
         )
         for item in left_out
     ]
-    return Comparison(data["evaluation"], settings, _sides(data), rows, len(skipped), words)
+    return ResultGroup(data["evaluation"], settings, _sides(data), rows, len(skipped), words)
 
 
 def _sides(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -161,7 +161,7 @@ def _objects(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return items
 
 
-def _row(row: Any, i: int, file: str) -> Row:
+def _row(row: Any, i: int, file: str) -> ResultRow:
     if not isinstance(row, dict) or not isinstance(row.get("model"), str):
         raise ValueError(f"row {i} names no model")
     if not isinstance(row.get("scores"), dict):
@@ -171,10 +171,10 @@ def _row(row: Any, i: int, file: str) -> Row:
         "" if row.get(key) is None else str(row[key]) for key in ("provenance", "mode", "precision", "recipe")
     )
     size, step = (row[key] if isinstance(row.get(key), int) else None for key in ("size", "step"))
-    return Row(file, row["model"], provenance, mode, size, precision, recipe, step, scores)
+    return ResultRow(file, row["model"], provenance, mode, size, precision, recipe, step, scores)
 
 
-def _score(score: Any, what: str) -> Score:
+def _score(score: Any, what: str) -> StoredScore:
     if not isinstance(score, dict) or "value" not in score:
         raise ValueError(f"{what} has no value")
     numbers = []
@@ -183,7 +183,7 @@ def _score(score: Any, what: str) -> Score:
         if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
             raise ValueError(f"{what} has a {key} that is no number")
         numbers.append(float(number) if number is not None and -_LARGEST < number < _LARGEST else None)
-    return Score(*numbers)
+    return StoredScore(*numbers)
 
 
 def settings_in_words(settings: dict[str, Any]) -> str:

@@ -1,6 +1,4 @@
-"""Which images and objects are shown, and among which objects the most alike are sought: drawn by a seed, the
-same for all runs.
-"""
+"""The images and objects that the report shows and searches, drawn by a seed and the same for all runs."""
 
 from __future__ import annotations
 
@@ -18,13 +16,13 @@ from odis.objects.index import ObjectIndex
 from odis.report.runs import Run
 from odis.types import ImageObjects, Object
 
-OBJECTS = 2  # asked about in an image: its largest
-SEARCHED = 500  # objects among which the most alike are sought, or a few more
+OBJECTS = 2  # queried in an image: its largest
+SEARCHED = 500  # objects to search for the nearest, or a few more
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """An image of the report and the objects that are asked about in it."""
+class SampleImage:
+    """An image of the report and its queried objects."""
 
     row: int
     image: Image.Image
@@ -33,7 +31,7 @@ class Shown:
 
     @property
     def objects(self) -> list[Object]:
-        """The objects that are asked about."""
+        """The queried objects."""
         return [self.item.objects[number] for number in self.numbers]
 
     @property
@@ -43,17 +41,16 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ReportSample:
     """What is shown of an index."""
 
     index: ObjectIndex
-    shown: list[Shown]
+    shown: list[SampleImage]
     searched: list[int]  # rows, the shown ones among them
 
 
 def open_data(runs: Sequence[Run], data: str | None) -> tuple[ObjectIndex | None, str]:
-    """The index that images are taken from, and in words where it is from; or None, and in words what is
-    missing.
+    """The index to take images from and a description of it, or None and a description of what is missing.
 
     Args:
         runs: Their `val`, else their `data`, is taken: the first that is still here.
@@ -78,8 +75,8 @@ def open_data(runs: Sequence[Run], data: str | None) -> tuple[ObjectIndex | None
     return None, f"The images of these runs are not here any more{why}. Give others with --data."
 
 
-def draw_sample(index: ObjectIndex, images: int, seed: int) -> Sample:
-    """Some images that can be used, each with its largest objects, and the rows that are searched.
+def draw_sample(index: ObjectIndex, images: int, seed: int) -> ReportSample:
+    """Usable images with their largest objects, and the rows to search.
 
     Args:
         index: Where they are taken from.
@@ -87,7 +84,7 @@ def draw_sample(index: ObjectIndex, images: int, seed: int) -> Sample:
         seed: Which.
     """
     order = np.random.default_rng(seed).permutation(len(index)).tolist()
-    shown: list[Shown] = []
+    shown: list[SampleImage] = []
     searched: list[int] = []
     objects = 0
     for row in order:
@@ -97,26 +94,18 @@ def draw_sample(index: ObjectIndex, images: int, seed: int) -> Sample:
             item = index[row]
             usable = _usable(item, len(index.classes))
             if usable and len(shown) < images:
-                shown.append(
-                    Shown(
-                        row,
-                        load_image(index.image_path(row), (item.width, item.height)),
-                        item,
-                        usable[:OBJECTS],
-                    )
-                )
-        except (
-            DataError
-        ):  # what cannot be used is the business of `odis index` and `odis pretrain`; here another stands in
+                image = load_image(index.image_path(row), (item.width, item.height))
+                shown.append(SampleImage(row, image, item, usable[:OBJECTS]))
+        except DataError:  # `odis index` and `odis pretrain` report it; here the next image takes its place
             continue
         if usable:
             searched.append(row)
             objects += len(usable)
-    return Sample(index, shown, searched)
+    return ReportSample(index, shown, searched)
 
 
 def _usable(item: ImageObjects, classes: int) -> list[int]:
-    """Objects of a row that can be asked about, the largest first."""
+    """Usable objects of a row, the largest first."""
     usable, area = usable_objects(item, classes), {}
     for k, one in zip(usable.numbers, usable.objects):
         x0, y0, x1, y1 = one.box

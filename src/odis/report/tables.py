@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from odis.evaluation import TITLES
-from odis.report.page import Html, code, element, joined, paragraph, scrolled
-from odis.report.results import Comparison, Row, Score, settings_in_words
+from odis.report.page import Html, code, concat, element, paragraph, scrolled
+from odis.report.results import ResultGroup, ResultRow, StoredScore, settings_in_words
 from odis.types import Skipped
 
 _NONE_YET = "No results file is in the runs' folders. One is made by, for example, "
 
 
-def tables(comparisons: Sequence[Comparison], skipped: Sequence[Skipped]) -> Html:
+def tables(groups: Sequence[ResultGroup], skipped: Sequence[Skipped]) -> Html:
     """One table for each evaluation of the same objects in the same way; and the files that were left out."""
     parts = [paragraph(f"Left out: {item.what}: {item.why}.", class_="note") for item in skipped]
-    if comparisons:
+    if groups:
         parts.append(
             paragraph(
                 "Scores in percent; below each its 95 % interval. Marked: the best of its column. Where "
@@ -33,29 +33,29 @@ def tables(comparisons: Sequence[Comparison], skipped: Sequence[Skipped]) -> Htm
                 ".",
             )
         )
-    return joined(parts + [_table(comparison) for comparison in comparisons])
+    return concat(parts + [_table(group) for group in groups])
 
 
-def _table(comparison: Comparison) -> Html:
-    titles = TITLES.get(comparison.evaluation)
-    title, reading = (titles.heading, titles.reading) if titles else (comparison.evaluation, None)
-    columns = comparison.columns
-    best = {column: comparison.best(column) for column in columns}
+def _table(group: ResultGroup) -> Html:
+    titles = TITLES.get(group.evaluation)
+    title, reading = (titles.heading, titles.reading) if titles else (group.evaluation, None)
+    columns = group.columns
+    best = {column: group.best(column) for column in columns}
     heads = ["model", "asked by", *columns]
     cells = [element("th", name, scope="col", class_="number" if name in columns else None) for name in heads]
-    about = [_side(name, side) for name, side in comparison.sides.items()]
-    if words := settings_in_words(comparison.settings):
+    about = [_side(name, side) for name, side in group.sides.items()]
+    if words := settings_in_words(group.settings):
         about.append(f"Settings: {words}.")
-    if comparison.skipped:
-        about.append(f"{comparison.skipped:,} files or objects could not be used.")
-    about += [f"Left out: {words}." for words in comparison.left_out]
+    if group.skipped:
+        about.append(f"{group.skipped:,} files or objects could not be used.")
+    about += [f"Left out: {words}." for words in group.left_out]
     table = element(
         "table",
         element("thead", element("tr", *cells)),
-        element("tbody", *[_row(row, columns, best) for row in comparison.rows]),
+        element("tbody", *[_row(row, columns, best) for row in group.rows]),
         class_="scores",
     )
-    return joined(
+    return concat(
         [
             element("h3", title),
             paragraph(reading) if reading else None,
@@ -76,7 +76,7 @@ def _side(name: str, side: dict[str, Any]) -> str:
     return f"{name[0].upper()}{name[1:]}: {', '.join([where, *counts])}."
 
 
-def _row(row: Row, columns: Sequence[str], best: dict[str, float | None]) -> Html:
+def _row(row: ResultRow, columns: Sequence[str], best: dict[str, float | None]) -> Html:
     source = f"trained on: {row.provenance or 'not written down'}"
     made = ", ".join(
         filter(
@@ -95,7 +95,7 @@ def _row(row: Row, columns: Sequence[str], best: dict[str, float | None]) -> Htm
     return element("tr", model, how, *[_score(row.scores.get(column), best[column]) for column in columns])
 
 
-def _score(score: Score | None, best: float | None) -> Html:
+def _score(score: StoredScore | None, best: float | None) -> Html:
     if score is None or score.value is None:
         return element("td", "-", class_="number")
     value = element("data", f"{score.value:.1f}", value=score.value)
@@ -105,7 +105,7 @@ def _score(score: Score | None, best: float | None) -> Html:
         if score.low is not None and score.high is not None
         else "no interval"
     )
-    shown = joined([element("strong", value), " best"]) if marked else value
+    shown = concat([element("strong", value), " best"]) if marked else value
     return element("td", shown, _small(interval), class_="number best" if marked else "number")
 
 

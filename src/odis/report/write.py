@@ -1,23 +1,24 @@
-"""The report as one HTML page: what is read and asked, and the page written whole or not at all."""
+"""The report as one HTML page, from the folders of runs to the file."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from odis.config.query import QueryConfig
+from odis.config.query import QueryConfig, ReadConfig
 from odis.errors import DataError, OdisError
 from odis.inference import load
 from odis.machine.files import write_text_whole
-from odis.report.answers import whole_size
 from odis.report.curves import curves
+from odis.report.features import whole_size
 from odis.report.overview import overview, summary
-from odis.report.page import Html, document, joined, paragraph
-from odis.report.pictures import Network, pictures
+from odis.report.page import Html, concat, document, paragraph
+from odis.report.pictures import ReportModel, pictures
 from odis.report.results import find_results
 from odis.report.runs import Run, read_runs
 from odis.report.samples import draw_sample, open_data
@@ -32,9 +33,8 @@ def write_report(
     images: int = 4,
     results: Sequence[str | Path] = (),
     seed: int = 0,
-    device: str = "auto",
-    size: int | None = None,
-    context: float | None = None,
+    query: QueryConfig | None = None,
+    read: ReadConfig | None = None,
 ) -> list[str]:
     """Write one HTML file about some runs. The same runs and data give the same bytes.
 
@@ -46,11 +46,10 @@ def write_report(
         images: How many are shown.
         results: Results files besides those in the folders.
         seed: Which images.
-        device: Where networks are asked.
-        size: Side in pixels they are asked at; by default the one at which objects are about as large as in
-            training: that of training in a window (`context`), more in whole images.
-        context: Window of an object over the longer side of its box; None asks about objects in the whole
-            image. See `Encoder.embed`.
+        query: Size and context of the queries, which use masked attention. By default the size is one at
+            which objects are about as large as in training: that of training in a window (`context`), more
+            in whole images.
+        read: On which device and in which precision models run.
 
     Returns:
         What was left out, each in a line.
@@ -71,14 +70,14 @@ def write_report(
                 f"{file}: {'is a folder, not a results file' if file.is_dir() else 'no such results file'}"
             )
     runs = read_runs(paths)
-    comparisons, skipped = find_results([run.path for run in runs], map(Path, results))
+    groups, skipped = find_results([run.path for run in runs], map(Path, results))
     notes = [f"left out: {item.what}: {item.why}" for item in skipped]
-    shown = _pictures(runs, data, images, seed, device, size, context, notes)
+    shown = _pictures(runs, data, images, seed, query or QueryConfig(), read or ReadConfig(), notes)
     names = ", ".join(run.label for run in runs)
     parts = [
         ("runs", "Runs", overview(runs)),
         ("curves", "Curves", curves(runs)),
-        ("results", "Results", tables(comparisons, skipped)),
+        ("results", "Results", tables(groups, skipped)),
         ("pictures", "Pictures", shown),
     ]
     page = document(f"odis report: {names}", parts, summary(runs))
@@ -91,32 +90,31 @@ def _pictures(
     data: str | None,
     images: int,
     seed: int,
-    device: str,
-    size: int | None,
-    context: float | None,
+    query: QueryConfig,
+    read: ReadConfig,
     notes: list[str],
 ) -> Html:
     index, source = open_data(runs, data)
-    networks, missing = [], []
+    models, missing = [], []
     for number, run in enumerate(runs):
         try:
-            encoder = load(run.path, device=device)
+            encoder = load(run.path, device=read.device, precision=read.precision)
         except DataError as error:
             notes.append(f"no pictures: {error}")
             missing.append(paragraph(f"{run.label}: no pictures. {error}.", class_="note"))
             continue
-        whole = whole_size(encoder, run, size)
-        builder = encoder.query_builder(QueryConfig(size=whole if context is None else size, context=context))
-        networks.append(Network(number, run, encoder, builder.size, context, whole))
+        whole = whole_size(encoder, run, query.size)
+        size = encoder.query_builder(query).size if query.context is not None else whole
+        models.append(ReportModel(number, run, encoder, replace(query, size=size), whole))
     if index is None:
         notes.append(source)
-        return joined([paragraph(source, class_="note"), *missing])
-    if not networks:
-        return joined(missing)
+        return concat([paragraph(source, class_="note"), *missing])
+    if not models:
+        return concat(missing)
     sample = draw_sample(index, images, seed)
     if not sample.shown:
         notes.append(f"no pictures: {index.path}: none of its images can be used")
-        return joined(
+        return concat(
             [*missing, paragraph(f"None of the images of {index.path} can be used.", class_="note")]
         )
     console = Console(stderr=True, markup=False, emoji=False)
@@ -129,4 +127,4 @@ def _pictures(
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done)
 
-        return joined([*missing, pictures(sample, source, seed, networks, progress)])
+        return concat([*missing, pictures(sample, source, seed, models, progress)])

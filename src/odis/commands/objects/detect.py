@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from odis.commands.objects.engine import add_engine, check_engine, run_finder, watch
+from odis.config.arguments import add_arguments
 from odis.config.options import require
+from odis.config.query import ReadConfig
 from odis.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,14 +69,9 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--max-objects", type=int, default=100, help="at most so many an image, those with the highest scores"
     )
-    parser.add_argument("--batch-size", type=int, default=8, help="images the network is given at once")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--precision",
-        type=str,
-        default="auto",
-        help="of the image encoder: fp32, bf16, fp16; auto: bf16 on a GPU, else fp32",
-    )
+    precision = "of the image encoder: fp32, bf16 or fp16; auto is bf16 on a GPU, else fp32"
+    reads = ["batch_size", "device", "precision"]
+    add_arguments(parser, ReadConfig(batch_size=8), reads, {"precision": precision})
     add_engine(parser)
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from odis.commands.objects.engine import add_engine, run_finder
+from odis.config.arguments import add_arguments
 from odis.config.checks import check_discover
 from odis.config.options import require
+from odis.config.query import ReadConfig
 from odis.config.training import DiscoverConfig
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=str, help="index to write: a file (.parquet), or a folder for one in parts"
     )
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
+    add_arguments(parser, ReadConfig(), ["device"])
     add_engine(parser)
     parser.add_class_arguments(DiscoverConfig, "discover")
 

@@ -29,7 +29,7 @@ class Candidates:
     mask: Callable[[int], bytes | None] | None = None
 
 
-class Network(Protocol):
+class DetectionModel(Protocol):
     """A detector: what it is called, its weights, its classes, and its answer for a batch of images."""
 
     name: str

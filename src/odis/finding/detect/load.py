@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from odis.errors import ConfigError, DataError
-from odis.finding.detect.candidates import Candidates, Masks, Network
+from odis.finding.detect.candidates import Candidates, DetectionModel, Masks
 from odis.finding.detect.keep import Limits, keep
 from odis.machine.devices import resolve_device, resolve_precision
 from odis.types import Object
@@ -103,7 +103,7 @@ class Detector:
         masks: Makes a mask for each box, or None for those of the network, if it makes any.
     """
 
-    def __init__(self, network: Network, limits: Limits, masks: Masks | None = None) -> None:
+    def __init__(self, network: DetectionModel, limits: Limits, masks: Masks | None = None) -> None:
         self._network, self._limits, self._masks = network, limits, masks
         self.classes = list(network.classes)
         self.provenance = f"detected:{network.name}@{network.revision}"
@@ -151,7 +151,7 @@ def build_detector(settings: DetectSettings) -> Detector:
     device = resolve_device(settings.device)
     dtype = resolve_precision(settings.precision, device).dtype
     family, rest = _family(settings.detector, "with", FAMILIES)
-    network: Network
+    network: DetectionModel
     if family == "torchvision":
         from odis.finding.detect.torchvision_models import TorchvisionDetector
 

@@ -100,7 +100,7 @@ class TorchvisionDetector:
 
     @torch.inference_mode()
     def __call__(self, images: list[np.ndarray]) -> list[Candidates]:
-        """Candidates of each image; see `Network`."""
+        """Candidates of each image; see `DetectionModel`."""
         answers: list[Candidates | None] = [None] * len(images)
         fixed = self._model.transform.fixed_size is not None  # resized to one shape, whatever it was
         for group in alike([() if fixed else image.shape[:2] for image in images]):

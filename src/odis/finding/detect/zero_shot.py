@@ -86,7 +86,7 @@ class ZeroShotDetector:
 
     @torch.inference_mode()
     def __call__(self, images: list[np.ndarray]) -> list[Candidates]:
-        """Candidates of each image; see `Network`."""
+        """Candidates of each image; see `DetectionModel`."""
         prepared = [self._prepare(image) for image in images]
         answers: list[Candidates | None] = [None] * len(images)
         for group in alike([inputs["pixel_values"].shape for inputs in prepared]):

@@ -1,5 +1,4 @@
-"""What a network says of the images that are shown: where `[OBJ]` looks, how patches differ, which objects
-are alike.
+"""What a model computes for the report: attention of `[OBJ]`, patch features as colours, nearest objects.
 
 Letters: P patches, D width.
 """
@@ -18,12 +17,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from odis.config.query import QueryConfig
-from odis.inference import Encoder, embed_index
+from odis.config.query import QueryConfig, ReadConfig
+from odis.inference import Encoder, stream_index
 from odis.inference.queries import QueryBuilder
+from odis.inference.stream import concat
 from odis.report.drawing import region_of
 from odis.report.runs import Run
-from odis.report.samples import Sample
+from odis.report.samples import ReportSample
 from odis.types import Features, Object
 
 NEAREST = 5
@@ -32,19 +32,19 @@ _WINDOW = 200  # pixels of an object's window that is shown, at least
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
-    """The attention of one object's `[OBJ]` to the patches."""
+class AttentionMaps:
+    """Attention of one object's `[OBJ]` to the patches."""
 
     layers: list[int]  # counted from 0
     weights: np.ndarray  # float32 (layers, heads, rows, columns)
-    mask: np.ndarray  # bool (rows, columns): the patches it may look at
-    picture: Image.Image  # what it was asked about: the image, or the object's window
+    mask: np.ndarray  # bool (rows, columns): the patches it may attend to
+    picture: Image.Image  # what the model saw: the image, or the object's window
     region: np.ndarray  # bool (height, width): the object in that picture
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """An object of the index and how alike it is."""
+    """An object of the index and its similarity."""
 
     row: int
     number: int
@@ -52,11 +52,11 @@ class Neighbour:
 
 
 def whole_size(encoder: Encoder, run: Run, size: int | None) -> int:
-    """Side in pixels to ask whole images at: the one given, or the one at which objects are about as large as
-    in training.
+    """Side in pixels for whole images: the one given, or the one at which objects are about as large as in
+    training.
 
-    Training resizes a global crop, a share of the image, to `global_size`; the whole image is asked at as
-    much more as the crop was a part of it, by the mean share.
+    Training resizes a crop, a share of the image, to `global_size`. The whole image is larger by as much as
+    the mean crop was smaller.
 
     Raises:
         OdisError: for a size that patches do not tile.
@@ -75,7 +75,7 @@ def whole_size(encoder: Encoder, run: Run, size: int | None) -> int:
 
 
 def depth(encoder: Encoder) -> int:
-    """How many layers the network has."""
+    """Number of layers."""
     blocks: Any = encoder.model.blocks
     return len(blocks)
 
@@ -86,7 +86,7 @@ def layers_shown(count: int) -> list[int]:
 
 
 def no_attention(encoder: Encoder) -> str | None:
-    """Why a network has no attention of `[OBJ]` to show, or None if it has."""
+    """Why a model has no attention of `[OBJ]` to show; None if it has."""
     if encoder.object_readout != "token":
         return (
             "It reads an object as the mean of its patches, so there is no [OBJ] whose attention could "
@@ -98,43 +98,40 @@ def no_attention(encoder: Encoder) -> str | None:
 
 
 @torch.no_grad()
-def looks(
-    encoder: Encoder, image: Image.Image, objects: Sequence[Object], size: int, context: float | None = None
-) -> list[Looks]:
-    """Where `[OBJ]` looks when it is asked about each object, in the first, middle and last layer.
+def attention_maps(
+    encoder: Encoder, image: Image.Image, objects: Sequence[Object], query: QueryConfig
+) -> list[AttentionMaps]:
+    """Attention of `[OBJ]` for each object, in the first, middle and last layer.
 
     Args:
-        encoder: A network that `no_attention` has nothing against.
+        encoder: A model for which `no_attention` is None.
         image: The image.
-        objects: Objects of it that can be used.
-        size: Side in pixels to ask at.
-        context: See `Encoder.embed`.
+        objects: Usable objects of it.
+        query: What the model is asked, in masked attention.
     """
-    builder = encoder.query_builder(QueryConfig(size=size, context=context))
+    builder = encoder.query_builder(query)
     layers = layers_shown(depth(encoder))
-    found: list[Looks] = []
-    for query in builder(pil_to_tensor(image), objects):
-        rows, columns = (side // encoder.patch_size for side in query.pixels.shape[1:])
-        weights = torch.stack(
-            [encoder.object_attention(query, layer) for layer in layers], dim=1
-        ).numpy()  # (Q, layers, heads, P)
-        for one, mask in zip(weights, query.masks):  # (layers, heads, P)
-            picture = _asked(builder, image, objects[len(found)])
-            found.append(
-                Looks(
-                    layers, one.reshape(*one.shape[:2], rows, columns), mask.reshape(rows, columns), *picture
-                )
-            )
+    found: list[AttentionMaps] = []
+    for one_query in builder(pil_to_tensor(image), objects):
+        rows, columns = (side // encoder.patch_size for side in one_query.pixels.shape[1:])
+        maps = [encoder.object_attention(one_query, layer) for layer in layers]
+        weights = torch.stack(maps, dim=1).numpy()  # (Q, layers, heads, P)
+        for one, mask in zip(weights, one_query.masks):  # (layers, heads, P)
+            picture = _shown_to_model(builder, image, objects[len(found)])
+            grid = one.reshape(*one.shape[:2], rows, columns)
+            found.append(AttentionMaps(layers, grid, mask.reshape(rows, columns), *picture))
     return found
 
 
-def _asked(builder: QueryBuilder, image: Image.Image, item: Object) -> tuple[Image.Image, np.ndarray]:
-    """What an object is asked about in, large enough to be looked at, and the object in it."""
+def _shown_to_model(
+    builder: QueryBuilder, image: Image.Image, item: Object
+) -> tuple[Image.Image, np.ndarray]:
+    """What the model sees of an object, large enough for the page, and the object's region in it."""
     region = region_of(item, image.size, image.size)
     if builder.context is None:
         return image, region
     large = replace(builder, size=builder.size * math.ceil(_WINDOW / builder.size))
-    # The object's region goes the same way as the image, so that it lands where the object does.
+    # The region is cut and resized as the image is, so that the two lie on each other.
     pictures = (pil_to_tensor(image), torch.from_numpy(255 * region.astype(np.uint8)).expand(3, -1, -1))
     pixels, inside = (large(picture, [item])[0].pixels for picture in pictures)
     return Image.fromarray(pixels.transpose(1, 2, 0)), inside[0] > 127
@@ -146,9 +143,9 @@ def patch_features(encoder: Encoder, images: Sequence[Image.Image], size: int) -
 
 
 def patch_colours(features: Sequence[Features]) -> tuple[list[np.ndarray], float]:
-    """The first three principal components of the patches of all images together, as red, green and blue.
+    """The first three principal components of all patches, as red, green and blue.
 
-    Each component runs from its 2nd to its 98th percentile over all patches.
+    Each component is scaled from its 2nd to its 98th percentile over the patches of all images.
 
     Returns:
         For each image uint8 (rows, columns, 3); and the share of the variance that the three components hold.
@@ -175,27 +172,23 @@ def patch_colours(features: Sequence[Features]) -> tuple[list[np.ndarray], float
 
 def nearest(
     encoder: Encoder,
-    sample: Sample,
-    size: int,
-    context: float | None = None,
+    sample: ReportSample,
+    query: QueryConfig,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[dict[tuple[int, int], list[Neighbour]], int]:
-    """The most alike objects of other images, for each object that is shown.
+    """The nearest objects of other images, for each object shown.
 
     Args:
-        encoder: The network.
+        encoder: The model.
         sample: What is shown and searched.
-        size: Side in pixels to ask at.
-        context: See `Encoder.embed`.
+        query: What the model is asked.
         progress: Called after each image with the number of images so far.
 
     Returns:
-        By row and number of the object asked about, its neighbours, the most alike first; and how many
-        objects were searched.
+        By row and number of an object, its neighbours, the nearest first; and how many objects were searched.
     """
-    found = embed_index(
-        encoder, sample.index, rows=sample.searched, size=size, context=context, progress=progress
-    )
+    chunks = stream_index(encoder, sample.index, query, ReadConfig(), rows=sample.searched, progress=progress)
+    found = concat(list(chunks), encoder.width(query.mode))
     unit = F.normalize(found.features, dim=-1)
     places = {place: i for i, place in enumerate(zip(found.rows.tolist(), found.numbers.tolist()))}
     neighbours = {}
