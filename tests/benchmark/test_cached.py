@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from odis.benchmark.cached import IndexSubset, cached_batches, keeps_in_memory, reads, uncached
+from odis.benchmark.cached import PartialIndex, cached_batches, keeps_in_memory, reads, uncached
 from odis.config.options import load_recipe
 from odis.data.loader import BatchPlan, make_loader
 from odis.objects.index import ObjectIndex
@@ -35,7 +35,7 @@ def test_reads_are_those_of_the_order_of_training(workers: int, epochs: float, s
 
 
 def test_a_subset_is_an_index_of_its_rows(index: ObjectIndex):
-    subset = IndexSubset(index, np.array([7, 3, 11]))
+    subset = PartialIndex(index, np.array([7, 3, 11]))
     assert len(subset) == 3
     assert [subset[i] for i in range(3)] == [index[i] for i in (7, 3, 11)]
     assert subset[-1] == index[11]
@@ -52,7 +52,7 @@ def test_images_in_memory_are_not_read_again(index: ObjectIndex, tmp_path: Path,
     config = load_recipe(
         "debug", data=index.path, loader__keep=["memory"], loader__workers=workers, train__batch_size=5
     )
-    subset = IndexSubset(moved, np.random.default_rng(0).permutation(len(index)))
+    subset = PartialIndex(moved, np.random.default_rng(0).permutation(len(index)))
     expected = list(make_loader(subset, uncached(config), patch_size=8, start_step=4, steps=8))
     batches = cached_batches(config, moved, 8, 1e9, start_step=4)
     shutil.rmtree(tmp_path / "images")

@@ -25,7 +25,7 @@ ENDLESS = 2**31
 _IMAGES = 256
 
 
-class IndexSubset(ObjectIndex):
+class PartialIndex(ObjectIndex):
     """Some rows of another index, as an index of their own.
 
     Args:
@@ -83,7 +83,7 @@ def cached_batches(
 
     def read(count: int) -> DataLoader[Any]:
         loader = make_loader(
-            IndexSubset(index, rows[:count]),
+            PartialIndex(index, rows[:count]),
             config,
             patch_size=patch_size,
             start_step=start_step,

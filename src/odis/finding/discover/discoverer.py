@@ -18,6 +18,7 @@ from odis.backbones.baseline import TimmBaseline
 from odis.backbones.features import Facet, has_attention, keeps_aspect, patch_features
 from odis.config.checks import check_discover
 from odis.config.training import DiscoverConfig
+from odis.data.geometry.patches import patch_grid
 from odis.data.views import normalize_pixels
 from odis.errors import ConfigError
 from odis.finding.discover.objects import discover
@@ -126,9 +127,7 @@ class Discoverer:
         """Height and width in pixels at which the model sees an image."""
         if not self.keeps_aspect:
             return self.size, self.size
-        side = self.size // self.patch_size
-        scale = side / (height * width) ** 0.5
-        rows, columns = (min(max(round(length * scale), 1), side * side) for length in (height, width))
+        rows, columns = patch_grid(self.size, self.patch_size, (height, width))
         return rows * self.patch_size, columns * self.patch_size
 
     def _resized(self, image: np.ndarray, shape: tuple[int, int]) -> Tensor:
