@@ -17,8 +17,9 @@ from odis.cli import find_command, parse_options
 from odis.commands import commands as all_commands
 from odis.commands.command import Command, Group
 from odis.config.checks import check
-from odis.config.options import add_config, load_recipe, new_parser, recipe_names, to_config
+from odis.config.options import add_config, load_recipe, new_parser, to_config
 from odis.config.query import MODES
+from odis.config.recipes import recipe_names
 from odis.errors import ConfigError
 from odis.train.loop import model_card
 

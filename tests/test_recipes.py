@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from odis.config.checks import check
-from odis.config.options import load_recipe, recipe_names, recipe_path
+from odis.config.options import load_recipe
+from odis.config.recipes import recipe_names, recipe_path
 from odis.config.training import PretrainConfig, as_dict
 
 # Recipes without a batch of their own to speak of: they show that things run.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import odis
-from odis.config.options import recipe_names
+from odis.config.recipes import recipe_names
 
 pytest.importorskip("sphinx")
 

@@ -18,8 +18,9 @@ from docstring_parser import parse
 
 from odis.commands import commands as all_commands
 from odis.commands.command import Command, Group
-from odis.config.options import new_parser, recipe_names, recipe_path
+from odis.config.options import new_parser
 from odis.config.query import QueryConfig, ReadConfig
+from odis.config.recipes import recipe_names, recipe_path
 from odis.config.training import PretrainConfig
 
 _MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)

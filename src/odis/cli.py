@@ -9,7 +9,8 @@ from typing import Any
 from odis import __version__
 from odis.commands import commands
 from odis.commands.command import Command, Group
-from odis.config.options import did_you_mean, new_parser, parse
+from odis.config.options import new_parser, parse
+from odis.config.wording import did_you_mean
 from odis.errors import OdisError, OdisWarning
 
 

@@ -19,7 +19,8 @@ from odis.benchmark.measure import (
     without_objects,
 )
 from odis.config.checks import check
-from odis.config.options import load_recipe, recipe_names
+from odis.config.options import load_recipe
+from odis.config.recipes import recipe_names
 from odis.config.training import PretrainConfig
 from odis.machine.ranks import Ranks
 from odis.objects.index import ObjectIndex, write_index

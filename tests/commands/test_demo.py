@@ -19,7 +19,8 @@ from torch import Tensor
 from odis.cli import main
 from odis.commands.demo import steps as demo
 from odis.config.checks import check
-from odis.config.options import load_recipe, recipe_path
+from odis.config.options import load_recipe
+from odis.config.recipes import recipe_path
 from odis.errors import ConfigError
 from odis.inference import load
 from odis.objects.index import ObjectIndex

@@ -8,18 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from odis.config.options import (
-    add_config,
-    did_you_mean,
-    load_recipe,
-    new_parser,
-    parse,
-    recipe_names,
-    recipe_path,
-    require,
-    to_config,
-)
+from odis.config.options import add_config, load_recipe, new_parser, parse, require, to_config
+from odis.config.recipes import recipe_names, recipe_path
 from odis.config.training import PretrainConfig, as_dict
+from odis.config.wording import did_you_mean
 from odis.errors import ConfigError, OdisError
 
 
@@ -222,6 +214,40 @@ def test_mistakes_about_the_file_name_it(recipe: Any):
     for text in ("", "views: [1\n", "vews: {}\n", "views: 3\n"):
         file = recipe(text)
         assert file in complaint("--recipe", file)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "line"),
+    [
+        (["--views.grey", "0.2"], "views: {grey: 0.2}", "views.grey: is now views.grayscale"),
+        (
+            ["--views.solarise=[0,0,0]"],
+            "views: {solarise: [0, 0, 0]}",
+            "views.solarise: is now views.solarize",
+        ),
+        (
+            ["--loss.centring", "centre"],
+            "loss: {centring: centre}",
+            "loss.centring: is now loss.centering center",
+        ),
+        (
+            ["--loss.centering=centre"],
+            "loss: {centering: centre}",
+            "loss.centering centre: is now loss.centering center",
+        ),
+        (
+            ["--discover.centre", "true"],
+            "discover: {centre: true}",
+            "discover.centre: is now discover.center",
+        ),
+        (["--loader.cache", "true"], "loader: {cache: true}", "loader.cache: is now loader.keep [memory]"),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(recipe: Any, arguments: list[str], text: str, line: str):
+    old, now = line.split(": is now ")
+    assert complaint(*arguments) == f"--{old}: is now --{now}"
+    file = recipe(text + "\n")
+    assert complaint("--recipe", file) == f"{line} (in {file})"
 
 
 def test_overrides_of_load_recipe_are_dotted_names():

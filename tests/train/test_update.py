@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from odis.backbones.build import build_pair
-from odis.config.options import load_recipe, recipe_names
+from odis.config.options import load_recipe
+from odis.config.recipes import recipe_names
 from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
 from odis.method.step import Centers, LossTerms, compute_losses, student_pass, teacher_pass

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from typing import Any
 
 from odis.config.keep import parse_keep
 from odis.config.training import DiscoverConfig, PretrainConfig
 from odis.errors import ConfigError
+
+
+def check(config: PretrainConfig, world_size: int = 1) -> None:
+    """Refuse values and combinations that cannot train.
+
+    Raises:
+        ConfigError: Naming the first offending setting by its dotted name, and what is allowed.
+    """
+    _check_finite(config)
+    _check_data(config)
+    _check_views(config)
+    _check_prediction(config)
+    _check_model(config)
+    _check_optimisation(config)
+    _check_train(config, world_size)
+    check_discover(config.discover)
 
 
 def _require(ok: bool, name: str, message: str) -> None:
@@ -15,32 +32,36 @@ def _require(ok: bool, name: str, message: str) -> None:
         raise ConfigError(f"{name}: {message}")
 
 
-def _range(value: float, low: float, high: float, name: str) -> None:
-    _require(low <= value <= high, name, f"is {value}, must be from {low:g} to {high:g}")
+def _value(config: PretrainConfig, name: str) -> Any:
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)
 
 
-def _interval(value: tuple[float, float], high: float, name: str) -> None:
-    low, top = value
-    _require(
-        0 < low <= top <= high,
-        name,
-        f"is {list(value)}, must be two rising numbers above 0 and at most {high:g}",
-    )
+def _at_least(config: PretrainConfig, low: int, *names: str, unit: str = "") -> None:
+    """Each setting is `low` or more; None, where it may be, is fine."""
+    for name in names:
+        value = _value(config, name)
+        _require(value is None or value >= low, name, f"is {value}, must be {low} or more{unit}")
 
 
-def check(config: PretrainConfig, world_size: int = 1) -> None:
-    """Refuse values and combinations that cannot train, before a file or device is touched.
+def _above_zero(config: PretrainConfig, *names: str) -> None:
+    for name in names:
+        value = _value(config, name)
+        _require(value > 0, name, f"is {value}, must be above 0")
 
-    Raises:
-        ConfigError: naming the first offending setting by its dotted name, and what is allowed.
-    """
-    _check_finite(config)
-    _check_data(config)
-    _check_views(config)
-    _check_model(config)
-    _check_optimisation(config)
-    _check_train(config, world_size)
-    check_discover(config.discover)
+
+def _shares(config: PretrainConfig, *names: str) -> None:
+    """Each number of each setting is from 0 to 1."""
+    for name in names:
+        value = _value(config, name)
+        for share in value if isinstance(value, tuple) else (value,):
+            _require(0 <= share <= 1, name, f"is {share}, must be from 0 to 1")
+
+
+def _interval(config: PretrainConfig, name: str, high: int) -> None:
+    low, top = _value(config, name)
+    allowed = f"must be two rising numbers above 0 and at most {high}"
+    _require(0 < low <= top <= high, name, f"is {[low, top]}, {allowed}")
 
 
 def _check_finite(config: PretrainConfig) -> None:
@@ -52,31 +73,25 @@ def _check_finite(config: PretrainConfig) -> None:
 
 
 def _check_data(config: PretrainConfig) -> None:
-    loader, objects = config.loader, config.objects
+    objects = config.objects
     _require(
         bool(config.data),
         "data",
         "is empty; give an object index (.parquet) or a folder of images with --data",
     )
-    _require(loader.workers >= 0, "loader.workers", f"is {loader.workers}, must be 0 or more")
-    _require(loader.prefetch >= 1, "loader.prefetch", f"is {loader.prefetch}, must be 1 or more")
-    parse_keep(loader.keep, loader.render)
-    _require(objects.per_image >= 1, "objects.per_image", f"is {objects.per_image}, must be 1 or more")
-    _require(objects.min_size >= 0, "objects.min_size", f"is {objects.min_size}, must be 0 or more pixels")
-    _range(objects.min_visible, 0, 1, "objects.min_visible")
+    _at_least(config, 0, "loader.workers")
+    _at_least(config, 1, "loader.prefetch", "objects.per_image")
+    parse_keep(config.loader.keep, config.loader.render)
+    _at_least(config, 0, "objects.min_size", unit=" pixels")
+    _shares(config, "objects.min_visible")
+    one_token = config.model.object_tokens == "single" and config.model.object_readout == "token"
     _require(
-        objects.per_image == 1
-        or config.model.object_tokens == "read-only"
-        or config.model.object_readout == "mean-pool",
+        objects.per_image == 1 or not one_token,
         "objects.per_image",
-        f"is {objects.per_image}, but model.object_tokens single has one token a view; set "
-        f"model.object_tokens read-only",
+        f"is {objects.per_image}, but model.object_tokens single has one token a view; "
+        "set model.object_tokens read-only",
     )
-    _require(
-        objects.rediscover_every >= 0,
-        "objects.rediscover_every",
-        f"is {objects.rediscover_every}, must be 0 or more epochs",
-    )
+    _at_least(config, 0, "objects.rediscover_every", unit=" epochs")
     _require(
         objects.rediscover_every == 0 or objects.use,
         "objects.rediscover_every",
@@ -90,119 +105,87 @@ def _check_data(config: PretrainConfig) -> None:
 
 
 def _check_views(config: PretrainConfig) -> None:
-    views, prediction = config.views, config.prediction
-    _require(
-        views.global_views >= 2,
-        "views.global_views",
-        f"is {views.global_views}, must be 2 or more: a view is matched with another",
-    )
-    _require(views.local_views >= 0, "views.local_views", f"is {views.local_views}, must be 0 or more")
-    _require(views.candidates >= 1, "views.candidates", f"is {views.candidates}, must be 1 or more")
-    for name in ("global_size", "local_size"):
-        _require(
-            getattr(views, name) >= 2, f"views.{name}", f"is {getattr(views, name)}, must be 2 or more pixels"
-        )
-    _interval(views.global_scale, 1, "views.global_scale")
-    _interval(views.local_scale, 1, "views.local_scale")
-    _interval(views.ratio, 100, "views.ratio")
-    for name in ("min_coverage", "flip", "jitter", "grayscale"):
-        _range(getattr(views, name), 0, 1, f"views.{name}")
+    views = config.views
+    _at_least(config, 2, "views.global_views", unit=": a view is matched with another")
+    _at_least(config, 0, "views.local_views")
+    _at_least(config, 1, "views.candidates")
+    _at_least(config, 2, "views.global_size", "views.local_size", unit=" pixels")
+    _interval(config, "views.global_scale", 1)
+    _interval(config, "views.local_scale", 1)
+    _interval(config, "views.ratio", 100)
+    _shares(config, "views.min_coverage", "views.flip", "views.jitter", "views.grayscale")
+    _shares(config, "views.blur", "views.solarize")
     _require(
         0 < views.mask_coverage <= 1,
         "views.mask_coverage",
         f"is {views.mask_coverage}, must be above 0 and at most 1",
     )
-    _require(
-        views.mask_margin >= 0, "views.mask_margin", f"is {views.mask_margin}, must be 0 or more patches"
-    )
-    for name in ("blur", "solarize"):
-        for p in getattr(views, name):
-            _range(p, 0, 1, f"views.{name}")
-    for i, strength in enumerate(views.jitter_strength):
-        _range(strength, 0, 0.5 if i == 3 else 1, "views.jitter_strength")
+    _at_least(config, 0, "views.mask_margin", unit=" patches")
+    for strength, most in zip(views.jitter_strength, (1, 1, 1, 0.5)):
+        _require(0 <= strength <= most, "views.jitter_strength", f"is {strength}, must be from 0 to {most:g}")
     _require(all(s > 0 for s in views.std), "views.std", f"is {list(views.std)}, must be above 0")
-    _range(prediction.probability, 0, 1, "prediction.probability")
-    _range(prediction.ratio, 0, 1, "prediction.ratio")
+
+
+def _check_prediction(config: PretrainConfig) -> None:
+    prediction, weight = config.prediction, config.loss.patch_weight
+    _shares(config, "prediction.probability", "prediction.ratio")
     _require(
         0 <= prediction.spread <= min(prediction.ratio, 1 - prediction.ratio),
         "prediction.spread",
         f"is {prediction.spread}, but prediction.ratio {prediction.ratio} +- spread must stay within 0..1",
     )
     _require(
-        config.loss.patch_weight == 0 or (prediction.probability > 0 and prediction.ratio > 0),
+        weight == 0 or (prediction.probability > 0 and prediction.ratio > 0),
         "loss.patch_weight",
-        f"is {config.loss.patch_weight}, but prediction.probability or prediction.ratio is 0, so no patch "
-        f"is ever hidden; set it to 0",
+        f"is {weight}, but prediction.probability or prediction.ratio is 0, so no patch is ever hidden; "
+        "set it to 0",
     )
 
 
 def _check_model(config: PretrainConfig) -> None:
-    model, head = config.model, config.head
-    for name in ("patch_size", "embed_dim", "depth", "num_heads"):
-        value = getattr(model, name)
-        _require(value is None or value >= 1, f"model.{name}", f"is {value}, must be 1 or more")
+    model = config.model
+    _at_least(config, 1, "model.patch_size", "model.embed_dim", "model.depth", "model.num_heads")
     _require(0 <= model.drop_path < 1, "model.drop_path", f"is {model.drop_path}, must be from 0 to below 1")
+    pools = model.object_readout == "mean-pool"
     _require(
-        not (model.object_readout == "mean-pool" and not config.views.object_masks),
+        not pools or config.views.object_masks,
         "model.object_readout",
         "is mean-pool, which averages the patches of the object mask, but views.object_masks is false",
     )
     _require(
-        not (model.object_readout == "mean-pool" and model.object_tokens == "read-only"),
+        not pools or model.object_tokens == "single",
         "model.object_readout",
-        "is mean-pool, which reads objects from patches and has no use for object tokens; set "
-        "model.object_tokens single",
+        "is mean-pool, which reads objects from patches and has no use for object tokens; "
+        "set model.object_tokens single",
     )
-    for name in ("prototypes", "hidden", "bottleneck", "layers"):
-        _require(getattr(head, name) >= 1, f"head.{name}", f"is {getattr(head, name)}, must be 1 or more")
+    _at_least(config, 1, "head.prototypes", "head.hidden", "head.bottleneck", "head.layers")
 
 
 def _check_optimisation(config: PretrainConfig) -> None:
-    loss, optim = config.loss, config.optim
-    weights = (loss.object_weight, loss.patch_weight, loss.image_weight)
+    loss, betas = config.loss, config.optim.betas
+    weights = [loss.object_weight, loss.patch_weight, loss.image_weight]
     _require(
         min(weights) >= 0 and max(weights) > 0,
         "loss",
-        f"weights are {list(weights)}, must be 0 or more and one above 0",
+        f"weights are {weights}, must be 0 or more and one above 0",
     )
-    _require(loss.koleo_weight >= 0, "loss.koleo_weight", f"is {loss.koleo_weight}, must be 0 or more")
-    for name in ("student_temp", "teacher_temp", "warmup_teacher_temp"):
-        _require(getattr(loss, name) > 0, f"loss.{name}", f"is {getattr(loss, name)}, must be above 0")
-    _range(loss.center_momentum, 0, 1, "loss.center_momentum")
-    _require(
-        loss.sinkhorn_iterations >= 1,
-        "loss.sinkhorn_iterations",
-        f"is {loss.sinkhorn_iterations}, must be 1 or more",
-    )
-    for name in ("base_lr", "min_lr", "weight_decay", "weight_decay_end", "clip_grad"):
-        _require(getattr(optim, name) >= 0, f"optim.{name}", f"is {getattr(optim, name)}, must be 0 or more")
-    for name in ("warmup_epochs", "freeze_last_layer_epochs"):
-        _require(
-            getattr(optim, name) >= 0, f"optim.{name}", f"is {getattr(optim, name)}, must be 0 or more epochs"
-        )
-    _require(
-        loss.warmup_teacher_temp_epochs >= 0, "loss.warmup_teacher_temp_epochs", "must be 0 or more epochs"
-    )
-    _require(
-        all(0 <= b < 1 for b in optim.betas),
-        "optim.betas",
-        f"is {list(optim.betas)}, must be from 0 to below 1",
-    )
-    _range(optim.momentum_teacher, 0, 1, "optim.momentum_teacher")
+    _at_least(config, 0, "loss.koleo_weight")
+    _above_zero(config, "loss.student_temp", "loss.teacher_temp", "loss.warmup_teacher_temp")
+    _at_least(config, 0, "loss.warmup_teacher_temp_epochs", unit=" epochs")
+    _shares(config, "loss.center_momentum", "optim.momentum_teacher")
+    _at_least(config, 1, "loss.sinkhorn_iterations")
+    _at_least(config, 0, "optim.base_lr", "optim.min_lr", "optim.clip_grad")
+    _at_least(config, 0, "optim.weight_decay", "optim.weight_decay_end")
+    _at_least(config, 0, "optim.warmup_epochs", "optim.freeze_last_layer_epochs", unit=" epochs")
+    _require(all(0 <= b < 1 for b in betas), "optim.betas", f"is {list(betas)}, must be from 0 to below 1")
 
 
 def _check_train(config: PretrainConfig, world_size: int) -> None:
     train = config.train
-    _require(train.steps is None or train.steps >= 1, "train.steps", f"is {train.steps}, must be 1 or more")
-    _require(train.epochs > 0, "train.epochs", f"is {train.epochs}, must be above 0")
-    _require(train.accumulate >= 1, "train.accumulate", f"is {train.accumulate}, must be 1 or more")
-    _require(train.keep >= 1, "train.keep", f"is {train.keep}, must be 1 or more")
-    _require(train.log_every >= 1, "train.log_every", f"is {train.log_every}, must be 1 or more steps")
-    for name in ("checkpoint_every", "knn_every", "threads", "seed"):
-        _require(getattr(train, name) >= 0, f"train.{name}", f"is {getattr(train, name)}, must be 0 or more")
-    _require(
-        train.nonfinite_limit >= 1, "train.nonfinite_limit", f"is {train.nonfinite_limit}, must be 1 or more"
-    )
+    _above_zero(config, "train.epochs")
+    _at_least(config, 1, "train.steps", "train.accumulate", "train.keep", "train.nonfinite_limit")
+    _at_least(config, 1, "train.log_every", unit=" steps")
+    _at_least(config, 0, "train.checkpoint_every", "train.knn_every", "train.threads", "train.seed")
     parts = world_size * train.accumulate
     _require(
         train.batch_size >= 1 and train.batch_size % parts == 0,
@@ -224,7 +207,7 @@ def check_discover(settings: DiscoverConfig, prefix: str = "discover") -> None:
         prefix: What the dotted names of settings begin with.
 
     Raises:
-        ConfigError: naming the first offending setting, and what is allowed.
+        ConfigError: Naming the first offending setting, and what is allowed.
     """
 
     def require(ok: bool, name: str, allowed: str) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from odis.errors import ConfigError
+
 NAMES = {
     "views.grey": "views.grayscale",
     "views.solarise": "views.solarize",
@@ -49,6 +51,24 @@ def new_spelling(name: str, value: object = None) -> str | None:
     if isinstance(value, str) and value in values:
         return f"{now} {values[value]}"
     return now if now != name else None
+
+
+def refuse_old(name: str, value: object = None, *, dashes: str = "", where: str = "") -> None:
+    """Refuse what a user wrote with an old name or value.
+
+    Args:
+        name: Dotted name of a setting.
+        value: Its value.
+        dashes: What stands before a name where it was written.
+        where: What the message ends with: the file it is in.
+
+    Raises:
+        ConfigError: In one line with the new spelling.
+    """
+    now = new_spelling(name, value)
+    if now is not None:
+        old = name if name in NAMES or name in REPLACED else f"{name} {value}"
+        raise ConfigError(f"{dashes}{old}: is now {dashes}{now}{where}")
 
 
 def translate(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
