@@ -1,12 +1,19 @@
 """Benchmarks run, print a table, and write the same figures as JSON."""
 
+import argparse
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 
+import odis.kernels
+from odis.kernels.choose import uses_reference
 from odis.objects.scenes.write import write_scenes
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -208,3 +215,48 @@ def test_discover_compares_networks_and_a_box_in_the_middle(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert all(word in done.stdout for word in ("untrained", "trained", "seeds", "spectral"))
     assert json.loads(file.read_text())
+
+
+def agree() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("agree", BENCHMARKS / "agree.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["agree"] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("factor", "wrong"), [(1.0, False), (1.0001, True)])
+def test_agree_finds_a_kernel_that_is_wrong_by_a_ten_thousandth(monkeypatch, factor: float, wrong: bool):
+    mlp = odis.kernels.mlp
+    monkeypatch.setattr(odis.kernels, "mlp", lambda m, x: mlp(m, x) * (1.0 if uses_reference() else factor))
+    args = argparse.Namespace(batch=2, tiny=True)
+    assert (agree().compare("read-only", "fp32", args, torch.device("cpu")).share > 1) == wrong
+
+
+def run_gpu_script(out: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The script for GPUs, small, with one of its parts; the others are benchmarks that have tests."""
+    environment = os.environ | {"TINY": "1", "PARTS": "agree", "PYTHON": sys.executable} | settings
+    command = ["bash", str(BENCHMARKS / "gpu.sh"), str(out)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_the_script_for_gpus_runs_on_any_machine(tmp_path: Path):
+    done = run_gpu_script(tmp_path / "out", DEVICE="cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "out" / "agree.json").read_text())
+    assert figures["wrong"] == []
+    cases = {(step["case"], step["precision"]) for step in figures["steps"]}
+    assert cases >= {("odis", "fp32"), ("ibot", "bf16"), ("read-only", "fp32")}
+    assert all(0 <= step["share"] <= 1 for step in figures["steps"])
+    assert figures["views"]["mean"] < 0.03
+    assert "odis" in (tmp_path / "out" / "machine.txt").read_text()
+    assert "Kernels against the reference" in (tmp_path / "out" / "agree.log").read_text()
+
+
+def test_the_script_for_gpus_fails_if_a_part_does_or_the_time_is_up(tmp_path: Path):
+    done = run_gpu_script(tmp_path / "out", DEVICE="cuda:4000")
+    assert (done.returncode, "not done: agree" in done.stdout) == (1, True)
+    done = run_gpu_script(tmp_path / "out", DEVICE="cpu", MINUTES="0")
+    assert (done.returncode, "agree: left out, the time is up" in done.stdout) == (1, True)
