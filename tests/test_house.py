@@ -175,6 +175,24 @@ def test_two_doors_ask_what_hardware_there_is(path: Path):
     assert not found, f"{found} belong to kernels/choose.py or machine/devices.py"
 
 
+@pytest.mark.parametrize(
+    ("what", "where"),
+    [
+        (r"\b(?:LOCAL_)?(?:RANK|WORLD_SIZE)\b", "machine/ranks.py"),
+        (r"\brich\.progress\b", "machine/progress.py"),
+        (r"\bbfloat16\b.*\bfloat16\b", "machine/devices.py"),
+    ],
+    ids=["torchrun", "progress bars", "dtypes"],
+)
+def test_one_file_is_asked(what: str, where: str):
+    found = [
+        path.relative_to(ROOT / "src" / "odis").as_posix()
+        for path in SOURCES
+        if re.search(what, path.read_text())
+    ]
+    assert found == [where]
+
+
 @pytest.mark.parametrize("path", ALL_PYTHON, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_file_is_long(path: Path):
     assert len(path.read_text().splitlines()) <= (470 if "src" in path.parts else 540)

@@ -27,6 +27,7 @@ from odis.benchmark.measure import (  # fmt: skip
 from odis.config.training import PretrainConfig
 from odis.errors import ConfigError
 from odis.machine.devices import describe_device, resolve_device
+from odis.machine.progress import error_console
 from odis.machine.ranks import Ranks
 from odis.objects.index import ObjectIndex
 from odis.train.update import TrainState
@@ -44,7 +45,7 @@ def measure(config: PretrainConfig, seconds: float, *, recipe: str = "") -> dict
         ConfigError: for a model that cannot be built.
         DataError: for data that cannot be used.
     """
-    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    console = error_console()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     index = ObjectIndex.open(config.data, strict=config.strict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +40,10 @@ def run(options: Any) -> None:
     """
     require(options, "model", "out")
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from odis.inference.feature_tables import export_features
     from odis.inference.load import load
     from odis.machine.allocator import keep_freed_memory
+    from odis.machine.progress import ProgressBar, error_console
     from odis.machine.ranks import launch
     from odis.objects.index import ObjectIndex
 
@@ -58,26 +55,23 @@ def run(options: Any) -> None:
     encoder = load(options.model, device=settings.read.device, precision=settings.read.precision)
     if encoder.device.type == "cpu":
         keep_freed_memory()
-    stderr = Console(stderr=True, markup=False, emoji=False)
+    stderr = error_console()
     count = 0
 
     def skip(skipped: Skipped) -> None:
         nonlocal count
         count += 1
-        stderr.print(f"skipped {skipped.what}: {skipped.why}", highlight=False, soft_wrap=True)
+        stderr.print(f"skipped {skipped.what}: {skipped.why}", soft_wrap=True)
 
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(
-        *columns, console=stderr, transient=True, disable=rank > 0 or not sys.stderr.isatty()
-    ) as bar:
-        task = bar.add_task("images", total=None)
-        out = Path(options.out)
+    out = Path(options.out)
+    with ProgressBar(stderr, shown=rank == 0) as bar:
+        bar("images", 0, None)
         parts = export_features(
             encoder, index, out, settings, rank=rank, world_size=world_size, skip=skip,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total: bar("images", done, total),
         )  # fmt: skip
     of_rank = f" by rank {rank} of {world_size}" if world_size > 1 else ""
     skipped = f"; {count} files or objects skipped, named above" if count else ""
-    stderr.print(f"{len(parts)} parts written or found{of_rank}{skipped}", highlight=False)
+    stderr.print(f"{len(parts)} parts written or found{of_rank}{skipped}")
     if rank == 0:
         print(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -59,31 +58,23 @@ def _run(evaluation: Evaluation[Any, Any], options: Any) -> None:
     settings.check()
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from odis.evaluation.results import check_writable, results_table, write_results
+    from odis.machine.progress import ProgressBar, error_console
 
     check_writable(options.out)
-    stderr = Console(stderr=True, markup=False, emoji=False)  # names of files are shown as they are
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=stderr, transient=True, disable=not sys.stderr.isatty()) as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)
-
+    stderr = error_console()
+    with ProgressBar(stderr) as bar:
         # The file is written after each row: an interruption, or a refusal later on, loses no row.
         results = evaluation.run(
             lambda: _load(options.model, settings),
             data,
             settings,
-            progress,
+            bar,
             lambda so_far: write_results(options.out, so_far | {"complete": False}),
         )
     for item in results["skipped"][:_SHOWN]:
-        stderr.print(f"skipped {item['what']}: {item['why']}", highlight=False, soft_wrap=True)
+        stderr.print(f"skipped {item['what']}: {item['why']}", soft_wrap=True)
     if (more := len(results["skipped"]) - _SHOWN) > 0:
         stderr.print(f"{more} more files or objects were skipped; {options.out} names them")
     Console(markup=False, emoji=False).print(results_table(results))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from odis.config.query import QueryConfig, ReadConfig
 from odis.errors import DataError, OdisError
 from odis.inference import load
 from odis.machine.files import write_text_whole
+from odis.machine.progress import ProgressBar
 from odis.report.curves import curves
 from odis.report.features import whole_size
 from odis.report.overview import overview, summary
@@ -117,14 +114,5 @@ def _pictures(
         return concat(
             [*missing, paragraph(f"None of the images of {index.path} can be used.", class_="note")]
         )
-    console = Console(stderr=True, markup=False, emoji=False)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        tasks = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)
-
-        return concat([*missing, pictures(sample, source, seed, models, progress)])
+    with ProgressBar() as bar:
+        return concat([*missing, pictures(sample, source, seed, models, bar)])

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 def say(text: str) -> None:
     """A line to stderr, not wrapped."""
-    from rich.console import Console
+    from odis.machine.progress import error_console
 
-    Console(stderr=True, markup=False, emoji=False).print(text, highlight=False, soft_wrap=True)
+    error_console().print(text, soft_wrap=True)
 
 
 def name_skipped(skipped: Skipped) -> None:

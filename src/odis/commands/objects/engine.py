@@ -104,19 +104,16 @@ def watch(
         work: Makes it, and returns its summary, or None if it was there already.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from odis.machine.progress import ProgressBar, error_console
     from odis.objects.index import ObjectIndex, statistics
 
-    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-    columns = TextColumn("images"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
+    console = error_console()
+    with ProgressBar(console, keep=True) as bar:
+        bar("images", 0, None)
         summary = work(
-            lambda skipped: console.print(
-                f"skipped {skipped.what}: {skipped.why}", soft_wrap=True
-            ),  # names of files as they are
-            lambda done, total: bar.update(task, completed=done, total=total),
+            lambda skipped: console.print(f"skipped {skipped.what}: {skipped.why}", soft_wrap=True),
+            lambda done, total: bar("images", done, total),
         )
     already = f"{out}: is there already, made with these settings of these images"
     console.print(already if summary is None else str(summary), soft_wrap=True)

@@ -16,6 +16,7 @@ from odis.data.pixels.decode import Decoded
 from odis.data.pixels.request import ImageRequest
 from odis.data.pixels.table import CacheTable
 from odis.errors import OdisWarning
+from odis.machine.ranks import launch
 
 _SHARE = 0.75  # of the memory there is
 
@@ -92,7 +93,7 @@ class MemoryCache:
 def _share_of(size: int | None) -> int:
     """Bytes of one rank's cache; every rank that torchrun started on this machine has one."""
     most = int(_SHARE * memory())
-    return (most if size is None else min(size, most)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return (most if size is None else min(size, most)) // launch().local_world_size
 
 
 def memory() -> int:
