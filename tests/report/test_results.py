@@ -80,7 +80,7 @@ def test_table_shows_the_numbers_of_the_file_their_intervals_and_their_sources(
     file = write(tmp_path / "knn.json", KNN)
     page = parsed(tables(*find_results([tmp_path], [])))
     (table,) = page.all("table")
-    assert [th.text for th in table.all("thead")[0].all("th")] == ["model", "asked by", "k=10", "k=20"]
+    assert [th.text for th in table.all("thead")[0].all("th")] == ["model", "mode", "k=10", "k=20"]
     rows = table.all("tbody")[0].all("tr")
     for row, given in zip(rows, KNN["rows"], strict=True):
         assert [float(d.attributes["value"]) for d in row.all("data")] == [

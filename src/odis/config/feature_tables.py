@@ -15,7 +15,7 @@ class FeatureTableConfig:
     """What is written, and in which files.
 
     Args:
-        query: What the model is asked, in one mode.
+        query: Mode (one), size and context; objects or images.
         read: How images are read.
         dtype: Type of the vectors: fp32 or fp16.
         part_images: Images in a file. A killed process loses one file at most.

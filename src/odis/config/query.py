@@ -1,8 +1,7 @@
-"""What a network is asked and how images are read for it: the settings that embed, evaluate, report, demo and
-discover share.
+"""Settings that commands with a trained model share: `QueryConfig` changes results, `ReadConfig` does not.
 
-`QueryConfig` changes results, `ReadConfig` does not. They are declared here once; `config/arguments.py` makes
-them options of a command, with the docstrings below as help.
+They are declared here once. `config/arguments.py` makes them options of a command, with the docstrings below
+as help.
 """
 
 from __future__ import annotations
@@ -18,13 +17,12 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 """Ways to query an object; `inference/queries.py` says what each shows the network."""
 
 COMMAND_WORKERS = 2
-"""Worker processes of a command. A Python caller has none by default: workers need a main guard where
-processes are spawned."""
+"""Default worker processes of a command. Python callers have none: spawned workers need a main guard."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueryConfig:
-    """What a network is asked about an image. Another value gives other features.
+    """What is read of an image. Another value gives other features.
 
     Args:
         modes: How objects are queried, comma-separated: masked-attention, crop, blackout, mean-pool,

@@ -36,7 +36,7 @@ _AT_ONCE = 1 << 26  # scores of pixels held at a time: 256 MB
 
 @dataclass(slots=True)
 class DenseItem:
-    """One image with its labels, ready to be asked; or why it cannot be."""
+    """One image with its labels; without a query if it cannot be used."""
 
     query: Query | None
     labels: np.ndarray  # int (H, W), IGNORE where nothing is known
@@ -45,7 +45,7 @@ class DenseItem:
 
 
 class DenseRows(Dataset[DenseItem]):
-    """Images and label maps, decoded and resized: what a loader's workers do."""
+    """Decodes and resizes images and label maps, in the workers of a loader."""
 
     def __init__(
         self, data: LabelledImages, rows: Sequence[int], builder: QueryBuilder, classes: np.ndarray
@@ -113,7 +113,7 @@ def draw_parts(
 
 @dataclass(slots=True)
 class DenseReader:
-    """Reads parts of one evaluation for one model, and notes what they hold."""
+    """Reads the parts of one evaluation with one model, and counts what they hold."""
 
     run: EvaluationRun
     settings: DenseSettings
@@ -123,15 +123,15 @@ class DenseReader:
     def images(
         self, data: LabelledImages, rows: Sequence[int], side: str
     ) -> Iterator[tuple[int, Tensor, tuple[int, int], np.ndarray]]:
-        """Row, patches (P, D) on the device, grid and labels (H, W) in train classes, of each image that can
-        be used; in no fixed order.
+        """Each usable image, in no fixed order: row, patches (P, D) on the device, grid, and labels (H, W) in
+        train classes.
         """
         settings, encoder = self.settings, self.encoder
         builder = encoder.query_builder(QueryConfig(("whole-image",), size=settings.query.size))
         loader: Any = DataLoader(
             DenseRows(data, rows, builder, train_positions(data, self.train)),
             # of one item, not a list
-            batch_size=None, num_workers=settings.read.workers, collate_fn=_as_it_is,  # type: ignore[arg-type]
+            batch_size=None, num_workers=settings.read.workers, collate_fn=_identity,  # type: ignore[arg-type]
         )  # fmt: skip
         counts = {"images": 0, "skipped": 0}
         what = f"{encoder.source or 'model'}, {side}"
@@ -152,14 +152,14 @@ class DenseReader:
                 if self.run.progress is not None:
                     self.run.progress(what, position + 1, len(rows))
 
-        for asked, _, tokens in encoder.run_queries(queries(), builder, settings.read.batch_size):
+        for batch, _, tokens in encoder.run_queries(queries(), builder, settings.read.batch_size):
             patches = tokens.patches.float()
             if not bool(patches.isfinite().all()):
                 raise OdisError(
                     f"{side} features hold values that are not finite: the model's weights or its "
                     f"precision are at fault"
                 )
-            for i, ((row, labels), _) in enumerate(asked):
+            for i, ((row, labels), _) in enumerate(batch):
                 yield row, patches[i], tokens.grid, labels
         self.run.sides[side] = {
             "index": data.path,
@@ -186,9 +186,8 @@ class DenseReader:
             images.append(torch.full((len(usable),), row))
         if not features or not sum(len(f) for f in features):
             raise DataError(f"{self.train.path}: none of its images has a pixel with a label")
-        order = torch.cat(images).argsort(
-            stable=True
-        )  # answers come in the order of sizes; the bank should not depend on batches
+        # Batches come by image size: sorted, the bank does not depend on their order.
+        order = torch.cat(images).argsort(stable=True)
         return torch.cat(features)[order], torch.cat(shares)[order], torch.cat(images)[order]
 
     def measure(
@@ -217,7 +216,7 @@ class DenseReader:
         }
 
 
-def _as_it_is(item: DenseItem) -> DenseItem:
+def _identity(item: DenseItem) -> DenseItem:
     return item
 
 

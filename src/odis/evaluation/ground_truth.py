@@ -1,6 +1,4 @@
-"""The ground truth of the Revisited Oxford and Paris benchmarks: published pickles, read without running code
-of theirs.
-"""
+"""The ground truth of the Revisited Oxford and Paris benchmarks: published pickles, none of which runs."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ def load_ground_truth(path: str | Path) -> Landmarks:
 
 
 def _landmarks(content: Any) -> Landmarks:
-    """The ground truth that unpickled content stands for; a DataError, without the file's name, if it is
-    none.
-    """
+    """The ground truth in unpickled content; the `DataError` for other content does not name the file."""
     imlist, qimlist, gnd = _entries(content, ("imlist", "qimlist", "gnd"), "the file")
     images, names = _names(imlist, "imlist"), _names(qimlist, "qimlist")
     if not isinstance(gnd, list | tuple):
@@ -64,7 +60,7 @@ def _landmarks(content: Any) -> Landmarks:
 
 
 def _entries(value: Any, keys: tuple[str, ...], what: str) -> list[Any]:
-    """The values of a dict under some keys, all of which it must have."""
+    """The values of some keys of a dict, which must have all of them."""
     if not isinstance(value, dict):
         raise DataError(f"{what} is {kind(value)}, must be a dict of {', '.join(keys)}")
     if missing := [key for key in keys if key not in value]:

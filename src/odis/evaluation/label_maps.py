@@ -1,7 +1,6 @@
-"""A class for every pixel: the ground truth of semantic segmentation, from object masks or from label maps
-stored as PNG.
+"""Ground truth of semantic segmentation: a class for every pixel, from object masks or PNG label maps.
 
-Two published layouts of label maps are known:
+Two published layouts of label maps are read:
 
 - VOC: `JPEGImages/NAME.jpg`, `SegmentationClass/NAME.png` (0..20, 255 is ignored),
   `ImageSets/Segmentation/SPLIT.txt`.
@@ -25,7 +24,7 @@ from odis.objects.index import ObjectIndex
 from odis.types import Object, Skipped
 
 IGNORE = -1
-"""Label of a pixel that counts for nothing (255 in most label maps stored as PNG)."""
+"""Label of an ignored pixel (255 in most PNG label maps)."""
 
 BACKGROUND = 0
 """Label of a pixel of no object, in labels made from an object index."""
@@ -107,11 +106,9 @@ class LabelledImages:
     def from_index(index: ObjectIndex, boxes: bool = False) -> LabelledImages:
         """Labels from the masks of objects: class 0 is the background, an object of label l has class l + 1.
 
-        Of objects that overlap, the one of fewer pixels is on top (of equal ones the later), since a small
-        object before a large one is the common case. What is not known counts for nothing: pixels of an
-        object without a label are `IGNORE`, and so is the box of an object without a mask, because which of
-        its pixels are the object's is not said. Objects that cannot be used are left out, and named by
-        `read`.
+        Of overlapping objects the one of fewer pixels is on top (of equal ones the later): a small object in
+        front of a large one is the common case. Unknown pixels are `IGNORE`: those of an object without a
+        label, and the box of an object without a mask. Unusable objects are left out, and named by `read`.
 
         Args:
             index: The images and objects.
@@ -130,8 +127,7 @@ class LabelledImages:
 
     @staticmethod
     def open_label_maps(root: str | Path, split: str) -> LabelledImages:
-        """Open one split of label maps in VOC's or ADE20K's layout (see the module); which of them is seen
-        from the folders.
+        """Open one split of label maps in VOC's or ADE20K's layout (see the module), told by the folders.
 
         Args:
             root: The folder that holds `SegmentationClass`, or `images` and `annotations`.
@@ -164,8 +160,7 @@ class LabelledImages:
     def read(self, i: int) -> tuple[Image.Image, np.ndarray, list[Skipped]]:
         """Image `i` and its labels.
 
-        The labels decide whether a photo with an EXIF orientation is turned: the two always lie on each
-        other.
+        A photo with an EXIF orientation is turned if its labels are, so that the two lie on each other.
 
         Returns:
             The image as RGB; its labels, int32 (H, W), each `IGNORE` or a position in `classes`; and the
@@ -321,10 +316,9 @@ def _text(path: Path) -> str:
 
 
 def patch_label_shares(labels: np.ndarray, grid: tuple[int, int], classes: int) -> np.ndarray:
-    """Share of each patch's area that each class has, exactly: pixels are squares, and one that a patch
-    border cuts counts by its part.
+    """Exact share of each patch's area in each class: a pixel cut by a patch border counts by its part.
 
-    `IGNORE` pixels count for nothing, so the shares of a patch sum to what is labelled of it, at most 1.
+    `IGNORE` pixels do not count: the shares of a patch sum to its labelled area, at most 1.
 
     Args:
         labels: int (H, W), each `IGNORE` or from 0 to classes - 1.
@@ -346,8 +340,7 @@ def patch_label_shares(labels: np.ndarray, grid: tuple[int, int], classes: int) 
         )
     row, patch_row, high = _pieces(height, grid[0])
     column, patch_column, wide = _pieces(width, grid[1])
-    # One count over all pieces, whatever the number of classes; ignored pixels land in a first column that is
-    # dropped.
+    # One bincount over all pieces; ignored pixels land in a first column that is dropped.
     place = labels.take(row, axis=0).take(column, axis=1).astype(np.int64)
     place += (patch_row * grid[1] * (classes + 1))[:, None]
     place += patch_column * (classes + 1) - IGNORE
@@ -358,10 +351,10 @@ def patch_label_shares(labels: np.ndarray, grid: tuple[int, int], classes: int) 
 
 
 def _pieces(pixels: int, parts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A line of pixels cut at the borders of its pixels and of `parts` equal parts: of each piece the pixel,
-    the part, and the length.
+    """A line of pixels cut at the borders of its pixels and of `parts` equal parts: pixel, part and length of
+    each piece.
 
-    In units of 1 / parts of a pixel all borders are whole numbers, so nothing is rounded; a part is `pixels`
+    In units of 1 / parts of a pixel all borders are whole numbers, so nothing is rounded. A part is `pixels`
     units long.
     """
     borders = np.union1d(np.arange(pixels + 1) * parts, np.arange(parts + 1) * pixels)

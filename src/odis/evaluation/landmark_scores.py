@@ -20,13 +20,12 @@ SETUPS = {
     "medium": (("easy", "hard"), ("junk",)),
     "hard": (("hard",), ("easy", "junk")),
 }
-"""For each setup of the protocol: the lists of a query that are positives, and those that are ignored."""
+"""For each setup: the lists of a query that are positives, and those that are ignored."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LandmarkQuery:
-    """One query: an image's name without extension, the landmark's box in it, and what the database holds of
-    the landmark.
+    """One query: an image's name without extension, the landmark's box in it, and the images that show it.
 
     `easy`, `hard` and `junk` are int64 (n,), indices of database images, in the file's order; no index is in
     two of them.

@@ -70,13 +70,13 @@ def evaluate_landmarks(
     with tempfile.TemporaryDirectory() as scratch:
         queries, gallery = (Subset(i, range(len(i))) for i in _indexes(truth, folder, Path(scratch)))
         for encoder, mode in run.models():
-            asked = run.features(encoder, mode, queries, "test")
+            sought = run.features(encoder, mode, queries, "test")
             searched = run.features(encoder, "whole-image", gallery, "gallery")
-            for found, count in ((asked, len(truth.queries)), (searched, len(truth.images))):
+            for found, count in ((sought, len(truth.queries)), (searched, len(truth.images))):
                 if len(found) != count:
                     missing = found.skipped[0]
                     raise DataError(f"{missing.what}: {missing.why}; the protocol needs every image")
-            unit = [normalize(found.features.to(torch.float32), dim=1) for found in (asked, searched)]
+            unit = [normalize(found.features.to(torch.float32), dim=1) for found in (sought, searched)]
             measured = landmark_scores(unit[0] @ unit[1].T, truth, RANKS)
             named = {f"{setup} mAP": measured[setup]["ap"] for setup in SETUPS} | {
                 f"{setup} mP@{k}": measured[setup][f"p@{k}"] for setup in ("medium", "hard") for k in RANKS

@@ -88,8 +88,8 @@ def evaluate_linear(
     run.notes = overlap_note(shared_images(test, train))
     classes = len(train.index.classes)
     for encoder, mode in run.models():
-        known, asked = labelled_features(run, encoder, mode, train, test)
-        known_targets, targets = (f.targets(classes) if multi else f.labels for f in (known, asked))
+        known, unseen = labelled_features(run, encoder, mode, train, test)
+        known_targets, targets = (f.targets(classes) if multi else f.labels for f in (known, unseen))
         choice = choose_and_train(
             known.features.to(encoder.device),
             known_targets.to(encoder.device),
@@ -100,11 +100,11 @@ def evaluate_linear(
             share=settings.held_out,
             seed=settings.seed,
         )
-        logits = choice.classifiers.logits(asked.features.to(encoder.device)).cpu()
+        logits = choice.classifiers.logits(unseen.features.to(encoder.device)).cpu()
         if multi:
-            scores = {"mAP": mean_average_precision_score(logits, targets, asked.rows, seed=settings.seed)}
+            scores = {"mAP": mean_average_precision_score(logits, targets, unseen.rows, seed=settings.seed)}
         else:
-            scores = {"top-1": accuracy_score(logits.argmax(1) == targets, asked.rows, seed=settings.seed)}
+            scores = {"top-1": accuracy_score(logits.argmax(1) == targets, unseen.rows, seed=settings.seed)}
         run.add(encoder, mode, scores, chosen=choice.as_dict())
     return run.results()
 

@@ -18,16 +18,15 @@ _INDEX_MASK = (1 << _INDEX_BITS) - 1
 
 
 class NearestNeighbours:
-    """The most similar train features of each test feature, kept up to date as train features stream past.
+    """The most similar train features of each test feature, updated while train features are streamed.
 
-    Only the test features and k keys for each of them are held: train features are seen once, chunk by chunk,
-    and forgotten. Ties are defined: of equally similar train features the one that came earlier is the
-    nearer.
+    Memory holds the test features and k keys for each of them. Train features are seen once, in chunks. Of
+    equally similar train features the earlier one is nearer.
 
     Args:
         test: (m, D), l2-normalised here.
         k: Neighbours to keep.
-        device: Where to compute, and where test features and keys are held: 4 m D + 8 m k bytes.
+        device: Where to compute, and to hold test features and keys: 4 m D + 8 m k bytes.
 
     Raises:
         OdisError: for a k below 1 or test features that are not finite.
@@ -41,8 +40,7 @@ class NearestNeighbours:
         self._best = torch.empty(len(test), 0, dtype=torch.int64, device=self.device)  # keys, nearest first
 
     def add(self, train: Tensor) -> None:
-        """Show the next train features (n, D), of any float type and on any device; they pass through in
-        parts.
+        """Add the next train features (n, D), of any float type and on any device, in chunks.
 
         Raises:
             OdisError: if one is not finite.
@@ -63,22 +61,18 @@ class NearestNeighbours:
         self.seen += len(train)
 
     def _merged(self, best: Tensor, similarity: Tensor, width: int) -> Tensor:
-        """The keys of the `width` nearest of those known and those of a tile of similarities (tests,
-        trains).
-        """
-        if (
-            best.shape[1] < self.k or similarity.shape[1] % _BLOCK
-        ):  # not k yet: everything may count; or the odd last tile
+        """The keys of the `width` nearest among those known and a tile of similarities (tests, trains)."""
+        # Not k yet, where every feature may count; or the odd last tile.
+        if best.shape[1] < self.k or similarity.shape[1] % _BLOCK:
             return _nearest_keys(torch.cat([best, self._top(similarity)], dim=1), width)
-        # A newcomer counts only if it is nearer than the last one known; an equal one came later. In a long
-        # stream few are. Maxima of blocks find them in one pass over the tile, where a top-k of it takes
-        # several.
+        # A new feature counts only if it is nearer than the last neighbour known; an equal one came later. In
+        # a long stream few are. Maxima of blocks find them in one pass over the tile; top-k takes several.
         worst = _read_keys(best[:, -1:])[0]
         blocks = similarity.unflatten(1, (-1, _BLOCK))
         row, block = (blocks.amax(2) > worst).nonzero(as_tuple=True)  # sorted by row
         if not len(row):
             return best
-        if len(row) > 2 * self.k * len(best):  # early in the stream, most blocks have some
+        if len(row) > 2 * self.k * len(best):  # early in the stream most blocks hold some
             return _nearest_keys(torch.cat([best, self._top(similarity)], dim=1), width)
         of_blocks = blocks[row, block]  # (found, _BLOCK)
         found, inside = (of_blocks > worst[row]).nonzero(as_tuple=True)
@@ -90,12 +84,12 @@ class NearestNeighbours:
         return _nearest_keys(torch.cat([best, newcomers], dim=1), width)
 
     def _top(self, similarity: Tensor) -> Tensor:
-        """Keys of the k nearest of a tile, or of all of it if it is smaller, in no order."""
+        """Keys of the k nearest of a tile, or of all of a smaller one, in no order."""
         if similarity.shape[1] <= self.k:
             return _keys(similarity, self.seen)
         values, columns = similarity.topk(self.k + 1, dim=1)
         keys = _keys_at(values[:, :-1], columns[:, :-1] + self.seen)
-        # topk does not say which of equal values it takes, which matters only at the border.
+        # topk does not define which of equal values it takes; it matters at the k-th place only.
         tied = (values[:, -1] == values[:, -2]).nonzero()[:, 0]
         if len(tied):
             keys[tied] = _nearest_keys(_keys(similarity[tied], self.seen), self.k)
@@ -105,7 +99,7 @@ class NearestNeighbours:
         """Cosine similarities, float32, and positions in the stream, int64, of the neighbours: (m, k) each,
         nearest first.
 
-        There are fewer than k columns if fewer train features were shown.
+        There are fewer than k columns after fewer train features.
         """
         return _read_keys(self._best)
 
@@ -113,8 +107,8 @@ class NearestNeighbours:
 def vote(
     similarity: Tensor, labels: Tensor, k: Sequence[int], *, temperature: float, classes: int
 ) -> dict[int, Tensor]:
-    """Classify by neighbours, each voting exp(cosine / temperature) for its class; of classes with equal
-    votes the lower one wins.
+    """Classify by neighbours, each voting exp(cosine / temperature) for its class; of equal classes the lower
+    wins.
 
     Args:
         similarity: (m, K), nearest first.
@@ -137,7 +131,7 @@ def vote(
     k = list(dict.fromkeys(k))
     predictions: dict[int, list[Tensor]] = {one: [] for one in k}
     for near, of in zip(similarity.split(_TEST_CHUNK), labels.split(_TEST_CHUNK)):
-        # Only ratios of votes matter: measured from the nearest neighbour they cannot overflow.
+        # Only ratios of votes matter: relative to the nearest neighbour they cannot overflow.
         votes = ((near - near[:, :1]) / temperature).double().exp()
         for one in k:
             total = votes.new_zeros(len(votes), classes).scatter_add_(1, of[:, :one], votes[:, :one])
@@ -147,9 +141,7 @@ def vote(
 
 
 def _unit(features: Tensor, name: str) -> Tensor:
-    """Rows of length 1, zero rows as they are; a row that is not finite shows in its length, so no pass over
-    all is spent on it.
-    """
+    """Rows of length 1; zero rows stay. The length of a row that is not finite is not finite either."""
     length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
     if not length.isfinite().all():
         raise OdisError(
@@ -166,9 +158,7 @@ def _nearest_keys(keys: Tensor, width: int) -> Tensor:
 
 
 def _keys(similarity: Tensor, start: int) -> Tensor:
-    """int64 keys that sort as (similarity, then lower row first): topk alone does not say which of equal
-    values it takes.
-    """
+    """int64 keys that sort by similarity, then lower row first: topk does not define the order of ties."""
     return _keys_at(similarity, torch.arange(start, start + similarity.shape[1], device=similarity.device))
 
 

@@ -1,7 +1,7 @@
-"""Numbers, text and numpy arrays out of a pickle, without running it.
+"""Read numbers, text and numpy arrays from a pickle without running it.
 
-A pickle is a program. Here none of it runs: the opcodes are checked first, and every name that the file asks
-for becomes one of a few inert stand-ins, or is refused.
+A pickle is a program. Here none of it runs: opcodes are checked first, and every name in the file becomes one
+of a few inert stand-ins, or is refused.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ MOST_BYTES = 4 << 20
 _MOST_COPIED = 1 << 28  # bytes: a file may make many arrays of one text
 _DEEPEST = 8  # tuples in tuples; a numpy array takes three
 
-# Opcodes that no ground truth needs. Those that load names and call them pass: `_Unpickler` decides, and says
-# the name.
+# Opcodes that no ground truth needs. Those that load names and call them pass: `_Unpickler` refuses by name.
 _REFUSED = {
     "POP",
     "POP_MARK",
@@ -64,17 +63,14 @@ def unpickle(data: bytes) -> Any:
 
 
 def _check_opcodes(data: bytes) -> None:
-    """Walk through a pickle's opcodes, building nothing, and stop at those that would cost memory or the
-    process.
+    """Refuse opcodes that would exhaust memory or crash the process, before anything is built.
 
-    Python's own unpickler makes room for any memo index and any length that a file names, and hashes tuples
-    of any depth on the stack of the process, which ends it. So indices are at most the number of opcodes so
-    far, lengths end in the file (`genops` sees to that), and the depth of tuples is followed through stack
-    and memo. A call copies at most the longest text.
+    Python's own unpickler allocates for any memo index and any length in the file, and overflows the stack
+    when it hashes deep tuples. So an index is at most the number of opcodes so far, a length ends in the file
+    (`genops` checks it), and the depth of tuples is tracked through stack and memo. A call copies at most the
+    longest text.
     """
-    stack: list[
-        int
-    ] = []  # how deep in tuples each item is; what an opcode leaves is as deep as the deepest it took
+    stack: list[int] = []  # depth in tuples of each item; a result is as deep as the deepest operand
     marks: list[int] = []
     memo: dict[int, int] = {}
     calls = longest = 0
@@ -111,7 +107,7 @@ class _Unpickler(pickle.Unpickler):
     """An unpickler that imports nothing and knows only the stand-ins below."""
 
     def find_class(self, module: str, name: str, /) -> _StandIn:
-        """The stand-in of a name; any other name is an error that says it."""
+        """The stand-in of a name; other names are refused."""
         make = _STAND_INS.get((module, name))
         if make is None:
             raise DataError(
@@ -120,14 +116,12 @@ class _Unpickler(pickle.Unpickler):
         return _StandIn(make)
 
     def persistent_load(self, pid: Any) -> NoReturn:
-        """No file may refer to anything outside it."""
+        """Refuse references to objects outside the file."""
         raise DataError("refers to an object outside the file")
 
 
 class _StandIn:
-    """What a name of the file becomes: something the file can call, and nothing more. Not a type, and it
-    takes no attributes.
-    """
+    """What a name of the file becomes: a callable that is no type and takes no attributes."""
 
     __slots__ = ("_make",)
 
@@ -167,7 +161,7 @@ class _DType:
 
 
 class PickledArray:
-    """A numpy array of the file; `values` is None until its state was read."""
+    """A numpy array of the file; `values` is None until its state is read."""
 
     __slots__ = ("values",)
 

@@ -1,5 +1,4 @@
-"""Linear classifiers on frozen features: a grid of learning rates and weight decays trained at once, the best
-chosen on held-out images.
+"""Linear classifiers on frozen features: a grid trained at once, the best chosen on held-out images.
 
 Numbers in, numbers out; no model and no file here. Letters: n rows, D width, C classes, G pairs of learning
 rate and weight decay.
@@ -103,8 +102,7 @@ def loss_gradient(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def held_out(groups: Tensor, share: float, seed: int) -> Tensor:
-    """Which rows are held out of training: those of a share of the images, at least one, drawn by seed. bool
-    (n,).
+    """Rows to hold out of training, bool (n,): those of a share of the images, at least one.
 
     Args:
         groups: int64 (n,), the image of each row.
@@ -128,7 +126,7 @@ def held_out(groups: Tensor, share: float, seed: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen on held-out images of the train part, and the classifier then trained on all of it."""
+    """The pair chosen on held-out train images, and its classifier, trained on all of them."""
 
     classifiers: Classifiers  # G = 1
     lr: float
@@ -151,15 +149,15 @@ def choose_and_train(
     share: float,
     seed: int,
 ) -> Choice:
-    """Train the grid on a part of the images, take the pair that does best on the others, train it on all.
+    """Train the grid on some of the images, choose the best pair on the others, train it on all.
 
     Args:
         features: float32 (n, D).
         targets: See `train_classifiers`.
         groups: int64 (n,), the image of each row.
-        grid: What is tried.
-        measure: Of logits (m, C) and targets of held-out rows; higher is better. Of equal ones the pair of
-            the lower loss is taken.
+        grid: Pairs to try.
+        measure: Score of logits (m, C) and targets of held-out rows; higher is better. Ties go to the lower
+            loss.
         classes: C.
         share: Of the images that are held out.
         seed: Of the split and of the order.

@@ -51,8 +51,8 @@ def rank(
     recall = torch.full((len(queries), len(k)), float("nan"), dtype=torch.float64)
     for rows in torch.arange(len(queries)).split(max(1, _TILE // max(1, len(gallery)))):
         similarity = normalize(queries[rows].to(device, torch.float32), dim=1) @ gallery.T
-        asked = query_labels[rows].to(device)
-        relevant = asked.float() @ of_gallery.T > 0 if several else asked[:, None] == of_gallery
+        labels = query_labels[rows].to(device)
+        relevant = labels.float() @ of_gallery.T > 0 if several else labels[:, None] == of_gallery
         if images is not None:
             passed_over = images[0][rows].to(device)[:, None] == images[1].to(device)
             if same_image:

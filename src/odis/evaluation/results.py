@@ -16,11 +16,10 @@ from odis.machine.files import write_json_whole
 
 
 def check_writable(path: str | Path) -> None:
-    """Refuse a results file that could not be written, before hours are spent on it.
+    """Refuse a results file that cannot be written, before hours of work.
 
     Raises:
-        DataError: if it is a folder, or its folder is none that may be written to. Missing folders are made
-            when it is written.
+        DataError: it is a folder, or its folder is read-only. Missing folders are made later.
     """
     path = Path(path)
     folder = next((p for p in path.absolute().parents if p.exists()), Path("/"))
@@ -42,11 +41,10 @@ _ABREAST = 4  # scores side by side
 
 
 def results_table(results: dict[str, Any]) -> RenderableType:
-    """A row for each model and mode, with where objects and training came from; scores with their 95 %
-    intervals.
+    """A row for each model and mode, with its scores, their 95 % intervals, and where its training came from.
 
-    It fits 80 columns: a model, its mode and its training share a cell, and more scores than `_ABREAST`
-    continue below.
+    The table fits 80 columns: model, mode and training share a cell, and more than `_ABREAST` scores continue
+    below.
     """
     sides: dict[str, str] = {
         side: _side(results[side], results["settings"])
@@ -60,12 +58,12 @@ def results_table(results: dict[str, Any]) -> RenderableType:
     tables: list[RenderableType] = []
     for start in range(0, max(1, len(names)), _ABREAST):
         table = Table(title=title if not start else None, title_justify="left", show_lines=True)
-        table.add_column("model, asked by", overflow="fold")
+        table.add_column("model, mode", overflow="fold")
         for name in names[start : start + _ABREAST]:
             table.add_column(name, justify="right", overflow="fold", min_width=12)
         for row in results["rows"]:
             shown = (_shown(row["scores"].get(name)) for name in names[start : start + _ABREAST])
-            table.add_row(_asked(row, results["settings"].get("context")), *shown)
+            table.add_row(_described(row, results["settings"].get("context")), *shown)
         tables.append(table)
     notes = [f"percent, with 95 % bootstrap intervals over {results.get('resampled', 'test images')}"]
     notes += results.get("notes", [])
@@ -73,13 +71,12 @@ def results_table(results: dict[str, Any]) -> RenderableType:
     return Group(*tables, *(Text(note, style="italic") for note in notes))
 
 
-def _asked(row: dict[str, Any], context: float | None) -> str:
+def _described(row: dict[str, Any], context: float | None) -> str:
     window = (
         f", window {context:g} x box" if context is not None and row["mode"] == "masked-attention" else ""
     )
     return (
-        f"{row['model']}\n{row['mode']}{window}\ntrained on {row['provenance'] or '-'}, asked at "
-        f"{row['size']}"
+        f"{row['model']}\n{row['mode']}{window}\ntrained on {row['provenance'] or '-'}, at {row['size']} px"
     )
 
 

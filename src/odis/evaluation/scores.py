@@ -1,16 +1,14 @@
-"""Measures of an evaluation, each with its 95 % bootstrap interval. Numbers in, percent out; no model and no
-file here.
+"""Scores with 95 % bootstrap intervals. Numbers in, percent out; no model and no file here.
 
-Objects of one image are not independent: they share its light, its scene, its camera. So images are drawn
-with replacement, each with all its objects (cluster bootstrap; Cameron, Gelbach and Miller, 2008), and the
-interval is that of the 2.5 and 97.5 percentiles. It says how much a figure would move with other test images,
-as many; it says nothing of other training runs. Where every image scores the same, it has no width.
+Objects of one image are not independent: they share its light, scene and camera. So whole images are
+resampled, each with all its objects (cluster bootstrap; Cameron, Gelbach and Miller, 2008). The interval is
+from the 2.5th to the 97.5th percentile. It shows how much a score varies with the choice of as many test
+images, not with the training run. Where every image scores the same, it has no width.
 
-Means over classes of ratios (mAP, mIoU) are off centre in resamples: a positive drawn twice stands beside
-itself in the ranking and lifts AP; a rare class that a resample lacks, but that is predicted somewhere in it,
-has IoU 0. So these resamples are moved to have their mean at the figure. With 50 classes, each in about 3 of
-100 images, and 60 images, plain percentiles held the expected mIoU in 37 of 200 simulated sets, centred ones
-in 180.
+Resamples of mAP and mIoU are biased: a positive drawn twice ranks beside itself and lifts AP; a rare class
+that a resample lacks, but that is predicted in it, has IoU 0. So these resamples are shifted to have their
+mean at the score. With 50 classes, each in about 3 of 100 images, and 60 images, plain percentiles contained
+the expected mIoU in 37 of 200 simulated sets, shifted ones in 180.
 
 Letters: n rows (objects, queries), R resamples, C classes.
 """
@@ -33,16 +31,14 @@ _CHUNK = 2_000_000  # numbers drawn at a time: 16 MB, and a handful of arrays of
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A figure in percent and its 95 % interval; NaN where there is none: of no rows, or of one image, which
-    has no spread.
-    """
+    """A score in percent and its 95 % interval. NaN: no rows, or for the interval one image only."""
 
     value: float
     low: float
     high: float
 
     def as_dict(self) -> dict[str, float | None]:
-        """`value`, `low` and `high` to 3 decimals; None for NaN, which JSON does not know."""
+        """`value`, `low` and `high` to 3 decimals; None for NaN, which JSON lacks."""
         return {
             name: round(number, 3) if math.isfinite(number) else None for name, number in asdict(self).items()
         }
@@ -73,7 +69,7 @@ def mean_score(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Score:
-    """Mean of a value each row has, as the average precision of a query.
+    """Mean of one value a row, such as the average precision of a query.
 
     Args:
         values: float (n,) from 0 to 1, on the CPU; rows of NaN have no value and are left out.
@@ -100,11 +96,10 @@ def mean_score(
 def average_precision(
     scores: np.ndarray | Tensor, targets: np.ndarray | Tensor, weights: np.ndarray | Tensor | None = None
 ) -> float:
-    """Area under the precision-recall curve as a sum of steps: at each threshold, precision times the recall
-    it adds.
+    """Area under the precision-recall curve: the sum over thresholds of precision times the recall gained.
 
-    Rows of equal score enter together, as in scikit-learn's `average_precision_score`, so their order makes
-    no difference.
+    Rows of equal score share a threshold, as in scikit-learn's `average_precision_score`: their order does
+    not matter.
 
     Args:
         scores: (n,), on the CPU; higher means more likely positive.
@@ -134,9 +129,9 @@ def mean_average_precision_score(
     resamples: int = 200,
     seed: int = 0,
 ) -> Score:
-    """Mean of the classes' average precisions, over classes that have a positive row.
+    """Mean average precision over classes that have a positive row, in resamples too.
 
-    In a resample too, classes without a positive are left out; the resamples are centred (see the module).
+    Resamples are shifted to the score (see the module).
 
     Args:
         scores: (n, C), on the CPU.
@@ -163,7 +158,7 @@ def mean_average_precision_score(
 
 @dataclass(frozen=True, slots=True)
 class _Ranking:
-    """Rows of one class by falling score, cut at the thresholds that add a positive row; the others add
+    """Rows of one class by falling score, cut at the thresholds that gain a positive row; others add
     nothing to the sum.
     """
 
@@ -201,14 +196,14 @@ def _macro(rankings: Sequence[_Ranking], weights: np.ndarray) -> np.ndarray:
 def confusion(
     predicted: np.ndarray | Tensor, labels: np.ndarray | Tensor, classes: int, ignore: int = -1
 ) -> np.ndarray:
-    """How many pixels of each class were taken for which.
+    """Confusion matrix of pixels.
 
     Args:
         predicted: int, any shape and device, from 0 to classes - 1 where the label is not `ignore`.
         labels: int, of that shape and device, from 0 to classes - 1, or `ignore`.
         classes: C.
-        ignore: Label of pixels that are left out, whatever was predicted. It should not be the number of a
-            class: a class may be predicted even if none of its pixels is labelled, and that counts.
+        ignore: Label of pixels to leave out. It must be no class: predictions of a class without labelled
+            pixels count.
 
     Returns:
         int64 (C, C): rows are labels, columns predictions.
@@ -233,13 +228,13 @@ def confusion(
 
 
 def overlaps(confusions: np.ndarray) -> np.ndarray:
-    """All that IoU needs of a confusion matrix: of each class the pixels in both, predicted, and labelled.
+    """Of each class the pixels in both, predicted, and labelled: all that IoU needs of a confusion matrix.
 
     Args:
         confusions: int64 (..., C, C), see `confusion`.
 
     Returns:
-        int64 (..., 3, C): on 150 classes a fiftieth of the matrix, so that those of all images can be kept.
+        int64 (..., 3, C): on 150 classes a fiftieth of the matrix, small enough to keep for all images.
     """
     return np.stack(
         [np.diagonal(confusions, axis1=-2, axis2=-1), confusions.sum(-2), confusions.sum(-1)], axis=-2
@@ -247,12 +242,11 @@ def overlaps(confusions: np.ndarray) -> np.ndarray:
 
 
 def iou_score(counts: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> tuple[Score, np.ndarray]:
-    """Mean over classes of intersection over union, each summed over all images; images are resampled, and
-    the resamples centred.
+    """Mean over classes of intersection over union, each summed over all images.
 
-    Classes that no pixel is labelled or predicted as have no IoU and are left out of the mean, in a resample
-    too; a class that is only predicted has 0. So does torchmetrics' `JaccardIndex(average="macro")`, except
-    that its list by class has 0 for classes left out.
+    A class without labelled or predicted pixels is left out of the mean, in resamples too; one that is only
+    predicted has 0. This is torchmetrics' `JaccardIndex(average="macro")`, except that its list by class has
+    0 for classes left out. Images are resampled, and the resamples shifted to the score (see the module).
 
     Args:
         counts: int64 (images, 3, C), `overlaps` of each image's confusion matrix.
@@ -280,7 +274,7 @@ def _iou(counts: np.ndarray) -> np.ndarray:
 
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:
-    """Mean of each row without its NaN, (R, C) -> (R,); NaN of nothing else (numpy's nanmean would warn)."""
+    """Mean of each row without its NaN, (R, C) -> (R,); NaN for an empty row, without numpy's warning."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         means: np.ndarray = np.where(known, values, 0.0).sum(1) / known.sum(1)
@@ -311,14 +305,14 @@ def _numbered(images: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _resampled(groups: int, resamples: int, seed: int, row: int = 0) -> Iterator[np.ndarray]:
-    """How often each group is drawn, in parts that bound memory: float64 (some of R, groups). Nothing if one
-    group is all.
+    """How often each group is drawn, in parts that bound memory: float64 (some of R, groups). Nothing for one
+    group.
 
     Args:
         groups: How many there are.
         resamples: R.
         seed: Of the draws; the size of the parts makes no difference to them.
-        row: Numbers that the caller makes of one resample, if more than groups.
+        row: Numbers that the caller computes from one resample, if more than groups.
     """
     if groups < 2:
         return
@@ -328,7 +322,7 @@ def _resampled(groups: int, resamples: int, seed: int, row: int = 0) -> Iterator
         part = min(most, resamples - start)
         drawn = rng.integers(groups, size=(part, groups))
         drawn += np.arange(part)[:, None] * groups
-        # A multinomial draw, faster than numpy's, which draws one count after the other.
+        # A multinomial draw; numpy's own draws one count at a time.
         yield np.bincount(drawn.ravel(), minlength=part * groups).reshape(part, groups).astype(np.float64)
 
 
@@ -336,9 +330,9 @@ def _score(value: float, samples: Sequence[np.ndarray], centred: bool = False) -
     """In percent, from shares; resamples without a value are left out.
 
     Args:
-        value: The figure, NaN if there is none.
-        samples: The figure in resamples, in parts.
-        centred: Move the resamples to have their mean at the figure.
+        value: The score, NaN if there is none.
+        samples: The score of resamples, in parts.
+        centred: Shift the resamples to have their mean at the score.
     """
     known = np.concatenate(samples) if samples else np.empty(0)
     known = known[~np.isnan(known)]

@@ -20,7 +20,7 @@ class EvaluationSettings:
     """How models are queried and how much data takes part.
 
     Args:
-        query: What the models are asked.
+        query: Modes, size and context; objects or images.
         read: How images are read. `device` and `precision` are those the models were loaded with.
         max_train: Use at most this many train (or gallery) images, drawn by the seed.
         max_test: Use at most this many test images, drawn by the seed.

@@ -142,12 +142,12 @@ def evaluate_transfer(
         chosen: dict[str, float] = {}
         described = []
         for data in data_sets:
-            known, asked = labelled_features(run, encoder, mode, data.train, data.test)
+            known, unseen = labelled_features(run, encoder, mode, data.train, data.test)
             predicted, chosen[data.name] = fit_and_predict(
-                known, asked.features, settings.costs, share=settings.held_out, seed=settings.seed
+                known, unseen.features, settings.costs, share=settings.held_out, seed=settings.seed
             )
-            right = predicted == asked.labels.numpy()
-            scores[data.name] = accuracy_score(right, asked.rows, seed=settings.seed)
+            right = predicted == unseen.labels.numpy()
+            scores[data.name] = accuracy_score(right, unseen.rows, seed=settings.seed)
             described.append({"name": data.name, **run.sides})
         if len(scores) > 1:
             mean = sum(score.value for score in scores.values()) / len(scores)

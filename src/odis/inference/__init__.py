@@ -1,4 +1,4 @@
-"""Ask frozen backbones about objects: `load` one, `embed` pictures or a whole object index."""
+"""Frozen models: `load` one, `embed` pictures or a whole object index."""
 
 from odis.inference.encoder import Encoder
 from odis.inference.load import load

@@ -1,7 +1,6 @@
-"""A frozen backbone with all that is needed to ask it about objects.
+"""A frozen backbone and all that embedding objects with it needs; `queries.py` explains the modes.
 
-`queries.py` says what the modes are. Letters: B images of one size, Q objects asked of an image, P patches, D
-width.
+Letters: B images of one size, Q objects of a query, P patches, D width.
 """
 
 from __future__ import annotations
@@ -34,22 +33,21 @@ T = TypeVar("T")
 
 @dataclass
 class Encoder:
-    """A frozen backbone with all that is needed to ask it as it was trained.
+    """A frozen backbone that reads images as it was trained to.
 
     Args:
-        model: The backbone, on the device it is to run on; a `TimmBaseline` has no object token and answers
-            no masked attention.
-        image_size: Side in pixels it was trained at, and is asked at unless told otherwise.
+        model: The backbone, on its device. A `TimmBaseline` has no object token, so no masked attention.
+        image_size: Side in pixels it was trained at, and the default size of queries.
         mean: Channel means of pixels in 0..1.
         std: Channel deviations.
-        mask_coverage: Share of a patch an object must cover for the patch to belong to it, measured by the
-            patch it covers most.
+        mask_coverage: Share of a patch that an object must cover for the patch to belong to it, relative to
+            the patch it covers most.
         mask_margin: Patches by which masks of box objects are widened.
         object_readout: `token`, or `mean-pool` for a model whose objects are means of patches.
         precision: Arithmetic of the forward pass: `fp32`, `bf16` or `fp16`.
         provenance: Where the objects it was trained on came from.
         source: What it was loaded from.
-        card: What its file says of itself.
+        card: Metadata of its file.
     """
 
     model: ObjectViT | TimmBaseline
@@ -73,7 +71,7 @@ class Encoder:
         provenance: str = "",
         source: str = "",
     ) -> Encoder:
-        """An encoder of a backbone in memory, asked as `config` trains it."""
+        """An encoder of a backbone in memory, with sizes and masks as `config` trains it."""
         views = config.views
         return Encoder(
             model,
@@ -101,16 +99,14 @@ class Encoder:
         return next(self.model.parameters()).device
 
     def width(self, mode: str) -> int:
-        """D of the objects a mode answers with."""
+        """D of object features in a mode."""
         if isinstance(self.model, TimmBaseline):
             return int(self.model.patch_dim if mode == "mean-pool" else self.model.image_dim)
         return int(self.model.embed_dim)
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """Modes this model can be asked in: a `TimmBaseline` has no object token, and perhaps no map of
-        features to average.
-        """
+        """Modes of this model. A `TimmBaseline` has no object token, and perhaps no feature map."""
         if isinstance(self.model, ObjectViT):
             return MODES
         return tuple(
@@ -119,9 +115,7 @@ class Encoder:
 
     @property
     def readout(self) -> str:
-        """What stands for an object that is all of what the model is shown: its token, the mean of its
-        patches, or timm's own pooling.
-        """
+        """How an image or a crop is read: by its object token, the mean of its patches, or timm's pooling."""
         return f"timm's {self.model.pooling}" if isinstance(self.model, TimmBaseline) else self.object_readout
 
     def query_builder(self, query: QueryConfig) -> QueryBuilder:
@@ -178,8 +172,8 @@ class Encoder:
     ) -> Any:
         """Features of the objects of each image.
 
-        Images may be of any size: they are resized, keeping their aspect, to the grid of patches nearest to
-        `size` x `size` pixels in area; nothing is padded or cut off. (A model that is no plain ViT sees them
+        Images may be of any size. They are resized, keeping their aspect, to the grid of patches nearest to
+        `size` x `size` pixels in area. Nothing is padded or cut off. (A model that is no plain ViT gets them
         resized to the square.)
 
         Args:
@@ -191,18 +185,17 @@ class Encoder:
             mode: One of `MODES`.
             boxes: In place of objects: for each image (n, 4), x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
             masks: In place of objects, or beside boxes: for each image bool (n, height, width).
-            size: Side in pixels to ask at, a multiple of the patch size; by default the one it was trained
-                at.
+            size: Side in pixels, a multiple of the patch size; by default the size it was trained at.
             context: With `masked-attention`, side of an object's window over the longer side of its box; None
-                asks in the whole image.
-            batch_size: Queries answered at once.
+                reads objects in the whole image.
+            batch_size: Queries in one forward pass.
 
         Returns:
             list[Features], one for each image (one picture: its Features, in no list), float32 on the CPU:
-            objects (n, D); and, unless the mode shows the network something else than the whole image
-            (`crop`, `blackout`, a context), `image`, which is the whole image as one object, asked in the
-            same way, and the patches. These never depend on the objects: read-only tokens are not seen by
-            others, and for `single` ones a pass without mask is made beside the n passes.
+            objects (n, D); and, if the model sees the whole image (not in `crop`, `blackout` or a context),
+            `image`, which is the whole image as one object in the same mode, and the patches. These never
+            depend on the objects: read-only tokens are not seen by others, and for `single` ones a pass
+            without mask is made beside the n passes.
 
         Raises:
             DataError: for a picture, box or mask that cannot be used; the message names it.
@@ -250,11 +243,11 @@ class Encoder:
 
         objects_of: list[dict[int, Tensor]] = [{} for _ in pictures]
         whole: list[Features] = [Features(torch.empty(0)) for _ in pictures]
-        # Windows of one image may have several sizes, so answers come in any order. They leave the device at
-        # once.
-        for asked, read, tokens in self.run_queries(queries(), builder, batch_size):
+        # Windows of one image may have several sizes, so batches come in any order of images. Features go to
+        # the CPU at once.
+        for batch, read, tokens in self.run_queries(queries(), builder, batch_size):
             read = read.float().cpu()
-            for b, ((i, n), query) in enumerate(asked):
+            for b, ((i, n), query) in enumerate(batch):
                 if n != _WHOLE:
                     objects_of[i][n] = read[b, : len(query.masks) - beside].clone()
                 if shows_image and (n == _WHOLE or not builder.one_each):
@@ -273,15 +266,15 @@ class Encoder:
         """Run queries in batches of one image size. Those of one size stay in order.
 
         Yields:
-            B queries with their tags; their objects (B, Q, D), on the device, a query with fewer than Q masks
-            having its answers first; and all their tokens.
+            B queries with their tags; their objects (B, Q, D) on the device, where a query of fewer than Q
+            masks has its own first; and all their tokens.
         """
         waiting: dict[tuple[int, ...], list[tuple[T, Query]]] = {}
         count = 0
         for tag, query in queries:
             waiting.setdefault(query.pixels.shape, []).append((tag, query))
             count += 1
-            # Pictures may come in any number of sizes, but only so many wait.
+            # Pictures come in any number of sizes: at most four batches of queries wait.
             if len(waiting[query.pixels.shape]) == batch_size or count == 4 * batch_size:
                 largest = max(waiting, key=lambda shape: len(waiting[shape]))
                 group = waiting.pop(largest)
@@ -303,7 +296,7 @@ class Encoder:
         )
         if pooled:
             return pool(tokens.patches.float(), masks), tokens
-        if plain:  # what it is shown is the object: all of its image
+        if plain:  # the object is all that the model sees
             assert tokens.image is not None
             return tokens.image[:, None].expand(-1, most, -1), tokens
         # Without a mask there is no object token: none of these images has an object.
@@ -328,7 +321,7 @@ class Encoder:
             self.model.train(training)
 
     def object_attention(self, query: Query, layer: int = -1) -> Tensor:
-        """Where `[OBJ]` looks in one block when it is asked a query: float32 (Q, heads, P), on the CPU; see
+        """Attention of `[OBJ]` in one block: float32 (Q, heads, P), on the CPU; see
         `backbones.attention_maps`.
 
         Raises:

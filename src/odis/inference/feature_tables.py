@@ -1,4 +1,4 @@
-"""Features of an index as a Parquet data set: streamed, resumable, written by any number of processes."""
+"""Features of an index as a Parquet table: streamed, resumable, written by any number of processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ARROW_TYPES = {"fp16": pa.float16(), "fp32": pa.float32()}
 
 
 def feature_schema(width: int, dtype: str, metadata: dict[str, str] | None = None) -> pa.Schema:
-    """Columns of the data set; `vector` is a fixed-size list of `width` floats."""
+    """Columns of the table; `vector` is a fixed-size list of `width` floats."""
     return pa.schema(
         [
             pa.field("image", pa.string(), nullable=False),  # path as the index has it
@@ -62,17 +62,16 @@ def export_features(
     skip: Callable[[Skipped], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Write the features of an index as `out/part-00000.parquet` and so on; parts that are there are kept, so
-    the same call resumes.
+    """Write the features of an index as `out/part-00000.parquet` and so on; the same call resumes.
 
-    Each part holds the same rows whoever writes it; ranks take turns, need no word of each other and may be
-    killed and started again. Sorted by name the parts are in the order of the index.
+    Parts that exist are kept. A part holds the same rows whoever writes it. Ranks take turns, do not
+    communicate, and may be killed and restarted. Sorted by name, the parts are in the order of the index.
 
     Args:
-        encoder: What to ask.
+        encoder: The model.
         index: Images and objects.
         out: Folder; made if it is not there.
-        settings: What.
+        settings: What is written.
         rank: This process among those that write together.
         world_size: How many those are.
         skip: Called with each file and object that cannot be used.
@@ -129,7 +128,7 @@ def _counted(progress: Callable[[int, int], None], before: int, total: int, done
 
 
 def describe(encoder: Encoder, index: ObjectIndex, settings: FeatureTableConfig) -> dict[str, Any]:
-    """What makes two data sets of features comparable: model, index, and how it was asked."""
+    """What must agree for two tables of features to be comparable: model, index, query."""
     query = settings.query
     return {
         "model": encoder.source,
@@ -162,7 +161,7 @@ def _weights_hash(encoder: Encoder) -> str:
 
 
 def _claim(out: Path, about: dict[str, Any]) -> None:
-    """Take the folder for these features, or find that it was taken for them before."""
+    """Claim the folder for these features, or find it claimed for them."""
     path = out / ABOUT
     if not path.exists():
         other = out.exists() and (

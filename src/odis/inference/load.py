@@ -1,4 +1,4 @@
-"""Loading what can be asked: a run, its model file, one of its checkpoints, or a timm model by name."""
+"""Load a model: a run, its model file, one of its checkpoints, or a timm model by name."""
 
 from __future__ import annotations
 
@@ -19,17 +19,15 @@ from odis.method.vit import ObjectViT
 
 
 def load(source: str | Path, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """The encoder in a run's folder, in a `model.safetensors`, in a checkpoint, or of timm's published
-    weights.
+    """Load the encoder of a run, a `model.safetensors`, a checkpoint, or a timm model.
 
-    Any timm model can be loaded. A plain `VisionTransformer` that reads out its `[CLS]` gets read-only object
-    tokens, which start as that; all others (`TimmBaseline`) answer with timm's own pooling, in every mode but
+    Any timm model can be loaded. A plain `VisionTransformer` with a class token gets read-only object tokens
+    that start as a copy of it. All others become a `TimmBaseline`: timm's own pooling, in every mode but
     masked attention.
 
     Args:
-        source: A folder or file that `odis pretrain` wrote (of a checkpoint the teacher is taken);
-            `timm:NAME`, which downloads the weights or reads the local hub cache; or `timm:NAME@FILE`, which
-            reads them from a file.
+        source: A folder or file of `odis pretrain` (of a checkpoint, the teacher); `timm:NAME`, which
+            downloads the weights or reads the local hub cache; or `timm:NAME@FILE`, with weights from a file.
         device: `auto` (the GPU if there is one), `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `fp32`, `bf16` or `fp16`; `auto` is bf16 on a GPU that has it, else fp32.
 

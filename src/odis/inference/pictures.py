@@ -1,4 +1,4 @@
-"""Pictures and objects in the forms that people have them, as pixels and `Object`s."""
+"""Paths, PIL images, arrays, boxes and masks, converted to pixels and `Object`s."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
 def is_one_picture(given: Any) -> bool:
-    """Whether this is a picture and not several."""
+    """Whether this is one picture rather than several."""
     return isinstance(given, str | Path | Image.Image) or (
         isinstance(given, np.ndarray | Tensor) and given.ndim <= 3
     )
@@ -79,8 +79,8 @@ def as_pixels(picture: Picture, name: str) -> Tensor:
 def as_objects(
     objects: Any, boxes: Any = None, masks: Any = None, *, image: Tensor, name: str
 ) -> list[Object]:
-    """An image's objects; or those that boxes (n, 4), masks (n, height, width) or both stand for; of None the
-    whole image as one.
+    """The objects of an image, given as such or as boxes (n, 4), masks (n, height, width) or both; without
+    any, the whole image as one.
 
     Raises:
         DataError: naming the first that cannot be used.
@@ -91,7 +91,7 @@ def as_objects(
     if isinstance(objects, np.ndarray | Tensor):
         objects, boxes = None, objects
     if objects is None:
-        objects = _stood_for(boxes, masks, (height, width), name)
+        objects = _from_boxes_and_masks(boxes, masks, (height, width), name)
     for k, item in enumerate(objects):
         if not isinstance(item, Object):
             raise DataError(
@@ -104,8 +104,8 @@ def as_objects(
     return list(objects)
 
 
-def _stood_for(boxes: Any, masks: Any, size: tuple[int, int], name: str) -> list[Object]:
-    """Objects of an image of `size` (height, width) from boxes, masks or both."""
+def _from_boxes_and_masks(boxes: Any, masks: Any, size: tuple[int, int], name: str) -> list[Object]:
+    """Objects from boxes, masks or both; `size` is the image's height and width."""
     corners, regions = _numbers(boxes, name, "boxes"), _numbers(masks, name, "masks")
     if corners is not None and corners.size and corners.shape[1:] != (4,):
         raise DataError(f"{name}: its boxes are {corners.shape}, must be (n, 4)")

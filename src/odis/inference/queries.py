@@ -1,16 +1,16 @@
-"""The modes of inference: how an image and its objects become what the network is asked. No network here.
+"""The modes of inference: from an image and its objects to the input of the model. No model here.
 
 - `masked-attention`: `[OBJ]` reads the object's patches in every layer, as in training. The whole image is
-  resized, its aspect kept, to an area of about size x size. With `context`, each object is asked about in a
-  window of its own: a square `context` times the longer side of its box, resized to the same area, so that
-  objects are as large as they were in training.
-- `crop`: the object's box is cut out and resized to size x size; the whole crop is the object.
-- `blackout`: the whole image with the mean colour outside the box; the whole image is the object.
-- `mean-pool`: the mean of the object's patch tokens. A model trained with `object_readout: mean-pool` answers
-  every mode so.
-- `whole-image`: the whole image is the object; all objects of an image get the same vector.
+  resized to an area of about size x size, its aspect kept. With `context`, each object gets a window of its
+  own: a square of `context` times the longer side of its box, resized to the same area. Objects are then as
+  large as in training.
+- `crop`: the object's box is cut out and resized to size x size. The whole crop is the object.
+- `blackout`: the whole image, with the mean colour outside the box. The whole image is the object.
+- `mean-pool`: the mean of the object's patch tokens. A model trained with `object_readout: mean-pool` reads
+  objects so in every mode.
+- `whole-image`: the whole image is the object. All objects of an image get the same vector.
 
-Letters: Q objects asked of an image, P patches.
+Letters: Q objects of a query, P patches.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from odis.types import Box, Crop, Object, Skipped
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One image as the network will see it, and the object masks to ask of it."""
+    """One image as the model sees it, and the masks of the objects to read."""
 
     pixels: np.ndarray  # uint8 (3, H, W), sides multiples of the patch size
     masks: np.ndarray  # bool (Q, P)
@@ -43,21 +43,21 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class QueryBuilder:
-    """Turns an image and its objects into queries: all that a mode is, apart from the network. Picklable, for
-    loader workers.
+    """Turns an image and its objects into queries. Picklable, for loader workers.
 
     Args:
-        mode: What is asked.
-        size: Side in pixels; the network sees images of about size x size.
+        mode: The mode.
+        size: Side in pixels; images are resized to about size x size.
         context: Side of an object's window over the longer side of its box (`masked-attention` only), or None
             for the whole image.
         patch: Side of a patch in pixels.
-        coverage: Share of a patch an object must cover, measured by the patch it covers most, as in training.
+        coverage: Share of a patch that an object must cover, relative to the patch it covers most, as in
+            training.
         margin: Patches by which masks of box objects are widened, as in training.
-        one_each: Ask one object a query, as `single` object tokens need.
+        one_each: One object a query, as `single` object tokens need.
         fill: Colour outside the box (`blackout`), 0..255.
-        square: Resize every image to size x size, for networks that take no other shape: rows and columns of
-            their feature map there.
+        square: For models that take one shape only: rows and columns of their feature map. Every image is
+            then resized to size x size.
     """
 
     mode: Mode
@@ -71,7 +71,7 @@ class QueryBuilder:
     square: tuple[int, int] | None = None
 
     def __call__(self, image: Tensor, objects: Sequence[Object]) -> list[Query]:
-        """Queries that answer for the objects in order: one each, or one for all of them.
+        """Queries for the objects in order: one each, or one for all of them.
 
         Args:
             image: uint8 (3, height, width).
@@ -101,7 +101,7 @@ class QueryBuilder:
     def _query(
         self, image: Tensor, crop: Crop, objects: Sequence[Object] | None = None, square: bool = False
     ) -> Query:
-        """The crop resized, asked about `objects`; about all of it if they are None."""
+        """The crop, resized, and the masks of `objects` in it; without objects, one mask of all patches."""
         shape = None if square else (crop.height, crop.width)
         rows, columns = grid = self.square or patch_grid(self.size, self.patch, shape)
         size = [self.size, self.size] if self.square else [rows * self.patch, columns * self.patch]
@@ -136,7 +136,7 @@ class QueryBuilder:
 
 
 def _outwards(item: Object, width: int, height: int) -> Crop:
-    """The pixels of the image that the box touches."""
+    """The box, rounded outwards to whole pixels of the image."""
     x0, y0, x1, y1 = item.box
     return Crop(
         int(max(np.floor(x0), 0)),
@@ -147,9 +147,7 @@ def _outwards(item: Object, width: int, height: int) -> Crop:
 
 
 def _window(item: Object, context: float, width: int, height: int) -> Crop:
-    """A square around the box, shifted into the image; where the image is narrower than the square, as wide
-    as the image.
-    """
+    """A square around the box, shifted into the image and cut where the image is narrower."""
     box = _outwards(item, width, height)
     side = max(1, round(context * max(box.width, box.height)))
     w, h = min(side, width), min(side, height)
@@ -160,26 +158,24 @@ def _window(item: Object, context: float, width: int, height: int) -> Crop:
 
 @dataclass(slots=True)
 class RowQueries:
-    """One row of an index, ready to be asked; or why it cannot be."""
+    """The queries of one row of an index."""
 
     queries: list[Query]
-    numbers: list[
-        int
-    ]  # the n objects that can be used: their places in the row; [-1] if the image is asked as one object
-    labels: list[tuple[int, ...]]  # of each of these: none, one, or for an image all that its objects have
-    boxes: list[Box]
-    skipped: list[Skipped]
-    read: bool
+    numbers: list[int]  # places of the n usable objects in the row; [-1] for the image as one object
+    labels: list[tuple[int, ...]]  # n: the object's label, or all labels of an image
+    boxes: list[Box]  # n
+    skipped: list[Skipped]  # what could not be used
+    read: bool  # the image was read
 
 
 class IndexRows(Dataset[RowQueries]):
-    """Rows of an index, decoded and made into queries: what a loader's workers do.
+    """Decodes rows of an index and makes their queries, in the workers of a loader.
 
     Args:
         index: Images and objects.
         rows: Rows to take, in this order.
         builder: Makes the queries.
-        images: Ask about each image as one object, whatever objects it has.
+        images: Query each image as one object, whatever objects it has.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ def stream_index(
     Args:
         encoder: The model.
         index: Images and objects.
-        query: What the model is asked, in one mode.
+        query: Mode (one), size and context; objects or images.
         read: How images are read.
         rows: Rows of the index to take, in this order; by default all.
         chunk: Images in a chunk.
@@ -92,7 +92,7 @@ def stream_index(
         IndexRows(index, rows, builder, query.images),
         batch_size=None,
         num_workers=read.workers,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
     )
     items = watched(iter(loader), read.workers)
     for start in range(0, len(rows), chunk):
@@ -199,5 +199,5 @@ def concat(chunks: Sequence[IndexFeatures], width: int) -> IndexFeatures:
     return IndexFeatures(features, labels, sets, rows, numbers, boxes, sum(c.images for c in chunks), skipped)
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item

@@ -1,1 +1,1 @@
-"""`odis report`: what runs did and what their models see, as one HTML file that opens offline."""
+"""`odis report`: curves, results and attention of runs in one HTML file that opens offline."""

@@ -1,4 +1,4 @@
-"""The curves of a run: losses, the meters of collapse, speed, schedule, k-NN; each with how to read it."""
+"""Curves of losses, collapse meters, speed, schedule and k-NN, each with a note on how to read it."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Plot:
     reading: str
     scale: float = 1.0
     y_range: tuple[float | None, float | None] = (None, None)
-    log_k: bool = False  # draw log K, the entropy of a teacher that says nothing
-    term: bool = False  # a term of the loss: 0 throughout means that a run has none
+    log_k: bool = False  # draw log K, the entropy of a uniform teacher
+    term: bool = False  # a term of the loss: 0 throughout means that it is off
 
 
 _COLLAPSE = [
@@ -99,7 +99,7 @@ _SCHEDULE = [
 
 
 def curves(runs: Sequence[Run]) -> Html:
-    """The charts of all meters that a run has, runs in one chart."""
+    """One chart a meter, with all runs in it."""
     notes = []
     for run in runs:
         if not run.lines:

@@ -1,6 +1,4 @@
-"""Small pictures for the page: images with objects outlined, attention laid over an image, an object cut out;
-as data URIs.
-"""
+"""Small pictures for the page, as data URIs: outlined objects, attention overlays, objects cut out."""
 
 from __future__ import annotations
 
@@ -18,18 +16,13 @@ from odis.objects import rle
 from odis.report.page import Html, element
 from odis.types import Object
 
-COLOURS = (
-    (0, 200, 255),
-    (255, 150, 0),
-)  # outlines of the first and second object; on a dark edge they show on any image
+COLOURS = (0, 200, 255), (255, 150, 0)  # outlines of the first and second object, over a dark edge
 
-_SHARP = 1.5  # pixels stored for each pixel of the page, since many screens have more
+_SHARP = 1.5  # pixels stored for each CSS pixel, for dense screens
 _FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
-_DIM = 0.6  # of the image where attention is laid over it
-_LAID, _LEAST = (
-    0.7,
-    0.15,
-)  # how much of the image attention covers; where its colours begin, so that none is not black
+_DIM = 0.6  # brightness of the image below attention
+_OPACITY = 0.7  # of attention
+_LEAST = 0.15  # start in the colour map: no attention is not black
 _ROOM = 0.3  # around an object in a close-up, of its sides
 
 
@@ -63,9 +56,7 @@ def outlined(image: Image.Image, objects: Sequence[Object], longest: int, alt: s
 
 @dataclass(frozen=True, slots=True)
 class CloseUp:
-    """The part of a picture around an object, which attention is laid over; all of it if the object is
-    large.
-    """
+    """The part of a picture around an object, below attention; all of it if the object is large."""
 
     grey: np.ndarray  # float32 (height, width, 1) in 0..1
     region: np.ndarray  # bool (height, width)
@@ -74,7 +65,7 @@ class CloseUp:
 
 
 def close_up(picture: Image.Image, region: np.ndarray, mask: np.ndarray, longest: int) -> CloseUp:
-    """The part of a picture that holds an object and the patches it is read by, with some room around.
+    """The part of a picture with an object and its patches, and some room around.
 
     Args:
         picture: The picture.
@@ -93,11 +84,10 @@ def close_up(picture: Image.Image, region: np.ndarray, mask: np.ndarray, longest
 
 
 def overlaid(close: CloseUp, weights: np.ndarray, mask: np.ndarray, colour: int, alt: str) -> Html:
-    """Attention weights on a close-up: dark to bright is 0 to their largest, and nothing lies where `mask` is
-    false.
+    """Attention weights over a close-up: dark to bright is 0 to the largest; nothing where `mask` is false.
 
     Args:
-        close: What they lie on.
+        close: The picture below.
         weights: (rows, columns) of the whole picture, not negative.
         mask: bool (rows, columns).
         colour: Which of `COLOURS` outlines the object.
@@ -106,7 +96,7 @@ def overlaid(close: CloseUp, weights: np.ndarray, mask: np.ndarray, colour: int,
     size = close.grey.shape[1::-1]
     strength = stretched(weights / max(float(weights.max()), 1e-12), size, close.window)
     painted = matplotlib.colormaps["inferno"](_LEAST + (1 - _LEAST) * strength)[..., :3]
-    shown = _LAID * stretched(mask, size, close.window)[..., None]
+    shown = _OPACITY * stretched(mask, size, close.window)[..., None]
     pixels = np.round(255 * ((1 - shown) * (_DIM * close.grey) + shown * painted)).astype(np.uint8)
     _outline(pixels, close.region, COLOURS[colour % len(COLOURS)], thick=2)
     return _img(Image.fromarray(pixels), close.size, alt)
@@ -140,8 +130,8 @@ def stretched(
 
 
 def _around(masks: Sequence[np.ndarray]) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom, as shares, of what all masks (height, width) cover, with room; of
-    everything if that is half of it.
+    """Left, top, right and bottom, as shares, of all masks (height, width) with room around; of everything if
+    they cover half of it.
     """
     ends = []
     for mask in masks:
@@ -180,8 +170,8 @@ def _resized(image: Image.Image, longest: int) -> Image.Image:
 
 
 def region_of(item: Object, size: tuple[int, int], shown: tuple[int, int]) -> np.ndarray:
-    """The object's mask, or its box, in an image of some size shown in another: bool (height, width); sizes
-    are (width, height).
+    """The object's mask, else its box, in an image of `size` resized to `shown` (width, height each): bool
+    (height, width).
     """
     if item.mask is not None:
         mask = Image.fromarray(255 * rle.decode(item.mask, *size))

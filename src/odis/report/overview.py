@@ -1,4 +1,4 @@
-"""The head of the report: which runs, what they are, how they stand."""
+"""The head of the report: the runs, their settings and their progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNKNOWN = "not written down"
 
 
 def summary(runs: Sequence[Run]) -> Html:
-    """What the page shows, in one sentence a run."""
+    """One sentence a run: steps done, loss, signs of collapse."""
     if len(runs) == 1:
         return paragraph(f"{runs[0].label}: {_standing(runs[0])}", class_="summary")
     return concat(
@@ -27,7 +27,7 @@ def summary(runs: Sequence[Run]) -> Html:
 
 
 def overview(runs: Sequence[Run]) -> Html:
-    """What was trained, on what, by what: a column a run."""
+    """Table of the runs: model, data, views, device, versions. One column a run."""
     rows = [(name, [say(run) for run in runs]) for name, say in _ROWS.items()]
     heads = [element("th", key(number), " ", run.label, scope="col") for number, run in enumerate(runs)]
     table = element(
@@ -105,7 +105,7 @@ def _readout(run: Run) -> str:
 
 
 def trained_on_masks(run: Run) -> bool:
-    """Whether in training `[OBJ]` read objects rather than whole views."""
+    """Whether `[OBJ]` read objects in training, rather than whole views."""
     return (
         run.setting("config.objects.use") is not False
         and run.setting("config.views.object_masks") is not False

@@ -1,4 +1,4 @@
-"""HTML: elements whose text is escaped unless it is `Html` already, and the page around them."""
+"""HTML elements, escaped unless they are `Html` already, and the page around them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _VOID = {"img", "meta"}
 
 
 class Html(str):
-    """Text that is HTML already; any other string is escaped where it is put into an element."""
+    """Text that is HTML already. Other strings are escaped inside an element."""
 
     __slots__ = ()
 
@@ -54,17 +54,17 @@ def bullets(items: Iterable[str], class_: str | None = None) -> Html:
 
 
 def section(name: str, title: str, *content: str | None) -> Html:
-    """A part of the page under a heading, to which `#name` leads."""
+    """A section of the page with a heading; `#name` links to it."""
     return element("section", element("h2", title), *content, id=name)
 
 
 def scrolled(label: str, *content: str) -> Html:
-    """Something wide, which scrolls in its own frame where the page is narrow."""
+    """Wide content that scrolls in its own frame on a narrow page."""
     return element("div", *content, class_="scroll", role="region", tabindex=0, aria_label=label)
 
 
 def code(text: str) -> Html:
-    """A name or command as it is written."""
+    """A name or command in code font."""
     return element("code", text)
 
 

@@ -1,4 +1,4 @@
-"""Results files: read, checked, and put together where they can be compared."""
+"""Read and check results files, and group the rows that can be compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from odis.types import Skipped
 
 _SIDES = ("train", "test", "gallery")
-_LARGEST = 1e300  # no score; a number above it may not fit a float
+_LARGEST = 1e300  # larger numbers may not fit a float
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class StoredScore:
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """One model asked in one way."""
+    """One model in one mode, as the file says."""
 
     file: str
     model: str
@@ -41,22 +41,22 @@ class ResultRow:
 
 @dataclass(slots=True)
 class ResultGroup:
-    """Rows of one evaluation on the same objects in the same way, whichever files they are in."""
+    """Rows of one evaluation with the same objects and settings, from any files."""
 
     evaluation: str
     settings: dict[str, Any]
-    sides: dict[str, dict[str, Any]]  # what took part: `train`, `test`, `gallery`, those that there are
+    sides: dict[str, dict[str, Any]]  # what took part: `train`, `test`, `gallery`
     rows: list[ResultRow] = field(default_factory=list)
     skipped: int = 0  # files and objects that could not be used
     left_out: list[str] = field(default_factory=list)  # models that lack a mode, and why
 
     @property
     def columns(self) -> list[str]:
-        """Names of all scores, in the order they were met."""
+        """Names of all scores, in order of appearance."""
         return list(dict.fromkeys(name for row in self.rows for name in row.scores))
 
     def best(self, column: str) -> float | None:
-        """The highest value of a column that several rows have."""
+        """The highest value of a column, if several rows have one."""
         values = [
             score.value
             for row in self.rows
@@ -66,12 +66,11 @@ class ResultGroup:
 
 
 def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[ResultGroup], list[Skipped]]:
-    """All results in the `*.json` of some folders and in some files, each file once; and the files that
-    cannot be used.
+    """Results in the `*.json` of folders and in files, each file once; and the unusable files.
 
     Args:
-        folders: Runs; a JSON file that is no results file is passed over.
-        files: Results files; one that is none is named.
+        folders: Runs. A JSON file without results is ignored.
+        files: Results files. One without results is listed as unusable.
     """
     given = list(files)
     named = {path.resolve() for path in given}
@@ -111,7 +110,7 @@ def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[R
 
 
 def _same(one: ResultGroup) -> str:
-    """What two files must share to stand in one table."""
+    """A key that is equal for files that belong in one table."""
     sides = {}
     for name, side in one.sides.items():
         kept = {key: side.get(key) for key in ("provenance", "images", "objects", "classes")}
@@ -120,7 +119,7 @@ def _same(one: ResultGroup) -> str:
 
 
 def _checked(data: Any, file: str) -> ResultGroup:
-    """The file's content in types.
+    """The content of a file.
 
     Raises:
         ValueError: saying what is wrong with it.
@@ -144,7 +143,7 @@ def _checked(data: Any, file: str) -> ResultGroup:
 
 
 def _sides(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What took part, by name; of an evaluation on several data sets each part under the name of its set."""
+    """What took part, by name; with several data sets, the parts are prefixed by the name of theirs."""
     sides = {name: data[name] for name in _SIDES if data.get(name) is not None}
     for one in _objects(data, "data_sets"):
         sides |= {f"{one.get('name')}, {name}": one[name] for name in _SIDES if one.get(name) is not None}
@@ -187,7 +186,7 @@ def _score(score: Any, what: str) -> StoredScore:
 
 
 def settings_in_words(settings: dict[str, Any]) -> str:
-    """Settings that were given, as `k 10, 20; temperature 0.07`."""
+    """Settings as text, such as `k 10, 20; temperature 0.07`."""
 
     def shown(value: Any) -> str:
         if isinstance(value, Sequence) and not isinstance(value, str):

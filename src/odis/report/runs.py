@@ -1,6 +1,4 @@
-"""What a run's folder says of the run: its config, its lines of metrics, its results files. A file that is
-still being written is fine.
-"""
+"""Read the folder of a run: its config and its metrics. A file that is still being written is fine."""
 
 from __future__ import annotations
 
@@ -35,14 +33,14 @@ class Run:
         return value
 
     def curve(self, name: str) -> tuple[list[float], list[float]]:
-        """Steps and values of a meter, as many as there are lines with it; NaN where it was not finite."""
+        """Steps and values of a meter, one for each line that has it; NaN where it was not finite."""
         found = [(line["step"], line[name]) for line in self.lines if name in line]
         return [float(step) for step, _ in found], [
             float(value) if _is_number(value) else math.nan for _, value in found
         ]
 
     def curve_names(self) -> set[str]:
-        """Names of the meters that some line has."""
+        """Names of all meters in the lines."""
         return {name for line in self.lines for name in line} - {"step"}
 
     def last(self, name: str) -> float | None:
@@ -68,7 +66,7 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
 
 
 def labels(paths: Sequence[str | Path]) -> list[str]:
-    """Short names of folders: of several, what is not the same in all of them."""
+    """Short names of folders: the parts of their paths that differ."""
     parts = [list(Path(path).absolute().parts) for path in paths]
     if len(parts) == 1:
         return ["/".join(parts[0][-2:]).lstrip("/")]
@@ -95,7 +93,7 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
         if isinstance(values, dict) and _is_number(values.get("step")):
             lines.append(values)
         else:
-            unread += 1  # cut short by a kill, or not yet whole
+            unread += 1  # cut short by a kill, or still being written
     return lines, unread
 
 

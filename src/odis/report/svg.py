@@ -1,6 +1,4 @@
-"""A line chart as SVG inside a page: text stays text, and its colours are the page's, so that it reads in
-light and dark.
-"""
+"""Line charts as inline SVG: text stays text, and colours are those of the page, light or dark."""
 
 from __future__ import annotations
 
@@ -21,18 +19,15 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from odis.report.page import Html, element
 
 POINTS = 800  # of a curve; a longer one is drawn by the extremes of its parts
-SERIES = 6  # colours; dashes tell further curves apart, and all of them without colour
+SERIES = 6  # colours; dashes tell more curves apart, and all of them without colour
 
 # Colours that the page replaces by its own.
 _INK, _QUIET, _GRID = "#010101", "#020202", "#030303"
 _COLOURS = {_INK: "ink", _QUIET: "quiet", _GRID: "grid"} | {f"#0000a{i}": f"s{i}" for i in range(SERIES)}
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))
 
-_WIDTH, _HEIGHT, _FONT = (
-    360,
-    220,
-    11,
-)  # of the drawing, in its own units; about as wide as a phone, so that text is never small
+# In units of the drawing. It is about as wide as a phone, so that text is never small.
+_WIDTH, _HEIGHT, _FONT = 360, 220, 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +53,7 @@ def line_chart(
 
     Args:
         name: Unique in the page: what its ids begin with.
-        label: What it shows, for those who do not see it.
+        label: What it shows, for screen readers.
         curves: The lines.
         x_label: Name and unit of the x axis.
         y_label: Name and unit of the y axis.
@@ -116,9 +111,7 @@ def key(number: int) -> Html:
 
 
 def thinned(x: Sequence[float], y: Sequence[float], most: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most about `most` points of a curve: of each of its parts the lowest and the highest, so that no
-    spike is lost.
-    """
+    """About `most` points of a curve: the lowest and the highest of each part, so that no spike is lost."""
     xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if len(xs) <= most:
         return xs, ys
@@ -177,9 +170,7 @@ def _short(value: float, largest: float) -> str:
 
 
 def _for_page(svg: str, name: str, label: str) -> Html:
-    """The drawing as an element of a page: colours are the page's, ids its own, and nothing that names
-    another place.
-    """
+    """The drawing as an element of the page: with its colours, ids of its own, and no outside reference."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"\bxlink:href=", "href=", svg)

@@ -1,4 +1,4 @@
-"""Tables of results: models side by side, every number with its interval and where its data came from."""
+"""Tables of results: models side by side, each score with its interval and the source of its data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NONE_YET = "No results file is in the runs' folders. One is made by, for exampl
 
 
 def tables(groups: Sequence[ResultGroup], skipped: Sequence[Skipped]) -> Html:
-    """One table for each evaluation of the same objects in the same way; and the files that were left out."""
+    """One table for each group of comparable rows, and the files that were left out."""
     parts = [paragraph(f"Left out: {item.what}: {item.why}.", class_="note") for item in skipped]
     if groups:
         parts.append(
@@ -22,7 +22,7 @@ def tables(groups: Sequence[ResultGroup], skipped: Sequence[Skipped]) -> Html:
                 "Scores in percent; below each its 95 % interval. Marked: the best of its column. Where "
                 "intervals overlap, the order may "
                 "be chance. Scores compare only within a table: the same objects, from the same source, "
-                "asked in the same way."
+                "queried in the same way."
             )
         )
     else:
@@ -41,7 +41,7 @@ def _table(group: ResultGroup) -> Html:
     title, reading = (titles.heading, titles.reading) if titles else (group.evaluation, None)
     columns = group.columns
     best = {column: group.best(column) for column in columns}
-    heads = ["model", "asked by", *columns]
+    heads = ["model", "mode", *columns]
     cells = [element("th", name, scope="col", class_="number" if name in columns else None) for name in heads]
     about = [_side(name, side) for name, side in group.sides.items()]
     if words := settings_in_words(group.settings):
@@ -87,11 +87,11 @@ def _row(row: ResultRow, columns: Sequence[str], best: dict[str, float | None]) 
             ],
         )
     )
-    asked = ", ".join(filter(None, [f"{row.size} px" if row.size else "", row.precision]))
+    size = ", ".join(filter(None, [f"{row.size} px" if row.size else "", row.precision]))
     model = element(
         "th", row.model, _small(source), _small(made), _small(row.file), scope="row", class_="name"
     )
-    how = element("td", row.mode or "-", _small(asked))
+    how = element("td", row.mode or "-", _small(size))
     return element("tr", model, how, *[_score(row.scores.get(column), best[column]) for column in columns])
 
 
