@@ -2,15 +2,24 @@
 
 import ast
 import dataclasses
+import json
+import math
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from odis.cli import main
 from odis.config.arguments import add_arguments
 from odis.config.options import new_parser
 from odis.evaluation import EVALUATIONS, TITLES
+from odis.evaluation.evaluation import Evaluation, Titles
+from odis.evaluation.runner import EvaluationRun
+from odis.evaluation.scores import Score
+from odis.evaluation.settings import EvaluationSettings, TrainTest
+from odis.evaluation.subset import Subset
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "odis" / "evaluation"
 
@@ -66,6 +75,50 @@ def test_default_settings_pass_their_own_check_and_are_written_without_how_image
     written = settings.as_dict()
     own = {one.name for one in dataclasses.fields(settings)} - {"query", "read"}
     assert set(written) == own | {"modes", "images", "size", "context"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountSettings(EvaluationSettings):
+    """Settings of a new evaluation.
+
+    Args:
+        factor: What the count is multiplied with.
+    """
+
+    factor: float = 1.0
+
+
+def count(models, data, settings, progress, on_row):
+    """A new evaluation: counts test objects of each model."""
+    (train, test), encoders = data.open(), models()
+    run = EvaluationRun("count", encoders, settings, progress, on_row)
+    for encoder, mode in run.models():
+        found = run.features(encoder, mode, Subset.of(test, settings.max_test, settings.seed), "test")
+        run.add(encoder, mode, {"count": Score(settings.factor * len(found), math.nan, math.nan)})
+    return run.results() | {"train": {"images": len(train), "provenance": "x", "classes": 1}}
+
+
+def test_a_new_evaluation_is_its_statement_and_one_entry_in_the_list(
+    encoder, squares, tmp_path, monkeypatch, capsys
+):
+    titles = {"count": Titles("{test}, counted", "Count", "A count.")}
+    new = Evaluation("count", "Count objects", TrainTest(), CountSettings(), count, titles)
+    monkeypatch.setitem(EVALUATIONS, "count", new)
+    monkeypatch.setitem(TITLES, "count", titles["count"])
+    monkeypatch.setattr("odis.inference.load", lambda source, **_: encoder(source))
+    index, out = squares(tmp_path / "squares", ["red", "blue"], 5).path, tmp_path / "count.json"
+    arguments = ["--model", "a", "--train", index, "--test", index, "--workers", "0", "--out", str(out)]
+    main(["evaluate", "count", *arguments, "--mode", "crop,whole-image", "--max-test", "3", "--factor", "2"])
+    assert "6 objects (annotated, 2 classes), counted" in " ".join(capsys.readouterr().out.split())
+    written = json.loads(out.read_text())
+    assert [row["scores"]["count"]["value"] for row in written["rows"]] == [12.0, 12.0]
+    assert written["settings"] == {
+        "modes": ["crop", "whole-image"], "images": False, "size": None, "context": None,
+        "max_train": None, "max_test": 3, "seed": 0, "factor": 2.0,
+    }  # fmt: skip
+    assert written["complete"] is True
+    main(["evaluate", "--help"])
+    assert "count      Count objects" in capsys.readouterr().out
 
 
 def test_no_help_of_evaluate_imports_anything_heavy():

@@ -1,73 +1,38 @@
-"""k-NN of objects end to end on small indexes: accuracy against a hand count, classes, parts, refusals,
-table, command.
-"""
+"""k-NN of objects end to end on small indexes: accuracy against a hand count, classes, refusals, command."""
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
 
-from odis.backbones.build import build_vit
 from odis.backbones.saved import save_model
 from odis.cli import run
 from odis.config.query import QueryConfig, ReadConfig
-from odis.config.training import LoaderConfig, ModelConfig, PretrainConfig, ViewsConfig
+from odis.config.training import ModelConfig
 from odis.errors import DataError, OdisError
 from odis.evaluation.knn import KnnSettings, evaluate_knn
-from odis.evaluation.periodic import periodic_knn
-from odis.evaluation.results import check_writable, results_table, write_results
-from odis.evaluation.subset import Subset
+from odis.evaluation.results import results_table
 from odis.inference import Encoder, embed_index
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects, Object
 
-MODEL = ModelConfig(
-    "vit_tiny_patch16_224", None, "read-only", patch_size=8, embed_dim=32, depth=1, num_heads=2
-)
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
-
-
-def encoder(source: str = "tiny") -> Encoder:
-    torch.manual_seed(0)
-    config = PretrainConfig(model=MODEL, views=ViewsConfig(global_size=16))
-    return Encoder.of(build_vit(MODEL, 16, drop_path=0.0), config, provenance="annotated", source=source)
-
-
-def write_squares(
-    folder: Path, classes: Sequence[str], images: int, *, seed: int = 0, labelled: bool = True
-) -> ObjectIndex:
-    """Images of two squares, each of a noisy colour that is its class."""
-    folder.mkdir()
-    rng, rows = np.random.default_rng(seed), []
-    for i in range(images):
-        pixels = np.full((16, 32, 3), 128, dtype=np.uint8)
-        objects = []
-        for n in range(2):
-            label = int(rng.integers(len(classes)))
-            pixels[:, 16 * n : 16 * n + 16] = np.clip(
-                COLOURS[classes[label]] + rng.normal(0, 25, (16, 16, 3)), 0, 255
-            )
-            objects.append(Object((16 * n, 0, 16 * n + 16, 16), label=label if labelled else None))
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-        rows.append(ImageObjects(f"{i}.png", 32, 16, tuple(objects)))
-    write_index(folder / "index.parquet", rows, root=folder, provenance="annotated", classes=list(classes))
-    return ObjectIndex.open(folder / "index.parquet")
-
 
 @pytest.fixture(scope="module")
-def indexes(tmp_path_factory: pytest.TempPathFactory) -> tuple[ObjectIndex, ObjectIndex]:
+def indexes(
+    squares: Callable[..., ObjectIndex], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ObjectIndex, ObjectIndex]:
     folder = tmp_path_factory.mktemp("squares")
     names = ["red", "green", "blue"]
-    return write_squares(folder / "train", names, 12), write_squares(folder / "test", names[::-1], 6, seed=1)
+    return squares(folder / "train", names, 12), squares(folder / "test", names[::-1], 6, seed=1)
 
 
 def test_accuracy_is_the_share_of_objects_whose_neighbours_agree(
+    encoder: Callable[..., Encoder],
     indexes: tuple[ObjectIndex, ObjectIndex],
 ) -> None:
     train, test = indexes
@@ -93,7 +58,9 @@ def test_accuracy_is_the_share_of_objects_whose_neighbours_agree(
     assert results["rows"][0]["scores"]["k=5"] == {"value": 100.0, "low": 100.0, "high": 100.0}
 
 
-def test_results_say_what_was_compared(indexes: tuple[ObjectIndex, ObjectIndex]) -> None:
+def test_results_say_what_was_compared(
+    encoder: Callable[..., Encoder], indexes: tuple[ObjectIndex, ObjectIndex]
+) -> None:
     train, test = indexes
     settings = KnnSettings(
         query=QueryConfig(modes=["whole-image", "masked-attention"], context=1.5), k=[3], max_train=5
@@ -140,52 +107,13 @@ def test_results_say_what_was_compared(indexes: tuple[ObjectIndex, ObjectIndex])
         assert word in text, word
 
 
-def test_a_table_of_many_scores_fits_a_narrow_terminal() -> None:
-    scores = {f"setup {i} mAP": {"value": 100.0 - i, "low": 90.0, "high": 100.0} for i in range(9)} | {
-        "none": {"value": None, "low": None}
-    }
-    row = {
-        "model": "runs/" + "long" * 10,
-        "mode": "masked-attention",
-        "provenance": "annotated+noise(jitter=0.1)",
-        "size": 224,
-    }
-    side = {"images": 5, "provenance": "annotated", "classes": 2}
-    results = {
-        "evaluation": "landmarks",
-        "settings": {},
-        "test": side,
-        "gallery": side,
-        "rows": [row | {"scores": scores}] * 2,
-    }
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(
-        results_table(
-            results | {"left_out": [{"model": "m", "mode": "masked-attention", "why": "has no object token"}]}
-        )
-    )
-    text = console.export_text()
-    assert max(map(len, text.splitlines())) <= 80
-    assert all(text.count(f"{100 - i:.2f}") == 2 for i in range(9))
-    assert text.count("90.0 - 100.0") == 18
-    assert text.count("masked-attention") == 2 * 3 + 1
-    assert "…" not in text
-    assert "left out: m, masked-attention: has no object token" in text
-
-
-def test_parts_are_drawn_by_seed(indexes: tuple[ObjectIndex, ObjectIndex]) -> None:
-    train, _ = indexes
-    rows = Subset.of(train, 4, seed=3).rows
-    assert list(rows) == sorted(set(rows)) == list(Subset.of(train, 4, seed=3).rows)
-    assert list(Subset.of(train, 4, seed=4).rows) != list(rows)
-    assert list(Subset.of(train, None, 0).rows) == list(Subset.of(train, 99, 0).rows) == list(range(12))
-    assert (Subset.of(train, None, 0).labelled(5), Subset.of(train, 2, 0).labelled(99)) == (5, 4)
-
-
 def test_unlabelled_and_unreadable_objects_take_no_part(
-    tmp_path: Path, indexes: tuple[ObjectIndex, ObjectIndex]
+    encoder: Callable[..., Encoder],
+    squares: Callable[..., ObjectIndex],
+    tmp_path: Path,
+    indexes: tuple[ObjectIndex, ObjectIndex],
 ) -> None:
-    index = write_squares(tmp_path / "test", ["red", "blue"], 3)
+    index = squares(tmp_path / "test", ["red", "blue"], 3)
     rows = [
         index[0],
         ImageObjects("1.png", 32, 16, (Object((0, 0, 9, 9)), Object((5, 0, 2, 9), label=1))),
@@ -227,16 +155,24 @@ def test_unlabelled_and_unreadable_objects_take_no_part(
     ],
 )
 def test_settings_that_do_not_fit(
-    indexes: tuple[ObjectIndex, ObjectIndex], settings: KnnSettings, message: str
+    encoder: Callable[..., Encoder],
+    indexes: tuple[ObjectIndex, ObjectIndex],
+    settings: KnnSettings,
+    message: str,
 ) -> None:
     with pytest.raises(OdisError, match=message):
         evaluate_knn(encoder(), *indexes, settings)
 
 
-def test_indexes_that_do_not_fit(tmp_path: Path, indexes: tuple[ObjectIndex, ObjectIndex]) -> None:
+def test_indexes_that_do_not_fit(
+    encoder: Callable[..., Encoder],
+    squares: Callable[..., ObjectIndex],
+    tmp_path: Path,
+    indexes: tuple[ObjectIndex, ObjectIndex],
+) -> None:
     settings = KnnSettings(k=[1])
-    unlabelled = write_squares(tmp_path / "unlabelled", ["red"], 1, labelled=False)
-    foreign = write_squares(tmp_path / "foreign", ["red", "green"], 2)
+    unlabelled = squares(tmp_path / "unlabelled", ["red"], 1, labelled=False)
+    foreign = squares(tmp_path / "foreign", ["red", "green"], 2)
     write_index(
         foreign.path, list(foreign), root=foreign.root, provenance="annotated", classes=["red", "cat"]
     )
@@ -251,7 +187,7 @@ def test_indexes_that_do_not_fit(tmp_path: Path, indexes: tuple[ObjectIndex, Obj
         classes=["red"],
     )
     none = ObjectIndex.open(tmp_path / "none.parquet")
-    gone = write_squares(tmp_path / "gone", ["red"], 1)
+    gone = squares(tmp_path / "gone", ["red"], 1)
     (tmp_path / "gone" / "0.png").unlink()
     for train, test, message in (
         (
@@ -271,38 +207,21 @@ def test_indexes_that_do_not_fit(tmp_path: Path, indexes: tuple[ObjectIndex, Obj
     ):
         with pytest.raises(DataError, match=message):
             evaluate_knn(encoder(), train, test, settings)
-    twice = write_squares(tmp_path / "twice", ["red", "blue", "red"], 2)
+    twice = squares(tmp_path / "twice", ["red", "blue", "red"], 2)
     assert evaluate_knn(encoder(), twice, twice, settings)["rows"][0]["scores"]["k=1"]["value"] == 100.0
     with pytest.raises(DataError, match="two of its classes are named 'red'"):
         evaluate_knn(encoder(), twice, indexes[1], settings)
 
 
-def test_periodic_knn_needs_labels_of_the_held_out_index_only(
-    tmp_path: Path, indexes: tuple[ObjectIndex, ObjectIndex]
-) -> None:
-    train, test = indexes
-    unlabelled = write_squares(tmp_path / "unlabelled", ["red"], 2, labelled=False)
-    for data, objects in ((train, 20), (unlabelled, 6)):  # 24 train objects, or every second image of six
-        config = PretrainConfig(
-            data=data.path,
-            val=test.path,
-            model=MODEL,
-            views=ViewsConfig(global_size=16),
-            loader=LoaderConfig(workers=0),
-        )
-        config.train.precision = "fp32"
-        scores = periodic_knn(config)(encoder().model, config)
-        assert list(scores) == [f"knn/masked-attention@{objects}", f"knn/crop@{objects}"]
-        assert all(0 <= value <= 100 for value in scores.values())
-    with pytest.raises(DataError, match="needs a labelled index"):
-        periodic_knn(PretrainConfig(data=train.path, val=unlabelled.path))
-
-
 def test_the_command_prints_a_table_and_writes_results(
-    tmp_path: Path, indexes: tuple[ObjectIndex, ObjectIndex], capsys: pytest.CaptureFixture[str]
+    encoder: Callable[..., Encoder],
+    model_config: ModelConfig,
+    tmp_path: Path,
+    indexes: tuple[ObjectIndex, ObjectIndex],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     fields = {
-        name: getattr(MODEL, name)
+        name: getattr(model_config, name)
         for name in (
             "name",
             "patch_size",
@@ -361,21 +280,9 @@ def test_the_command_prints_a_table_and_writes_results(
         run(["evaluate", "knn", "--modle", "x"])
 
 
-def test_results_that_cannot_be_written_leave_nothing(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
-        write_results(tmp_path / "file" / "results.json", {})
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match="folder: cannot be written"):
-        write_results(tmp_path / "folder", {})
-    for path in (tmp_path / "file" / "results.json", tmp_path / "folder"):
-        with pytest.raises(DataError, match="cannot be written"):
-            check_writable(path)
-    check_writable(tmp_path / "new" / "deep" / "results.json")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
-
-
-def test_images_take_part_that_have_exactly_one_label(indexes: tuple[ObjectIndex, ObjectIndex]) -> None:
+def test_images_take_part_that_have_exactly_one_label(
+    encoder: Callable[..., Encoder], indexes: tuple[ObjectIndex, ObjectIndex]
+) -> None:
     train, test = indexes
     results = evaluate_knn(
         encoder(), train, test, KnnSettings(query=QueryConfig(modes=["whole-image"], images=True), k=[1])
@@ -395,7 +302,7 @@ def test_images_take_part_that_have_exactly_one_label(indexes: tuple[ObjectIndex
 
 
 def test_shared_images_and_a_mode_that_one_model_lacks_are_said(
-    indexes: tuple[ObjectIndex, ObjectIndex], monkeypatch: pytest.MonkeyPatch
+    encoder: Callable[..., Encoder], indexes: tuple[ObjectIndex, ObjectIndex], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, test = indexes
     without = encoder("without")

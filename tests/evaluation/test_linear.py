@@ -1,9 +1,7 @@
-"""Linear probe and transfer end to end on small indexes: single- and multi-label, what is chosen on what,
-test touched once, refusals.
-"""
+"""Linear probe end to end on small indexes: single- and multi-label, what is chosen on what, refusals."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -11,15 +9,10 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
-from sklearn.preprocessing import StandardScaler
 
-from odis.backbones.build import build_vit
 from odis.cli import main, run
 from odis.config.query import QueryConfig
-from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
 from odis.evaluation import probe, scores
 from odis.evaluation.linear import LinearSettings, evaluate_linear
@@ -31,49 +24,20 @@ from odis.inference import Encoder, embed_index
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects, Object
 
-MODEL = ModelConfig(
-    "vit_tiny_patch16_224", None, "read-only", patch_size=8, embed_dim=32, depth=1, num_heads=2
-)
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
 GRID = Grid(lrs=(0.01, 0.1), weight_decays=(0.0, 1e-3), steps=60, batch=32)
 
 
-def encoder(source: str = "tiny") -> Encoder:
-    torch.manual_seed(0)
-    return Encoder.of(
-        build_vit(MODEL, 16, drop_path=0.0),
-        PretrainConfig(model=MODEL, views=ViewsConfig(global_size=16)),
-        source=source,
-    )
-
-
-def squares(
-    folder: Path, classes: Sequence[str], images: int, seed: int = 0, noise: float = 25
-) -> ObjectIndex:
-    """Images of two squares, each of a noisy colour that is its class."""
-    folder.mkdir()
-    rng, rows = np.random.default_rng(seed), []
-    for i in range(images):
-        pixels, objects = np.full((16, 32, 3), 128, dtype=np.uint8), []
-        for n in range(2):
-            label = int(rng.integers(len(classes)))
-            pixels[:, 16 * n : 16 * n + 16] = np.clip(
-                COLOURS[classes[label]] + rng.normal(0, noise, (16, 16, 3)), 0, 255
-            )
-            objects.append(Object((16 * n, 0, 16 * n + 16, 16), label=label))
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-        rows.append(ImageObjects(f"{i}.png", 32, 16, tuple(objects)))
-    write_index(folder / "index.parquet", rows, root=folder, provenance="annotated", classes=list(classes))
-    return ObjectIndex.open(folder / "index.parquet")
-
-
 @pytest.fixture(scope="module")
-def indexes(tmp_path_factory: pytest.TempPathFactory) -> tuple[ObjectIndex, ObjectIndex]:
+def indexes(
+    squares: Callable[..., ObjectIndex], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ObjectIndex, ObjectIndex]:
     folder, names = tmp_path_factory.mktemp("squares"), ["red", "green", "blue"]
     return squares(folder / "train", names, 30), squares(folder / "test", names[::-1], 12, seed=1)
 
 
-def test_colours_are_learned_and_classes_matched_by_name(indexes: tuple[ObjectIndex, ObjectIndex]) -> None:
+def test_colours_are_learned_and_classes_matched_by_name(
+    encoder: Callable[..., Encoder], indexes: tuple[ObjectIndex, ObjectIndex]
+) -> None:
     results = evaluate_linear(
         [encoder("one"), encoder("two")],
         *indexes,
@@ -96,7 +60,7 @@ def test_colours_are_learned_and_classes_matched_by_name(indexes: tuple[ObjectIn
 
 
 def test_what_is_chosen_never_sees_the_test_part(
-    indexes: tuple[ObjectIndex, ObjectIndex], monkeypatch: pytest.MonkeyPatch
+    encoder: Callable[..., Encoder], indexes: tuple[ObjectIndex, ObjectIndex], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {}
 
@@ -119,7 +83,7 @@ def test_what_is_chosen_never_sees_the_test_part(
 
 
 def test_images_with_several_labels_are_scored_by_mean_average_precision(
-    indexes: tuple[ObjectIndex, ObjectIndex], monkeypatch: pytest.MonkeyPatch
+    encoder: Callable[..., Encoder], indexes: tuple[ObjectIndex, ObjectIndex], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     score = scores.mean_average_precision_score
@@ -150,37 +114,6 @@ def test_images_with_several_labels_are_scored_by_mean_average_precision(
     assert (single["test"]["objects"], single["test"]["several_labels"]) == (one, 12 - one)
 
 
-def test_transfer_is_scikit_learns_logistic_regression(
-    indexes: tuple[ObjectIndex, ObjectIndex], tmp_path: Path
-) -> None:
-    noisy = (
-        squares(tmp_path / "a", ["red", "green"], 30, seed=2, noise=150),
-        squares(tmp_path / "b", ["red", "green"], 20, seed=3, noise=150),
-    )
-    parts = [tuple(Subset(index, range(len(index))) for index in pair) for pair in (indexes, noisy)]
-    data_sets = [DataSet(name, *pair) for name, pair in zip(("clean", "noisy"), parts)]
-    results = evaluate_transfer(
-        encoder(), data_sets, TransferSettings(query=QueryConfig(modes=["crop"]), costs=(0.01, 1.0))
-    )
-    (row,) = results["rows"]
-    assert list(row["scores"]) == ["clean", "noisy", "mean"]
-    assert row["scores"]["clean"]["value"] == 100.0
-    train, test = (embed_index(encoder(), index, "crop") for index in noisy)
-    scaler = StandardScaler().fit(train.features.numpy())
-    model = LogisticRegression(C=row["chosen"]["noisy"], max_iter=1000).fit(
-        scaler.transform(train.features.numpy()), train.labels.numpy()
-    )
-    expected = 100 * model.score(scaler.transform(test.features.numpy()), test.labels.numpy())
-    assert row["scores"]["noisy"]["value"] == pytest.approx(expected, abs=1e-3)
-    assert row["scores"]["mean"] == {
-        "value": pytest.approx((100 + expected) / 2, abs=1e-3),
-        "low": None,
-        "high": None,
-    }
-    assert [d["name"] for d in results["data_sets"]] == ["clean", "noisy"]
-    assert results["data_sets"][1]["test"]["objects"] == 40
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -195,13 +128,18 @@ def test_transfer_is_scikit_learns_logistic_regression(
     ],
 )
 def test_settings_that_do_not_fit(
-    indexes: tuple[ObjectIndex, ObjectIndex], settings: LinearSettings, message: str
+    encoder: Callable[..., Encoder],
+    indexes: tuple[ObjectIndex, ObjectIndex],
+    settings: LinearSettings,
+    message: str,
 ) -> None:
     with pytest.raises(OdisError, match=message):
         evaluate_linear(encoder(), *indexes, settings)
 
 
-def test_data_that_does_not_fit(indexes: tuple[ObjectIndex, ObjectIndex], tmp_path: Path) -> None:
+def test_data_that_does_not_fit(
+    encoder: Callable[..., Encoder], indexes: tuple[ObjectIndex, ObjectIndex], tmp_path: Path
+) -> None:
     train, test = indexes
     unlabelled = [
         ImageObjects(r.image, r.width, r.height, tuple(Object(o.box) for o in r.objects)) for r in test
@@ -238,6 +176,7 @@ def test_data_that_does_not_fit(indexes: tuple[ObjectIndex, ObjectIndex], tmp_pa
 
 
 def test_the_commands(
+    encoder: Callable[..., Encoder],
     indexes: tuple[ObjectIndex, ObjectIndex],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
