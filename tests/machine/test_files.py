@@ -202,7 +202,8 @@ def _write_often(path: Path, letter: str) -> None:
 def test_several_processes_may_write_one_target(tmp_path: Path) -> None:
     """Each tidies up what it takes for leftovers, and must not take the others' files for that."""
     out = tmp_path / "out"
-    workers = [multiprocessing.Process(target=_write_often, args=(out, letter)) for letter in "abc"]
+    fork = multiprocessing.get_context("fork")
+    workers = [fork.Process(target=_write_often, args=(out, letter)) for letter in "abc"]
     for worker in workers:
         worker.start()
     while any(worker.is_alive() for worker in workers):

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import resource
 import time
 from pathlib import Path
 
@@ -145,6 +146,18 @@ def test_without_a_cache_folder_rows_are_held_in_memory(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(table.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
     assert list(ObjectIndex.open(write(tmp_path / "i.parquet", [ROW]))) == [ROW]
+
+
+def test_a_copy_that_fills_the_disk_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "i.parquet", [ROW] * 5000)
+    monkeypatch.setattr(table, "MAP_ABOVE", 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # writing fails half-way, as on a full disk
+    try:
+        assert list(ObjectIndex.open(path)) == [ROW] * 5000
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "cache" / "odis" / "index").iterdir()) == []
 
 
 def test_a_folder_of_parquet_files_is_one_index(tmp_path: Path) -> None:

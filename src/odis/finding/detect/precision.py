@@ -1,6 +1,4 @@
-"""In which arithmetic a detector runs: its image encoder in the precision asked for, its boxes always in
-float32.
-"""
+"""The precision of a detector: its image encoder may run in bf16 or fp16, its boxes stay in float32."""
 
 from __future__ import annotations
 
@@ -11,10 +9,9 @@ from torch import Tensor, nn
 
 
 def run_in(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-    """Make a part of a network run in `dtype` and answer in float32.
+    """Make a module run under autocast in `dtype` and return float32.
 
-    Only image encoders are run so: a coordinate in bf16 has 8 bits, which is four pixels in an image of a
-    thousand.
+    For image encoders only: in bf16 a coordinate has 8 bits, which is four pixels in an image of a thousand.
     """
     if dtype == torch.float32:
         return
@@ -28,9 +25,7 @@ def run_in(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
 
 
 def _as_float32(value: Any) -> Any:
-    """The same nest of tuples, lists and dictionaries with its floating-point tensors in float32; other
-    things stay.
-    """
+    """The same nested tuples, lists and dictionaries with floating-point tensors in float32."""
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, dict):  # also the outputs of transformers, which are ordered dictionaries
