@@ -16,6 +16,7 @@ import yaml
 from odis.cli import run as run_command
 from odis.config.query import ReadConfig
 from odis.errors import DataError, OdisError
+from odis.inference import Encoder, load
 from odis.objects.index import ObjectIndex, write_index
 from odis.report.write import write_report
 from odis.types import ImageObjects
@@ -320,3 +321,17 @@ def test_an_old_report_stays_until_the_new_one_is_whole(
         write_report(out, [run], images=1, read=ReadConfig(device="cpu"))
     assert [path.name for path in tmp_path.iterdir()] == ["out.html"]
     assert out.read_bytes() == b"old"
+
+
+def test_size_context_device_and_precision_reach_the_models(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parsed: Callable[[str], Any]
+) -> None:
+    loaded: list[Encoder] = []
+    monkeypatch.setattr(
+        "odis.report.write.load", lambda *a, **more: (loaded.append(load(*a, **more)), loaded[-1])[1]
+    )
+    options = ["--images=1", "--size=24", "--context=2", "--device=cpu", "--precision=bf16"]
+    run_command(["report", str(run), "--out", str(tmp_path / "a.html"), *options])
+    assert [(one.device.type, one.precision) for one in loaded] == [("cpu", "bf16")]
+    text = parsed((tmp_path / "a.html").read_text()).text
+    assert "Objects are queried in a window of 2 x the box, at about 24 x 24 px" in text

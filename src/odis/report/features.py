@@ -107,7 +107,7 @@ def attention_maps(
         encoder: A model for which `no_attention` is None.
         image: The image.
         objects: Usable objects of it.
-        query: What the model is asked, in masked attention.
+        query: Size and context, in masked attention.
     """
     builder = encoder.query_builder(query)
     layers = layers_shown(depth(encoder))
@@ -181,7 +181,7 @@ def nearest(
     Args:
         encoder: The model.
         sample: What is shown and searched.
-        query: What the model is asked.
+        query: Size and context.
         progress: Called after each image with the number of images so far.
 
     Returns:

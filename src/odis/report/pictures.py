@@ -32,25 +32,20 @@ from odis.types import Object
 _PHOTO, _PATCHES, _CUT = 260, 200, 76  # pixels of the page on a picture's longer side
 
 _LOOKS = (
-    "Each cell is one head of one layer, close to the object: dark to bright is no attention to the most "
-    "that this head gives. "
-    "Below it is how much its brightest patch gets. [OBJ] sees its own object's patches only, so the "
-    "rest stays grey. Good: heads look at "
-    "different parts, and the last layer at what tells the object. Bad: all heads look alike, or "
-    "everywhere the same."
+    "Each cell is one head of one layer, close to the object: dark to bright is from no attention to the "
+    "most of this head. Below it is the share of its brightest patch. [OBJ] sees its own object's patches "
+    "only, so the rest stays grey. Good: heads look at different parts, and the last layer at what tells the "
+    "object. Bad: all heads look alike, or everywhere the same."
 )
 _COMPONENTS = (
-    "Each patch of the whole image in three colours: the first three principal components of its "
-    "features over all images shown. "
-    "Good: like things have like colours, also across images, and edges follow the objects. Bad: colours "
-    "follow the place in the image, or "
-    "are noise. Colours of different runs mean different things."
+    "Each patch of the whole image in three colours: the first three principal components of the features of "
+    "all images shown. Good: the same kind of object has the same colours, also across images, and edges "
+    "follow the objects. Bad: colours follow the place in the image, or are noise. Colours of different runs "
+    "cannot be compared."
 )
 _ALIKE = (
-    "Left the query object, then the objects of other images that the model finds most "
-    "alike, with their cosines. "
-    "Good: the same kind of thing, in other colours and places. Bad: the same background or colour, or "
-    "all cosines near 1."
+    "Left the query object, then the nearest objects of other images, with their cosines. Good: the same "
+    "kind of object, in other colours and places. Bad: the same background or colour, or all cosines near 1."
 )
 
 
@@ -128,27 +123,27 @@ def object_name(sample: ReportSample, item: Object) -> str:
 
 def _attention(sample: ReportSample, models: Sequence[ReportModel], alone: bool) -> Html:
     parts: list[Html] = []
-    asked = []
+    readable = []
     for model in models:
         if (why := no_attention(model.encoder)) is not None:
             parts.append(paragraph(f"{model.run.label}: {why}", class_="note"))
             continue
-        asked.append(model)
+        readable.append(model)
         if not trained_on_masks(model.run):
             what = "It was trained without object masks: reading one object is nothing it has learned."
             parts.append(paragraph(f"{model.run.label}: {what}", class_="note"))
-    if asked:
+    if readable:
         parts.insert(0, paragraph(_LOOKS))
         for shown in sample.shown:
-            found = [attention_maps(n.encoder, shown.image, shown.objects, n.query) for n in asked]
-            parts.append(_attention_of(sample, shown, asked, found, alone))
+            found = [attention_maps(n.encoder, shown.image, shown.objects, n.query) for n in readable]
+            parts.append(_attention_of(sample, shown, readable, found, alone))
     return concat(parts)
 
 
 def _attention_of(
     sample: ReportSample,
     shown: SampleImage,
-    asked: Sequence[ReportModel],
+    models: Sequence[ReportModel],
     found: Sequence[Sequence[AttentionMaps]],
     alone: bool,
 ) -> Html:
@@ -159,7 +154,7 @@ def _attention_of(
     )
     figures = []
     for k in range(len(names)):
-        for model, answers in zip(asked, found):
+        for model, answers in zip(models, found):
             words = " ".join(
                 filter(None, [names[k], f"in {shown.name}", f"by {model.run.label}" if not alone else ""])
             )
@@ -268,7 +263,7 @@ def _nearest(
                 cells = [_neighbour(sample, item, one) for one in answers.get((shown.row, number), [])]
                 rows.append(
                     element(
-                        "tr", head, element("td", picture, element("small", name), class_="asked"), *cells
+                        "tr", head, element("td", picture, element("small", name), class_="query"), *cells
                     )
                 )
     if not any(any(answers.values()) for answers in found):
@@ -299,7 +294,7 @@ def _named(progress: Callable[[str, int, int], None], name: str, total: int) -> 
     return lambda done: progress(name, done, total)
 
 
-def _neighbour(sample: ReportSample, asked: Object, one: Neighbour) -> Html:
+def _neighbour(sample: ReportSample, query: Object, one: Neighbour) -> Html:
     row = sample.index[one.row]
     item = row.objects[one.number]
     name = object_name(sample, item)
@@ -309,8 +304,8 @@ def _neighbour(sample: ReportSample, asked: Object, one: Neighbour) -> Html:
         return element("td", "gone", element("small", f"{one.cosine:.2f}"))
     picture = cut_out(image, item, _CUT, f"An object most alike: {name}, cosine {one.cosine:.2f}")
     mark = None
-    if asked.label is not None and item.label is not None:
-        same = item.label == asked.label
+    if query.label is not None and item.label is not None:
+        same = item.label == query.label
         mark = element(
             "small",
             f"{'=' if same else '≠'} {name.removeprefix('class ')}",

@@ -20,9 +20,8 @@ def tables(groups: Sequence[ResultGroup], skipped: Sequence[Skipped]) -> Html:
         parts.append(
             paragraph(
                 "Scores in percent; below each its 95 % interval. Marked: the best of its column. Where "
-                "intervals overlap, the order may "
-                "be chance. Scores compare only within a table: the same objects, from the same source, "
-                "queried in the same way."
+                "intervals overlap, the order may be chance. Scores can be compared within a table only: the "
+                "same objects, from the same source, queried in the same way."
             )
         )
     else:
