@@ -1,6 +1,8 @@
 """README and docs against the code: commands parse; settings, files, links, anchors exist; examples run."""
 
 import ast
+import importlib
+import inspect
 import re
 import shlex
 import tomllib
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import odis
 from odis.backbones.build import build_pair
 from odis.backbones.saved import save_model
 from odis.cli import find_command, parse_options
@@ -250,6 +253,23 @@ PYTHON = [(name, block) for name, text in TEXT.items() for block in blocks("pyth
 @pytest.mark.parametrize(("name", "block"), PYTHON, ids=lambda text: text[:40])
 def test_python_compiles(name: str, block: str):
     compile(block, name, "exec")
+
+
+def test_names_of_odis_in_python_exist_and_take_what_they_are_given():
+    seen = set()
+    for name, block in PYTHON:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("odis"):
+                module = importlib.import_module(str(node.module))
+                assert all(hasattr(module, alias.name) for alias in node.names), (name, node.module)
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            if getattr(node.func.value, "id", "") == "odis":
+                function = getattr(odis, node.func.attr)
+                keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+                inspect.signature(function).bind(*node.args, **keywords)
+                seen.add(node.func.attr)
+    assert "load" in seen
 
 
 @pytest.fixture
