@@ -472,8 +472,6 @@ def all_commands(group: Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str
 
 @pytest.mark.parametrize("path", list(all_commands(commands())), ids=" ".join)
 def test_help_imports_nothing_heavy(path: tuple[str, ...]):
-    if path[0] == "evaluate" and len(path) == 2:
-        pytest.skip("the options of evaluations still come from modules that import torch")
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "odis", *path, "--help"], capture_output=True, text=True
     )
