@@ -1,16 +1,32 @@
 """odis: pretrain Vision Transformers by object-level self-distillation.
 
-`odis.load` and `odis.Object` are here; they are imported when they are first asked for, so that `import odis`
-costs nothing.
+    import odis
+
+    odis.index("coco", "coco", "coco-train.parquet", split="train2017")
+    odis.pretrain("odis-small", "runs/coco", data="coco-train.parquet")
+    features = odis.load("runs/coco").embed("photo.jpg", boxes=[[10, 20, 200, 220]])
+
+Each name is imported when it is first asked for, so that `import odis` costs nothing.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from odis.commands.functions import evaluate, index, pretrain
+    from odis.inference.load import load
+    from odis.types import Object
 
 __version__ = "0.1.0"
-__all__ = ["Object", "__version__", "load"]
+__all__ = ["Object", "__version__", "evaluate", "index", "load", "pretrain"]
 
-_HOMES = {"load": "odis.inference", "Object": "odis.types"}
+_HOMES = {
+    "Object": "odis.types",
+    "evaluate": "odis.commands.functions",
+    "index": "odis.commands.functions",
+    "load": "odis.inference",
+    "pretrain": "odis.commands.functions",
+}
 
 
 def __getattr__(name: str) -> Any:

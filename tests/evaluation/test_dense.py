@@ -217,7 +217,7 @@ def test_patch_miou_is_that_of_pixels_that_have_their_patchs_class() -> None:
 def test_label_maps_in_vocs_layout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("odis.inference.load", lambda source, **_: encoder(source))
+    monkeypatch.setattr("odis.commands.functions.load", lambda source, **_: encoder(source))
     root, rng = tmp_path / "VOC", np.random.default_rng(0)
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)

@@ -182,7 +182,7 @@ def test_the_commands(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("odis.inference.load", lambda source, **_: encoder(source))
+    monkeypatch.setattr("odis.commands.functions.load", lambda source, **_: encoder(source))
     paths = ["--train", indexes[0].path, "--test", indexes[1].path]
     how = ["--model", "a", "--model", "b", "--mode", "crop", "--workers", "0"]
     main(

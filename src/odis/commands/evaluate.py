@@ -18,7 +18,6 @@ from odis.evaluation.settings import EvaluationSettings
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-    from odis.inference import Encoder
 
 SUMMARY = "Measure frozen features: k-NN, linear probe, transfer, retrieval, segmentation"
 
@@ -56,9 +55,11 @@ def _run(evaluation: Evaluation[Any, Any], options: Any) -> None:
     data = read_arguments(evaluation.data, options)
     settings = read_arguments(_settings(evaluation), options)
     settings.check()
+    read = settings.read
 
     from rich.console import Console
 
+    from odis.commands.functions import load_models
     from odis.evaluation.results import check_writable, results_table, write_results
     from odis.machine.progress import ProgressBar, error_console
 
@@ -67,7 +68,7 @@ def _run(evaluation: Evaluation[Any, Any], options: Any) -> None:
     with ProgressBar(stderr) as bar:
         # The file is written after each row: an interruption, or a refusal later on, loses no row.
         results = evaluation.run(
-            lambda: _load(options.model, settings),
+            lambda: load_models(options.model, device=read.device, precision=read.precision),
             data,
             settings,
             bar,
@@ -80,14 +81,3 @@ def _run(evaluation: Evaluation[Any, Any], options: Any) -> None:
     Console(markup=False, emoji=False).print(results_table(results))
     write_results(options.out, results | {"complete": True})
     print(Path(options.out))
-
-
-def _load(sources: list[str], settings: EvaluationSettings) -> list[Encoder]:
-    from odis.inference import load
-    from odis.machine.allocator import keep_freed_memory
-
-    read = settings.read
-    encoders = [load(source, device=read.device, precision=read.precision) for source in sources]
-    if all(encoder.device.type == "cpu" for encoder in encoders):
-        keep_freed_memory()
-    return encoders

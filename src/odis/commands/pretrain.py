@@ -30,10 +30,8 @@ def run(options: Any) -> None:
     """
     require(options, "data", "out")
     config = to_config(options)
-    check(config)  # before the imports that take seconds, and before `val` is read
+    check(config)  # before the imports, which take seconds
 
-    from odis.evaluation.periodic import periodic_knn
-    from odis.train.loop import pretrain
+    from odis.commands.functions import run_pretraining
 
-    evaluate = periodic_knn(config) if config.val else None
-    pretrain(config, Path(options.out), recipe=recipe_name(options), evaluate=evaluate)
+    run_pretraining(config, Path(options.out), recipe_name(options))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
@@ -83,6 +84,34 @@ def read_arguments(settings: T, options: Any, only: Collection[str] | None = Non
             else:
                 changes[one.name] = "" if given is None and hints[one.name] is str else given
     return cast(T, replace(cast(Any, settings), **changes))
+
+
+def with_values(settings: T, values: Mapping[str, Any]) -> tuple[T, list[str]]:
+    """The dataclass with values by the names of its options (`_` for `-`), and the names that it has.
+
+    A sequence may be given as one value: `mode="crop"`.
+    """
+    assert is_dataclass(settings)
+    assert not isinstance(settings, type)
+    hints = get_type_hints(type(settings))
+    changes: dict[str, Any] = {}
+    names: list[str] = []
+    for one in fields(settings):
+        value, name = getattr(settings, one.name), _option(one)
+        if is_dataclass(value):
+            changes[one.name], more = with_values(value, values)
+            only = one.metadata.get("only")
+            names += more if only is None else [other for other in more if other in only]
+            continue
+        names.append(name)
+        if name not in values:
+            continue
+        given = values[name]
+        if get_origin(hints[one.name]) is Sequence:
+            single = isinstance(given, str) or not isinstance(given, Sequence)
+            given = (given,) if single else tuple(given)
+        changes[one.name] = str(given) if isinstance(given, Path) else given
+    return cast(T, replace(cast(Any, settings), **changes)), names
 
 
 def _option(one: Field[Any]) -> str:

@@ -97,15 +97,17 @@ def recipe_name(options: Any) -> str:
     return Path(str(options.recipe[-1])).stem if options.recipe else ""
 
 
-def load_recipe(name: str, **overrides: Any) -> PretrainConfig:
-    """A recipe by name or path as a config; in the names of `overrides` `__` is the dot: `train__steps=10`.
+def load_recipe(name: str | Path | None, **overrides: Any) -> PretrainConfig:
+    """A recipe by name or path as a config; None is the defaults.
+
+    In the names of `overrides`, `__` stands for the dot: `train__steps=10`.
 
     Raises:
         ConfigError: There is no such recipe or setting, or a value has the wrong type.
     """
     parser = new_parser("pretrain", "")
     add_config(parser)
-    arguments = ["--recipe", name]
+    arguments = [] if name is None else ["--recipe", str(name)]
     for key, value in overrides.items():
         if key == "strict":
             arguments += ["--strict"] if value else []

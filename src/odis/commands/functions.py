@@ -1,0 +1,165 @@
+"""The commands as Python functions: `odis.index`, `odis.pretrain`, `odis.evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from odis.config.arguments import with_values
+from odis.config.checks import check
+from odis.config.options import load_recipe
+from odis.config.training import PretrainConfig
+from odis.config.wording import did_you_mean
+from odis.errors import ConfigError, OdisError
+from odis.evaluation import EVALUATIONS
+from odis.evaluation.evaluation import Progress
+from odis.evaluation.periodic import periodic_knn
+from odis.evaluation.results import check_writable, write_results
+from odis.inference import Encoder, load
+from odis.machine.allocator import keep_freed_memory
+from odis.objects.build import build_index
+from odis.objects.index import ObjectIndex
+from odis.train import loop
+from odis.types import Skipped
+
+
+def index(
+    annotations: str,
+    root: str | Path,
+    out: str | Path,
+    *,
+    split: str | None = None,
+    strict: bool = False,
+    trust: bool = False,
+    report: Callable[[Skipped], None] | None = None,
+) -> ObjectIndex:
+    """Read annotations into an object index, as `odis index` does.
+
+    `odis.index("coco", "coco", "coco-val.parquet", split="val2017")`
+
+    Args:
+        annotations: Their format: `coco`, `voc`, `folder`; `odis index --help` lists all.
+        root: Folder of the data set in its published layout.
+        out: Index to write: a file (.parquet), or a folder for one in parts.
+        split: Part of the data set, as the format names it.
+        strict: Stop at the first file or object that cannot be used, instead of leaving it out.
+        trust: Take the image sizes in the annotations and open no image.
+        report: Called with each file and object that is left out.
+
+    Returns:
+        The index, open.
+
+    Raises:
+        OdisError: See `odis.objects.build.build_index`.
+    """
+    build_index(annotations, root, out, split, strict, report, trust=trust)
+    return ObjectIndex.open(out)
+
+
+def pretrain(config: PretrainConfig | str | Path | None, out: str | Path, **settings: Any) -> Path:
+    """Pretrain until the run is complete, as `odis pretrain` does; the same call resumes.
+
+    `odis.pretrain("odis-small", "runs/photos", data="photos.parquet", train__epochs=20)`
+
+    Args:
+        config: A recipe by name or path, a whole config, or None for the defaults.
+        out: Folder of the run.
+        settings: Change the recipe; `__` stands for the dot: `train__epochs=20`.
+
+    Returns:
+        `out`: it holds `model.safetensors`, `config.yaml`, `metrics.jsonl` and `checkpoints/`.
+
+    Raises:
+        OdisError: For settings that cannot train, or data that cannot be used.
+    """
+    recipe = ""
+    if not isinstance(config, PretrainConfig):
+        recipe = Path(config).stem if config is not None else ""
+        config = load_recipe(config, **settings)
+    elif settings:
+        raise ConfigError(f"{', '.join(settings)}: goes with a recipe; a whole config has its own settings")
+    return run_pretraining(config, Path(out), recipe)
+
+
+def run_pretraining(config: PretrainConfig, out: Path, recipe: str) -> Path:
+    """Pretrain, with a k-NN evaluation now and then if `val` names an index; `recipe` is for the record.
+
+    Raises:
+        OdisError: See `pretrain`.
+    """
+    check(config)  # before `val` is read
+    evaluate = periodic_knn(config) if config.val else None
+    return loop.pretrain(config, out, recipe=recipe, evaluate=evaluate)
+
+
+Model = str | Path | Encoder
+
+
+def evaluate(
+    name: str,
+    models: Model | Sequence[Model],
+    *,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Measure frozen features, as `odis evaluate` does.
+
+    `odis.evaluate("knn", "runs/coco", train="coco-train.parquet", test="coco-val.parquet", mode="crop")`
+
+    Args:
+        name: The evaluation: `knn`, `linear`; `odis evaluate --help` lists all.
+        models: What `odis.load` takes, or an encoder that it returned; or several of them.
+        out: Results file to write (JSON).
+        progress: Called with what is read, how many images were, and how many there are.
+        settings: Options of the command, `_` for `-`: `train`, `test`, `mode`, `k`, `max_train`.
+
+    Returns:
+        What the results file holds: `rows` with the scores of each model and mode, and how they were made.
+
+    Raises:
+        OdisError: For an unknown evaluation or setting, and whatever the evaluation refuses.
+    """
+    if name not in EVALUATIONS:
+        known = ", ".join(EVALUATIONS)
+        raise OdisError(
+            f"{name}: no such evaluation{did_you_mean(name, list(EVALUATIONS))}; there are {known}"
+        )
+    evaluation = EVALUATIONS[name]
+    data, of_data = with_values(evaluation.data, settings)
+    chosen, of_settings = with_values(evaluation.settings, settings)
+    known_names = [*of_data, *of_settings]
+    for key in settings:
+        if key not in known_names:
+            close = did_you_mean(key, known_names)
+            raise OdisError(f"{key}: {name} has no such setting{close}; it has {', '.join(known_names)}")
+    chosen.check()
+    if out is not None:
+        check_writable(out)
+    sources = [models] if isinstance(models, str | Path | Encoder) else list(models)
+    read = chosen.read
+    results = evaluation.run(
+        lambda: load_models(sources, device=read.device, precision=read.precision),
+        data,
+        chosen,
+        progress,
+        None if out is None else lambda so_far: write_results(out, so_far | {"complete": False}),
+    )
+    if out is not None:
+        write_results(out, results | {"complete": True})
+    return results
+
+
+def load_models(sources: Sequence[Model], *, device: str, precision: str) -> list[Encoder]:
+    """The encoders of some sources; those that are loaded stay as they are.
+
+    Raises:
+        OdisError: See `odis.load`.
+    """
+    encoders = [
+        one if isinstance(one, Encoder) else load(one, device=device, precision=precision) for one in sources
+    ]
+    if all(encoder.device.type == "cpu" for encoder in encoders):
+        keep_freed_memory()
+    return encoders
