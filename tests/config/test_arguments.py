@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from odis.config.arguments import add_arguments, read_arguments
+from odis.config.arguments import add_arguments, read_arguments, with_values
 from odis.config.options import new_parser, parse
 from odis.config.query import QueryConfig, ReadConfig
 from odis.errors import ConfigError, OdisError
@@ -92,6 +93,15 @@ def test_help_is_the_docstring_of_the_class_and_its_bases_and_leaves_out_what_is
         assert words in text
     assert "--hidden" not in text
     assert "--inner" not in text
+
+
+def test_values_from_python_arrive_by_the_names_of_the_options():
+    values = {"data": Path("a"), "fold": ["one"], "ks": 3, "names": "x", "step_size": 2.0, "other": 1}
+    found, names = with_values(Settings(), values)
+    assert found == Settings(data="a", folds=("one",), ks=(3,), names=("x",), inner=Inner(2.0, 3))
+    assert names == [
+        "seed", "data", "fold", "ks", "rates", "names", "flag", "maybe", "limit", "step_size",
+    ]  # fmt: skip
 
 
 def test_only_some_fields():
