@@ -20,6 +20,7 @@ from odis.config.training import (
     TrainConfig,
     ViewsConfig,
 )
+from odis.data import loader
 from odis.data.loader import BatchPlan, make_loader, sample_order
 from odis.data.pixels import reader
 from odis.objects import rle
@@ -192,6 +193,14 @@ def test_workers_share_what_one_of_them_read(index, monkeypatch, tmp_path):
     assert sum(read.values()) < 16  # two that meet an image at the same moment both read it
     for a, b in zip(cached, load(index, config(), steps=22), strict=True):
         assert_equal(a, b)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_keep_the_memory_they_free(index, monkeypatch, tmp_path, workers):
+    """So that pages are not cleared anew for every image; the training process decides for itself."""
+    monkeypatch.setattr(loader, "keep_freed_memory", (tmp_path / "called").touch)
+    load(index, config(workers=workers), steps=1)
+    assert (tmp_path / "called").exists() == bool(workers)
 
 
 class Deadly(ObjectIndex):

@@ -22,6 +22,7 @@ from odis.data.pixels.device import DeviceCache
 from odis.data.raw_batch import RawBatch, RawSample, collate_raw
 from odis.data.workers import watched
 from odis.errors import DataError
+from odis.machine.allocator import keep_freed_memory
 from odis.machine.devices import has_gpu
 from odis.objects.index import ObjectIndex
 from odis.types import Batch, Sample
@@ -175,5 +176,6 @@ def make_loader(
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()  # or the system may clear every page of every image and view anew
     # Ctrl-C reaches the whole process group; the training process ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -21,6 +21,7 @@ from odis.data.geometry.crops import choose_target, clip_boxes, coverage, object
 from odis.data.geometry.patches import ObjectShapes, object_shapes, objects_on_grid, patch_grid
 from odis.data.geometry.prediction import prediction_mask
 from odis.data.pixels.decode import Decoded, outer_pixels
+from odis.machine.compiled import compiled
 from odis.types import Crop, ImageObjects, View
 
 
@@ -189,15 +190,26 @@ def _object_masks(
     views: ViewsConfig,
 ) -> tuple[np.ndarray, np.ndarray]:
     """bool (V, Q, P), all-true where the slot is not visible, and bool (V, Q): which slots are."""
-    found = objects_on_grid(shapes, crops, flips, grid, views.mask_coverage, views.mask_margin)
-    found = found.reshape(*found.shape[:2], grid[0] * grid[1])
-    count = len(shapes.boxes)
-    seen = (coverage(crops, shapes.boxes) >= objects.min_visible) & found.any(2)
-    masks = np.ones((len(crops), objects.per_image, found.shape[2]), dtype=bool)
-    visible = np.zeros((len(crops), objects.per_image), dtype=bool)
-    visible[:, :count] = seen
-    if views.object_masks:
-        masks[:, :count] = found | ~seen[..., None]
+    corners = crops.astype(np.float64)
+    found = objects_on_grid(shapes, corners, flips, grid, views.mask_coverage, views.mask_margin)
+    shown = coverage(corners, shapes.boxes) >= objects.min_visible
+    return _in_slots(found, shown, objects.per_image, views.object_masks)
+
+
+@compiled()
+def _in_slots(
+    found: np.ndarray, shown: np.ndarray, slots: int, use_masks: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (V, n, rows, columns) in Q >= n slots; visible are those that are shown (V, n) and not empty."""
+    views, objects, rows, columns = found.shape
+    masks = np.ones((views, slots, rows * columns), dtype=np.bool_)
+    visible = np.zeros((views, slots), dtype=np.bool_)
+    for v in range(views):
+        for k in range(objects):
+            if shown[v, k] and found[v, k].any():
+                visible[v, k] = True
+                if use_masks:
+                    masks[v, k] = found[v, k].ravel()
     return masks, visible
 
 
