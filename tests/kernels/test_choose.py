@@ -95,7 +95,11 @@ def test_reference_turns_all_off_and_nests(able):
     able.setattr(
         choose, "conv_linear", lambda x, w, b: calls.append("linear") or nn.functional.linear(x, w, b)
     )
-    able.setattr(choose, "recompute_mlp", lambda module, x, linear: calls.append("mlp") or module(x))
+    able.setattr(
+        choose,
+        "gelu_linear",
+        lambda hidden, layer, convolve: calls.append("mlp") or layer(nn.functional.gelu(hidden)),
+    )
 
     def use() -> list[str]:
         calls.clear()
@@ -172,11 +176,11 @@ def test_a_whole_vit_is_the_same_with_and_without(near, able, dtype, checkpointi
         exact = once(copy.deepcopy(vit).double(), images.double())
     able.setattr(choose, "MANY_ROWS", 1)
     used: set[str] = set()
-    for name in ("conv_linear", "bmm_attention", "recompute_mlp", "PackedTokens"):
+    for name in ("conv_linear", "bmm_attention", "gelu_linear", "PackedTokens"):
         _watch(able, name, used)
     ours = once(vit, images)
     assert used == {
-        "recompute_mlp",
+        "gelu_linear",
         "PackedTokens",
         "conv_linear" if dtype == torch.float32 else "bmm_attention",
     }
@@ -188,4 +192,4 @@ def test_a_whole_vit_is_the_same_with_and_without(near, able, dtype, checkpointi
 
 def _watch(patch: pytest.MonkeyPatch, name: str, used: set[str]) -> None:
     kernel = getattr(choose, name)
-    patch.setattr(choose, name, lambda *given: used.add(name) or kernel(*given))
+    patch.setattr(choose, name, lambda *given, **more: used.add(name) or kernel(*given, **more))

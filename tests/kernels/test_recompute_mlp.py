@@ -3,13 +3,16 @@ rounding, and less is kept.
 """
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
 from timm.layers import GluMlp, Mlp
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from odis.kernels import mlp
+from odis.kernels import choose, mlp
 
 
 def kept(call, *given: torch.Tensor) -> int:
@@ -74,6 +77,24 @@ def test_the_activation_is_not_kept():
     hidden = 8 * 10 * 64 * 4
     assert kept(lambda: mlp(module, x), x, *module.parameters()) == hidden
     assert kept(lambda: module(x), x, *module.parameters()) == 2 * hidden
+
+
+@pytest.mark.parametrize("convolve", [False, True])
+def test_checkpointing_keeps_nothing_wide(convolve: bool, monkeypatch: pytest.MonkeyPatch):
+    """What is kept has to pass through the hooks of `checkpoint`, or its memory is not saved."""
+    monkeypatch.setattr(choose, "_conv_is_faster", lambda x: convolve)
+    module, x, wide = Mlp(16, 64), torch.randn(8, 10, 16, requires_grad=True), []
+    module.fc1.register_forward_hook(lambda *given: wide.append(weakref.ref(given[-1])))
+    y = checkpoint(lambda x: mlp(module, x), x, use_reentrant=False)
+    gc.collect()
+    assert len(wide) == 1
+    assert wide[0]() is None
+    y.sum().backward()
+    expected = torch.autograd.grad(module(x).sum(), [x, *module.parameters()])
+    for name, found, right in zip(
+        ["x", "weight", "bias", "weight", "bias"], [x, *module.parameters()], expected
+    ):
+        torch.testing.assert_close(found.grad, right, rtol=1e-5, atol=1e-5, msg=name)
 
 
 def test_frozen_weights_get_no_gradient():

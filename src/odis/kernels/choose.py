@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | `bmm_attention` | bf16 on a CPU with bf16 instructions, up to 512 tokens | time |
 | `conv_linear` | fp32 on an AMD CPU with AVX-512, from 1536 rows on | time |
-| `recompute_mlp` | wherever gradients are needed | memory |
+| `recompute_mlp.gelu_linear` | wherever gradients are needed | memory |
 | `packed_tokens` | where enough read-only object tokens are read by nobody | time, memory |
 
 `benchmarks/RESULTS.md` has the figures.
@@ -17,15 +17,17 @@ import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from odis.errors import ConfigError
 from odis.kernels.bmm_attention import bmm_attention
 from odis.kernels.conv_linear import conv_linear, is_plain_linear
 from odis.kernels.packed_tokens import PackedTokens
-from odis.kernels.recompute_mlp import is_plain_mlp, recompute_mlp
+from odis.kernels.recompute_mlp import gelu_linear, is_plain_mlp
 
 AttentionKernel = Callable[[Tensor, Tensor | None, bool], Tensor]
 """`kernel(qkv, keys, objects_first)`: see `bmm_attention`."""
@@ -101,7 +103,7 @@ def linear(module: nn.Module, x: Tensor) -> Tensor:
     return conv_linear(x, module.weight, module.bias) if _conv_is_faster(x) else module(x)
 
 
-def mlp(module: nn.Module, x: Tensor) -> Tensor:
+def mlp(module: Any, x: Tensor) -> Tensor:
     """`module(x)`, to rounding, in less memory.
 
     Args:
@@ -109,8 +111,12 @@ def mlp(module: nn.Module, x: Tensor) -> Tensor:
         x: (..., D).
     """
     if uses_reference() or torch.compiler.is_compiling() or not is_plain_mlp(module):
-        return module(x)
-    return recompute_mlp(module, x, linear)
+        out: Tensor = module(x)
+        return out
+    hidden = linear(module.fc1, x)
+    if not torch.is_grad_enabled():
+        return linear(module.fc2, F.gelu(hidden))
+    return gelu_linear(hidden, module.fc2, convolve=_conv_is_faster(hidden))
 
 
 def packing(views: int, context: int, queries: int, objects: Tensor) -> PackedTokens | None:
