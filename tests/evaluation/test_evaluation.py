@@ -105,7 +105,7 @@ def test_a_new_evaluation_is_its_statement_and_one_entry_in_the_list(
     new = Evaluation("count", "Count objects", TrainTest(), CountSettings(), count, titles)
     monkeypatch.setitem(EVALUATIONS, "count", new)
     monkeypatch.setitem(TITLES, "count", titles["count"])
-    monkeypatch.setattr("odis.inference.load", lambda source, **_: encoder(source))
+    monkeypatch.setattr("odis.commands.functions.load", lambda source, **_: encoder(source))
     index, out = squares(tmp_path / "squares", ["red", "blue"], 5).path, tmp_path / "count.json"
     arguments = ["--model", "a", "--train", index, "--test", index, "--workers", "0", "--out", str(out)]
     main(["evaluate", "count", *arguments, "--mode", "crop,whole-image", "--max-test", "3", "--factor", "2"])

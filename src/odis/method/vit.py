@@ -228,6 +228,7 @@ class ObjectViT(nn.Module):
     def apply_blocks(
         self, blocks: Iterable[nn.Module], x: Tensor, keys: Tensor | None, packed: PackedTokens | None = None
     ) -> Tensor:
+        """Tokens x (B, T, D), or packed (N, D), after these blocks."""
         masks = keys
         if keys is not None and not self.split_queries:
             # Additive, since some of timm's unfused attentions add their mask as it is.
