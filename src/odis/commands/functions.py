@@ -25,13 +25,15 @@ from odis.types import Skipped
 
 
 def index(
-    annotations: str,
+    form: str,
     root: str | Path,
     out: str | Path,
     *,
     split: str | None = None,
     strict: bool = False,
     trust: bool = False,
+    images: str | Path | None = None,
+    annotations: str | Path | None = None,
     report: Callable[[Skipped], None] | None = None,
 ) -> ObjectIndex:
     """Read annotations into an object index, as `odis index` does.
@@ -39,12 +41,14 @@ def index(
     `odis.index("coco", "coco", "coco-val.parquet", split="val2017")`
 
     Args:
-        annotations: Their format: `coco`, `voc`, `folder`; `odis index --help` lists all.
+        form: Format of the annotations: `coco`, `voc`, `folder`; `odis index --help` lists all.
         root: Folder of the data set in its published layout.
         out: Index to write: a file (.parquet), or a folder for one in parts.
         split: Part of the data set, as the format names it.
         strict: Stop at the first file or object that cannot be used, instead of leaving it out.
         trust: Take the image sizes in the annotations and open no image.
+        images: Folder of the images, if they are not where the format has them.
+        annotations: File or folder of the annotations, likewise.
         report: Called with each file and object that is left out.
 
     Returns:
@@ -53,7 +57,7 @@ def index(
     Raises:
         OdisError: See `odis.objects.build.build_index`.
     """
-    build_index(annotations, root, out, split, strict, report, trust=trust)
+    build_index(form, root, out, split, strict, report, trust=trust, images=images, annotations=annotations)
     return ObjectIndex.open(out)
 
 

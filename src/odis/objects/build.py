@@ -6,16 +6,16 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from odis.errors import ConfigError, DataError
-from odis.objects.clean import Crowd, SkippedObject
+from odis.objects.clean import Crowd, Mended, SkippedObject, Unread
 from odis.objects.index import PART_NAME
 from odis.objects.parts import Parts
 from odis.objects.shards import PART_SIZE, check_shard
@@ -40,12 +40,17 @@ class Summary:
     kept: int = 0
     objects_skipped: int = 0
     crowds: int = 0
+    mended: int = 0  # of those kept: without their mask or label, or clipped
+    unread: dict[str, int] = field(default_factory=dict)  # what no reader looks at, by kind
 
     def __str__(self) -> str:
+        mended = f", {self.mended:,} mended" if self.mended else ""
+        unread = ", ".join(f"{count:,} {kind}" for kind, count in self.unread.items())
         return (
             f"{self.out}: {self.written:,} of {self.images:,} images ({self.images_skipped:,} skipped), "
             f"{self.kept:,} of {self.objects:,} objects ({self.objects_skipped:,} skipped, "
-            f"{self.crowds:,} crowds), {self.provenance}"
+            f"{self.crowds:,} crowds{mended}), {self.provenance}"
+            + (f"; not read: {unread}" if unread else "")
         )
 
 
@@ -58,6 +63,8 @@ def build_index(
     report: Callable[[Skipped], None] | None = None,
     *,
     trust: bool = False,
+    images: str | Path | None = None,
+    annotations: str | Path | None = None,
     shard: tuple[int, int] = (1, 1),
     part_size: int = PART_SIZE,
 ) -> Summary:
@@ -82,11 +89,14 @@ def build_index(
         trust: Take the sizes that annotations state without opening the images (formats that state them).
             What opening them would have found - missing and unreadable files, images of another size - is
             found in training, or by a check of the index.
+        images: Folder of the images, instead of the one that the layout names (formats that take places).
+        annotations: File or folder of the annotations, likewise.
         shard: `(i, n)`: make the i-th of n shares of the parts, i from 1; more than one need a folder.
         part_size: Images a part.
 
     Raises:
-        ConfigError: A shard or part size that is none, or `trust` for a format that states no sizes.
+        ConfigError: A shard or part size that is none, `trust` for a format that states no sizes, or
+            `images` or `annotations` for a format whose places are fixed.
         DataError: An unknown source, a missing file or split, no usable image, parts that an earlier call
             made with other settings or of other data, or, with `strict`, the first thing skipped.
     """
@@ -95,6 +105,14 @@ def build_index(
     if trust and not FORMATS[source].states_sizes:
         stating = [name for name, one in FORMATS.items() if one.states_sizes]
         raise ConfigError(f"trust: {source} states no sizes of images; {', '.join(stating)} do")
+    places = {
+        name: str(place)
+        for name, place in (("images", images), ("annotations", annotations))
+        if place is not None
+    }
+    if places and not FORMATS[source].takes_places:
+        taking = [name for name, one in FORMATS.items() if one.takes_places]
+        raise ConfigError(f"{next(iter(places))}: {source} has fixed places; {', '.join(taking)} take others")
     check_shard(shard, part_size)
     root = Path(root).absolute()
     if not root.is_dir():
@@ -106,12 +124,14 @@ def build_index(
         "trust": trust,
         "strict": strict,
         "part_size": part_size,
+        **places,
     }
     parts = Parts(Path(out), root=root, settings=settings, shard=shard)
     account = _Account(strict, report, shard[0] == 1)
     try:
         with _seldom_collected():
-            read = FORMATS[source].read(root, split, account.skip, **({"trust": True} if trust else {}))
+            further = {**places, **({"trust": True} if trust else {})}
+            read = FORMATS[source].read(root, split, account.skip, **further)
             parts.root = read.root
             total = _make(parts, read, account, part_size)
         accounts = [account.outside, *(parts.account(k) for k in range(total) if parts.owns(k))]
@@ -146,16 +166,23 @@ class _Account:
 
     def skip(self, skipped: Skipped) -> None:
         """Count and report; an error if nothing may be left out."""
-        crowd = isinstance(skipped, Crowd)
         if self._silent:
             return
-        if self._strict and not crowd:
+        if self._strict and not isinstance(skipped, Crowd | Unread):
             raise DataError(f"{skipped.what}: {skipped.why}")
         if self._part is None and not self._counts_outside:
             return
         counts = self.outside if self._part is None else self._part
-        if crowd:
+        if isinstance(skipped, Crowd):
             counts["crowds"] += 1
+            return
+        if isinstance(skipped, Mended | Unread):
+            if isinstance(skipped, Unread):
+                counts["unread"][skipped.why] = counts["unread"].get(skipped.why, 0) + 1
+            else:
+                counts["mended"] += 1
+            if self._report is not None:
+                self._report(skipped)
             return
         counts["objects_skipped" if isinstance(skipped, SkippedObject) else "images_skipped"] += 1
         shown = [skipped.what, skipped.why]
@@ -191,7 +218,16 @@ class _Account:
 
 
 def _nothing() -> dict[str, Any]:
-    return {"written": 0, "kept": 0, "images_skipped": 0, "objects_skipped": 0, "crowds": 0, "first": None}
+    return {
+        "written": 0,
+        "kept": 0,
+        "images_skipped": 0,
+        "objects_skipped": 0,
+        "crowds": 0,
+        "mended": 0,
+        "unread": {},
+        "first": None,
+    }
 
 
 def _digest(row: ImageObjects | None) -> str:
@@ -229,12 +265,25 @@ def _refuse_other_files(parts: Parts, total: int) -> None:
 
 
 def _summary(out: str, provenance: str, accounts: list[dict[str, Any]]) -> Summary:
-    written, kept, images, objects, crowds = (
+    written, kept, images, objects, crowds, mended = (
         sum(account[name] for account in accounts)
-        for name in ("written", "kept", "images_skipped", "objects_skipped", "crowds")
+        for name in ("written", "kept", "images_skipped", "objects_skipped", "crowds", "mended")
     )
+    unread: Counter[str] = Counter()
+    for account in accounts:
+        unread.update(account["unread"])
     return Summary(
-        out, provenance, written + images, written, images, kept + objects + crowds, kept, objects, crowds
+        out,
+        provenance,
+        written + images,
+        written,
+        images,
+        kept + objects + crowds,
+        kept,
+        objects,
+        crowds,
+        mended,
+        dict(unread.most_common()),
     )
 
 

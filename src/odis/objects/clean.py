@@ -31,6 +31,20 @@ class SkippedObject(Skipped):
     __slots__ = ()
 
 
+class Mended(Skipped):
+    """An object that is used, but not as it is annotated: without its mask or its label, or clipped."""
+
+    __slots__ = ()
+
+
+class Unread(Skipped):
+    """A part of the data set that no reader looks at: a file of another kind, a further page, a fourth band.
+    `why` is its kind, which is what is counted.
+    """
+
+    __slots__ = ()
+
+
 class Crowd(Skipped):
     """A region annotated as a crowd. It is not one object, so it is never in the index; it is no error
     either.

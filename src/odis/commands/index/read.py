@@ -40,6 +40,16 @@ def _add_options(form: AnnotationFormat, parser: ArgumentParser) -> None:
             help="take the image sizes in the annotations and open no image; "
             "missing and unreadable images then show up in training",
         )
+    if form.takes_places:
+        parser.add_argument(
+            "--images", type=str | None, default=None, help="folder of the images, if elsewhere"
+        )
+        parser.add_argument(
+            "--annotations",
+            type=str | None,
+            default=None,
+            help="file or folder of the annotations, if elsewhere",
+        )
     parser.add_argument(
         "--shard", type=str, default="1/1", help="i/n: write every n-th part from the i-th; --out is a folder"
     )
@@ -64,6 +74,8 @@ def _run(form: AnnotationFormat, options: Any) -> None:
         strict=options.strict,
         report=name_skipped,
         trust=form.states_sizes and options.trust,
+        images=options.images if form.takes_places else None,
+        annotations=options.annotations if form.takes_places else None,
         shard=shard,
         part_size=options.part_size,
     )

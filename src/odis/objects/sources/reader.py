@@ -41,6 +41,8 @@ class AnnotationFormat:
 
     `read(root, split, skip) -> AnnotationReader`; it calls `skip` with whatever is left out, as it is met.
     With `states_sizes` it also takes `trust`: take the image sizes in the annotations, and open no image.
+    With `takes_places` it also takes `images` and `annotations`: a folder and a file or folder to use instead
+    of those the layout names, each a path that begins at the root or an absolute one.
     """
 
     name: str
@@ -49,3 +51,4 @@ class AnnotationFormat:
     splits: str  # what `split` may be
     read: Callable[..., AnnotationReader]
     states_sizes: bool = False
+    takes_places: bool = False
