@@ -66,7 +66,7 @@ OTHER_OPTIONS = {
     "commands/index/sample.py": {"--images"},
     "commands/scenes.py": {"--size", "--context"},  # of the scenes that are drawn
     "commands/objects/engine.py": {"--workers"},  # of Ray
-    "commands/index/read.py": {"--strict"},  # no network reads these files
+    "commands/index/read.py": {"--strict", "--images"},  # no network reads these files; where images are
     "config/options.py": {"--strict"},  # of a training run
 }
 # Fields of the same name that are no settings: what a model is, what a file says, how large a picture is.
