@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: install demo evidence format lint fast test docs wheel
+.PHONY: install demo evidence format lint fast test fuzz docs wheel
 
 install: $(VENV)/.installed
 
@@ -38,6 +38,14 @@ fast: install
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# Small data sets with something broken in each: nothing but one-line errors, and counts that add up.
+# `make fuzz N=1000 SEED=1 FORMAT=coco`; an input again: `PYTHONPATH=benchmarks python -m fuzz --only NUMBER`.
+N ?= 10000
+SEED ?= 0
+fuzz: install
+	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m fuzz --inputs $(N) --seed $(SEED) \
+		--workers $(WORKERS) $(if $(FORMAT),--format $(FORMAT))
 
 # The site, in docs/_build/html; nothing is fetched, and a warning is an error.
 docs: install
