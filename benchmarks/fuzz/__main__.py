@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections import Counter
-from pathlib import Path
 
-from fuzz.check import run_input
+from fuzz.check import run_input, scratch
 from fuzz.pool import run_inputs
 
 FAULTS = {"traceback": "tracebacks", "hang": "hangs", "counts": "counts that do not add up"}
@@ -29,7 +27,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     if options.only is not None:
-        work = Path(tempfile.mkdtemp(prefix="odis-fuzz-"))
+        work = scratch()
         outcome = run_input(options.only, options.seed, work, options.format)
         print(f"{outcome.layout} in {work}", *outcome.changes, outcome.said or "sound", sep="\n")
         return bool(outcome.fault)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import traceback
 import warnings
 from collections import Counter
@@ -23,6 +24,8 @@ from odis.types import Skipped
 
 MOST = 3  # mutations of an input
 
+_UNSEEN = (OdisWarning, ResourceWarning, DeprecationWarning)  # of odis, or not shown by Python
+
 
 @dataclass
 class Outcome:
@@ -34,6 +37,12 @@ class Outcome:
     fault: str = ""
     said: str = ""
     refused: bool = False
+
+
+def scratch() -> Path:
+    """A new folder for inputs, in memory where that can be: a disk takes longer than the reading."""
+    shared = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="odis-fuzz-", dir=shared if shared.is_dir() else None))
 
 
 def layouts(form: str | None = None) -> list[str]:
@@ -72,7 +81,7 @@ def run_input(number: int, seed: int, work: Path, form: str | None = None) -> Ou
         except Exception:
             outcome.fault, outcome.said = "traceback", traceback.format_exc()
             return outcome
-    raw = [one for one in warned if not issubclass(one.category, OdisWarning)]
+    raw = [one for one in warned if not issubclass(one.category, _UNSEEN)]
     if raw:
         outcome.fault, outcome.said = (
             "traceback",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import resource
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from multiprocessing import get_context
@@ -13,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from fuzz.check import Outcome, layouts, run_input
+from fuzz.check import Outcome, layouts, run_input, scratch
 
 MEMORY = 3 * 2**30  # bytes that an input may take on top
 
@@ -64,8 +63,7 @@ def run_inputs(
         form: Only layouts of this format.
     """
     names, todo = layouts(form), iter(numbers)
-    shared = Path("/dev/shm")
-    base = Path(tempfile.mkdtemp(prefix="odis-fuzz-", dir=shared if shared.is_dir() else None))
+    base = scratch()
 
     def new(k: int) -> _Worker:
         return _Worker(seed, form, base / str(k))

@@ -1,4 +1,7 @@
 import io
+import struct
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from odis.errors import DataError
-from odis.objects.images import header_sizes, image_size, list_files, load_image
+from odis.objects.images import header_sizes, image_size, list_files, load_image, quiet_pillow
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)  # 8 wide, 6 high
@@ -189,3 +192,39 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / b"caf\xe9.png".decode("utf-8", "surrogateescape")).touch()
     with pytest.raises(DataError, match="not UTF-8"):
         list_files(tmp_path)
+
+
+def test_a_photo_of_many_megapixels_is_read_and_a_larger_one_says_what_to_do(tmp_path: Path) -> None:
+    Image.new("1", (10000, 9000)).save(tmp_path / "90.png")
+    Image.new("1", (20000, 10000)).save(tmp_path / "200.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert image_size(tmp_path / "90.png") == (10000, 9000)
+        wanted = "200.png: has 200 megapixels, and 179 are the most that are read; make it smaller, or cut it"
+        with pytest.raises(DataError, match=wanted):
+            image_size(tmp_path / "200.png")
+
+
+def test_pillow_is_quiet_in_threads_and_nothing_else_is() -> None:
+    def work(k: int) -> None:
+        with quiet_pillow():
+            warnings.warn_explicit("raw", UserWarning, "TiffImagePlugin.py", k, "PIL.TiffImagePlugin")
+            warnings.warn_explicit(f"own {k}", UserWarning, "x.py", k, "odis.x")
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(200)))
+        assert warnings.filters == before
+    assert {str(w.message) for w in seen} == {f"own {k}" for k in range(200)}
+
+
+def test_broken_exif_is_read_without_a_warning(tmp_path: Path) -> None:
+    # A directory that says twelve entries and holds one: the orientation is there.
+    cut = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 12) + struct.pack("<HHII", 0x0112, 3, 1, 6)
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=cut)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert header_sizes(tmp_path / "a.jpg")[-1] == (8, 6)
+        assert load_image(tmp_path / "a.jpg").size in [(8, 6), (6, 8)]

@@ -19,7 +19,7 @@ from PIL import Image
 from odis.errors import DataError, OdisError
 from odis.objects import rle
 from odis.objects.clean import usable_objects
-from odis.objects.images import header_sizes, load_image
+from odis.objects.images import header_sizes, load_image, quiet_pillow
 from odis.objects.index import ObjectIndex
 from odis.types import Object, Skipped
 
@@ -203,7 +203,7 @@ class LabelledImages:
     def _read_map(self, path: str) -> np.ndarray:
         assert self._lookup is not None
         try:
-            with Image.open(path) as image:
+            with quiet_pillow(), Image.open(path) as image:
                 if image.mode not in _MAP_MODES:
                     raise DataError(
                         f"{path}: has {image.mode} pixels; a label map has one value a pixel, as palette "

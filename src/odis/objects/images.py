@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import threading
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -152,7 +156,8 @@ def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -
     with opened(path) as image:
         orientation = orientation_of(image)
         try:
-            image.load()
+            with quiet_pillow():
+                image.load()
             turn = TRANSPOSE.get(orientation)
             size = (image.height, image.width) if orientation in SIDEWAYS else image.size
             if expected_size is not None and size != tuple(expected_size):
@@ -180,13 +185,49 @@ def opened(path: str | Path) -> Image.Image:
     try:
         if os.path.getsize(path) == 0:
             raise DataError(f"{path}: is empty (0 bytes)")
-        return Image.open(path)
+        with quiet_pillow():
+            return Image.open(path)
     except DataError:
         raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: {_too_large(error)}") from error
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except Exception as error:  # a broken header makes Pillow's parsers raise almost anything
         raise DataError(f"{path}: is not an image that can be read ({reason_of(error)})") from error
+
+
+_quiet_lock = threading.Lock()
+_quiet_depth = 0
+_quiet_filters: warnings.catch_warnings[None] | None = None
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Nothing that Pillow warns of is shown: what matters is an error, and the rest (a photo of 96
+    megapixels, EXIF that is cut off) concerns no pixel. Threads may be in it at the same time.
+    """
+    global _quiet_depth, _quiet_filters
+    with _quiet_lock:
+        if _quiet_depth == 0:
+            _quiet_filters = warnings.catch_warnings()
+            _quiet_filters.__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        _quiet_depth += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_depth -= 1
+            if _quiet_depth == 0 and _quiet_filters is not None:
+                _quiet_filters.__exit__(None, None, None)
+
+
+def _too_large(error: Image.DecompressionBombError) -> str:
+    pixels = re.search(r"\d+", str(error))
+    shown = f"has {int(pixels[0]) / 1e6:,.0f} megapixels" if pixels else "has more pixels"
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+    return f"{shown}, and {most:,.0f} are the most that are read; make it smaller, or cut it into tiles"
 
 
 def reason_of(error: Exception) -> str:
@@ -201,7 +242,8 @@ def orientation_of(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # Pillow would decode the whole image to look for a trailing chunk
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        with quiet_pillow():
+            value = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # EXIF is an aside: a broken one does not make the image unusable
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

@@ -8,7 +8,16 @@ from pathlib import Path
 from PIL import Image
 
 from odis.errors import DataError
-from odis.objects.images import SIDEWAYS, TRANSPOSE, load_image, opened, orientation_of, reason_of, to_rgb
+from odis.objects.images import (
+    SIDEWAYS,
+    TRANSPOSE,
+    load_image,
+    opened,
+    orientation_of,
+    quiet_pillow,
+    reason_of,
+    to_rgb,
+)
 
 # libjpeg computes a block of 8 x 8 pixels at 8 x 8, 4 x 4, 2 x 2 or 1 x 1 from the same coefficients.
 _LARGEST_DCT_SCALE = 8
@@ -64,7 +73,8 @@ def load_scaled(path: str | Path, expected_size: tuple[int, int], shrink: int) -
             # Only the JPEG decoder acts on this.
             image.draft(None, (max(1, stored[0] // by_decoder), max(1, stored[1] // by_decoder)))
             rest = shrink // by_decoder if image.size != stored else shrink
-            image.load()
+            with quiet_pillow():
+                image.load()
             rgb = to_rgb(image, path)
             rgb = rgb.reduce(rest) if rest > 1 else rgb
             turn = TRANSPOSE.get(orientation)

@@ -31,7 +31,7 @@ from PIL import Image
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import Crowd, Skip, SkippedObject, keep_usable, reason, usable_size
-from odis.objects.images import list_files
+from odis.objects.images import list_files, quiet_pillow
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader
 from odis.objects.sources.voc import CLASSES as VOC_CLASSES
 from odis.objects.sources.voc_xml import leads_out
@@ -256,7 +256,7 @@ def read_map(path: Path, allowed: np.ndarray, values: str) -> np.ndarray:
             allowed.
     """
     try:
-        with Image.open(path) as image:
+        with quiet_pillow(), Image.open(path) as image:
             if image.mode not in _MAP_MODES:
                 raise DataError(
                     f"{path}: has {image.mode} pixels; a label map has one value a pixel, as palette or grey"
