@@ -16,10 +16,12 @@ from odis.objects.clean import (
     SkippedObject,
     keep_usable,
     object_problem,
+    possible_repeats,
     possible_sizes,
     sound_boxes,
     usable_objects,
     usable_size,
+    without_repeats,
 )
 from odis.types import ImageObjects, Object, Skipped
 
@@ -96,8 +98,10 @@ def test_usable_objects_are_those_without_a_problem(items: list[Object]) -> None
     assert usable.skipped("x/a.png") == named
     skipped: list[Skipped] = []
     called = ((f"x/a.png, object {k}", item) for k, item in enumerate(items))
-    assert keep_usable(called, (8, 6), 2, skipped.append) == usable.objects
-    assert skipped == named
+    kept = keep_usable(called, (8, 6), 2, skipped.append)
+    assert list(kept) == [one for k, one in enumerate(usable.objects) if one not in usable.objects[:k]]
+    assert skipped[: len(named)] == named
+    assert len(kept) + len(skipped) == len(items)
 
 
 def test_labels_and_masks_are_looked_at_unless_told_otherwise() -> None:
@@ -105,3 +109,45 @@ def test_labels_and_masks_are_looked_at_unless_told_otherwise() -> None:
     assert list(usable_objects(broken, 2).problems) == [0, 1]
     assert list(usable_objects(broken, ANY_LABEL).problems) == [0]
     assert list(usable_objects(broken, 2, masks_are_sound=True).problems) == [1]
+
+
+few = st.sampled_from([0.0, -0.0, 1.0, 4.0])
+alike = st.builds(
+    Object,
+    st.tuples(few, few, few, few),
+    st.sampled_from([None, b"a", b"b"]),
+    st.sampled_from([None, 0, 1]),
+    st.sampled_from([None, 0.5]),
+)
+
+
+@given(st.lists(alike, max_size=12))
+def test_an_object_that_is_listed_again_is_named_behind_the_first(items: list[Object]) -> None:
+    skipped: list[Skipped] = []
+    names = [f"a.png, line {k}" for k in range(len(items))]
+    kept = without_repeats(names, items, skipped.append)
+    firsts = [items.index(item) for item in items]
+    assert kept == [items[k] for k, first in enumerate(firsts) if first == k]
+    assert skipped == [
+        SkippedObject(names[k], f"is the same as line {first}")
+        for k, first in enumerate(firsts)
+        if first != k
+    ]
+
+
+def test_objects_can_be_told_apart_by_what_is_written() -> None:
+    box = Object((0, 0, 4, 4))
+    skipped: list[Skipped] = []
+    called = [(f"annotation {k}", box) for k in range(3)]
+    assert keep_usable(called, (8, 6), 1, skipped.append, written=["x", "y", "x"]) == (box, box)
+    assert skipped == [SkippedObject("annotation 2", "is the same as annotation 0")]
+    assert keep_usable(called, (8, 6), 1, skipped.append) == (box,)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 1), st.tuples(few, few, few, few))))
+def test_no_repeat_is_missed_among_many(rows: list[tuple[int, int, tuple[float, ...]]]) -> None:
+    images, labels = (np.array([row[k] for row in rows], np.int64) for k in (0, 1))
+    boxes = np.array([row[2] for row in rows], np.float64).reshape(-1, 4)
+    assert possible_repeats(images, labels, boxes).tolist() == [
+        rows.index(row) < k for k, row in enumerate(rows)
+    ]

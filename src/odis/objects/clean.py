@@ -4,7 +4,7 @@ check of an index share."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,19 @@ ANY_LABEL = 2**31
 """Classes of images whose labels are not looked at: every label that an index can hold is below."""
 
 Skip = Callable[[Skipped], None]
+
+_ODD = np.array(
+    [
+        0x9E3779B97F4A7C15,
+        0xBF58476D1CE4E5B9,
+        0x94D049BB133111EB,
+        0xD6E8FEB86659FD93,
+        0xA0761D6478BD642F,
+        0xE7037ED1A0B428DB,
+    ],
+    np.uint64,
+)
+"""Odd factors that mix the bits of an image's number, a label and a box into one word."""
 
 
 class SkippedObject(Skipped):
@@ -213,8 +226,10 @@ def keep_usable(
     skip: Skip,
     *,
     masks_are_sound: bool = False,
+    written: Sequence[Hashable] | None = None,
 ) -> tuple[Object, ...]:
-    """`usable_objects` of an image that is being read from annotations; the others are passed to `skip`.
+    """`usable_objects` of an image that is being read from annotations, each once; the others are passed to
+    `skip`.
 
     Args:
         objects: Each object, behind what it is called.
@@ -222,6 +237,7 @@ def keep_usable(
         classes: How many classes there are; labels must be below.
         skip: Called with what is left out.
         masks_are_sound: Masks were checked before, or made here, and are not looked at again.
+        written: What tells the objects apart, if not box, mask, label and score (`without_repeats`).
     """
     names, items = [], []
     for name, item in objects:
@@ -231,7 +247,59 @@ def keep_usable(
     usable = usable_objects(row, classes, masks_are_sound=masks_are_sound)
     for number, problem in usable.problems.items():
         skip(SkippedObject(names[number], problem))
-    return usable.objects
+    kept = usable.numbers
+    apart = usable.objects if written is None else [written[number] for number in kept]
+    if len(set(apart)) == len(kept):
+        return usable.objects
+    return tuple(without_repeats([names[number] for number in kept], usable.objects, skip, apart))
+
+
+def without_repeats(
+    names: Sequence[str], objects: Sequence[Object], skip: Skip, written: Sequence[Hashable] | None = None
+) -> list[Object]:
+    """The objects of an image, each once: one that was listed before is passed to `skip`.
+
+    Args:
+        names: What each is called.
+        objects: All usable ones of the image, in the order of the annotations.
+        skip: Called with every object that is left out.
+        written: What tells them apart; by default box, mask, label and score.
+    """
+    first: dict[Hashable, int] = {}
+    kept = []
+    for k, one in enumerate(objects if written is None else written):
+        if first.setdefault(one, k) == k:
+            kept.append(objects[k])
+        else:
+            skip(SkippedObject(names[k], f"is the same as {_short_name(names[first[one]])}"))
+    return kept
+
+
+def possible_repeats(images: np.ndarray, labels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Which objects may be the same as an earlier one: bool (n,). None is missed; a few may be different.
+
+    Args:
+        images: int (n,), a number for the image of each.
+        labels: int64 (n,).
+        boxes: float64 (n, 4).
+    """
+    with np.errstate(over="ignore"):
+        words = (boxes + 0.0).view(np.uint64) * _ODD[:4]  # -0.0 becomes 0.0
+        words ^= words >> np.uint64(29)
+        key = (words * _ODD[1:5]).sum(axis=1, dtype=np.uint64)
+        key += images.astype(np.uint64) * _ODD[4] + labels.astype(np.uint64) * _ODD[5]
+    found = np.zeros(len(key), bool)
+    ordered = np.sort(key)
+    if not (ordered[1:] == ordered[:-1]).any():  # which is the rule, and costs a tenth of the rest
+        return found
+    order = np.argsort(key, kind="stable")
+    found[order[1:]] = key[order[1:]] == key[order[:-1]]
+    return found
+
+
+def _short_name(name: str) -> str:
+    """The last part of what an object is called: its image or file is named beside it."""
+    return name.rsplit(", ", 1)[-1]
 
 
 def reason(error: DataError, path: str | Path) -> str:
