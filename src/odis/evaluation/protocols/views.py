@@ -73,15 +73,15 @@ class CenterCrop:
 class Squash:
     """The whole image resized to a square; its aspect is not kept."""
 
-    size: int
+    side: int
     interpolation: Interpolation = "bilinear"
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """uint8 (3, size, size)."""
-        return pixels_of(tv.resize(image, [self.size, self.size], interpolation=_MODES[self.interpolation]))
+        """uint8 (3, side, side)."""
+        return pixels_of(tv.resize(image, [self.side, self.side], interpolation=_MODES[self.interpolation]))
 
     def labels(self, labels: np.ndarray) -> np.ndarray:
         """A label map int32 (H, W) in the same square, by nearest pixel."""
         picture = Image.fromarray(labels.astype(np.int32), mode="I")
-        small = picture.resize((self.size, self.size), Image.Resampling.NEAREST)
+        small = picture.resize((self.side, self.side), Image.Resampling.NEAREST)
         return np.asarray(small).astype(np.int32)
