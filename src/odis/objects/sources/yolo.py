@@ -1,44 +1,40 @@
-"""YOLO as Ultralytics documents it: `data.yaml`, folders or lists of images, and one text file of objects an
-image.
+"""YOLO as Ultralytics, Roboflow, CVAT, Label Studio and labelImg write it: images in folders or lists, and
+one text file of objects an image.
 
-`data.yaml` (or the only other .yaml in the folder) has `names` (a list, or a mapping from 0, 1, 2, ... to
-names) and `train`, `val`, `test`: each a folder, a .txt list of images, or several of these. It may have
-`path`, where those begin, and `nc`. Nothing in it is run or downloaded, and no path may lead out of the data
-set's folder.
+`data.yaml` (`yolo_yaml.py`) names the classes and, for each split, a folder, a .txt list of images, or
+several of these; without an entry a split is where exporters put it (`images/train`, `train/images`,
+`train.txt`). Without a YAML file the class names are those of `classes.txt`, `obj.names` or
+`_darknet.labels`, or else the numbers that the label files have.
 
-The objects of images/a/b.jpg are in labels/a/b.txt: the last folder `images` becomes `labels`, and without
-one the file is beside the image. A line is `class x y width height` (the box's centre and size), perhaps with
-a confidence behind it, or `class x1 y1 x2 y2 x3 y3 ...` (a polygon; so are the four corners of an oriented
-box). All are shares of the image's width and height as a viewer shows it, so of the sides that EXIF
-orientation gives it. A missing file and an empty one mean that there is no object.
+The objects of images/a/b.jpg are in labels/a/b.txt (`yolo_places.py`), in lines as `yolo_label.py` says. A
+missing file and an empty one mean that there is no object. A file without its image is an image left out.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import yaml
-from pycocotools import mask as coco_mask
 
 from odis.errors import DataError
-from odis.objects.clean import Skip, SkippedObject, keep_usable, usable_size
-from odis.objects.images import list_files
+from odis.objects.clean import Mended, Skip, SkippedObject, keep_usable, usable_size
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
-from odis.types import ImageObjects, Object, Skipped
+from odis.objects.sources.text import distinct, read_names, read_text, short
+from odis.objects.sources.yolo_label import label_lines, objects_of
+from odis.objects.sources.yolo_places import Labels, find_below, images_of, is_place, usual_places
+from odis.objects.sources.yolo_yaml import CLASS_FILES, SPLITS, ClassList, DataYaml, find_yaml
+from odis.types import ImageObjects, Skipped
 
-_SPLITS = ("train", "val", "test")
+_MOST_NUMBERS = 100_000  # classes that label files without a class list may have
 
-_DEEPEST = 20
-
-_SLACK = 0.01  # of the image: how far over its edge rounding and careless drawing may put a point
+_NO_LABELS = ("classes.txt", "predefined_classes.txt", "train.txt", "val.txt", "test.txt")
 
 
-def read(root: Path, split: str | None, skip: Skip) -> AnnotationReader:
+def read(
+    root: Path, split: str | None, skip: Skip, *, images: str | None = None, annotations: str | None = None
+) -> AnnotationReader:
     """Every image of a split with its objects, in the order of the folders and lists that name it.
 
     The names of one folder are held at a time, lists are read line by line; a hash of 8 bytes an image (90 in
@@ -48,280 +44,262 @@ def read(root: Path, split: str | None, skip: Skip) -> AnnotationReader:
 
     Args:
         root: Folder that holds `data.yaml`, the images and their labels.
-        split: `train` (if none is given), `val` or `test`.
-        skip: Called with every image and object that cannot be used. The lines of a label file that is not
-            text are not counted.
+        split: `train` (if none is given), `val` or `test`, or another that `data.yaml` has; `valid` is `val`.
+        skip: Called with every image and object that cannot be used, or not as it is annotated.
+        images: Folder of the images, if elsewhere.
+        annotations: Folder of the label files, or the YAML file, if elsewhere.
 
     Raises:
-        DataError: `data.yaml` is missing, ambiguous or wrong, or a folder or list it names is missing, empty
-            or elsewhere.
+        DataError: There is nothing that names images, or what names them is ambiguous, wrong, or leads
+            nowhere.
     """
-    path = _find(root)
-    content = _load(path)
-    classes = _classes(path, content)
-    split = split or "train"
-    there = [name for name in _SPLITS if content.get(name)]
-    if split not in there:
-        raise DataError(
-            f"{path}: no split {split!r}; there are {', '.join(there) or 'none of train, val, test'}"
-        )
-    base = root
-    if content.get("path") is not None:
-        base = root / _place(path, "path", content["path"], root, root)
-        if not base.is_dir():
-            raise DataError(
-                f"{path}: path leads to {base}, which is no folder; leave it out if the images are beside "
-                f"{path.name}"
-            )
-    entries = content[split] if isinstance(content[split], list) else [content[split]]
-    places = [_place(path, split, entry, root, base) for entry in entries]
-    for place in map(root.joinpath, places):
-        if not place.is_dir() and not (place.suffix.lower() == ".txt" and place.is_file()):
-            raise DataError(
-                f"{place}: no such folder, or list of images (.txt); {path.name} names it for {split}"
-            )
-
-    def units() -> Iterator[Unit]:
-        seen: set[int] = set()
-        for place in places:
-            for image in _images(root, base, place, skip):
-                key = hash(image)
-                if key in seen:
-                    skip(Skipped(str(root / image), "was listed before"))
-                    continue
-                seen.add(key)
-                yield partial(_row, root, image, len(classes), skip)
-
-    return AnnotationReader(units(), root, "annotated", classes)
+    data = _DataSet.find(root, images, annotations)
+    places = data.places(split)
+    classes = data.classes(places, skip)
+    return AnnotationReader(data.units(places, classes, skip), data.root, "annotated", classes.names)
 
 
 FORMAT = AnnotationFormat(
     name="yolo",
-    title="YOLO text files (Ultralytics): boxes or polygons",
-    layout="data.yaml, and the images/ and labels/ that it names",
+    title="YOLO text files (Ultralytics, Roboflow, CVAT, labelImg): boxes or polygons",
+    layout="data.yaml, and the images/ and labels/ that it names; or images/ and labels/ alone",
     splits="train (default), val, test",
     read=read,
+    takes_places=True,
 )
 
 
-def _find(root: Path) -> Path:
-    if (root / "data.yaml").is_file():
-        return root / "data.yaml"
-    found = sorted(
-        p
-        for p in root.iterdir()
-        if p.suffix in (".yaml", ".yml") and not p.name.startswith(".") and p.is_file()
-    )
-    if len(found) != 1:
-        names = ", ".join(p.name for p in found) or "no other .yaml file"
-        raise DataError(f"{root}: no data.yaml, and {names}; there must be data.yaml, or one .yaml file")
-    return found[0]
+@dataclass(frozen=True, slots=True)
+class _DataSet:
+    given: Path  # the root as it was given
+    root: Path  # of the images
+    yaml: DataYaml | None
+    labels: Labels
+    images: str | None  # the folder of images that was named, relative to `root`
 
+    @classmethod
+    def find(cls, given: Path, images: str | None, annotations: str | None) -> _DataSet:
+        root, folder = given, None
+        if images is not None:
+            place = Path(os.path.normpath(given / images))
+            if not place.is_dir():
+                raise DataError(f"{place}: no such folder; --images names the folder of the images")
+            inside = os.path.relpath(place, given).replace(os.sep, "/")
+            root, folder = (place, ".") if inside.split("/", 1)[0] == ".." else (given, inside)
+        notes = None if annotations is None else Path(os.path.normpath(given / annotations))
+        if notes is None or notes.is_dir():
+            path = find_yaml(given) or (None if notes is None else find_yaml(notes))
+        elif notes.suffix.lower() in (".yaml", ".yml"):
+            path, notes = notes, None
+        else:
+            raise DataError(f"{notes}: no such folder of label files, and no .yaml file")
+        return cls(given, root, DataYaml.load(path) if path else None, Labels(root, notes), folder)
 
-def _load(path: Path) -> dict[Any, Any]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        _refuse_bombs(path, text)
-        node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    except DataError:
-        raise
-    except Exception as error:  # a tag such as !!int makes the loader raise almost anything
-        raise DataError(f"{path}: is not YAML that can be read ({_reason(error)})") from error
-    if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
-        raise DataError(f"{path}: must be a mapping with names and train, val or test")
-    names = [
-        value for key, value in node.value if key.value == "names" and isinstance(value, yaml.MappingNode)
-    ]
-    if len(node.value) != len(content) or any(
-        len(n.value) != len(content["names"]) for n in names
-    ):  # YAML keeps the last one
-        raise DataError(f"{path}: has a key twice")
-    if "kpt_shape" in content:
-        raise DataError(f"{path}: is for poses (kpt_shape); boxes, polygons and oriented boxes can be read")
-    return content
+    def places(self, split: str | None) -> list[str]:
+        """The folders and lists of a split, relative to the root."""
+        wanted = split or "train"
+        entry = self.yaml.split(wanted) if self.yaml else None
+        if entry is not None:
+            return self._entries(wanted, entry)
+        if self.images is not None:
+            return [self.images] if split is None else self._usual(split, below=self.images)
+        found = usual_places(self.root, wanted)
+        if found or split is not None or any(usual_places(self.root, name) for name in SPLITS):
+            return found or self._none(wanted)
+        for place in ("images", "obj_train_data", "."):
+            if (self.root / place).is_dir() and (place != "." or self._has_pairs()):
+                return [place]
+        return self._none(wanted)
 
+    def _entries(self, split: str, entry: object) -> list[str]:
+        assert self.yaml is not None
+        path, found = self.yaml.path, []
+        for one in entry if isinstance(entry, list) else [entry]:
+            if not isinstance(one, str) or not one.strip():
+                raise DataError(
+                    f"{path}: {split} is {short(one)}, must be a path (or, for a split, a list of them)"
+                )
+            place = find_below(self.root, self.bases(), one, is_place)
+            if place is None and self.images is not None:
+                place = self.images
+            if place is None:
+                usual = usual_places(self.root, split)
+                way = f"; --images {usual[0]} would read that folder" if usual else "; --images names another"
+                raise DataError(
+                    f"{path}: {split} is {short(one)}, and there is no such folder or list of images (.txt) "
+                    f"below {self.root}{way}"
+                )
+            found.append(place)
+        return found
 
-def _refuse_bombs(path: Path, text: str) -> None:
-    """Refuse what makes the loader take any time or memory, before it builds anything."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent):
-            raise DataError(
-                f"{path}: has an alias (*name), which can make a file of any size; write the value itself"
-            )
-        if depth > _DEEPEST:
-            raise DataError(f"{path}: has more than {_DEEPEST} lists or mappings in each other")
+    def bases(self) -> list[str]:
+        """Folders, relative to the root, that entries may begin at."""
+        written = self.yaml.value("path") if self.yaml else None
+        found = [self.images] if self.images is not None else []
+        if written is not None:
+            if not isinstance(written, str):
+                assert self.yaml is not None
+                raise DataError(f"{self.yaml.path}: path is {short(written)}, must be a path")
+            base = find_below(self.root, ["."], written, lambda path: path.is_dir())
+            found += [base] if base is not None else []
+        return [*found, "."]
 
+    def _usual(self, split: str, below: str) -> list[str]:
+        """A split in a folder of images that was named; the folder itself if it has no splits."""
+        folder = self.root / below
+        found = usual_places(folder, split)
+        if not found and any(usual_places(folder, name) for name in SPLITS):
+            self._none(split, folder)
+        return [place if below == "." else f"{below}/{place}" for place in found or [""]][:1]
 
-def _reason(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    text = getattr(error, "problem", None) or str(error) or type(error).__name__
-    return (f"line {mark.line + 1}: " if mark else "") + str(text).splitlines()[0]
-
-
-def _classes(path: Path, content: dict[Any, Any]) -> list[str]:
-    names = content.get("names")
-    if isinstance(names, dict):
-        if any(type(k) is not int for k in names) or sorted(names) != list(range(len(names))):
-            raise DataError(f"{path}: names must have the numbers 0, 1, 2, ... without a gap")
-        names = [names[k] for k in sorted(names)]
-    if not isinstance(names, list) or not names:
-        raise DataError(f"{path}: has no names; they must be a list, or a mapping from 0, 1, 2, ... to names")
-    first: dict[str, int] = {}
-    for k, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip():
-            raise DataError(
-                f"{path}: the name of class {k} is {_short(name)}, which is no text; put it in quotes"
-            )
-        if first.setdefault(name, k) != k:
-            raise DataError(f"{path}: classes {first[name]} and {k} have the same name {_short(name)}")
-    if content.get("nc") not in (None, len(names)):
-        raise DataError(f"{path}: nc is {_short(content['nc'])}, but there are {len(names)} names")
-    return names
-
-
-def _place(path: Path, key: str, value: Any, root: Path, base: Path) -> str:
-    """Where an entry of the YAML file leads, relative to the root."""
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{path}: {key} is {_short(value)}, must be a path (or, for a split, a list of them)")
-    try:
-        return _inside(root, base, value)
-    except DataError as error:
-        within = re.sub(r"^(\.\./)+", "", value)  # as some exporters write it
-        hint = f"; {within} is there, write that" if within != value and (base / within).exists() else ""
-        raise DataError(f"{path}: {key} is {_short(value)}, which {error}{hint}") from None
-
-
-def _inside(root: Path, base: Path, text: str) -> str:
-    """`text`, which begins at `base` if it is not absolute, relative to `root`; the error says why it may not
-    be used.
-    """
-    if "\\" in text or re.match("[A-Za-z]:", text):
-        raise DataError("has a backslash or a drive letter; the parts of a path are separated by /")
-    if any(ord(character) < 32 for character in text):
-        raise DataError("has control characters")
-    inside = os.path.relpath(os.path.join(base, text), root).replace(os.sep, "/")
-    if inside.split("/", 1)[0] == "..":
-        raise DataError(f"leads out of {root}")
-    return inside
-
-
-def _images(root: Path, base: Path, place: str, skip: Skip) -> Iterator[str]:
-    """The images of a folder or list, relative to the root."""
-    path = root / place
-    if path.is_dir():
-        images = list_files(path).images
-        if not images:
-            raise DataError(f"{path}: no image in this folder or below")
-        yield from (image if place == "." else f"{place}/{image}" for image in images)
-        return
-    empty = True
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    empty = False
-                    image = _listed(root, base, path, number, line, skip)
-                    if image is not None:
-                        yield image
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if empty:
-        raise DataError(f"{path}: lists no image")
-
-
-def _listed(root: Path, base: Path, path: Path, number: int, line: bytes, skip: Skip) -> str | None:
-    """The image in a line of a list; `./` at its beginning is the list's own folder."""
-    try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-        return _inside(root, path.parent if text.startswith("./") else base, text) if text else None
-    except UnicodeDecodeError:
-        skip(Skipped(f"{path}, line {number}", "is not UTF-8"))
-    except DataError as error:
-        skip(Skipped(f"{path}, line {number}", f"{_short(text)} {error}"))
-    return None
-
-
-def _row(root: Path, image: str, classes: int, skip: Skip) -> ImageObjects | None:
-    try:
-        lines = _lines(root / _label_file(image))
-    except DataError as error:
-        skip(Skipped(str(root / image), str(error)))
-        return None
-    size = usable_size(root / image, skip, objects=[name for name, _ in lines])
-    if size is None:
-        return None
-    objects = []
-    for name, line in lines:
+    def _has_pairs(self) -> bool:
+        """Whether images and label files are beside each other in the root, or below it."""
         try:
-            objects.append((name, _object(line, *size)))
+            names = sorted(entry.name for entry in os.scandir(self.root))
+        except OSError as error:
+            raise DataError(f"{self.root}: cannot be read ({error.strerror or error})") from error
+        return any(name.endswith(".txt") and name not in _NO_LABELS for name in names)
+
+    def _none(self, split: str, folder: Path | None = None) -> list[str]:
+        folder = folder or self.root
+        there = self.yaml.splits() if self.yaml else []
+        there += [name for name in SPLITS if name not in there and usual_places(folder, name)]
+        if there:
+            where = self.yaml.path if self.yaml else folder
+            raise DataError(f"{where}: no split {short(split)}; there are {', '.join(there)}")
+        looked = f"images/, images/{split}/, {split}/images/ or {split}.txt"
+        if self.yaml:
+            raise DataError(
+                f"{self.yaml.path}: has no {split}, and there is no {looked}; --images DIR names one"
+            )
+        below = sorted(path.parent for path in self.root.glob("*/data.yaml"))
+        way = f"odis index yolo {below[0]} would read that one" if below else "--images DIR names one"
+        raise DataError(f"{self.root}: no data.yaml, and no {looked}; {way}")
+
+    def classes(self, places: list[str], skip: Skip) -> ClassList:
+        """The class list: of the YAML file, of another file, or the numbers in the label files."""
+        found = self.yaml.classes(skip) if self.yaml else None
+        if found is not None:
+            return found
+        labels = [self.labels.folder(place) for place in places]
+        for folder in filter(None, (self.given, self.labels.named, self.given / "labels", *labels)):
+            path = next((folder / name for name in CLASS_FILES if (folder / name).is_file()), None)
+            if path is None:
+                continue
+            names = read_names(path)
+            if not names:
+                raise DataError(f"{path}: lists no class")
+            if read_text(path).encoding == "gb18030":
+                skip(Mended(str(path), "is not UTF-8; its names are read as GB 18030"))
+            numbers = list(range(len(names)))
+            return ClassList(distinct(names, list(numbers)), {k: k for k in numbers})
+        most = -1
+        for place in places:
+            for image in images_of(self.root, self.bases(), place, lambda skipped: None):
+                most = max(most, *_numbers(self.labels.file(image)))
+        return ClassList.of({k: str(k) for k in range(most + 1)})
+
+    def units(self, places: list[str], classes: ClassList, skip: Skip) -> Iterator[Unit]:
+        """The units of all images, and what is listed twice or has no image."""
+        seen: set[int] = set()
+        of_images: set[int] = set()  # label files
+        for place in places:
+            folders = self._label_folders(place)
+            for image in images_of(self.root, self.bases(), place, skip):
+                if hash(image) in seen:
+                    skip(Skipped(str(self.root / image), "was listed before"))
+                    continue
+                path = self.labels.file(image)
+                shared = hash(path) in of_images
+                seen.add(hash(image))
+                of_images.add(hash(path))
+                yield partial(self._row, image, path, classes, shared, skip)
+            for label in _label_files(folders):
+                if hash(label) not in of_images:
+                    of_images.add(hash(label))
+                    self._without_image(label, folders[label.parent], skip)
+
+    def _label_folders(self, place: str) -> dict[Path, str]:
+        """The folders of label files of a folder of images, each with that of its images; none of a list, for
+        its images may be anywhere.
+        """
+        if not (self.root / place).is_dir():
+            return {}
+        listed = images_of(self.root, [], place, lambda skipped: None)
+        images = dict.fromkeys([place, *(image.rpartition("/")[0] or "." for image in listed)])
+        found = {self.labels.folder(folder): folder for folder in images}
+        own = self.labels.folder(place)
+        if own != self.root / place:
+            below = (path for path in own.rglob("*") if path.is_dir())
+            found = {path: f"{place}/{path.relative_to(own)}" for path in below} | found
+        if next(_label_files(found), None) is None:
+            raise DataError(
+                f"{own}: no label file (.txt) for the images in {self.root / place}; --annotations DIR "
+                f"names their folder, and odis index folder reads images without labels"
+            )
+        return found
+
+    def _without_image(self, path: Path, images: str, skip: Skip) -> None:
+        """Name a label file whose image is missing, with its objects."""
+        try:
+            lines = label_lines(path)
+        except DataError:
+            return
+        folder = self.root / images
+        if folder == path.parent and not all(_is_label(line) for _, line in lines):
+            return  # notes that lie there, too
+        skip(Skipped(str(path), f"has no image{_of_other_kind(folder / path.name)}"))
+        for name, _ in lines:
+            skip(SkippedObject(name, "its image cannot be used"))
+
+    def _row(
+        self, image: str, label: Path, classes: ClassList, shared: bool, skip: Skip
+    ) -> ImageObjects | None:
+        path = self.root / image
+        try:
+            lines = label_lines(label)
         except DataError as error:
-            skip(SkippedObject(name, str(error)))
-    return ImageObjects(image, *size, keep_usable(objects, size, classes, skip))
-
-
-def _label_file(image: str) -> str:
-    *folders, name = image.split("/")
-    if "images" in folders:
-        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
-    return "/".join([*folders, f"{os.path.splitext(name)[0]}.txt"])
-
-
-def _lines(path: Path) -> list[tuple[str, str]]:
-    """Each line that is not blank, behind what it is called."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        return []
-    except UnicodeDecodeError as error:
-        raise DataError(f"its label file {path} is not UTF-8") from error
-    except OSError as error:
-        raise DataError(f"its label file {path} cannot be read ({error.strerror or error})") from error
-    return [
-        (f"{path}, line {number}", line)
-        for number, line in enumerate(text.split("\n"), start=1)
-        if line.strip()
-    ]
-
-
-def _object(line: str, width: int, height: int) -> Object:
-    try:
-        label, *values = map(_number, line.split())
-    except ValueError as error:
-        raise DataError(f"is {_short(line.strip())}, must be numbers with spaces between them") from error
-    if not label.is_integer():
-        raise DataError(f"has class {label:g}, must be a whole number")
-    if len(values) not in (4, 5) and (len(values) < 6 or len(values) % 2):
-        raise DataError(
-            f"has {len(values) + 1} numbers, must have 5 (class and box), 6 (and confidence) or 7, 9, ... "
-            f"(class and points)"
+            skip(Skipped(str(path), f"its label file cannot be used: {error}"))
+            return None
+        size = usable_size(path, skip, objects=[name for name, _ in lines])
+        if size is None:
+            return None
+        found = keep_usable(
+            objects_of(lines, size, classes, skip), size, len(classes.names), skip, masks_are_sound=True
         )
-    score = values.pop() if len(values) == 5 else None
-    if score is not None and not 0 <= score <= 1:
-        raise DataError(f"has confidence {score:g}, must be from 0 to 1")
-    for value in values:
-        if not -_SLACK <= value <= 1 + _SLACK:
-            raise DataError(f"has {value:g}, must be a share of the image's width or height, from 0 to 1")
-    if len(values) == 4:
-        x, y, w, h = values
-        return Object(
-            ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height),
-            None,
-            int(label),
-            score,
-        )
-    points = [value * (height if k % 2 else width) for k, value in enumerate(values)]
-    box = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
-    return Object(box, coco_mask.merge(coco_mask.frPyObjects([points], height, width))["counts"], int(label))
+        if shared and found:
+            skip(Mended(str(path), f"shares its label file {label.name} with another image of this name"))
+        return ImageObjects(image, *size, found)
 
 
-def _number(text: str) -> float:
-    if "_" in text:  # which Python takes for a separator of digits
-        raise ValueError(text)
-    return float(text)
+def _label_files(folders: Iterable[Path]) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted(p for p in folder.glob("*.txt") if p.name not in _NO_LABELS and p.is_file())
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _of_other_kind(label: Path) -> str:
+    """In words, the file that should be the image of a label file, but is of a kind that is not read."""
+    try:
+        names = sorted(os.listdir(label.parent))
+    except OSError:
+        return ""
+    other = [name for name in names if os.path.splitext(name)[0] == label.stem and name != label.name]
+    return f": {other[0]} is of a kind that is not read" if other else ""
+
+
+def _is_label(line: str) -> bool:
+    words = line.split()
+    return len(words) > 4 and words[0].isdecimal()
+
+
+def _numbers(path: Path) -> Iterator[int]:
+    """The class numbers in a label file, and -1."""
+    yield -1
+    try:
+        lines = label_lines(path)
+    except DataError:
+        return  # it is named when its row is due
+    for _, line in lines:
+        word = line.split()[0]
+        if word.isdecimal() and len(word) < 10 and int(word) < _MOST_NUMBERS:
+            yield int(word)

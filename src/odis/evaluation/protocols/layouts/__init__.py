@@ -1,1 +1,0 @@
-"""Data sets in their published layouts, as protocols read them."""
