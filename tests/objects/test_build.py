@@ -45,12 +45,15 @@ def test_every_skipped_file_is_named_and_counts_add_up(folder: Path, tmp_path: P
     skipped: list[Skipped] = []
     out = tmp_path / "i.parquet"
     summary = build_index("folder", folder, out, report=skipped.append)
-    assert [s.what for s in skipped] == [str(folder / "text.png"), str(folder / "zero.jpg")]
+    assert [s.what for s in skipped] == [
+        str(folder / name) for name in ("sixteen.png", "text.png", "zero.jpg")
+    ]
     assert (summary.images, summary.written, summary.images_skipped) == (10, 8, 2)
     assert (summary.objects, summary.kept, summary.objects_skipped, summary.crowds) == (8, 8, 0, 0)
     assert (
         str(summary)
-        == f"{out}: 8 of 10 images (2 skipped), 8 of 8 objects (0 skipped, 0 crowds), whole-image"
+        == f"{out}: 8 of 10 images (2 skipped), 8 of 8 objects (0 skipped, 0 crowds), whole-image; "
+        "not read: 1 lower 8 bits of 16-bit images"
     )
     rows = {row.image: (row.width, row.height) for row in ObjectIndex.open(out)}
     assert rows == {

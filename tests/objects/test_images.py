@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from odis.errors import DataError
-from odis.objects.images import header_sizes, image_size, list_files, load_image, quiet_pillow
+from odis.objects.images import header_sizes, image_size, load_image, quiet_pillow
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)  # 8 wide, 6 high
@@ -148,50 +148,6 @@ def test_damaged_files_are_read_or_refused_never_worse(
         else:
             refused = False
         assert refused or answer == "RGB" or answer.startswith("(")
-
-
-def test_listing_is_sorted_and_leaves_out_what_is_hidden_or_no_image(tmp_path: Path) -> None:
-    for name in (
-        "b/x/2.JPG",
-        "b/x/1.jpeg",
-        "a.png",
-        "c/3.webp",
-        ".hidden/4.png",
-        "c/.5.png",
-        "c/notes.txt",
-        "c/i.parquet",
-        "README",
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "c" / "loop").symlink_to(tmp_path)
-    (tmp_path / "d").symlink_to(tmp_path / "b")
-    listing = list_files(tmp_path)
-    assert listing.images == ["a.png", "b/x/1.jpeg", "b/x/2.JPG", "c/3.webp", "d/x/1.jpeg", "d/x/2.JPG"]
-    assert (listing.parquet, listing.others) == (["c/i.parquet"], 2)
-
-
-@pytest.mark.parametrize(
-    ("images", "classes"),
-    [
-        (["cat/1.png", "dog/a/2.png"], ["cat", "dog"]),
-        (["1.png", "cat/1.png", "dog/2.png"], []),
-        (["1.png", "2.png"], []),
-        (["images/1.png"], []),
-        (["train/1.png", "val/1.png"], []),
-    ],
-)
-def test_classes_are_the_first_folders(tmp_path: Path, images: list[str], classes: list[str]) -> None:
-    for name in images:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert list_files(tmp_path).classes() == classes
-
-
-def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
-    (tmp_path / b"caf\xe9.png".decode("utf-8", "surrogateescape")).touch()
-    with pytest.raises(DataError, match="not UTF-8"):
-        list_files(tmp_path)
 
 
 def test_a_photo_of_many_megapixels_is_read_and_a_larger_one_says_what_to_do(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ class _Account:
             return
         if isinstance(skipped, Mended | Unread):
             if isinstance(skipped, Unread):
-                counts["unread"][skipped.why] = counts["unread"].get(skipped.why, 0) + 1
+                counts["unread"][skipped.why] = counts["unread"].get(skipped.why, 0) + skipped.count
             else:
                 counts["mended"] += 1
             if self._report is not None:

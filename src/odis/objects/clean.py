@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from odis.errors import DataError
 from odis.objects import rle
+from odis.objects.extras import unread_parts
 from odis.objects.images import header_sizes
 from odis.types import Box, ImageObjects, Object, Skipped
 
@@ -50,12 +52,13 @@ class Mended(Skipped):
     __slots__ = ()
 
 
+@dataclass(frozen=True, slots=True)
 class Unread(Skipped):
     """A part of the data set that no reader looks at: a file of another kind, a further page, a fourth band.
     `why` is its kind, which is what is counted.
     """
 
-    __slots__ = ()
+    count: int = 1
 
 
 class Crowd(Skipped):
@@ -66,14 +69,18 @@ class Crowd(Skipped):
     __slots__ = ()
 
 
-def verified_size(path: str | Path, annotated: tuple[int, int] | None = None) -> tuple[int, int]:
+def verified_size(
+    path: str | Path,
+    annotated: tuple[int, int] | None = None,
+    look: Callable[[Image.Image], None] | None = None,
+) -> tuple[int, int]:
     """`(width, height)` of an image from its header; the annotated size, if the header confirms it in either
-    orientation.
+    orientation. `look` is called as `header_sizes` does.
 
     Raises:
         DataError: The header cannot be read, or is of another size.
     """
-    sizes = header_sizes(path)
+    sizes = header_sizes(path, look)
     if annotated is None:
         return sizes[0]
     if tuple(annotated) not in sizes:
@@ -152,11 +159,16 @@ def usable_size(
         stored: For an image without annotated size, give the size of its stored pixels, before EXIF
             orientation.
     """
+
+    def look(image: Image.Image) -> None:
+        for kind, count in unread_parts(image):
+            skip(Unread(str(path), kind, count))
+
     try:
         if stored and annotated is None:
-            return header_sizes(path)[-1]
+            return header_sizes(path, look)[-1]
         return (
-            verified_size(path, annotated)
+            verified_size(path, annotated, look)
             if annotated is None or not trust
             else _possible_size(path, annotated)
         )

@@ -41,7 +41,7 @@ _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
-_PNG_PIXELS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}  # colour type: bits
+_PNG_PIXELS = {0: {1, 2, 4, 8}, 2: {8}, 3: {1, 2, 4, 8}, 4: {8}, 6: {8}}  # colour type: bits
 
 _PNG_LENGTHS = {
     b"gAMA": 4,
@@ -231,7 +231,7 @@ def _png(data: bytes) -> tuple[int, int, int] | None:
                 return None
             width, height, bits, colours, _, filtering = _IHDR.unpack_from(data, start)
             if bits not in _PNG_PIXELS.get(colours, ()) or filtering:
-                return None
+                return None  # of 16 bits too: Pillow is to be asked what it makes of them
             size = width, height
         elif (
             size is None

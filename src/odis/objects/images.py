@@ -6,9 +6,8 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,6 @@ from PIL import Image
 
 from odis.errors import DataError
 from odis.objects.headers import read_header
-
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".jp2"}
-)
-
-SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
 
 _ORIENTATION_TAG = 0x0112
 
@@ -38,82 +31,6 @@ TRANSPOSE = {
 SIDEWAYS = frozenset({5, 6, 7, 8})
 
 
-@dataclass(slots=True)
-class Listing:
-    """The files of a folder, sorted by name. Paths are relative to the folder, with `/` between their
-    parts.
-    """
-
-    images: list[str] = field(default_factory=list)
-    parquet: list[str] = field(default_factory=list)
-    others: int = 0  # files that are neither; hidden files are not counted
-
-    def classes(self) -> list[str]:
-        """Class names, if the folder has one folder a class; else an empty list.
-
-        A class is the first part of an image's path. An image beside the class folders, a single class
-        folder, or a folder named like a split (`train`, `val`) means that folders are not classes.
-        """
-        names = {image.split("/", 1)[0] for image in self.images if "/" in image}
-        flat = any("/" not in image for image in self.images)
-        if flat or len(names) < 2 or any(name.lower() in SPLIT_FOLDERS for name in names):
-            return []
-        return sorted(names)
-
-
-def list_files(folder: str | Path) -> Listing:
-    """Every image and Parquet file under `folder`, at any depth, through links; hidden files and folders are
-    left out.
-
-    Raises:
-        DataError: A folder cannot be read, or an image's name is not UTF-8.
-    """
-    listing = Listing()
-    for relative in _walk(str(folder)):
-        suffix = os.path.splitext(relative)[1].lower()
-        if suffix in IMAGE_SUFFIXES:
-            if not _is_utf8(relative):
-                raise DataError(f"{os.path.join(folder, relative)!r}: its name is not UTF-8; rename it")
-            listing.images.append(relative)
-        elif suffix == ".parquet":
-            listing.parquet.append(relative)
-        else:
-            listing.others += 1
-    listing.images.sort()
-    listing.parquet.sort()
-    return listing
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # the system hands undecodable bytes over as lone surrogates
-        return False
-    return True
-
-
-def _walk(root: str) -> Iterator[str]:
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while pending:
-        prefix, above = pending.pop()
-        folder = os.path.join(root, prefix)
-        try:
-            status = os.stat(folder)
-            here = (status.st_dev, status.st_ino)
-            if here in above:  # a link that leads back up
-                continue
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        pending.append((f"{prefix}{entry.name}/", above | {here}))
-                    else:
-                        yield prefix + entry.name
-        except OSError as error:
-            raise DataError(f"{folder}: cannot be read ({error.strerror or error})") from error
-
-
 def image_size(path: str | Path) -> tuple[int, int]:
     """`(width, height)` in pixels as a viewer shows the image (EXIF orientation applied), from the header
     alone.
@@ -124,9 +41,15 @@ def image_size(path: str | Path) -> tuple[int, int]:
     return header_sizes(path)[0]
 
 
-def header_sizes(path: str | Path) -> list[tuple[int, int]]:
+def header_sizes(
+    path: str | Path, look: Callable[[Image.Image], None] | None = None
+) -> list[tuple[int, int]]:
     """The sizes an annotation may mean, from the header alone: as a viewer shows the image, then as it is
     stored.
+
+    Args:
+        path: The image file.
+        look: Called with the open image, unless its header is so plain that there is nothing to see in it.
 
     Raises:
         DataError: The file is missing, empty or not an image.
@@ -135,6 +58,8 @@ def header_sizes(path: str | Path) -> list[tuple[int, int]]:
     if found is None:
         with opened(path) as image:
             found = (*image.size, orientation_of(image))
+            if look is not None:
+                look(image)
     width, height, orientation = found
     return [(height, width), (width, height)] if orientation in SIDEWAYS else [(width, height)]
 

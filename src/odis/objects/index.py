@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -23,10 +24,11 @@ import pyarrow.parquet as pq
 
 from odis import __version__
 from odis.config.renamed import translate
-from odis.errors import DataError
+from odis.errors import DataError, OdisWarning
 from odis.machine.files import written_whole
 from odis.objects.check import Statistics, problems, statistics
-from odis.objects.images import image_size, list_files
+from odis.objects.images import image_size
+from odis.objects.listing import folder_labels, list_files
 from odis.objects.table import SCHEMA, Block, load_batches, read_schema, to_batch
 from odis.types import ImageObjects, Object
 
@@ -277,17 +279,30 @@ def _open_folder(path: Path) -> ObjectIndex:
         _check_whole(path, listing.parquet)
         return _open_files(str(path), [os.path.join(path, name) for name in listing.parquet])
     if not listing.images:
-        raise DataError(f"{path}: no image and no object index (.parquet) in this folder or below")
-    classes = listing.classes()
-    position = {name: k for k, name in enumerate(classes)}
-    labels = (
-        pa.array([position[name.split("/", 1)[0]] for name in listing.images], pa.int32())
-        if classes
-        else None
+        raise DataError(
+            f"{path}: no image and no object index (.parquet) in this folder or below ({listing.said()})"
+        )
+    for one in listing.skipped[:1]:
+        more = f", and {len(listing.skipped) - 1:,} more like it" if len(listing.skipped) > 1 else ""
+        warnings.warn(f"skipped {one.what}: {one.why}{more}", OdisWarning, stacklevel=3)
+    if missed := listing.pictures():
+        warnings.warn(f"{path}: not read: {missed}; convert them to JPEG or PNG", OdisWarning, stacklevel=3)
+    labels = folder_labels(
+        listing,
+        lambda name: (
+            f"give one of them ({path / name}), or make an index of all: odis index folder {path} --split ."
+        ),
     )
-    images = pa.array(listing.images, pa.string())
+    position = {name: k for k, name in enumerate(labels.classes)}
     return ObjectIndex(
-        str(path), root=path.absolute(), provenance=WHOLE_IMAGE, classes=classes, images=images, labels=labels
+        str(path),
+        root=path.absolute(),
+        provenance=WHOLE_IMAGE,
+        classes=labels.classes,
+        images=pa.array(listing.images, pa.string()),
+        labels=pa.array([position[labels.names(name)] for name in listing.images], pa.int32())
+        if position
+        else None,
     )
 
 

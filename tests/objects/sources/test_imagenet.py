@@ -10,8 +10,8 @@ from PIL import Image
 
 from odis.errors import DataError
 from odis.objects.build import Summary, build_index
-from odis.objects.images import list_files
 from odis.objects.index import ObjectIndex
+from odis.objects.listing import list_files
 from odis.objects.sources import imagenet, imagenet_csv
 from odis.objects.sources.imagenet_csv import SolutionTable
 from odis.types import ImageObjects, Object, Skipped

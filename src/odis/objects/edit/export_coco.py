@@ -21,8 +21,8 @@ from odis.errors import DataError
 from odis.machine.files import written_whole
 from odis.objects import rle
 from odis.objects.clean import reason, usable_objects
-from odis.objects.images import IMAGE_SUFFIXES
 from odis.objects.index import ObjectIndex
+from odis.objects.listing import IMAGE_SUFFIXES
 from odis.types import ImageObjects, Object, Skipped
 
 UNLABELLED = "object"

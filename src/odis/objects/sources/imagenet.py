@@ -37,7 +37,8 @@ from pathlib import Path, PurePosixPath
 
 from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject, keep_usable, reason, usable_size
-from odis.objects.images import IMAGE_SUFFIXES, header_sizes, list_files
+from odis.objects.images import header_sizes
+from odis.objects.listing import IMAGE_SUFFIXES, list_files
 from odis.objects.sources.imagenet_csv import SolutionTable
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
 from odis.objects.sources.voc_xml import Item, items, parse, short, stated_size
@@ -143,7 +144,9 @@ class _ImageNetRows:
     def _folder(self, folder: str, xml: Path, label: int | None) -> Iterator[Unit]:
         annotations = _annotations(xml)
         seen: set[str] = set()
-        for name in list_files(self.root / folder).images:
+        listing = list_files(self.root / folder)
+        listing.report(self.skip)
+        for name in listing.images:
             key = name.rpartition("/")[2].rpartition(".")[0]
             if key in seen:
                 self.skip(

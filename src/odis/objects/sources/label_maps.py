@@ -31,7 +31,8 @@ from PIL import Image
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import Crowd, Skip, SkippedObject, keep_usable, reason, usable_size
-from odis.objects.images import list_files, quiet_pillow
+from odis.objects.images import quiet_pillow
+from odis.objects.listing import list_files
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader
 from odis.objects.sources.voc import CLASSES as VOC_CLASSES
 from odis.objects.sources.voc_xml import leads_out
@@ -134,9 +135,11 @@ def _read_ade(root: Path, split: str | None, skip: Skip, trust: bool) -> Annotat
     part = _ADE_SPLITS[split]
     images, maps = _folder(root / "images" / part, "ADE20K"), _folder(root / "annotations" / part, "ADE20K")
     classes = ade_classes(root / "objectInfo150.txt")
-    found = list_files(images).images
+    listing = list_files(images)
+    found = listing.images
     if not found:
         raise DataError(f"{images}: holds no images")
+    listing.report(skip)
     mapped = {_stem(name) for name in list_files(maps).images if name.endswith(".png")}
     found += [
         f"{stem}.jpg" for stem in mapped - {_stem(name) for name in found}

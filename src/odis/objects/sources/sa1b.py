@@ -25,7 +25,7 @@ from pycocotools import mask as coco_mask
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import Skip, SkippedObject, keep_usable, usable_size
-from odis.objects.images import IMAGE_SUFFIXES
+from odis.objects.listing import IMAGE_SUFFIXES
 from odis.objects.sources.coco_annotation import checked_counts
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
 from odis.types import ImageObjects, Object, Skipped

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject, keep_usable, usable_size
-from odis.objects.images import list_files
+from odis.objects.listing import list_files
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
 from odis.types import ImageObjects, Object
 
@@ -68,7 +68,9 @@ def _units(
 ) -> Iterator[Unit]:
     if not (root / folder).is_dir():
         raise DataError(f"{root / folder}: no such folder; Tiny-ImageNet keeps its images there")
-    images = list_files(root / folder).images
+    listing = list_files(root / folder)
+    listing.report(skip)
+    images = listing.images
     for name in sorted({*images, *boxes}):
         yield partial(_row, root, f"{folder}/{name}", boxes.get(name, []), skip, classes)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from odis.errors import DataError
 from odis.objects.clean import Skip
-from odis.objects.images import list_files
+from odis.objects.listing import list_files
 from odis.objects.sources.text import UNKNOWN, decode, short
 from odis.objects.sources.yolo_yaml import SPLITS
 from odis.types import Skipped
@@ -124,14 +124,17 @@ def images_of(root: Path, bases: list[str], place: str, skip: Skip) -> Iterator[
         root: The folder that everything is in.
         bases: Folders, relative to it, that the lines of a list may begin at.
         place: The folder or list, relative to the root.
-        skip: Called with every line of a list that leads to nothing that may be read.
+        skip: Called with every line of a list that leads to nothing that may be read, and with what else
+            lies in the folder.
 
     Raises:
         DataError: It holds or lists no image, or cannot be read.
     """
     path = root / place
     if path.is_dir():
-        images = list_files(path).images
+        listing = list_files(path)
+        listing.report(skip, reads=(".txt", ".yaml", ".yml"))
+        images = listing.images
         if not images:
             raise DataError(f"{path}: no image in this folder or below")
         yield from (image if place == "." else f"{place}/{image}" for image in images)
