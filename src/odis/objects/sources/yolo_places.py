@@ -25,6 +25,8 @@ from odis.types import Skipped
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
+_READ = (".txt", ".yaml", ".yml", ".names", ".data", ".labels", ".cache")  # beside the images
+
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -133,7 +135,7 @@ def images_of(root: Path, bases: list[str], place: str, skip: Skip) -> Iterator[
     path = root / place
     if path.is_dir():
         listing = list_files(path)
-        listing.report(skip, reads=(".txt", ".yaml", ".yml"))
+        listing.report(skip, reads=_READ)
         images = listing.images
         if not images:
             raise DataError(f"{path}: no image in this folder or below")
