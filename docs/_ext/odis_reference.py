@@ -12,6 +12,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from docstring_parser import parse
@@ -22,6 +23,7 @@ from odis.config.options import new_parser
 from odis.config.query import QueryConfig, ReadConfig
 from odis.config.recipes import recipe_names, recipe_path
 from odis.config.training import PretrainConfig
+from odis.evaluation import PROTOCOLS
 
 _MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
 
@@ -201,11 +203,37 @@ def sentence(text: str) -> str:
     return f"{first}{text[1:]}{'' if text.endswith('.') else '.'}" if text else ""
 
 
+def protocol(name: str) -> str:
+    """What a protocol states: source, settings, published figures, what differs, what it costs."""
+    one = PROTOCOLS[name]
+    about = one.about
+    measures = list(dict.fromkeys(key for figures in about.figures for key in figures.values))
+    page = [f"**Source.** {about.source}.\n", f"```sh\nodis evaluate protocol {name} --help\n```\n"]
+    page += ["## Settings of the reference\n", "| setting | value |", "| --- | --- |"]
+    page += [f"| {key} | {value} |" for key, value in about.settings.items()]
+    page += ["\n## What ours does otherwise\n"]
+    page += ["| odis | the reference | with `--as-published` |", "| --- | --- | --- |"]
+    page += [
+        f"| {d.ours} | {d.reference} | {'as the reference' if d.followed else 'as odis'} |"
+        for d in about.differences
+    ]
+    page += ["\n## Published figures\n", f"Chosen: {about.chosen}.\n"]
+    page += [f"| network | {' | '.join(measures)} | source |", "| --- " * (len(measures) + 2) + "|"]
+    page += [
+        f"| {f.network} | {' | '.join(f'{f.values[m]:g}' if m in f.values else '' for m in measures)} "
+        f"| {f.source} |"
+        for f in about.figures
+    ]
+    page += ["\n## Cost\n", f"Memory: {about.memory}.\n", f"Time: {about.time}.\n"]
+    return "\n".join(page)
+
+
 MADE: dict[str, Callable[[], str]] = {
     "settings": settings,
     "queries": queries,
     "commands": commands,
     "recipes": recipes,
+    **{f"protocol-{name}": partial(protocol, name) for name in PROTOCOLS},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from odis.commands.command import Command, Group
 from odis.config.arguments import add_arguments, read_arguments
 from odis.config.options import require
 from odis.config.query import COMMAND_WORKERS
-from odis.evaluation import EVALUATIONS
+from odis.evaluation import EVALUATIONS, PROTOCOLS
 from odis.evaluation.evaluation import Evaluation
 from odis.evaluation.settings import EvaluationSettings
 
@@ -21,16 +22,23 @@ if TYPE_CHECKING:
 
 SUMMARY = "Measure frozen features: k-NN, linear probe, transfer, retrieval, segmentation"
 
+PUBLISHED = "Measure as a publication does, beside its figures"
+
 _SHOWN = 20  # skipped files and objects named on screen; the results file names all
 
 
 def group() -> Group:
-    """The evaluations, one command each."""
-    found = {
-        name: Command(one.summary, partial(_add_options, one), partial(_run, one))
-        for name, one in EVALUATIONS.items()
-    }
+    """The evaluations and the published protocols, one command each."""
+    published = Group(PUBLISHED, {"protocols": _commands(PROTOCOLS)}, noun="protocol")
+    found: dict[str, Command | Group] = {**_commands(EVALUATIONS), "protocol": published}
     return Group(SUMMARY, {"evaluations": found}, noun="evaluation")
+
+
+def _commands(evaluations: Mapping[str, Evaluation[Any, Any]]) -> dict[str, Command]:
+    return {
+        name: Command(one.summary, partial(_add_options, one), partial(_run, one))
+        for name, one in evaluations.items()
+    }
 
 
 def _settings(evaluation: Evaluation[Any, Any]) -> EvaluationSettings:

@@ -12,7 +12,7 @@ from odis.config.options import load_recipe
 from odis.config.training import PretrainConfig
 from odis.config.wording import did_you_mean
 from odis.errors import ConfigError, OdisError
-from odis.evaluation import EVALUATIONS
+from odis.evaluation import EVALUATIONS, PROTOCOLS
 from odis.evaluation.evaluation import Progress
 from odis.evaluation.periodic import periodic_knn
 from odis.evaluation.results import check_writable, write_results
@@ -113,7 +113,8 @@ def evaluate(
     `odis.evaluate("knn", "runs/coco", train="coco-train.parquet", test="coco-val.parquet", mode="crop")`
 
     Args:
-        name: The evaluation: `knn`, `linear`; `odis evaluate --help` lists all.
+        name: The evaluation: `knn`, `linear`, or a protocol, `knn-imagenet`; `odis evaluate --help` and
+            `odis evaluate protocol --help` list all.
         models: What `odis.load` takes, or an encoder that it returned; or several of them.
         out: Results file to write (JSON).
         progress: Called with what is read, how many images were, and how many there are.
@@ -125,12 +126,12 @@ def evaluate(
     Raises:
         OdisError: For an unknown evaluation or setting, and whatever the evaluation refuses.
     """
-    if name not in EVALUATIONS:
-        known = ", ".join(EVALUATIONS)
+    known = EVALUATIONS | PROTOCOLS
+    if name not in known:
         raise OdisError(
-            f"{name}: no such evaluation{did_you_mean(name, list(EVALUATIONS))}; there are {known}"
+            f"{name}: no such evaluation{did_you_mean(name, list(known))}; there are {', '.join(known)}"
         )
-    evaluation = EVALUATIONS[name]
+    evaluation = known[name]
     data, of_data = with_values(evaluation.data, settings)
     chosen, of_settings = with_values(evaluation.settings, settings)
     known_names = [*of_data, *of_settings]

@@ -68,7 +68,29 @@ def results_table(results: dict[str, Any]) -> RenderableType:
     notes = [f"percent, with 95 % bootstrap intervals over {results.get('resampled', 'test images')}"]
     notes += results.get("notes", [])
     notes += [f"left out: {item['model']}, {item['mode']}: {item['why']}" for item in results["left_out"]]
+    if "protocol" in results:
+        tables.append(_published(results["protocol"]))
+        notes += [f"differs from the reference: {what}" for what in results["protocol"]["differs"]]
     return Group(*tables, *(Text(note, style="italic") for note in notes))
+
+
+def _published(protocol: dict[str, Any]) -> RenderableType:
+    """The figures that a protocol's results can be held against, and how they were chosen."""
+    measures = list(
+        dict.fromkeys(
+            name for one in protocol["published"] for name in one if name not in ("network", "source")
+        )
+    )
+    table = Table(title="published", title_justify="left", caption=f"chosen: {protocol['chosen']}")
+    table.caption_justify = "left"
+    table.add_column("network", overflow="fold")
+    for name in measures:
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("source", overflow="fold")
+    for one in protocol["published"]:
+        figures = (f"{one[name]:g}" if name in one else "-" for name in measures)
+        table.add_row(one["network"], *figures, one["source"])
+    return table
 
 
 def _described(row: dict[str, Any], context: float | None) -> str:

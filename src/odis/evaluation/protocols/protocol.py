@@ -1,0 +1,82 @@
+"""A published protocol: an evaluation that states where it is from, `odis evaluate protocol NAME`.
+
+A module of this package states its protocol as `PROTOCOL`; adding one touches its file and the list in
+`__init__.py`. Nothing heavy is imported at the top of such a module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from odis.config.query import QueryConfig
+from odis.evaluation.evaluation import Evaluation
+from odis.evaluation.protocols.about import About
+from odis.evaluation.settings import EvaluationSettings
+
+if TYPE_CHECKING:
+    from odis.evaluation.runner import EvaluationRun
+    from odis.inference import Encoder
+
+D = TypeVar("D")
+S = TypeVar("S", bound=EvaluationSettings)
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolSettings(EvaluationSettings):
+    """Settings that protocols share.
+
+    Args:
+        query: Set by the protocol.
+        as_published: Follow the reference to the letter, its slips included; by default the sensible choice
+            is made where the two differ. The protocol's page lists them.
+    """
+
+    query: QueryConfig = field(default=QueryConfig(("whole-image",)), metadata={"only": ()})
+    as_published: bool = False
+
+    def check(self) -> None:
+        """See `EvaluationSettings.check`."""
+        self.check_counts()
+
+    def check_models(self, encoders: Sequence[Encoder]) -> None:
+        """A protocol says itself which models it takes; see `EvaluationSettings.check_models`.
+
+        Raises:
+            OdisError: there is no model.
+        """
+        EvaluationSettings.check_models(self, encoders)
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol(Evaluation[D, S]):
+    """A published protocol.
+
+    Args:
+        about: Where it is from, and how the published figures came about.
+    """
+
+    about: About
+
+
+def statistics_of(encoder: Encoder, settings: ProtocolSettings) -> Encoder:
+    """The encoder with the pixel statistics that the protocol asks for: the model's own, or ImageNet's as
+    published.
+    """
+    from dataclasses import replace
+
+    return replace(encoder, mean=IMAGENET_MEAN, std=IMAGENET_STD) if settings.as_published else encoder
+
+
+def results_of(run: EvaluationRun, about: About, settings: ProtocolSettings) -> dict[str, Any]:
+    """What `results.json` holds: the run's results, and where the protocol is from."""
+    drawn = [
+        f"{name.replace('_', '-')} {value}: a part of the images was drawn, which the protocol does not do"
+        for name in ("max_train", "max_test")
+        if (value := getattr(settings, name)) is not None
+    ]
+    run.notes = [*run.notes, *(note for note in drawn if note not in run.notes)]
+    return run.results() | {"protocol": about.as_dict(settings.as_published)}
