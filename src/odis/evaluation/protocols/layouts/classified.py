@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from odis.errors import DataError
-from odis.objects.images import list_files
 from odis.objects.index import ObjectIndex
+from odis.objects.listing import list_files
 
 LABEL_FILES = ("LOC_val_solution.csv", "val.txt", "ILSVRC2012_validation_ground_truth.txt")
 """Names under which the labels of ImageNet's validation images are published (Kaggle, Caffe, the devkit)."""
