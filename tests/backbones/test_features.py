@@ -9,9 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from odis.backbones.adapters import adopt
 from odis.backbones.baseline import TimmBaseline
 from odis.backbones.build import build_vit
-from odis.backbones.features import FACETS, has_attention, keeps_aspect, patch_features, project
+from odis.backbones.features import (
+    FACETS,
+    has_attention,
+    keeps_aspect,
+    last_blocks,
+    patch_features,
+    project,
+)
 from odis.config.training import ModelConfig
 from odis.errors import ConfigError
 from odis.method.vit import ObjectViT
@@ -205,3 +213,38 @@ def test_compiled_blocks_are_seen_through():
     model.attention_branch = torch.compile(model.attention_branch, backend="eager")
     model(images(32, 32))
     assert torch.equal(patch_features(model, images(32, 32), "key")[0], expected)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_the_last_blocks_are_timms_intermediates(blocks: int):
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=0, embed_dim=32, depth=4, num_heads=2, img_size=32
+    ).eval()
+    images = torch.randn(2, 3, 32, 32)
+    expected = model.forward_intermediates(
+        images,
+        indices=blocks,
+        norm=True,
+        return_prefix_tokens=True,
+        output_fmt="NLC",
+        intermediates_only=True,
+    )
+    flexible = timm.create_model(
+        "vit_tiny_patch16_224",
+        num_classes=0,
+        embed_dim=32,
+        depth=4,
+        num_heads=2,
+        img_size=32,
+        dynamic_img_size=True,
+    )
+    flexible.load_state_dict(model.state_dict())
+    for given in (adopt(flexible, "single"), TimmBaseline(model, 32)):
+        found = last_blocks(given.eval(), images, blocks)
+        assert len(found) == blocks
+        for (cls, patches), (of_patches, of_prefix) in zip(found, expected, strict=True):
+            torch.testing.assert_close(cls, of_prefix[:, 0])
+            torch.testing.assert_close(patches, of_patches)
+        with pytest.raises(ConfigError, match="has 4 blocks, not 5"):
+            last_blocks(given, images, 5)

@@ -64,6 +64,52 @@ def patch_features(
     return tokens.patches, tokens.grid
 
 
+@torch.no_grad()
+def last_blocks(model: ObjectViT | TimmBaseline, images: Tensor, blocks: int) -> list[tuple[Tensor, Tensor]]:
+    """`[CLS]` (B, D) and patches (B, P, D) as each of the last `blocks` blocks leaves them, each through the
+    final norm; the last block comes last.
+
+    Args:
+        model: The backbone, in eval mode.
+        images: (B, 3, H, W).
+        blocks: How many.
+
+    Raises:
+        ConfigError: for a model without `[CLS]`, or that has not so many blocks.
+    """
+    if isinstance(model, ObjectViT):
+        if not model.has_class_token:
+            raise ConfigError(f"{_name(model)} has no [CLS]")
+        if blocks > len(model.blocks):
+            raise ConfigError(f"{_name(model)} has {len(model.blocks)} blocks, not {blocks}")
+        x, _, layout, _ = model.embed(images, None, None)
+        found = []
+        for number, block in enumerate(model.blocks):
+            x = model.apply_blocks([block], x, None)
+            if number >= len(model.blocks) - blocks:
+                normed = model.architecture.normalize(model, x)
+                found.append((normed[:, 0], normed[:, layout.patch_slice]))
+        return found
+    if blocks == 1:
+        tokens = model(images)
+        return [(tokens.image, tokens.patches)]
+    timm_model: Any = model.model
+    prefix_tokens: int = getattr(timm_model, "num_prefix_tokens", 0)
+    if not prefix_tokens or not hasattr(timm_model, "forward_intermediates"):
+        raise ConfigError(f"{_name(model)} has no [CLS] in its blocks; only its last features can be read")
+    if blocks > len(timm_model.blocks):
+        raise ConfigError(f"{_name(model)} has {len(timm_model.blocks)} blocks, not {blocks}")
+    made = timm_model.forward_intermediates(
+        images,
+        indices=blocks,
+        norm=True,
+        return_prefix_tokens=True,
+        output_fmt="NLC",
+        intermediates_only=True,
+    )
+    return [(prefix[:, 0], patches) for patches, prefix in made]
+
+
 def has_attention(model: ObjectViT | TimmBaseline) -> bool:
     """Whether a model embeds plain patches and its last block attends over them with projections that can be
     read.

@@ -6,6 +6,7 @@ Letters: B images of one size, Q objects of a query, P patches, D width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from odis.backbones.attention_maps import object_attention_maps
 from odis.backbones.baseline import TimmBaseline
+from odis.backbones.features import last_blocks
 from odis.config.query import MODES, QueryConfig
 from odis.config.training import PretrainConfig
 from odis.data.views import normalize_pixels
@@ -310,13 +312,33 @@ class Encoder:
             pixels: uint8 (B, 3, H, W), sides multiples of the patch size.
             masks: bool (B, Q, P) on the device, or None for plain images.
         """
+        with self._asked(pixels) as images:
+            tokens: Tokens = self.model(images) if masks is None else self.model(images, masks)
+        return tokens
+
+    @torch.no_grad()
+    def block_tokens(self, pixels: np.ndarray, blocks: int) -> list[tuple[Tensor, Tensor]]:
+        """`[CLS]` (B, D) and patches (B, P, D) of each of the last blocks; see `backbones.features`.
+
+        Args:
+            pixels: As for `tokens`.
+            blocks: How many.
+
+        Raises:
+            ConfigError: for a model without them.
+        """
+        with self._asked(pixels) as images:
+            return last_blocks(self.model, images, blocks)
+
+    @contextmanager
+    def _asked(self, pixels: np.ndarray) -> Iterator[Tensor]:
+        """Images on the device, while the model is in eval mode and computes in its precision."""
         training, dtype = self.model.training, DTYPES[self.precision]
         self.model.eval()
         try:
             images = normalize_pixels(torch.from_numpy(pixels).to(self.device), self.mean, self.std)
             with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-                tokens: Tokens = self.model(images) if masks is None else self.model(images, masks)
-            return tokens
+                yield images
         finally:
             self.model.train(training)
 

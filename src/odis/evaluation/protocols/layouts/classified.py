@@ -46,14 +46,14 @@ class ClassifiedImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def select(self, numbers: Sequence[int]) -> ClassifiedImages:
+    def select(self, numbers: Sequence[int] | np.ndarray) -> ClassifiedImages:
         """Some of the images."""
         chosen = np.asarray(numbers, dtype=np.int64)
         return ClassifiedImages(
             self.path,
             self.provenance,
             self.classes,
-            [self.paths[i] for i in numbers],
+            [self.paths[i] for i in chosen.tolist()],
             self.labels[chosen],
             self.index,
             self.rows[chosen] if self.index is not None else self.rows,
