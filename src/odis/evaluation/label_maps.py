@@ -59,7 +59,7 @@ VOC_CLASSES = (
 _ADE_CLASSES = 150
 _ADE_SPLITS = {"train": "training", "training": "training", "val": "validation", "validation": "validation"}
 
-_REFUSED = -2  # in a lookup: the layout has no such value
+REFUSED = -2  # in a lookup: the layout has no such value
 _MAP_MODES = frozenset({"P", "L", "1", "I", "I;16"})
 
 
@@ -95,7 +95,7 @@ class LabelledImages:
             index: Whose objects become labels.
             boxes: Whether the box of an object without a mask is filled.
             files: Paths of each image and of its label map.
-            lookup: int32 (256,), the label each stored value stands for, or `_REFUSED`.
+            lookup: int32 (256,), the label each stored value stands for, or `REFUSED`.
             values: The values that a label map may hold, in words.
         """
         self.path, self.provenance, self.classes = path, provenance, classes
@@ -217,7 +217,7 @@ class LabelledImages:
             raise DataError(f"{path}: cannot be decoded ({str(error) or type(error).__name__})") from error
         inside = (stored >= 0) & (stored < len(self._lookup))
         labels = self._lookup[np.where(inside, stored, 0)]
-        refused = ~inside | (labels == _REFUSED)
+        refused = ~inside | (labels == REFUSED)
         if refused.any():
             raise DataError(f"{path}: has the value {stored[refused][0]}; its values may be {self._values}")
         return labels
@@ -256,7 +256,7 @@ def _open_voc(root: Path, split: str) -> LabelledImages:
     if not names:
         raise DataError(f"{chosen}: lists no images")
     files = [(str(images / f"{name}.jpg"), str(maps / f"{name}.png")) for name in names]
-    lookup = np.full(256, _REFUSED, dtype=np.int32)
+    lookup = np.full(256, REFUSED, dtype=np.int32)
     lookup[: len(VOC_CLASSES)] = range(len(VOC_CLASSES))
     lookup[255] = IGNORE
     return LabelledImages(
@@ -277,7 +277,7 @@ def _open_ade(root: Path, split: str) -> LabelledImages:
     if not names:
         raise DataError(f"{images}: holds no images (.jpg)")
     files = [(str(images / name), str(maps / f"{os.path.splitext(name)[0]}.png")) for name in names]
-    lookup = np.full(256, _REFUSED, dtype=np.int32)
+    lookup = np.full(256, REFUSED, dtype=np.int32)
     lookup[: _ADE_CLASSES + 1] = range(-1, _ADE_CLASSES)
     assert lookup[0] == IGNORE
     return LabelledImages(
