@@ -83,7 +83,7 @@ def find_maps(root: Path, split: str, *, whole: bool) -> MapFolders | None:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassList:
+class ClassNames:
     """Class names by the value or colour that stands for them.
 
     Args:
@@ -154,7 +154,7 @@ def _code(pixels: np.ndarray) -> np.ndarray:
     return coded
 
 
-def read_class_list(*folders: Path) -> ClassList | None:
+def read_class_list(*folders: Path) -> ClassNames | None:
     """The class list of the first of some folders that has one; None if none has.
 
     Raises:
@@ -167,7 +167,7 @@ def read_class_list(*folders: Path) -> ClassList | None:
     return None
 
 
-def _read_class_list(path: Path) -> ClassList:
+def _read_class_list(path: Path) -> ClassNames:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -185,7 +185,7 @@ def _read_class_list(path: Path) -> ClassList:
     known = [colour for colour in colours if colour is not None]
     if known and (len(known) < len(names) or len(set(known)) < len(names)):
         raise DataError(f"{path}: some classes have no colour, or two have the same")
-    return ClassList(names, known)
+    return ClassNames(names, known)
 
 
 def _colour(text: str) -> tuple[int, int, int] | None:
@@ -228,7 +228,7 @@ def open_plain(
         return found.open(root, files, ignore)
     values = _values(root, files)
     if "camvid" in str(root.absolute()).lower() and max(values) < len(CAMVID):
-        return ClassList(list(CAMVID), []).open(root, files, ignore)
+        return ClassNames(list(CAMVID), []).open(root, files, ignore)
     numbered = [f"class {value}" for value in range(max(values) + 1)]
     lookup = np.full(256, REFUSED, dtype=np.int32)
     used = [v for v in range(max(values) + 1) if v not in set(ignore)]
