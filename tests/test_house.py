@@ -181,8 +181,10 @@ def test_two_doors_ask_what_hardware_there_is(path: Path):
         (r"\b(?:LOCAL_)?(?:RANK|WORLD_SIZE)\b", "machine/ranks.py"),
         (r"\brich\.progress\b", "machine/progress.py"),
         (r"\bbfloat16\b.*\bfloat16\b", "machine/devices.py"),
+        (r"\bimport .*\bDataLoader\b", "data/workers.py"),
+        (r"/dev/shm\"", "machine/shared_memory.py"),
     ],
-    ids=["torchrun", "progress bars", "dtypes"],
+    ids=["torchrun", "progress bars", "dtypes", "workers", "shared memory"],
 )
 def test_one_file_is_asked(what: str, where: str):
     found = [

@@ -20,7 +20,7 @@ from odis.config.training import (
     TrainConfig,
     ViewsConfig,
 )
-from odis.data import loader
+from odis.data import workers
 from odis.data.loader import BatchPlan, make_loader, sample_order
 from odis.data.pixels import reader
 from odis.objects import rle
@@ -144,11 +144,11 @@ def test_batches_do_not_depend_on_workers_start_or_memory(index, keep):
     assert torch.get_rng_state().equal(state)
     assert len(whole) == 6
     assert not whole[0].global_views.equal(whole[1].global_views)
-    for workers in (1, 2):
+    for count in (1, 2):
         for start in (0, 4):
             for a, b in zip(
                 whole[start:],
-                load(index, config(workers=workers, keep=keep), start_step=start, steps=6),
+                load(index, config(workers=count, keep=keep), start_step=start, steps=6),
                 strict=True,
             ):
                 assert_equal(a, b)
@@ -195,12 +195,12 @@ def test_workers_share_what_one_of_them_read(index, monkeypatch, tmp_path):
         assert_equal(a, b)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_workers_keep_the_memory_they_free(index, monkeypatch, tmp_path, workers):
+@pytest.mark.parametrize("count", [0, 1])
+def test_workers_keep_the_memory_they_free(index, monkeypatch, tmp_path, count):
     """So that pages are not cleared anew for every image; the training process decides for itself."""
-    monkeypatch.setattr(loader, "keep_freed_memory", (tmp_path / "called").touch)
-    load(index, config(workers=workers), steps=1)
-    assert (tmp_path / "called").exists() == bool(workers)
+    monkeypatch.setattr(workers, "keep_freed_memory", (tmp_path / "called").touch)
+    load(index, config(workers=count), steps=1)
+    assert (tmp_path / "called").exists() == bool(count)
 
 
 class Deadly(ObjectIndex):

@@ -1,16 +1,22 @@
-"""A killed worker, each of the ways in which torch tells of it; and the errors that are something else."""
+"""A killed worker, each of the ways in which torch tells of it; workers that do not answer, or cannot start;
+Ctrl-C; and the errors that are something else.
+"""
 
 import multiprocessing
 import os
 import signal
+import threading
+import time
+import warnings
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from odis.data import workers
-from odis.data.workers import watched, worker_error
-from odis.errors import OdisError, WorkerError
+from odis.data import handover, workers
+from odis.data.workers import WorkerLoader, watched, worker_error
+from odis.errors import OdisError, OdisWarning, WorkerError
+from odis.machine.shared_memory import SharedMemory
 
 
 class Rows(Dataset):
@@ -110,3 +116,218 @@ def test_a_death_told_of_twice_is_one_error(monkeypatch):
     with pytest.raises(WorkerError, match="pid 12"):
         list(watched(batches(), workers=2))
     assert entered == [0, 1]
+
+
+# --- workers that do not answer, or not yet
+# ------------------------------------------------------------------------------------------------------------
+
+
+def loader(at_seven, count=2, **more) -> WorkerLoader:
+    return WorkerLoader(Rows(at_seven), workers=count, batch_size=None, **more)
+
+
+def values(batches) -> list[int]:
+    return [int(row[0]) for row in batches]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(workers, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(workers, "ASLEEP", 1.0)
+
+
+def no_workers_left() -> bool:
+    deadline = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not multiprocessing.active_children()
+
+
+def sleep():
+    time.sleep(300)
+
+
+def compute():
+    end = time.process_time() + 1.5
+    while time.process_time() < end:
+        pass
+    return torch.full((3,), 7)
+
+
+def spin():
+    while True:
+        pass
+
+
+@pytest.mark.usefixtures("impatient")
+def test_workers_that_sleep_are_given_up_with_a_diagnosis():
+    began = time.monotonic()
+    with pytest.raises(WorkerError) as told:
+        values(loader(sleep, option="--loader.workers"))
+    line = str(told.value)
+    assert line.startswith("none of 2 data workers has answered for ")
+    assert "all are asleep; /dev/shm has " in line
+    assert line.endswith("--loader.workers 0 reads in this process and shows what stops them")
+    assert time.monotonic() - began < 60
+    assert no_workers_left()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_workers_that_compute_are_waited_for():
+    assert values(loader(compute)) == list(range(40))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_nobody_is_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr(workers, "BUSY", 2.0)
+    with pytest.raises(WorkerError, match="they compute, but no batch comes"):
+        values(loader(spin))
+    assert no_workers_left()
+
+
+@pytest.mark.parametrize(
+    ("states", "says"),
+    [
+        ({"S"}, "all are asleep"),
+        ({"S", "T"}, "some are stopped"),
+        ({"S", "D"}, "some wait for a disk or a network folder"),
+        ({"R", "S"}, "they compute"),
+        ({None}, "they compute"),
+    ],
+    ids=str,
+)
+def test_the_diagnosis_follows_the_states(states, says):
+    assert f"for 120 s: {says}" in workers._no_answer(3, 120.4, states, "--workers")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_wait_for_a_disk_is_no_sleep(monkeypatch):
+    """Reading takes no processor time, but the system says what such a process waits for."""
+    monkeypatch.setattr(workers, "state_of", lambda pid: "D")
+    monkeypatch.setattr(workers, "BUSY", 2.5)
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match="disk"):
+        values(loader(sleep))
+    assert time.monotonic() - began > 2.5
+
+
+# --- Ctrl-C
+# ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_seven", [sleep, spin])
+def test_ctrl_c_ends_a_wait_and_its_workers_at_once(at_seven):
+    batches = iter(loader(at_seven))
+    timer = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        values(batches)
+    assert time.monotonic() - began < 10
+    assert no_workers_left()
+
+
+def test_workers_leave_ctrl_c_to_this_process():
+    batches = iter(loader(lambda: torch.full((3,), 7)))
+    next(batches)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGINT)
+    assert values(batches) == list(range(1, 40))
+
+
+def test_a_loader_that_is_left_early_ends_its_workers_at_once():
+    batches = iter(loader(sleep))
+    next(batches)
+    began = time.monotonic()
+    del batches
+    assert no_workers_left()
+    assert time.monotonic() - began < 5
+
+
+class Writer(Dataset):
+    """Its second row is at work in `written_whole` when the worker is ended."""
+
+    def __init__(self, out):
+        self.out = out
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        from odis.machine.files import written_whole
+
+        if i:
+            with written_whole(self.out, cache=True) as beside:
+                beside.write_text("half")
+                (self.out.parent / "begun").touch()
+                time.sleep(300)
+        return torch.zeros(1)
+
+
+def test_a_worker_that_is_ended_leaves_no_half_written_file(tmp_path):
+    batches = iter(WorkerLoader(Writer(tmp_path / "copy"), workers=2, batch_size=None))
+    next(batches)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    del batches
+    assert no_workers_left()
+    assert [p.name for p in tmp_path.iterdir()] == ["begun"]
+
+
+# --- shared memory that is too small
+# ------------------------------------------------------------------------------------------------------------
+
+
+def test_batches_that_do_not_fit_come_through_pipes_and_are_announced_once(monkeypatch):
+    monkeypatch.setattr(handover, "shared_memory", lambda: SharedMemory(2**26, 5))
+    with pytest.warns(OdisWarning) as said:
+        assert values(loader(lambda: torch.full((3,), 7), option="--loader.workers")) == list(range(40))
+    (warning,) = said
+    assert str(warning.message).startswith("/dev/shm has 64 MiB, of which 0.0 MiB are free, but the batches")
+    assert str(warning.message).endswith("through pipes, which is slower (--loader.workers 0 needs none)")
+
+
+def test_batches_that_fit_are_not_spoken_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(values(loader(lambda: torch.full((3,), 7)))) == 40
+
+
+def test_a_batch_that_cannot_be_handed_over_is_an_error_not_a_hang():
+    """As when another program fills the shared memory between the look and the use of it."""
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match=r"DataLoader worker .*(exited|gone)") as told:
+        values(loader(lambda: threading.Lock()))
+    assert "Rerunning with num_workers" not in str(told.value)
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (28, r"cannot be started \(No space left on device\); their locks lie in shared memory: /dev/shm"),
+        (12, r"cannot be started \(Cannot allocate memory\); --workers 0 reads in this process"),
+    ],
+)
+def test_workers_that_cannot_be_started_are_one_line(monkeypatch, number, says):
+    def fails(self):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(DataLoader, "__iter__", fails)
+    with pytest.raises(WorkerError, match=says):
+        iter(loader(die))
+    with pytest.raises(OSError, match=os.strerror(number)):  # no worker is to blame
+        iter(loader(die, count=0))
+
+
+def test_a_death_with_full_shared_memory_is_blamed_on_it(monkeypatch):
+    death = "DataLoader worker (pid 3) exited unexpectedly with exit code 1. Details are lost due to. Rerun"
+    monkeypatch.setattr(workers, "shared_memory", lambda: SharedMemory(2**26, 2**20))
+    assert str(worker_error(RuntimeError(death))) == (
+        "DataLoader worker (pid 3) exited unexpectedly with exit code 1. Shared memory is full: /dev/shm has "
+        "64 MiB, of which 1.0 MiB are free; docker run --shm-size 2g gives more, fewer workers need less"
+    )
+    monkeypatch.setattr(workers, "shared_memory", lambda: SharedMemory(2**34, 2**34))
+    assert "Mostly the system ran out of memory" in str(worker_error(RuntimeError(death)))
+    bus = "DataLoader worker (pid 3) is killed by signal: Bus error. It is possible that dataloader's workers"
+    assert "Shared memory is full" in str(worker_error(RuntimeError(bus)))

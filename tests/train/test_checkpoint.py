@@ -6,7 +6,7 @@ import torch
 
 from odis.errors import DataError
 from odis.method.step import Centers
-from odis.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from odis.train.checkpoint import checkpoints, load_checkpoint, newest_step, save_checkpoint
 
 STATE = {"step": 3, "student": {"w": torch.arange(4.0)}, "teacher": {}, "optimizer": {}}
 
@@ -27,12 +27,15 @@ def test_a_failed_save_leaves_the_previous_one_and_nothing_half_written(tmp_path
     try:
         with pytest.raises(
             DataError,
-            match=r"step-00000002\.pt: cannot be written \(File too large\); the one before it is whole",
+            match=r"step-00000002\.pt: cannot be written \(File too large\); the one before it is whole "
+            r"\(step-00000001\.pt\)$",
         ):
             save_checkpoint(tmp_path, 2, STATE | {"student": {"w": torch.zeros(100_000)}}, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001.pt"]
+    assert newest_step(tmp_path) == 1
+    assert newest_step(tmp_path / "none") == 0
 
 
 def test_a_leftover_of_a_kill_is_not_a_checkpoint(tmp_path: Path) -> None:

@@ -8,14 +8,12 @@ import multiprocessing
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader
 
 from odis.config.keep import parse_keep
 from odis.config.training import PretrainConfig
-from odis.data.loader import make_loader
+from odis.data.loader import ViewLoader, make_loader
 from odis.objects.index import ObjectIndex
 from odis.types import Batch, ImageObjects
 
@@ -81,7 +79,7 @@ def cached_batches(
     """
     rows = np.random.default_rng(0).permutation(len(index))
 
-    def read(count: int) -> DataLoader[Any]:
+    def read(count: int) -> ViewLoader:
         loader = make_loader(
             PartialIndex(index, rows[:count]),
             config,

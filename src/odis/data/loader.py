@@ -6,23 +6,20 @@ began.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from odis.config.training import PretrainConfig, ViewsConfig
 from odis.data.batch import collate
 from odis.data.dataset import ViewDataset
 from odis.data.pixels.device import DeviceCache
 from odis.data.raw_batch import RawBatch, RawSample, collate_raw
-from odis.data.workers import watched
+from odis.data.workers import WorkerLoader
 from odis.errors import DataError
-from odis.machine.allocator import keep_freed_memory
 from odis.machine.devices import has_gpu
 from odis.objects.index import ObjectIndex
 from odis.types import Batch, Sample
@@ -115,14 +112,11 @@ def _collate_answers(answers: list[Any], views: ViewsConfig) -> Batch | RawBatch
     return collate(answers)
 
 
-class ViewLoader(DataLoader[Any]):
-    """A `DataLoader` of batches that raises `DataError` where the dataset did, and `WorkerError` where a
-    worker was killed.
-    """
+class ViewLoader(WorkerLoader):
+    """A loader of batches that raises `DataError` where the dataset did."""
 
     def __iter__(self) -> Any:
-        made = watched(super().__iter__(), self.num_workers)  # workers start now, not at the first batch
-        return _unwrapped(made, self.dataset.device_cache)  # type: ignore[attr-defined]  # an _Answered
+        return _unwrapped(super().__iter__(), self.dataset.device_cache)  # type: ignore[attr-defined]  # an _Answered
 
 
 def _unwrapped(
@@ -145,7 +139,7 @@ def make_loader(
     steps: int,
     rank: int = 0,
     world_size: int = 1,
-) -> DataLoader[Any]:
+) -> ViewLoader:
     """A loader that yields this rank's micro-batches of steps `start_step` to `steps - 1`, in order.
 
     Each has train.batch_size / world_size / train.accumulate images. It is a `Batch`, or with `loader.render
@@ -165,17 +159,9 @@ def make_loader(
         batch_sampler=BatchPlan(
             len(index), config, start_step=start_step, steps=steps, rank=rank, world_size=world_size
         ),
+        workers=config.loader.workers,
+        option="--loader.workers",
         collate_fn=partial(_collate_answers, views=config.views),
-        num_workers=config.loader.workers,
-        prefetch_factor=config.loader.prefetch if config.loader.workers else None,
+        prefetch=config.loader.prefetch,
         pin_memory=config.train.device != "cpu" and has_gpu(),
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # without one, making an iterator draws from the global state
     )
-
-
-def _start_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    keep_freed_memory()  # or the system may clear every page of every image and view anew
-    # Ctrl-C reaches the whole process group; the training process ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

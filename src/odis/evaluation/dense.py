@@ -7,17 +7,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
 from odis.config.query import QueryConfig
-from odis.data.workers import watched
+from odis.data.workers import WorkerLoader
 from odis.errors import DataError, OdisError
 from odis.evaluation.label_maps import IGNORE, LabelledImages, patch_label_shares
 from odis.evaluation.runner import EvaluationRun
@@ -128,16 +128,13 @@ class DenseReader:
         """
         settings, encoder = self.settings, self.encoder
         builder = encoder.query_builder(QueryConfig(("whole-image",), size=settings.query.size))
-        loader: Any = DataLoader(
-            DenseRows(data, rows, builder, train_positions(data, self.train)),
-            # of one item, not a list
-            batch_size=None, num_workers=settings.read.workers, collate_fn=_identity,  # type: ignore[arg-type]
-        )  # fmt: skip
+        dense_rows = DenseRows(data, rows, builder, train_positions(data, self.train))
+        loader = WorkerLoader(dense_rows, workers=settings.read.workers, batch_size=None)
         counts = {"images": 0, "skipped": 0}
         what = f"{encoder.source or 'model'}, {side}"
 
         def queries() -> Iterator[tuple[tuple[int, np.ndarray], Query]]:
-            for position, item in enumerate(watched(iter(loader), settings.read.workers)):
+            for position, item in enumerate(loader):
                 if settings.read.strict and item.skipped:
                     raise DataError(f"{item.skipped[0].what}: {item.skipped[0].why}")
                 if item.foreign is not None:
@@ -214,10 +211,6 @@ class DenseReader:
         return score, {
             name: round(float(v), 3) for name, v in zip(self.train.classes, by_class) if np.isfinite(v)
         }
-
-
-def _identity(item: DenseItem) -> DenseItem:
-    return item
 
 
 def label_pixels(scores: Tensor, grid: tuple[int, int], size: tuple[int, ...]) -> Tensor:

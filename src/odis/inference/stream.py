@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from odis.config.query import QueryConfig, ReadConfig
-from odis.data.workers import watched
+from odis.data.workers import WorkerLoader
 from odis.errors import DataError
 from odis.inference.encoder import Encoder
 from odis.inference.queries import IndexRows, Query, QueryBuilder, RowQueries
@@ -88,13 +87,9 @@ def stream_index(
     read.check()
     builder = encoder.query_builder(query)
     rows = range(len(index)) if rows is None else rows
-    loader: Any = DataLoader(
-        IndexRows(index, rows, builder, query.images),
-        batch_size=None,
-        num_workers=read.workers,
-        collate_fn=_identity,
+    items = iter(
+        WorkerLoader(IndexRows(index, rows, builder, query.images), workers=read.workers, batch_size=None)
     )
-    items = watched(iter(loader), read.workers)
     for start in range(0, len(rows), chunk):
         done = None if progress is None else partial(_counted, progress, start)
         yield _chunk(encoder, builder, items, rows[start : start + chunk], read, done)
@@ -197,7 +192,3 @@ def concat(chunks: Sequence[IndexFeatures], width: int) -> IndexFeatures:
     )
     sets, skipped = [s for c in chunks for s in c.label_sets], [s for c in chunks for s in c.skipped]
     return IndexFeatures(features, labels, sets, rows, numbers, boxes, sum(c.images for c in chunks), skipped)
-
-
-def _identity(item: Any) -> Any:
-    return item

@@ -105,6 +105,40 @@ def write_json_whole(path: str | Path, value: Any) -> None:
     write_text_whole(path, text, errors="backslashreplace")
 
 
+def append_line(path: Path, text: str) -> None:
+    """Append a line to a log, which a kill or a full disk cuts short by one line at most.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({_reason(error)})") from error
+
+
+def check_readable(path: str | Path, what: str = "file") -> None:
+    """Refuse a file or folder that is missing, or that this user may not read: libraries call both missing.
+
+    Args:
+        path: The file or folder.
+        what: What is missing then, in words.
+
+    Raises:
+        DataError: in one line.
+    """
+    try:
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            os.scandir(path).close()
+        else:
+            open(path, "rb").close()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{path}: no such {what}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({_reason(error)})") from error
+
+
 def move_whole(source: Path, target: Path) -> None:
     """Rename a file that was written whole, within its file system. Replaces `target`.
 

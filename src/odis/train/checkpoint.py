@@ -19,6 +19,12 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*.pt") if _NAME.fullmatch(p.name))
 
 
+def newest_step(folder: Path) -> int:
+    """How many steps the newest checkpoint in `folder` holds; 0 if there is none."""
+    found = checkpoints(folder)
+    return int(found[-1].stem.removeprefix("step-")) if found else 0
+
+
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write the state after `step` steps, then delete all but the newest `keep` checkpoints.
 
@@ -31,7 +37,9 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         with written_whole(path, errors=(RuntimeError,)) as beside, beside.open("wb") as file:
             torch.save(state, file)
     except DataError as error:
-        raise DataError(f"{error}; the one before it is whole") from error
+        before = checkpoints(folder)
+        kept = f"the one before it is whole ({before[-1].name})" if before else "there was none before it"
+        raise DataError(f"{error}; {kept}") from error
     for old in checkpoints(folder)[:-keep]:
         old.unlink()
     return path

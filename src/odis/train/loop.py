@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -22,14 +20,15 @@ from odis.data.pixels.reader import make_folders
 from odis.data.pixels.shrink import are_large
 from odis.errors import ConfigError, DataError, OdisError
 from odis.machine.devices import describe_device, peak_memory, resolve_device
-from odis.machine.ranks import Ranks, launch, max_over_ranks, ranks
+from odis.machine.ranks import Ranks, launch, ranks
 from odis.method.vit import ObjectViT
 from odis.objects.index import ObjectIndex
-from odis.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from odis.train.checkpoint import checkpoints, load_checkpoint, newest_step, save_checkpoint
 from odis.train.rediscovery import Rounds, provenance_of
 from odis.train.run_folder import prepare
 from odis.train.run_log import RunLog, Throughput
 from odis.train.start import Settled, build_run, settle_precision
+from odis.train.stop import Interrupted, Stop, stop_signals
 from odis.train.update import TrainState, train_step
 from odis.types import Batch
 
@@ -142,17 +141,23 @@ def _train(
             "read faster from the second epoch on"
         )
     rounds = Rounds(run, index, out)
-    with _stop_signals() as stop:
-        while run.step < total:
-            objects, end = rounds.span(
-                lambda: stop.asked and not run.ranks.distributed, lambda s: log.skip(run.step, [s])
-            )
-            if run.config.objects.rediscover_every:
-                share = objects.count_objects() / len(objects)
-                log.say(
-                    f"from step {run.step + 1} to {end}: {share:.2f} objects an image ({objects.provenance})"
-                )
-            _train_on(objects, end, run, out, log, evaluate, stop)
+    with stop_signals(run.ranks) as stop:
+        try:
+            while run.step < total:
+                with stop.at_once():
+                    objects, end = rounds.span(lambda s: log.skip(run.step, [s]))
+                if run.config.objects.rediscover_every:
+                    log.say(
+                        f"from step {run.step + 1} to {end}: {objects.count_objects() / len(objects):.2f} "
+                        f"objects an image ({objects.provenance})"
+                    )
+                _train_on(objects, end, run, out, log, evaluate, stop)
+        except Interrupted:
+            if run.step > newest_step(out / "checkpoints"):
+                _check_finite(run, run.pending, log, out)
+                _save(run, out)
+            log.say(f"stopped after step {run.step}; the same command resumes")
+            raise
     skipped = f"; {log.skipped} files or objects skipped, named in skipped.jsonl" if log.skipped else ""
     log.say(f"done: {out / 'model.safetensors'}{skipped}")
 
@@ -164,7 +169,7 @@ def _train_on(
     out: Path,
     log: RunLog,
     evaluate: Evaluate | None,
-    stop: _Stop,
+    stop: Stop,
 ) -> None:
     """Take the steps up to `end` on these objects."""
     train, total = run.config.train, run.schedules.total_steps
@@ -174,7 +179,8 @@ def _train_on(
     )  # fmt: skip
     batches, throughput = iter(loader), Throughput()
     while run.step < end:
-        micro_batches = _next(batches, train.accumulate, throughput)
+        with stop.at_once():
+            micro_batches = _next(batches, train.accumulate, throughput)
         for batch in micro_batches:
             log.skip(run.step + 1, batch.skipped)
         logs = (run.step + 1) % train.log_every == 0 or run.step + 1 == total
@@ -193,7 +199,7 @@ def _train_on(
             log.write(
                 run.step, values | {"memory_gib": peak_memory(run.ranks.device), "skipped": log.skipped}
             )
-        stopping = stop.is_set(run.ranks, at_interval=logs)
+        stopping = stop.is_set(at_interval=logs)
         if run.step == end or stopping or (train.checkpoint_every and run.step % train.checkpoint_every == 0):
             _check_finite(run, run.pending, log, out)
             run.pending = None
@@ -206,7 +212,9 @@ def _train_on(
         ):
             if run.ranks.is_first:
                 try:
-                    log.write(run.step, evaluate(run.teacher.backbone, run.config))
+                    with stop.at_once():
+                        scores = evaluate(run.teacher.backbone, run.config)
+                    log.write(run.step, scores)
                 except OdisError as error:  # the run goes on
                     log.warn(f"step {run.step}: the evaluation during training failed: {error}")
             run.ranks.barrier()
@@ -290,38 +298,3 @@ def _restore(run: TrainState, path: Path) -> None:
         raise DataError(
             f"{path}: does not fit the run's settings ({written}): {str(e).splitlines()[0]}"
         ) from e
-
-
-class _Stop:
-    def __init__(self) -> None:
-        self.asked = False
-
-    def is_set(self, ranks: Ranks, at_interval: bool) -> bool:
-        """Whether to stop now. Ranks must stop at the same step, which they agree on at log intervals."""
-        if not ranks.distributed:
-            return self.asked
-        if not at_interval:
-            return False
-        return bool(max_over_ranks(torch.tensor(float(self.asked), device=ranks.device)) > 0)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM ask the loop to stop after the step; a second one interrupts at once."""
-    stop = _Stop()
-
-    def ask(signum: int, frame: Any) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.asked = True
-
-    try:
-        previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, which alone may handle signals
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for s, handler in previous.items():
-            signal.signal(s, handler)

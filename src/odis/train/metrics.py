@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from odis.machine.files import write_text_whole
+from odis.machine.files import append_line, write_text_whole
 from odis.machine.ranks import sum_over_ranks, world_size
 
 
@@ -107,8 +107,7 @@ class JsonLines:
     def write(self, record: dict[str, Any]) -> None:
         """Append a record. NaN and infinity become null."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        with self.path.open("a") as f:  # appended to, not written whole: a kill cuts short one line at most
-            f.write(json.dumps(finite) + "\n")
+        append_line(self.path, json.dumps(finite))
 
 
 def _step_of(line: str) -> float:

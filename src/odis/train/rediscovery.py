@@ -61,19 +61,15 @@ class Rounds:
     def __init__(self, run: TrainState, index: ObjectIndex, out: Path) -> None:
         self.run, self.index, self.folder = run, index, out / "objects"
 
-    def span(
-        self, interrupted: Callable[[], bool], skip: Callable[[Skipped], None]
-    ) -> tuple[ObjectIndex, int]:
+    def span(self, skip: Callable[[Skipped], None]) -> tuple[ObjectIndex, int]:
         """The index for the coming steps, and the step at which it ends. At a boundary this discovers the
-        objects.
+        objects. Of a discovery that is interrupted, the finished parts stay.
 
         Args:
-            interrupted: Asked after each part of a discovery whether to stop.
             skip: Called with each file or object that a discovery skips.
 
         Raises:
             DataError: The objects found at an earlier step are gone, or no image can be used.
-            KeyboardInterrupt: Discovery was interrupted. Its finished parts stay.
         """
         step, total = self.run.step, self.run.schedules.total_steps
         if not self.run.config.objects.rediscover_every:
@@ -84,11 +80,9 @@ class Rounds:
         if start == 0:
             found = self.index.provenance.startswith("discovered:") or self.index.provenance == WHOLE_IMAGE
             return (self.index if found else Overlay(self.index)), end
-        return Overlay(
-            self.index, ObjectIndex.open(self._found(start, interrupted, skip), root=self.index.root)
-        ), end
+        return Overlay(self.index, ObjectIndex.open(self._found(start, skip), root=self.index.root)), end
 
-    def _found(self, step: int, interrupted: Callable[[], bool], skip: Callable[[Skipped], None]) -> Path:
+    def _found(self, step: int, skip: Callable[[Skipped], None]) -> Path:
         path = self.folder / f"step-{step:08d}.parquet"
         settings = {
             "step": step,
@@ -111,8 +105,6 @@ class Rounds:
             write_part(parts, k, found)
             for item in found.skipped:
                 skip(item)
-            if interrupted():
-                raise KeyboardInterrupt
         self.run.ranks.barrier()
         if self.run.ranks.is_first:
             finish(parts, total)

@@ -10,6 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from odis.errors import OdisError
+from odis.machine.files import append_line
 from odis.machine.progress import ProgressBar, error_console
 from odis.machine.ranks import Ranks, gather_over_ranks
 from odis.train.metrics import JsonLines, collapse_warning
@@ -95,8 +96,7 @@ class RunLog:
             f" and {len(images) - 8} more, named in nonfinite.jsonl" if len(images) > 8 else ""
         )
         self.warn(f"step {step}: loss or gradient is not finite; the step was not taken; images: {shown}")
-        with (self.out / "nonfinite.jsonl").open("a") as f:  # a log, as those of `JsonLines`
-            f.write(json.dumps({"step": step, "images": images}) + "\n")
+        append_line(self.out / "nonfinite.jsonl", json.dumps({"step": step, "images": images}))
 
     def warn(self, message: str) -> None:
         """Print a warning, on every rank."""

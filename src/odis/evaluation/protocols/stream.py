@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from odis.config.query import ReadConfig
-from odis.data.workers import watched
+from odis.data.workers import WorkerLoader
 from odis.errors import DataError
 from odis.evaluation.protocols.views import PictureView
 from odis.evaluation.runner import EvaluationRun
@@ -60,8 +60,7 @@ class Pictures(Dataset["np.ndarray | Skipped"]):
 
 def read_items(dataset: Dataset[T], read: ReadConfig) -> Iterator[T]:
     """The items of a dataset in order, made by `read.workers` processes."""
-    loader: Any = DataLoader(dataset, batch_size=None, num_workers=read.workers, collate_fn=_identity)
-    return watched(iter(loader), read.workers)
+    return iter(WorkerLoader(dataset, workers=read.workers, batch_size=None))
 
 
 @dataclass(slots=True)
@@ -114,7 +113,3 @@ def show_pictures(
         if run.progress is not None:
             run.progress(what, number + 1, len(paths))
     run.sides[side] = run.sides.get(side, {}) | {"images": len(paths) - skipped, "skipped": skipped}
-
-
-def _identity(item: Any) -> Any:
-    return item

@@ -1,0 +1,77 @@
+"""Ctrl-C and SIGTERM during training: they stop it between two steps, and a wait at once."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from odis.machine.ranks import Ranks, max_over_ranks
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a wait: no step was under way, so that the state can be saved."""
+
+
+class Stop:
+    """Whether a signal asked training to stop.
+
+    Args:
+        ranks: This rank. Several must stop after the same step, so that none of their waits is interrupted.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks, self.asked, self._waits = ranks, False, False
+
+    def is_set(self, *, at_interval: bool) -> bool:
+        """Whether to stop now. Ranks agree on it at log intervals."""
+        if not self.ranks.distributed:
+            return self.asked
+        if not at_interval:
+            return False
+        return bool(max_over_ranks(torch.tensor(float(self.asked), device=self.ranks.device)) > 0)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While this block runs, a signal interrupts it.
+
+        Raises:
+            Interrupted: A signal came.
+        """
+        if self.ranks.distributed:
+            yield
+            return
+        self._waits = True
+        try:
+            if self.asked:
+                raise Interrupted
+            yield
+        finally:
+            self._waits = False
+
+    def ask(self, signum: int, frame: Any) -> None:
+        """The handler of the signals: the first asks, a second one interrupts whatever runs."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        if self._waits:
+            raise Interrupted
+
+
+@contextlib.contextmanager
+def stop_signals(ranks: Ranks) -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM ask the loop to stop instead of ending the process."""
+    stop = Stop(ranks)
+    try:
+        previous = {s: signal.signal(s, stop.ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread, which alone may handle signals
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)

@@ -1,0 +1,64 @@
+"""A signal ends a wait at once and a step never; several ranks stop together."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from odis.machine.ranks import Ranks
+from odis.train.stop import Interrupted, stop_signals
+
+ONE, TWO = Ranks(0, 1, torch.device("cpu")), Ranks(0, 2, torch.device("cpu"))
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupt_and_wait() -> None:
+    interrupt()
+    time.sleep(30)
+
+
+def test_between_waits_a_signal_only_asks() -> None:
+    with stop_signals(ONE) as stop:
+        assert not stop.is_set(at_interval=True)
+        interrupt()
+        assert stop.is_set(at_interval=False)
+        with pytest.raises(KeyboardInterrupt) as second:
+            interrupt()
+        assert not isinstance(second.value, Interrupted), "the state may be half changed"
+
+
+def test_a_wait_is_interrupted_at_once() -> None:
+    with stop_signals(ONE) as stop:
+        began = time.monotonic()
+        with pytest.raises(Interrupted), stop.at_once():
+            interrupt_and_wait()
+        assert time.monotonic() - began < 10
+        assert stop.asked
+
+
+def test_a_wait_that_begins_after_the_signal_does_not_begin() -> None:
+    with stop_signals(ONE) as stop:
+        interrupt()
+        with pytest.raises(Interrupted), stop.at_once():
+            raise AssertionError("this was begun")
+
+
+def test_ranks_are_not_interrupted_one_by_one() -> None:
+    with stop_signals(TWO) as stop:
+        with stop.at_once():
+            interrupt()
+        assert stop.asked
+        assert not stop.is_set(at_interval=False), "they agree at log intervals"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_handlers_are_put_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with stop_signals(ONE):
+        assert signal.getsignal(number) != before
+    assert signal.getsignal(number) == before
