@@ -278,15 +278,17 @@ def test_refusals(parts: tuple[LabelledImages, LabelledImages], tmp_path: Path) 
     with pytest.raises(DataError, match=r"shows 'cat', a class that .* does not list"):
         evaluate_dense_knn(encoder(), train, LabelledImages.from_index(foreign), DenseKnnSettings(k=1))
     boxes = [
-        ImageObjects(r.image, r.width, r.height, (Object((0.0, 0.0, r.width, r.height), label=0),))
+        ImageObjects(r.image, r.width, r.height, (Object((0.0, 0.0, r.width / 2, r.height), label=0),))
         for r in foreign
     ]
     write_index(tmp_path / "boxes.parquet", boxes, root=foreign.root, provenance="x", classes=["red", "cat"])
     only_boxes = open_labelled(tmp_path / "boxes.parquet", "")
-    with pytest.raises(DataError, match="none of its images has a pixel with a label"):
+    with pytest.raises(DataError, match=r"nothing but background.*; its objects have no masks: --boxes"):
         evaluate_dense_knn(encoder(), only_boxes, test, DenseKnnSettings(k=1))
     filled = open_labelled(tmp_path / "boxes.parquet", "", boxes=True)
-    assert (filled.read(0)[1] == 1).all()
+    labels = filled.read(0)[1]
+    assert (labels[:, : labels.shape[1] // 2] == 1).all()
+    assert (labels[:, labels.shape[1] // 2 :] == 0).all()
     (foreign.root / "0.png").write_bytes(b"no image")
     results = evaluate_dense_knn(encoder(), filled, filled, DenseKnnSettings(k=1))
     assert [Path(s["what"]).name for s in results["skipped"]] == ["0.png"]

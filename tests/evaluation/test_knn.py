@@ -193,7 +193,7 @@ def test_indexes_that_do_not_fit(
         (
             unlabelled,
             indexes[1],
-            "unlabelled/index.parquet: none of its objects has a label; k-NN needs a labelled index",
+            "unlabelled/index.parquet: none of its objects has a label; this evaluation needs a labelled",
         ),
         (indexes[0], unlabelled, "none of its objects has a label"),
         (
@@ -202,7 +202,7 @@ def test_indexes_that_do_not_fit(
             "foreign/index.parquet: has objects of classes that .*train/index.parquet does not list: cat",
         ),
         (indexes[0], none, "none.parquet: none of its objects has a label"),
-        (gone, indexes[1], "has objects of classes that .* does not list: blue, green"),
+        (gone, indexes[1], r"gone/index.parquet: all its labelled objects are of one class \(red\)"),
         (indexes[0], gone, "gone/index.parquet: none of its images with labelled objects could be used"),
     ):
         with pytest.raises(DataError, match=message):

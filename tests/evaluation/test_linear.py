@@ -169,7 +169,7 @@ def test_data_that_does_not_fit(
         with pytest.raises(OdisError, match="must be one or more, each with a name of its own"):
             evaluate_transfer(encoder(), data_sets, TransferSettings())
     one = Subset(train, [i for i in range(len(train)) if {o.label for o in train[i].objects} == {0}])
-    with pytest.raises(OdisError, match="objects of one class only"):
+    with pytest.raises(OdisError, match=r"all its labelled objects are of one class \(red\)"):
         evaluate_transfer(encoder(), [DataSet("one", one, one)], TransferSettings())
     with pytest.raises(OdisError, match="costs"):
         evaluate_transfer(encoder(), [DataSet("a", part, part)], TransferSettings(costs=()))

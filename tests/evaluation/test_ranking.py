@@ -47,12 +47,13 @@ def test_ranking_of_another_gallery_is_the_explicit_loop(
     rng = torch.Generator().manual_seed(seed)
     queries, gallery = torch.randn(m, 4, generator=rng), torch.randn(n, 4, generator=rng)
     targets = [torch.rand(size, 3, generator=rng) < (0.5 if several else 0.25) for size in (m, n)]
-    precision, recall = rank(queries, gallery, *targets, k=(k,))
+    precision, recall, open_ = rank(queries, gallery, *targets, k=(k,))
     expected = slow(queries, gallery, sets_of(targets[0]), sets_of(targets[1]), [set()] * m, k)
     np.testing.assert_allclose(precision.numpy(), expected[0])
     np.testing.assert_allclose(recall[:, 0].numpy(), expected[1])
     for i in range(m):
         relevant = (targets[1] & targets[0][i]).any(1)
+        assert bool(open_[i]) == (0 < int(relevant.sum()) < n)
         if relevant.any():
             cosine = torch.cosine_similarity(queries[i][None], gallery)
             assert precision[i].item() == pytest.approx(
@@ -85,11 +86,13 @@ def test_neither_the_query_nor_its_image_is_searched(
         )
         np.testing.assert_allclose(found[0].numpy(), expected[0])
         np.testing.assert_allclose(found[1][:, 0].numpy(), expected[1])
+        searched = [[labels[j] == labels[i] for j in range(20) if j not in out[i]] for i in range(20)]
+        assert found[2].tolist() == [0 < sum(hits) < len(hits) for hits in searched]
 
 
 def test_of_equally_similar_ones_the_earlier_is_nearer() -> None:
     gallery = torch.ones(3, 2)
     targets = torch.tensor([[True, False], [False, True], [True, False]])
-    precision, recall = rank(torch.ones(2, 2), gallery, targets[:2], targets, k=(1,))
+    precision, recall, _ = rank(torch.ones(2, 2), gallery, targets[:2], targets, k=(1,))
     assert precision.tolist() == pytest.approx([(1 + 2 / 3) / 2, 1 / 2])
     assert recall[:, 0].tolist() == [1, 0]

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,10 @@ from odis.config.query import QueryConfig
 from odis.data.workers import WorkerLoader
 from odis.errors import DataError, OdisError
 from odis.evaluation.label_maps import IGNORE, LabelledImages, patch_label_shares
+from odis.evaluation.measurable import FoundLabels, require_classes, require_measurable
 from odis.evaluation.runner import EvaluationRun
 from odis.evaluation.scores import Score, confusion, iou_score, overlaps
-from odis.evaluation.subset import Subset, draw_rows, overlap_note
+from odis.evaluation.subset import Subset, draw_rows, overlap_note, real_path
 from odis.inference import Encoder
 from odis.inference.queries import Query, QueryBuilder
 from odis.objects.index import ObjectIndex
@@ -106,9 +107,30 @@ def draw_parts(
     settings = run.settings
     train_rows = draw_rows(len(train), settings.max_train, settings.seed)
     test_rows = draw_rows(len(test), settings.max_test, settings.seed)
-    paths = {test.image_path(i) for i in test_rows}
-    run.notes = overlap_note(len(paths & {train.image_path(i) for i in train_rows}))
+    paths = {real_path(test.image_path(i)) for i in test_rows}
+    run.note(overlap_note(len(paths & {real_path(train.image_path(i)) for i in train_rows})))
+    of_train, of_test = (stated_labels(part, rows) for part, rows in ((train, train_rows), (test, test_rows)))
+    if of_train is not None and of_test is not None:
+        require_measurable(of_train, of_test)
+    elif of_train is not None:
+        require_classes(of_train)
     return train_rows, test_rows
+
+
+def stated_labels(data: LabelledImages, rows: Sequence[int]) -> FoundLabels | None:
+    """The labels of a part as far as they are known before an image is opened; None for label maps."""
+    found = data.stated_labels(rows)
+    return None if found is None else _labels(data, found, data.classes)
+
+
+def _labels(data: LabelledImages, found: Iterable[int], classes: Sequence[str]) -> FoundLabels:
+    return FoundLabels(
+        data.path, classes, found, "pixels", data.background, lambda: _without_masks(data), "has a label"
+    )
+
+
+def _without_masks(data: LabelledImages) -> str:
+    return "; its objects have no masks: --boxes gives the whole box its class" if data.lacks_masks() else ""
 
 
 @dataclass(slots=True)
@@ -119,6 +141,7 @@ class DenseReader:
     settings: DenseSettings
     encoder: Encoder
     train: LabelledImages
+    _found: list[int] = field(default_factory=list)  # classes that the train patches show
 
     def images(
         self, data: LabelledImages, rows: Sequence[int], side: str
@@ -183,6 +206,8 @@ class DenseReader:
             images.append(torch.full((len(usable),), row))
         if not features or not sum(len(f) for f in features):
             raise DataError(f"{self.train.path}: none of its images has a pixel with a label")
+        self._found = torch.stack([part.sum(0) for part in shares]).sum(0).nonzero()[:, 0].tolist()
+        require_classes(_labels(self.train, self._found, self.train.classes))
         # Batches come by image size: sorted, the bank does not depend on their order.
         order = torch.cat(images).argsort(stable=True)
         return torch.cat(features)[order], torch.cat(shares)[order], torch.cat(images)[order]
@@ -202,9 +227,14 @@ class DenseReader:
         for row, patches, grid, labels in self.images(data, rows, "test"):
             predicted = label_pixels(predict(patches), grid, labels.shape).cpu().numpy()
             counts[row] = overlaps(confusion(predicted, labels, len(self.train.classes), ignore=IGNORE))
-        labelled = sum(int(c[2].sum()) for c in counts.values())
-        if not labelled:
+        names = self.train.classes
+        of_class = sum((c[2] for c in counts.values()), np.zeros(len(names), dtype=np.int64))
+        if not of_class.any():
             raise DataError(f"{data.path}: none of its images has a pixel with a label")
+        occurring = np.flatnonzero(of_class).tolist()
+        require_measurable(_labels(self.train, self._found, names), _labels(data, occurring, names))
+        if unseen := [names[c] for c in occurring if c not in self._found]:
+            self.run.note([f"classes without a train pixel, whose IoU is 0: {', '.join(unseen)}"])
         score, by_class = iou_score(
             np.stack([counts[row] for row in sorted(counts)]), seed=self.settings.seed
         )

@@ -67,21 +67,19 @@ def evaluate_knn(
         OdisError: for labels that are missing or of classes the train index does not have, an index without
             objects, a k larger than the train objects, or settings that do not fit.
     """
+    from odis.evaluation.measurable import labels_of, require_measurable
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.subset import Subset, overlap_note, shared_images
 
     run = EvaluationRun("knn", encoders, settings, progress, on_row)
     train = Subset.of(train, settings.max_train, settings.seed)
     test = Subset.of(test, settings.max_test, settings.seed)
-    images, unit = settings.query.images, settings.query.unit
-    for subset, least in ((train, max(settings.k)), (test, 1)):
-        found = subset.labelled(least, images=images)
-        if not found:
-            having = "images has exactly one label" if images else "objects has a label"
-            raise DataError(f"{subset.index.path}: none of its {having}; k-NN needs a labelled index")
-        if found < least:
-            raise OdisError(f"k {least} must be from 1 to the {found} train {unit}")
-    run.notes = overlap_note(shared_images(test, train))
+    images = settings.query.images
+    require_measurable(labels_of(train, images=images), labels_of(test, images=images))
+    most = max(settings.k)
+    if (found := train.labelled(most, images=images)) < most:
+        raise OdisError(f"k {most} must be from 1 to the {found} train {settings.query.unit}")
+    run.note(overlap_note(shared_images(test, train)))
     for encoder, mode in run.models():
         run.add(encoder, mode, _scores(run, encoder, mode, train, test, settings))
     return run.results()
@@ -98,6 +96,7 @@ def _scores(
     """Accuracy at each k."""
     import torch
 
+    from odis.evaluation.measurable import labels_in, require_measurable, without_example
     from odis.evaluation.neighbours import NearestNeighbours, vote
     from odis.evaluation.scores import accuracy_score
     from odis.evaluation.subset import in_train_classes
@@ -117,8 +116,14 @@ def _scores(
         train_labels.append(chunk.labels[usable])
     if not nearest.seen:
         raise _unusable(train, settings)
+    known, names, images = torch.cat(train_labels), train.index.classes, settings.query.images
+    require_measurable(
+        labels_in(train, known, images=images, classes=names),
+        labels_in(test, labels, images=images, classes=names),
+    )
+    run.note(without_example(known, labels, names, settings.query.unit))
     similarity, rows = nearest.read()
-    classes = torch.cat(train_labels)[rows.cpu()].to(rows.device)
+    classes = known[rows.cpu()].to(rows.device)
     predictions = vote(
         similarity, classes, settings.k, temperature=settings.temperature, classes=len(train.index.classes)
     )

@@ -11,6 +11,8 @@ Two published layouts of label maps are read:
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -33,28 +35,10 @@ LABEL_MAPS = "label-maps"
 """Provenance of labels read from label maps."""
 
 VOC_CLASSES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car",
+    "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike",
+    "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
 
 _ADE_CLASSES = 150
 _ADE_SPLITS = {"train": "training", "training": "training", "val": "validation", "validation": "validation"}
@@ -72,6 +56,7 @@ class LabelledImages:
         path: The index or the root of the label maps, to name it in messages.
         provenance: That of the index, or `label-maps`.
         classes: Class names; a label is a position in it.
+        background: The label of what is no object; None if there is none.
     """
 
     def __init__(
@@ -85,6 +70,7 @@ class LabelledImages:
         files: list[tuple[str, str]] | None = None,
         lookup: np.ndarray | None = None,
         values: str = "",
+        background: int | None = None,
     ) -> None:
         """Either from an index, or from files.
 
@@ -97,8 +83,9 @@ class LabelledImages:
             files: Paths of each image and of its label map.
             lookup: int32 (256,), the label each stored value stands for, or `REFUSED`.
             values: The values that a label map may hold, in words.
+            background: See the class.
         """
-        self.path, self.provenance, self.classes = path, provenance, classes
+        self.path, self.provenance, self.classes, self.background = path, provenance, classes, background
         self._index, self._boxes = index, boxes
         self._files, self._lookup, self._values = files or [], lookup, values
 
@@ -122,7 +109,12 @@ class LabelledImages:
         if not index.classes:
             raise DataError(f"{index.path}: has no classes; segmentation needs labelled objects")
         return LabelledImages(
-            index.path, index.provenance, ["background", *index.classes], index=index, boxes=boxes
+            index.path,
+            index.provenance,
+            ["background", *index.classes],
+            index=index,
+            boxes=boxes,
+            background=BACKGROUND,
         )
 
     @staticmethod
@@ -157,6 +149,34 @@ class LabelledImages:
         """Path of image `i`."""
         return self._files[i][0] if self._index is None else self._index.image_path(i)
 
+    def stated_labels(self, rows: Sequence[int]) -> Iterator[int] | None:
+        """Labels that pixels of these images will have, the background first, as long as they are asked for.
+
+        None for label maps: only their pixels tell.
+        """
+        if self._index is None:
+            return None
+        objects = (item for i in rows for item in self._objects(self._index, i))
+        found = (item.label + 1 for item in objects if item.label is not None and self._fills(item))
+        return chain((BACKGROUND,), found)
+
+    def lacks_masks(self) -> bool:
+        """Whether objects have labels that no pixel gets, since none of them has a mask."""
+        if self._index is None or self._boxes:
+            return False
+        objects = [item for i in range(len(self)) for item in self._objects(self._index, i)]
+        return any(item.label is not None for item in objects) and not any(map(self._fills, objects))
+
+    def _fills(self, item: Object) -> bool:
+        return item.mask is not None or self._boxes
+
+    @staticmethod
+    def _objects(index: ObjectIndex, i: int) -> Sequence[Object]:
+        try:
+            return index[i].objects
+        except DataError:  # named when the image is read
+            return ()
+
     def read(self, i: int) -> tuple[Image.Image, np.ndarray, list[Skipped]]:
         """Image `i` and its labels.
 
@@ -186,9 +206,7 @@ class LabelledImages:
         image = load_image(path, (row.width, row.height))
         usable, regions = usable_objects(row, len(index.classes)), []
         for item in usable.objects:
-            label = (
-                IGNORE if item.label is None or (item.mask is None and not self._boxes) else item.label + 1
-            )
+            label = IGNORE if item.label is None or not self._fills(item) else item.label + 1
             regions.append((_pixels(item, row.width, row.height), item, label))
         labels = np.full((row.height, row.width), BACKGROUND, dtype=np.int32)
         for _, item, label in sorted(
@@ -260,7 +278,13 @@ def _open_voc(root: Path, split: str) -> LabelledImages:
     lookup[: len(VOC_CLASSES)] = range(len(VOC_CLASSES))
     lookup[255] = IGNORE
     return LabelledImages(
-        str(root), LABEL_MAPS, list(VOC_CLASSES), files=files, lookup=lookup, values="0 to 20 and 255 (VOC)"
+        str(root),
+        LABEL_MAPS,
+        list(VOC_CLASSES),
+        files=files,
+        lookup=lookup,
+        values="0 to 20 and 255 (VOC)",
+        background=BACKGROUND,
     )
 
 

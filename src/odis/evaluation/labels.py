@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from odis.errors import DataError, OdisError
+from odis.evaluation.measurable import labels_in, require_measurable, require_varied, without_example
 from odis.evaluation.runner import EvaluationRun
 from odis.evaluation.subset import Subset, in_train_classes
 from odis.inference import Encoder, IndexFeatures
-
-
-def require_labels(subsets: Sequence[Subset], *, images: bool, multi_label: bool) -> None:
-    """Refuse a subset without a label that could be used.
-
-    Args:
-        subsets: What takes part.
-        images: Images are classified, not objects.
-        multi_label: Images may have several labels.
-
-    Raises:
-        DataError: naming the index.
-    """
-    for subset in subsets:
-        if subset.labelled(1, images=images, several=multi_label):
-            continue
-        having = "objects has a label"
-        if images:
-            having = "images has exactly one label"
-        if multi_label:
-            having = "images has a label"
-        raise DataError(f"{subset.index.path}: none of its {having}; this evaluation needs a labelled index")
 
 
 def require_finite(found: IndexFeatures, what: str) -> None:
@@ -83,4 +60,35 @@ def labelled_features(
         if side == "test":
             to_train_classes(found, test, train)
         both.append(found)
-    return both[1], both[0]
+    unseen, known = both
+    require_took_part(run, train, known, test, unseen)
+    return known, unseen
+
+
+def require_took_part(
+    run: EvaluationRun, train: Subset, known: IndexFeatures, test: Subset, unseen: IndexFeatures
+) -> None:
+    """Refuse labels by which nothing can be measured, and note test labels without a train example.
+
+    Args:
+        run: Gets the note.
+        train: The train part, or the gallery.
+        known: Its features, with labels.
+        test: The test part, or the queries.
+        unseen: Its features, with labels in the classes of the train part.
+
+    Raises:
+        DataError: see `require_measurable`, `require_varied`.
+    """
+    images, names, unit = run.settings.query.images, train.index.classes, run.settings.query.unit
+    used = [
+        torch.tensor([label for labels in found.label_sets for label in labels]) for found in (known, unseen)
+    ]
+    of_train, of_test = (
+        labels_in(subset, labels, images=images, classes=names) for subset, labels in zip((train, test), used)
+    )
+    require_measurable(of_train, of_test)
+    if run.multi_label:
+        require_varied(of_test, unseen.targets(len(names)))
+    else:
+        run.note(without_example(used[0], used[1], names, unit))

@@ -55,6 +55,7 @@ def evaluate_landmarks(
         DataError: for a file that is not such a ground truth, or an image that is missing or damaged: the
             protocol needs all of them.
     """
+    import numpy as np
     import torch
     from torch.nn.functional import normalize
 
@@ -81,6 +82,8 @@ def evaluate_landmarks(
             named = {f"{setup} mAP": measured[setup]["ap"] for setup in SETUPS} | {
                 f"{setup} mP@{k}": measured[setup][f"p@{k}"] for setup in ("medium", "hard") for k in RANKS
             }
+            if not any(np.isfinite(values).any() for values in named.values()):
+                raise DataError(f"{ground_truth}: no query has an image to find, so nothing is measured")
             scores = {name: mean_score(values, seed=settings.seed) for name, values in named.items()}
             run.add(encoder, mode, scores)
     results = run.results() | {"resampled": "queries"}

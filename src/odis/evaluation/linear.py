@@ -71,7 +71,8 @@ def evaluate_linear(
         OdisError: for labels that are missing or of classes the train index does not have, or settings that
             do not fit.
     """
-    from odis.evaluation.labels import labelled_features, require_labels
+    from odis.evaluation.labels import labelled_features
+    from odis.evaluation.measurable import labels_of, require_measurable
     from odis.evaluation.probe import accuracy, choose_and_train, mean_average_precision
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import accuracy_score, mean_average_precision_score
@@ -84,8 +85,9 @@ def evaluate_linear(
     if settings.query.images and settings.multi_label is None:
         multi = train.has_several_labels() or test.has_several_labels()
     run.multi_label = multi
-    require_labels((train, test), images=settings.query.images, multi_label=multi)
-    run.notes = overlap_note(shared_images(test, train))
+    sides = (labels_of(part, images=settings.query.images, multi_label=multi) for part in (train, test))
+    require_measurable(*sides)
+    run.note(overlap_note(shared_images(test, train)))
     classes = len(train.index.classes)
     for encoder, mode in run.models():
         known, unseen = labelled_features(run, encoder, mode, train, test)

@@ -10,6 +10,7 @@ from odis.config.query import QueryConfig, ReadConfig
 from odis.config.training import PretrainConfig
 from odis.errors import DataError
 from odis.evaluation.knn import KnnSettings, evaluate_knn
+from odis.evaluation.measurable import labels_of, require_measurable
 from odis.evaluation.subset import Subset, in_train_classes
 from odis.inference import Encoder
 from odis.method.vit import ObjectViT
@@ -33,18 +34,18 @@ def periodic_knn(config: PretrainConfig) -> Callable[[ObjectViT, PretrainConfig]
     assert config.val is not None
     train = Subset.of(ObjectIndex.open(config.data), _TRAIN_IMAGES, config.train.seed)
     test = Subset.of(ObjectIndex.open(config.val), _TEST_IMAGES, config.train.seed)
-    if not test.labelled(1):
-        raise DataError(
-            f"{config.val}: none of its objects has a label; the k-NN during training needs a labelled index"
-        )
-    if not train.labelled(1):
+    if not train.labelled(1) and test.labelled(1):
         train, test = (Subset(test.index, test.rows[start::2]) for start in (0, 1))
+        if not train.labelled(1) or not test.labelled(1):
+            raise DataError(
+                f"{config.val}: too few labelled objects for the k-NN during training, since {config.data} "
+                f"has none"
+            )
+    try:
+        require_measurable(labels_of(train), labels_of(test))
+    except DataError as error:
+        raise DataError(f"val: the k-NN during training would measure nothing: {error}") from error
     k = train.labelled(_K)
-    if not k or not test.labelled(1):
-        raise DataError(
-            f"{config.val}: too few labelled objects for the k-NN during training, since {config.data} "
-            f"has none"
-        )
     used = {item.label for i in test.rows for item in _objects(test, i) if item.label is not None}
     in_train_classes(test.index, train.index, torch.tensor(sorted(used)))  # now, not at the first measurement
     whole = test.index.provenance == WHOLE_IMAGE

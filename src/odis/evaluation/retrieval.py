@@ -87,7 +87,8 @@ def evaluate_retrieval(
     Raises:
         OdisError: for labels that are missing, classes that do not go together, or settings that do not fit.
     """
-    from odis.evaluation.labels import require_labels, to_train_classes
+    from odis.evaluation.labels import require_took_part, to_train_classes
+    from odis.evaluation.measurable import labels_of, require_measurable
     from odis.evaluation.ranking import rank
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import mean_score
@@ -97,15 +98,16 @@ def evaluate_retrieval(
     run = EvaluationRun("retrieval", encoders, settings, progress, on_row, multi_label=images)
     test = Subset.of(test, settings.max_test, settings.seed)
     searched = test if gallery is None else Subset.of(gallery, settings.max_train, settings.seed)
-    require_labels((test,) if gallery is None else (test, searched), images=images, multi_label=images)
+    require_measurable(*(labels_of(part, images=images, multi_label=images) for part in (searched, test)))
     for encoder, mode in run.models():
         queries = _labelled(run.features(encoder, mode, test, "test"), test)
         found = queries
         if gallery is not None:
             found = _labelled(run.features(encoder, mode, searched, "gallery"), searched)
             to_train_classes(queries, test, searched)
+        require_took_part(run, searched, found, test, queries)
         classes = len(searched.index.classes)
-        precision, recall = rank(
+        precision, recall, open_ = rank(
             queries.features,
             found.features,
             _targets(queries, classes, images),
@@ -116,6 +118,7 @@ def evaluate_retrieval(
             k=settings.k,
             device=encoder.device,
         )
+        _require_open(test, precision, open_)
         scores = {"mAP": mean_score(precision, queries.rows, seed=settings.seed)}
         scores |= {
             f"R@{k}": mean_score(recall[:, i], queries.rows, seed=settings.seed)
@@ -123,6 +126,23 @@ def evaluate_retrieval(
         }
         run.add(encoder, mode, scores, queries=int(precision.isfinite().sum()))
     return run.results() | {"resampled": "query images"}
+
+
+def _require_open(test: Subset, precision: Tensor, open_: Tensor) -> None:
+    """Refuse queries that have nothing relevant to find, or nothing else.
+
+    Raises:
+        DataError: None of them has both.
+    """
+    if open_.any():
+        return
+    why = "nothing of their class to find"
+    if precision.isfinite().any():
+        why = "nothing but their class to find: any features would score 100"
+    raise DataError(
+        f"{test.index.path}: its queries have {why}, so nothing is measured (a query's own image is searched "
+        f"with --same-image only)"
+    )
 
 
 def _image_numbers(

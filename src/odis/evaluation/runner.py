@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from odis import __version__
+from odis.errors import OdisWarning
 from odis.evaluation.evaluation import OnRow, Progress
 from odis.evaluation.scores import Score
 from odis.evaluation.settings import EvaluationSettings
@@ -104,6 +106,13 @@ class EvaluationRun:
     def features(self, encoder: Encoder, mode: str, subset: Subset, side: str) -> IndexFeatures:
         """All features of a subset, in memory."""
         return concat(list(self.stream(encoder, mode, subset, side)), encoder.width(mode))
+
+    def note(self, lines: Sequence[str]) -> None:
+        """Say something of the scores: now, and below the table."""
+        for line in lines:
+            if line not in self.notes:
+                self.notes.append(line)
+                warnings.warn(line, OdisWarning, stacklevel=2)
 
     def note_skipped(self, skipped: Sequence[Skipped]) -> None:
         """Record files and objects that could not be used."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -65,12 +67,27 @@ class Subset:
 
 
 def shared_images(one: Subset, other: Subset) -> int:
-    """How many images of `one` are in `other` too, by the paths of their files."""
+    """How many images of `one` are in `other` too, by the paths of their files (`real_path`)."""
     if not one.rows or not other.rows:
         return 0
     small, large = sorted((one, other), key=lambda subset: len(subset.rows))
-    paths = {small.index.image_path(i) for i in small.rows}
-    return len(paths & {path for i in large.rows if (path := large.index.image_path(i)) in paths})
+    paths = {real_path(small.index.image_path(i)) for i in small.rows}
+    return len(paths & {p for i in large.rows if (p := real_path(large.index.image_path(i))) in paths})
+
+
+def real_path(path: str) -> str:
+    """The path of an image whose folder is no link; a link to the image itself is not followed, since asking
+    for each of a million takes minutes.
+    """
+    if "://" in path:
+        return path
+    folder, name = os.path.split(path)
+    return os.path.join(_real_folder(folder), name)
+
+
+@lru_cache(maxsize=65536)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def overlap_note(shared: int) -> list[str]:

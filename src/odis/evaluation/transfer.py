@@ -116,8 +116,9 @@ def evaluate_transfer(
         OdisError: for labels that are missing or of classes the train index does not have, two data sets of
             one name, or settings that do not fit.
     """
-    from odis.evaluation.labels import labelled_features, require_labels
+    from odis.evaluation.labels import labelled_features
     from odis.evaluation.logistic import fit_and_predict
+    from odis.evaluation.measurable import labels_of, require_measurable
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import Score, accuracy_score
     from odis.evaluation.subset import overlap_note, shared_images
@@ -130,12 +131,9 @@ def evaluate_transfer(
             f"none of them mean"
         )
     for data in data_sets:
-        require_labels((data.train, data.test), images=settings.query.images, multi_label=False)
-    run.notes = [
-        f"{data.name}: {note}"
-        for data in data_sets
-        for note in overlap_note(shared_images(data.test, data.train))
-    ]
+        sides = (labels_of(part, images=settings.query.images) for part in (data.train, data.test))
+        require_measurable(*sides)
+        run.note([f"{data.name}: {note}" for note in overlap_note(shared_images(data.test, data.train))])
     described: list[dict[str, Any]] = []
     for encoder, mode in run.models():
         scores: dict[str, Score] = {}

@@ -164,7 +164,7 @@ def test_what_cannot_be_measured_is_one_line(encoder, folders, tmp_path):
     with pytest.raises(OdisError, match="readout 'mean' must be some of cls, obj, both"):
         replace(SETTINGS, readout=("mean",)).check()
     one = train.select(range(12))
-    with pytest.raises(DataError, match="all its images are of one class"):
+    with pytest.raises(DataError, match="all its labelled images are of one class"):
         evaluate_knn_imagenet(model, one, one, SETTINGS)
     other = replace_classes(test, ["n01440764", "n99999999"])
     with pytest.raises(DataError, match="n99999999"):

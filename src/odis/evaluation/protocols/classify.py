@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from odis.config.query import QueryConfig
 from odis.data.geometry.patches import object_shapes, objects_on_grid, patch_grid
 from odis.errors import DataError, OdisError
+from odis.evaluation.measurable import FoundLabels, require_measurable
 from odis.evaluation.protocols.layouts.classified import ClassifiedImages
 from odis.evaluation.protocols.stream import read_items, read_picture
 from odis.evaluation.protocols.views import CenterCrop
@@ -66,24 +67,27 @@ def same_files(test: ClassifiedImages, train: ClassifiedImages) -> int:
 
 
 def matched_labels(test: ClassifiedImages, train: ClassifiedImages) -> np.ndarray:
-    """Labels of the test images in the classes of the train part, by name: int64 (n,).
+    """FoundLabels of the test images in the classes of the train part, by name: int64 (n,).
 
     Raises:
-        DataError: a class that the train part does not have, or only one class in all.
+        DataError: a class that the train part does not have, or what `require_measurable` refuses.
     """
     position = {name: k for k, name in enumerate(train.classes)}
     used = sorted(set(test.labels.tolist()))
     foreign = [test.classes[k] for k in used if test.classes[k] not in position]
+    found = sorted(set(train.labels.tolist()))
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise DataError(
             f"{test.path}: has images of classes that {train.path} has not: {', '.join(foreign[:3])}{more}"
         )
-    if len(set(train.labels.tolist())) < 2:
-        raise DataError(f"{train.path}: all its images are of one class; there is nothing to tell apart")
+    require_measurable(
+        FoundLabels(train.path, train.classes, found, "images"),
+        FoundLabels(test.path, test.classes, used, "images"),
+    )
     table = np.array([position.get(name, -1) for name in test.classes], np.int64)
-    found: np.ndarray = table[test.labels]
-    return found
+    labels: np.ndarray = table[test.labels]
+    return labels
 
 
 @dataclass(slots=True)

@@ -134,7 +134,7 @@ def evaluate_knn_imagenet(
     if len(train) < max(settings.k):
         raise OdisError(f"k {max(settings.k)} must be from 1 to the {len(train)} train images")
     labels = torch.from_numpy(matched_labels(test, train))
-    run.notes = overlap_note(same_files(test, train))
+    run.note(overlap_note(same_files(test, train)))
     for source in run.encoders:
         run.start()
         encoder = statistics_of(source, settings)
