@@ -309,7 +309,8 @@ class Encoder:
         """All tokens of a batch of resized images, on the device, in the precision of the model.
 
         Args:
-            pixels: uint8 (B, 3, H, W), sides multiples of the patch size.
+            pixels: uint8 (B, 3, H, W), sides multiples of the patch size; or float32 from 0 to 255, which
+                is used up.
             masks: bool (B, Q, P) on the device, or None for plain images.
         """
         with self._asked(pixels) as images:
