@@ -41,7 +41,8 @@ from odis.objects.images import header_sizes
 from odis.objects.listing import IMAGE_SUFFIXES, list_files
 from odis.objects.sources.imagenet_csv import SolutionTable
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
-from odis.objects.sources.voc_xml import Item, items, parse, short, stated_size
+from odis.objects.sources.text import short
+from odis.objects.sources.voc_xml import Item, items, parse, stated_size
 from odis.types import ImageObjects, Object, Skipped
 
 _WNID = re.compile(r"n\d{8}", re.ASCII)

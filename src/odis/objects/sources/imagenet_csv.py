@@ -13,7 +13,8 @@ import numpy as np
 
 from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject
-from odis.objects.sources.voc_xml import Item, box_of, leads_out, short
+from odis.objects.sources.text import short
+from odis.objects.sources.voc_xml import Item, box_of, leads_out
 from odis.types import Skipped
 
 _COLUMNS = ["ImageId", "PredictionString"]

@@ -8,6 +8,19 @@ from pathlib import Path
 
 from odis.types import ImageObjects
 
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""The splits, and what they are also called: Roboflow's folder of `val` is `valid`."""
+
+
+def names_of_split(split: str) -> tuple[str, ...]:
+    """What a split may be called; the name itself, if it is none of `SPLITS`."""
+    return next((names for names in SPLITS.values() if split.lower() in names), (split,))
+
+
 Unit = Callable[[], ImageObjects | None]
 """Makes the row of one image; None if it is left out. Units may be called in any order."""
 

@@ -1,27 +1,46 @@
-"""Pascal VOC as it is published: `Annotations/NAME.xml`, `JPEGImages/NAME.jpg`, `ImageSets/Main/SPLIT.txt`
-(one name a line).
+"""Pascal VOC's XML, one file an image (`voc_xml.py`): as it was published, and as Roboflow, CVAT and labelImg
+write it (`voc_layout.py`).
+
+An annotation is of the image that has its name, whatever the ending. Only where there is none it is of the
+one that its `filename` names, unless that has an annotation of its own.
 
 Boxes are inclusive pixel coordinates counted from 1, whole or not: x0 = xmin - 1, x1 = xmax. Objects marked
 `difficult` or `truncated` are kept as any other; body parts (`part`) are not objects. Masks
 (`SegmentationObject`) are not read: only some images have them, and they do not say which mask is which box.
 
-Labels are positions in VOC's twenty classes if the split names no other class, else in the split's own names,
-sorted. Which it is takes a first pass over the annotations that keeps nothing but the names of classes.
-Besides them, the names of the split's images are held; an annotation is read again when its row is asked for.
+Labels are positions in the data set's `labelmap.txt`, if it has one; in VOC's twenty classes, if a list in
+`ImageSets` names the images and they have no other class; else in the split's own names, sorted. Which it is
+takes a first pass over the annotations that keeps nothing but the names of classes, and of the images that
+are not named like their annotation. Besides them, the names of the split's images are held; an annotation is
+read again when its row is asked for.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from odis.errors import DataError
-from odis.objects.clean import Skip, SkippedObject, keep_usable, reason, usable_size
+from odis.objects.clean import (
+    Mended,
+    Skip,
+    SkippedObject,
+    Unread,
+    keep_usable,
+    reason,
+    usable_size,
+)
+from odis.objects.images import header_sizes
+from odis.objects.sources.frames import frame_of, in_doubt
+from odis.objects.sources.image_names import ImageNames, stem
+from odis.objects.sources.label_list import LABEL_MAP, read_list
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
-from odis.objects.sources.voc_xml import filename, items, leads_out, parse, short, stated_size
-from odis.types import ImageObjects, Object, Skipped
+from odis.objects.sources.text import short
+from odis.objects.sources.voc_layout import VocLayout, find_layout, xml_below
+from odis.objects.sources.voc_xml import Item, filename, items, leads_out, parse, stated_size
+from odis.types import Box, ImageObjects, Object, Skipped
 
 CLASSES = [
     "aeroplane",
@@ -48,173 +67,203 @@ CLASSES = [
 """The classes of VOC 2007 to 2012, in their published order."""
 
 
-def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> AnnotationReader:
-    """Every image that the split lists, in its order, with its objects; an image without objects has none.
-
-    An image is `JPEGImages/NAME.jpg`. Where there is no such file, it is the one that the annotation's
-    `filename` names.
+def read(
+    root: Path,
+    split: str | None,
+    skip: Skip,
+    *,
+    trust: bool = False,
+    images: str | None = None,
+    annotations: str | None = None,
+) -> AnnotationReader:
+    """Every image that the split lists, in its order, or every image with an annotation, by name; an image
+    without objects has none.
 
     Args:
-        root: Folder that holds `Annotations`, `JPEGImages` and `ImageSets`.
-        split: `train`, `val`, `trainval`, `test`, or another list in `ImageSets/Main`. The lists of one class
-            (`cat_train`), which have a second column, are no splits.
-        skip: Called with every image and object that cannot be used.
+        root: Folder that holds `Annotations`, `JPEGImages` and `ImageSets`; or XML files beside images.
+        split: `train`, `val`, `trainval`, `test`, or another list in `ImageSets/Main`, or the name of a
+            folder; needed where there are several. The lists of one class (`cat_train`), which have a second
+            column, are no splits.
+        skip: Called with every image and object that cannot be used, or not as it is annotated.
         trust: Take the sizes that the annotations state, without opening the images.
+        images: Folder of the images, if elsewhere.
+        annotations: Folder of the XML files, if elsewhere.
 
     Raises:
-        DataError: The split is not named, missing, empty, or not a list of names.
+        DataError: The split is not named, missing or empty, or there are no XML files.
     """
-    lists = root / "ImageSets" / "Main"
-    if split is None or not _is_list_name(lists, split):
-        wanted = f"no split {short(split)}" if split else "a split must be named"
-        raise DataError(f"{root}: {wanted}; there are {_splits(root)}")
-    path = lists / f"{split}.txt"
-    names = _names(path, root)
-    found = _class_names(root, [name for _, name in names])
-    classes = CLASSES if found <= set(CLASSES) else sorted(found)
-    labels = {name: k for k, name in enumerate(classes)}
-
-    def units() -> Iterator[Unit]:
-        seen: set[str] = set()
-        for number, name in names:
-            if leads_out(name):
-                skip(
-                    Skipped(
-                        f"{path}, line {number}",
-                        f"{short(name)} is not the name of an image in {root / 'JPEGImages'}",
-                    )
-                )
-            elif name in seen:
-                skip(Skipped(f"{path}, line {number}", f"{short(name)} was listed before"))
-            else:
-                seen.add(name)
-                yield partial(_row, root, name, labels, skip, trust)
-
-    return AnnotationReader(units(), root, "annotated", list(classes))
+    layout = find_layout(root, split, images, annotations, skip)
+    rows = _VocRows(layout, ImageNames(layout.images), skip, trust)
+    found = rows.first_pass()
+    classes = _classes(root, layout, found)
+    rows.labels.update({name: k for k, name in enumerate(classes)})
+    return AnnotationReader(rows.units(), layout.root, "annotated", classes)
 
 
 FORMAT = AnnotationFormat(
     name="voc",
-    title="Pascal VOC: boxes",
-    layout="Annotations/*.xml, JPEGImages/*.jpg, ImageSets/Main/SPLIT.txt",
-    splits="train, val, trainval, test (required)",
+    title="Pascal VOC XML (also of Roboflow, CVAT, labelImg): boxes",
+    layout="Annotations/*.xml, JPEGImages/*, ImageSets/Main/SPLIT.txt; or XML files beside images",
+    splits="train, val, trainval, test (needed if there are several)",
     read=read,
     states_sizes=True,
+    takes_places=True,
 )
 
 
-def _row(root: Path, name: str, labels: dict[str, int], skip: Skip, trust: bool) -> ImageObjects | None:
-    path = root / "Annotations" / f"{name}.xml"
-    try:
-        annotation = parse(path)
-    except DataError as error:
-        skip(Skipped(str(path), reason(error, path)))
-        return None
-    found = items(annotation, path)
-    try:
-        annotated, image = stated_size(annotation), _image(root, name, filename(annotation))
-    except DataError as error:
-        skip(Skipped(str(path), str(error)))
-        for item in found:
-            skip(SkippedObject(item.what, "its image cannot be used"))
-        return None
-    size = usable_size(
-        root / image, skip, annotated=annotated, objects=[item.what for item in found], trust=trust
-    )
-    if size is None:
-        return None
-    objects = []
-    for item in found:
-        if (
-            item.problem or item.name not in labels
-        ):  # a name can be new only if the file changed after the first pass
-            skip(
-                SkippedObject(
-                    item.what,
-                    item.problem or f"class {short(item.name)} was not there when the names were read",
+def _classes(root: Path, layout: VocLayout, found: set[str]) -> list[str]:
+    """The classes, of which `found` are named by annotations."""
+    path = root / LABEL_MAP
+    listed = read_list(path).names if path.is_file() else []
+    if listed:
+        return [*listed, *sorted(found - set(listed))]
+    return list(CLASSES) if layout.listed is not None and found <= set(CLASSES) else sorted(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _VocRows:
+    layout: VocLayout
+    images: ImageNames
+    skip: Skip
+    trust: bool
+    labels: dict[str, int] = field(default_factory=dict)
+    elsewhere: dict[str, str] = field(default_factory=dict)  # images that `filename` names, by annotation
+
+    def path(self, name: str) -> Path:
+        """The annotation of a name."""
+        path = self.layout.annotations / f"{name}.xml"
+        upper = self.layout.annotations / f"{name}.XML"
+        return upper if not path.is_file() and upper.is_file() else path
+
+    def first_pass(self) -> set[str]:
+        """Classes that the annotations name; fills `elsewhere`. What cannot be read is passed over here: it
+        is reported when its row is due.
+        """
+        found: set[str] = set()
+        claimed: set[str] = set()
+        own: set[str] | None = None  # file names of all annotations, without ending
+        for name in self.layout.names:
+            path = self.path(name)
+            try:
+                annotation = parse(path)
+            except DataError:
+                continue
+            found.update(item.name for item in items(annotation, path) if item.name and not item.problem)
+            if self.images.of(name):
+                continue
+            if own is None:
+                own = {one.rpartition("/")[2] for one in xml_below(self.layout.annotations)}
+            image = self._named(name, filename(annotation))
+            if image is None or image in claimed:
+                continue
+            of = stem(image).rpartition("/")[2]
+            if of == name.rpartition("/")[2] or of not in own:
+                claimed.add(image)
+                self.elsewhere[name] = image
+        return found
+
+    def _named(self, name: str, written: str) -> str | None:
+        """The only image of this name in another folder, or else the one that `filename` names."""
+        alike, text = self.images.alike(name), written.replace("\\", "/")
+        if alike is None:
+            for one in (text, text.rpartition("/")[2]):
+                if one and not leads_out(one) and (found := self.images.called(one)) is not None:
+                    return found
+        return alike
+
+    def units(self) -> Iterator[Unit]:
+        """The units of all images, and images that no annotation is of."""
+        used: set[str] = set()
+        for name in self.layout.names:
+            found = self.images.of(name)
+            image = found[0] if found else self.elsewhere.get(name)
+            used.update(found)
+            used.update([image] if image else [])
+            yield partial(self._row, name, image, found)
+        if self.layout.listed is None:
+            for other in self.images.images:
+                if other not in used:
+                    self.skip(Unread(str(self.images.folder / other), "images without an XML file"))
+
+    def _row(self, name: str, image: str | None, found: list[str]) -> ImageObjects | None:
+        path, skip = self.path(name), self.skip
+        try:
+            annotation = parse(path)
+        except DataError as error:
+            skip(Skipped(str(path), reason(error, path)))
+            return None
+        named = items(annotation, path)
+        written = filename(annotation)
+        if len(found) > 1:
+            same = [one for one in found if one.rpartition("/")[2] == written]
+            image = same[0] if same else image
+            for other in found:
+                if other != image:
+                    skip(Unread(str(self.images.folder / other), "images of a name that another has"))
+        if image is None:
+            self._without_image(path, name, written, named)
+            return None
+        boxes = [_box(item) for item in named]
+        size = self._size(self.images.folder / image, stated_size(annotation), boxes, named)
+        if size is None:
+            return None
+        objects = []
+        for item, box in zip(named, boxes):
+            if item.problem:
+                skip(SkippedObject(item.what, item.problem))
+                continue
+            label = self.labels.get(item.name)
+            if label is None:  # a name can be new only if the file changed after the first pass
+                why = (
+                    f"has the class {short(item.name)}, which was not there before" if item.name else _NO_NAME
                 )
+                skip(Mended(item.what, f"{why}: kept without label"))
+            objects.append((item.what, Object(box, label=label)))
+        kept = keep_usable(objects, size, len(self.labels), skip)
+        return ImageObjects(f"{self.layout.folder}{image}", *size, kept)
+
+    def _without_image(self, path: Path, name: str, written: str, named: list[Item]) -> None:
+        folder = self.images.folder
+        if leads_out(written) and written:
+            skipped = Skipped(
+                str(path), f"<filename> is {short(written)}, which is not the name of an image in {folder}"
             )
         else:
-            xmin, ymin, xmax, ymax = item.box
-            objects.append((item.what, Object((xmin - 1, ymin - 1, xmax, ymax), label=labels[item.name])))
-    return ImageObjects(image, *size, keep_usable(objects, size, len(labels), skip))
+            other = self._named(name, written)
+            taken = f"; {other}, which <filename> names, has another XML file" if other else ""
+            skipped = Skipped(str(folder / f"{name}.jpg"), f"no such file, nor one of another ending{taken}")
+        self.skip(skipped)
+        for item in named:
+            self.skip(SkippedObject(item.what, "its image cannot be used"))
 
-
-def _image(root: Path, name: str, named: str) -> str:
-    """Path of the image below `root`."""
-    image = f"JPEGImages/{name}.jpg"
-    if os.path.isfile(root / image) or not named:
-        return image
-    if leads_out(named):
-        raise DataError(
-            f"<filename> is {short(named)}, which is not the name of an image in {root / 'JPEGImages'}"
-        )
-    return f"JPEGImages/{named}" if os.path.isfile(root / "JPEGImages" / named) else image
-
-
-def _class_names(root: Path, names: list[str]) -> set[str]:
-    """Classes that the annotations name. What cannot be read is passed over here: it is reported when its row
-    is due.
-    """
-    found: set[str] = set()
-    for name in names:
-        if leads_out(name):
-            continue
-        path = root / "Annotations" / f"{name}.xml"
+    def _size(
+        self, path: Path, stated: tuple[int, int] | None, boxes: list[Box], named: list[Item]
+    ) -> tuple[int, int] | None:
+        """`(width, height)` that the boxes are for; None if the image cannot be used."""
+        called = [item.what for item in named]
+        held: list[Skipped] = []
+        if not in_doubt(stated, boxes):
+            size = usable_size(path, held.append, annotated=stated, objects=called, trust=self.trust)
+            if size is not None:
+                _pass_on(held, self.skip)
+                return size
         try:
-            found.update(item.name for item in items(parse(path), path) if not item.problem)
+            found, odd = frame_of(stated, header_sizes(path), boxes)
         except DataError:
-            continue
-    return found
+            found, odd = None, ""  # it is said why below
+        if odd:
+            self.skip(Mended(str(path), odd))
+        return usable_size(path, self.skip, annotated=found or stated, objects=called)
 
 
-def _names(path: Path, root: Path) -> list[tuple[int, str]]:
-    """Names in a list, each behind its line number."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    names = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if not names:
-        raise DataError(f"{path}: lists no image")
-    for number, name in names:
-        if _marks_a_class(name):
-            raise DataError(
-                f"{path}: line {number} is {short(name)}: a list of one class, not a split; there are "
-                f"{_splits(root)}"
-            )
-    return names
+def _pass_on(held: list[Skipped], skip: Skip) -> None:
+    for skipped in held:
+        skip(skipped)
 
 
-def _marks_a_class(line: str) -> bool:
-    """Whether a line is of a list of one class: a name, and 1, 0 or -1 for there, difficult, not there."""
-    words = line.split()
-    return len(words) == 2 and words[1] in ("-1", "0", "1")
+_NO_NAME = "has no <name> that can be read"
 
 
-def _is_list_name(lists: Path, split: str) -> bool:
-    """Whether there is such a list, and the name is not a path to somewhere else."""
-    return not leads_out(split) and "/" not in split and os.path.isfile(lists / f"{split}.txt")
-
-
-def _splits(root: Path) -> str:
-    """The splits that there are, for messages; or where to look instead."""
-    lists = root / "ImageSets" / "Main"
-    there = []
-    for path in sorted(lists.glob("*.txt")):
-        try:
-            with path.open(encoding="utf-8-sig") as file:
-                first = next((line for line in file if line.strip()), "")
-        except (OSError, UnicodeDecodeError):
-            continue
-        if first and not _marks_a_class(first):
-            there.append(path.stem)
-    if there:
-        return ", ".join(there)
-    below = sorted(path.parent.name for path in root.glob("*/ImageSets") if path.is_dir())
-    return (
-        f"none (no "
-        f"ImageSets/Main/SPLIT.txt{'; name one of the folders ' + ', '.join(below) if below else ''})"
-    )
+def _box(item: Item) -> Box:
+    xmin, ymin, xmax, ymax = item.box
+    return xmin - 1, ymin - 1, xmax, ymax

@@ -1,26 +1,39 @@
 """One annotation in the XML of Pascal VOC, which ImageNet uses too: parsed without expanding or fetching
 anything.
 
-Whatever declares a DOCTYPE or an ENTITY is refused before the parser sees it: an annotation needs neither,
-and a few hundred bytes of them can grow to gigabytes. Only UTF-8 is read, so that no other encoding hides
-such a declaration.
+The encoding that a file declares is honoured, and one that its first bytes show. The file is decoded here,
+and the parser gets the text: whatever declares a DOCTYPE or an ENTITY is refused in every encoding before the
+parser sees it. An annotation needs neither, and a few hundred bytes of them can grow to gigabytes.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from odis.errors import DataError
+from odis.objects.sources.text import UNKNOWN, decode, short
 from odis.types import Box
 
 MOST_BYTES = 16 * 2**20  # an annotation has a few thousand
 
 _DECLARATION = re.compile(r"<!(DOCTYPE|ENTITY)", re.IGNORECASE)
+
+_HEAD = re.compile(r"\s*<\?xml\b[^>]*?\?>")
+
+_DECLARED = re.compile(r"""\bencoding\s*=\s*["']\s*([A-Za-z][\w.-]{0,30})\s*["']""", re.ASCII)
+
+_ENCODING = re.compile(
+    r"ascii|iso8859-\d+|cp\d+|gbk|gb2312|gb18030|big5|big5hkscs|euc_(jp|kr)|shift_jis|johab|koi8-[rut]|"
+    r"mac-\w+|tis-620|hz|iso2022_\w+"
+)
+"""Names that Python gives the encodings of texts in bytes; some others would take it hours."""
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -32,7 +45,7 @@ class Item:
     """
 
     what: str  # what it is called in messages
-    name: str = ""
+    name: str = ""  # empty if it has none, or none that can be read
     box: Box = (
         0.0,
         0.0,
@@ -46,8 +59,8 @@ def parse(path: str | Path) -> Element:
     """The `annotation` element of an XML file.
 
     Raises:
-        DataError: The file is missing, empty, too large, not UTF-8, not XML, something else, or declares a
-            DOCTYPE or ENTITY.
+        DataError: The file is missing, empty, too large, not in the encoding that it declares, not XML,
+            something else, or declares a DOCTYPE or ENTITY.
     """
     try:
         with open(path, "rb") as file:
@@ -58,37 +71,59 @@ def parse(path: str | Path) -> Element:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if len(content) > MOST_BYTES:
         raise DataError(f"{path}: is larger than {MOST_BYTES:,} bytes; an annotation has a few thousand")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start})") from error
+    text = _decoded(content, path)
     if not text.strip():
         raise DataError(f"{path}: is empty")
-    if "\0" in text:  # the parser would take it for UTF-16, in which the pattern below finds nothing
-        raise DataError(f"{path}: is not UTF-8 (contains NUL characters)")
     if found := _DECLARATION.search(text):
         raise DataError(f"{path}: contains <!{found[1].upper()}, which no annotation needs; it is not parsed")
     try:
-        annotation = ElementTree.fromstring(text)
+        annotation = ElementTree.fromstring(_HEAD.sub("", text, count=1).strip())
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise DataError(f"{path}: is not XML ({error})") from error
     if annotation.tag != "annotation":
-        raise DataError(f"{path}: its outermost tag is {short(annotation.tag)}, must be annotation")
+        raise DataError(f"{path}: its outermost tag is {short(str(annotation.tag))}, must be annotation")
     return annotation
 
 
-def stated_size(annotation: Element) -> tuple[int, int]:
-    """`(width, height)` in pixels that the annotation was made for.
-
-    Raises:
-        DataError: There is none, or it is no size.
+def _decoded(content: bytes, path: str | Path) -> str:
+    """The text of an XML file. Without a declaration, bytes that are not UTF-8 become `UNKNOWN`: they may be
+    in names that nobody needs.
     """
-    size = _child(annotation, "size")
-    width, height = (_number(size, tag) for tag in ("width", "height"))
-    for tag, value in (("width", width), ("height", height)):
-        if not (value.is_integer() and value >= 1):
-            raise DataError(f"<{tag}> is {value:g}, must be a whole number of pixels from 1")
-    return int(width), int(height)
+    found = decode(content)
+    if found.encoding not in ("utf-8", "gb18030"):
+        return found.text  # a byte order mark, or every second byte a zero, says more than a declaration
+    plain = content.decode("utf-8", "replace")
+    head = _HEAD.match(plain)
+    declared = _DECLARED.search(head[0]) if head else None
+    if declared is None:
+        return plain
+    try:
+        encoding = codecs.lookup(declared[1]).name
+    except LookupError as error:
+        raise DataError(f"{path}: declares the encoding {short(declared[1])}, which is not known") from error
+    if encoding == "utf-8" or encoding.startswith(("utf-16", "utf-32")):
+        return plain  # it is not in the latter, as its first bytes say
+    if not _ENCODING.fullmatch(encoding):
+        raise DataError(f"{path}: declares the encoding {short(declared[1])}, which is none of a text")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: is not in {declared[1]}, as it declares ({error.reason} at byte {error.start})"
+        ) from error
+
+
+def stated_size(annotation: Element) -> tuple[int, int] | None:
+    """`(width, height)` in pixels that the annotation was made for; None if it states none, or what is none:
+    tools write 0, -1 or nothing for an image that they could not measure.
+    """
+    try:
+        size = _child(annotation, "size")
+        width, height = (_number(size, tag) for tag in ("width", "height"))
+    except DataError:
+        return None
+    sound = all(value.is_integer() and value >= 1 for value in (width, height))
+    return (int(width), int(height)) if sound else None
 
 
 def filename(annotation: Element) -> str:
@@ -99,14 +134,17 @@ def filename(annotation: Element) -> str:
 
 
 def items(annotation: Element, path: str | Path) -> list[Item]:
-    """The objects in their order. Body parts (`part`, with a box of their own) are inside of objects and are
-    none themselves.
+    """The objects in their order; one whose class cannot be read has no name. Body parts (`part`, with a box
+    of their own) are inside of objects and are none themselves.
     """
     found = []
     for k, element in enumerate(annotation.findall("object"), start=1):
         what, name = f"{path}, object {k}", ""
-        try:
+        with suppress(DataError):
             name = _text(element, "name")
+        if UNKNOWN in name:
+            name = ""
+        try:
             box = _child(element, "bndbox")
             numbers = _number(box, "xmin"), _number(box, "ymin"), _number(box, "xmax"), _number(box, "ymax")
         except DataError as error:
@@ -152,12 +190,6 @@ def leads_out(name: str) -> bool:
         or _DRIVE.match(name) is not None
         or any(part in ("", ".", "..") for part in parts)
     )
-
-
-def short(text: str) -> str:
-    """Text from a file as one quoted line."""
-    shown = repr(text)
-    return shown if len(shown) <= 60 else f"{shown[:56]}...{shown[-1]}"
 
 
 def _child(element: Element, tag: str) -> Element:

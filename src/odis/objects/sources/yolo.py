@@ -20,11 +20,11 @@ from pathlib import Path
 
 from odis.errors import DataError
 from odis.objects.clean import Mended, Skip, SkippedObject, keep_usable, usable_size
-from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
+from odis.objects.sources.reader import SPLITS, AnnotationFormat, AnnotationReader, Unit
 from odis.objects.sources.text import distinct, read_names, read_text, short
 from odis.objects.sources.yolo_label import label_lines, objects_of
 from odis.objects.sources.yolo_places import Labels, find_below, images_of, is_place, usual_places
-from odis.objects.sources.yolo_yaml import CLASS_FILES, SPLITS, ClassList, DataYaml, find_yaml
+from odis.objects.sources.yolo_yaml import CLASS_FILES, ClassList, DataYaml, find_yaml
 from odis.types import ImageObjects, Skipped
 
 _MOST_NUMBERS = 100_000  # classes that label files without a class list may have

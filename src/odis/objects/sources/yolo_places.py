@@ -19,8 +19,8 @@ from pathlib import Path
 from odis.errors import DataError
 from odis.objects.clean import Skip
 from odis.objects.listing import list_files
+from odis.objects.sources.reader import names_of_split
 from odis.objects.sources.text import UNKNOWN, decode, short
-from odis.objects.sources.yolo_yaml import SPLITS
 from odis.types import Skipped
 
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -77,7 +77,7 @@ def usual_places(root: Path, split: str) -> list[str]:
         root: The data set's folder.
         split: One of `SPLITS`, or another name.
     """
-    for name in next((names for names in SPLITS.values() if split in names), (split,)):
+    for name in names_of_split(split):
         for place in (f"images/{name}", f"{name}/images", f"{name}.txt", name):
             if is_place(root / place):
                 return [place]

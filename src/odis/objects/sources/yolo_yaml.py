@@ -17,14 +17,8 @@ import yaml
 
 from odis.errors import DataError
 from odis.objects.clean import Mended, Skip, Unread
+from odis.objects.sources.reader import SPLITS, names_of_split
 from odis.objects.sources.text import UNKNOWN, Text, distinct, read_names, read_text, short
-
-SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
-"""The splits, and what they are also called: Roboflow's folder of `val` is `valid`."""
 
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
 """Lists of class names of tools that write no `data.yaml` (labelImg, Label Studio, darknet)."""
@@ -154,8 +148,8 @@ class DataYaml:
         """The entry of a split, under whatever of its names; None if there is none."""
         if name in _NO_SPLITS:
             return None
-        keys = next((names for names in SPLITS.values() if name in names), (name,))
-        return next((found for key in (name, *keys) if (found := self.value(key))), None)
+        keys = (name, *names_of_split(name))
+        return next((found for key in keys if (found := self.value(key))), None)
 
     def splits(self) -> list[str]:
         """The splits that have an entry, under the names that stand there."""
