@@ -403,3 +403,18 @@ def test_intervals_hold_the_expected_figure_as_often_as_they_say(simulate: Calla
     held = np.mean([score.low <= truth <= score.high for score in found])
     assert 0.90 <= held <= 0.98, held
     assert all(score.low <= score.value <= score.high for score in found)
+
+
+def test_the_iou_of_several_runs_is_the_mean_of_theirs_and_absent_classes_may_count():
+    rng = np.random.default_rng(0)
+    runs = np.stack([rng.integers(1, 9, (6, 3, 4)) for _ in range(3)])
+    runs[:, :, 1:] += runs[:, :, :1]
+    singly = [iou_score(run) for run in runs]
+    score, by_class = iou_score(runs)
+    assert score.value == pytest.approx(np.mean([one.value for one, _ in singly]))
+    np.testing.assert_allclose(by_class, np.mean([one for _, one in singly], axis=0))
+    assert score.low < score.value < score.high
+    runs[..., 3] = 0  # a class that nobody has
+    left_out, counted = iou_score(runs[0])[0], iou_score(runs[0], all_classes=True)[0]
+    assert counted.value == pytest.approx(left_out.value * 3 / 4)
+    assert counted.high == pytest.approx(left_out.high * 3 / 4)

@@ -177,6 +177,10 @@ class LabelledImages:
         except DataError:  # named when the image is read
             return ()
 
+    def files(self, i: int) -> tuple[str, ...]:
+        """Paths of all files that image `i` and its labels are read from."""
+        return self._files[i] if self._index is None else (self._index.image_path(i), self._index.path)
+
     def read(self, i: int) -> tuple[Image.Image, np.ndarray, list[Skipped]]:
         """Image `i` and its labels.
 

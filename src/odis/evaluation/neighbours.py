@@ -39,6 +39,12 @@ class NearestNeighbours:
         self._test = _unit(test.to(self.device, torch.float32), "test")
         self._best = torch.empty(len(test), 0, dtype=torch.int64, device=self.device)  # keys, nearest first
 
+    def again(self) -> NearestNeighbours:
+        """Another search for the same test features, which are held once."""
+        other = NearestNeighbours(self._test[:0], self.k, self.device)
+        other._test, other._best = self._test, self._best.new_empty(len(self._test), 0)
+        return other
+
     def add(self, train: Tensor) -> None:
         """Add the next train features (n, D), of any float type and on any device, in chunks.
 

@@ -241,7 +241,9 @@ def overlaps(confusions: np.ndarray) -> np.ndarray:
     )
 
 
-def iou_score(counts: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> tuple[Score, np.ndarray]:
+def iou_score(
+    counts: np.ndarray, *, all_classes: bool = False, resamples: int = 1000, seed: int = 0
+) -> tuple[Score, np.ndarray]:
     """Mean over classes of intersection over union, each summed over all images.
 
     A class without labelled or predicted pixels is left out of the mean, in resamples too; one that is only
@@ -249,27 +251,35 @@ def iou_score(counts: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> tu
     0 for classes left out. Images are resampled, and the resamples shifted to the score (see the module).
 
     Args:
-        counts: int64 (images, 3, C), `overlaps` of each image's confusion matrix.
+        counts: int64 (images, 3, C), `overlaps` of each image's confusion matrix; or (runs, images, 3, C) of
+            several runs on the same images: the score is the mean of theirs.
+        all_classes: Count a class that would be left out as 0.
         resamples: R.
         seed: Of the resamples.
 
     Returns:
         Mean IoU; and IoU of each class in percent, float64 (C,), NaN where it has none.
     """
-    by_class = _iou(counts.sum(0, dtype=np.float64))
-    flat = counts.reshape(len(counts), -1).astype(np.float64)
-    samples = [
-        _mean_of_known(_iou((drawn @ flat).reshape(-1, *counts.shape[1:])))
-        for drawn in _resampled(len(counts), resamples, seed, flat.shape[1])
-    ]
-    return _score(float(_mean_of_known(by_class[None])[0]), samples, centred=True), 100 * by_class
+    runs = counts if counts.ndim == 4 else counts[None]
+    absent = 0.0 if all_classes else math.nan
+    by_class = _iou(runs.sum(1, dtype=np.float64), absent)  # (runs, C)
+    images, values = runs.shape[1], math.prod(runs.shape[2:])
+    samples = []
+    for drawn in _resampled(images, resamples, seed, values):
+        of_runs = [
+            _mean_of_known(_iou((drawn @ run.reshape(images, values)).reshape(-1, *run.shape[1:]), absent))
+            for run in runs.astype(np.float64, copy=False)
+        ]
+        samples.append(np.mean(of_runs, axis=0))
+    score = _score(float(_mean_of_known(by_class).mean()), samples, centred=True)
+    return score, 100 * _mean_of_known(by_class.T)
 
 
-def _iou(counts: np.ndarray) -> np.ndarray:
-    """float64 (..., 3, C) -> (..., C), NaN where the union is empty."""
+def _iou(counts: np.ndarray, absent: float) -> np.ndarray:
+    """float64 (..., 3, C) -> (..., C), `absent` where the union is empty."""
     both, predicted, labelled = np.moveaxis(counts, -2, 0)
     union = predicted + labelled - both
-    shares: np.ndarray = np.divide(both, union, out=np.full(union.shape, math.nan), where=union > 0)
+    shares: np.ndarray = np.divide(both, union, out=np.full(union.shape, absent), where=union > 0)
     return shares
 
 
