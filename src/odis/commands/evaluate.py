@@ -59,7 +59,8 @@ def _add_options(evaluation: Evaluation[Any, Any], parser: ArgumentParser) -> No
 
 
 def _run(evaluation: Evaluation[Any, Any], options: Any) -> None:
-    require(options, "model")
+    if evaluation.needs_model:
+        require(options, "model")
     data = read_arguments(evaluation.data, options)
     settings = read_arguments(_settings(evaluation), options)
     settings.check()
@@ -76,7 +77,7 @@ def _run(evaluation: Evaluation[Any, Any], options: Any) -> None:
     with ProgressBar(stderr) as bar:
         # The file is written after each row: an interruption, or a refusal later on, loses no row.
         results = evaluation.run(
-            lambda: load_models(options.model, device=read.device, precision=read.precision),
+            lambda: load_models(options.model or (), device=read.device, precision=read.precision),
             data,
             settings,
             bar,

@@ -7,7 +7,7 @@ Nothing heavy is imported here or at the top of such a module: `odis evaluate NA
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from odis.evaluation.settings import EvaluationSettings
@@ -55,6 +55,7 @@ class Evaluation(Generic[D, S]):
         settings: How it is measured; its fields become options too. Holds the defaults.
         run: Opens the data, loads the models and measures; returns what `results.json` holds.
         titles: For each value of `evaluation` that its results may have.
+        needs_model: Whether there is nothing to measure without a model.
     """
 
     name: str
@@ -63,3 +64,4 @@ class Evaluation(Generic[D, S]):
     settings: S
     run: Callable[[Models, D, S, Progress | None, OnRow | None], dict[str, Any]]
     titles: Mapping[str, Titles]
+    needs_model: bool = field(default=True, kw_only=True)

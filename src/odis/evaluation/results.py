@@ -97,9 +97,10 @@ def _described(row: dict[str, Any], context: float | None) -> str:
     window = (
         f", window {context:g} x box" if context is not None and row["mode"] == "masked-attention" else ""
     )
-    return (
-        f"{row['model']}\n{row['mode']}{window}\ntrained on {row['provenance'] or '-'}, at {row['size']} px"
-    )
+    if row["size"] is None:  # no model: an index
+        return f"{row['model']}\n{row['mode']}{window}\nobjects {row['provenance'] or '-'}"
+    size = row["size"] if isinstance(row["size"], str) else f"{row['size']} px"
+    return f"{row['model']}\n{row['mode']}{window}\ntrained on {row['provenance'] or '-'}, at {size}"
 
 
 def _side(side: dict[str, Any], settings: dict[str, Any]) -> str:

@@ -121,17 +121,24 @@ class EvaluationRun:
     def add(self, encoder: Encoder, mode: str, scores: dict[str, Score], **more: Any) -> None:
         """Add a row: a model in a mode, its scores, and further entries."""
         size = self.settings.query.size
+        described = {
+            "provenance": encoder.provenance,
+            "recipe": encoder.card.get("recipe"),
+            "step": encoder.card.get("step"),
+            "size": encoder.image_size if size is None else size,
+            "precision": encoder.precision,
+            "readout": encoder.readout,
+        }
+        self.add_row(encoder.source, mode, scores, **described | more)
+
+    def add_row(self, source: str, mode: str, scores: dict[str, Score], **more: Any) -> None:
+        """Add a row of what is no model, such as an index; see `add`."""
         self._rows.append(
             {
-                "model": encoder.source,
-                "provenance": encoder.provenance,
-                "recipe": encoder.card.get("recipe"),
-                "step": encoder.card.get("step"),
-                "size": encoder.image_size if size is None else size,
-                "precision": encoder.precision,
-                "readout": encoder.readout,
+                "model": source,
                 "mode": mode,
                 "scores": {name: score.as_dict() for name, score in scores.items()},
+                **dict.fromkeys(("provenance", "recipe", "step", "size", "precision", "readout")),
                 **more,
                 "seconds": round(time.perf_counter() - self._started, 1),
             }

@@ -4,10 +4,16 @@ list here.
 
 from typing import Any
 
-from odis.evaluation.protocols import knn_imagenet, linear_imagenet, roxford, rparis
+from odis.evaluation.protocols import corloc, knn_imagenet, linear_imagenet, roxford, rparis
 from odis.evaluation.protocols.protocol import Protocol
 
-PROTOCOLS: dict[str, Protocol[Any, Any]] = {
-    module.PROTOCOL.name: module.PROTOCOL for module in (knn_imagenet, linear_imagenet, roxford, rparis)
-}
+_MODULES = (
+    knn_imagenet,
+    linear_imagenet,
+    corloc,
+    roxford,
+    rparis,
+)
+
+PROTOCOLS: dict[str, Protocol[Any, Any]] = {module.PROTOCOL.name: module.PROTOCOL for module in _MODULES}
 """In the order of `odis evaluate protocol --help`."""

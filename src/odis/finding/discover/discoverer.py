@@ -100,11 +100,28 @@ class Discoverer:
         Args:
             images: uint8 (H, W, 3) RGB, each of its own size.
         """
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return self._found(images)
+        return self.by_methods(images, [self.config])[0]
 
-    def _found(self, images: Sequence[np.ndarray]) -> list[list[Object]]:
-        found: list[list[Object]] = [[] for _ in images]
+    def by_methods(
+        self, images: Sequence[np.ndarray], configs: Sequence[DiscoverConfig]
+    ) -> list[list[list[Object]]]:
+        """Objects of each image by several settings of one pass: what the network is shown and which of its
+        features are read is of the config given at the start.
+
+        Args:
+            images: As in a call.
+            configs: How objects are found, and which are kept.
+
+        Returns:
+            For each config what a call returns.
+        """
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            return self._found(images, configs)
+
+    def _found(
+        self, images: Sequence[np.ndarray], configs: Sequence[DiscoverConfig]
+    ) -> list[list[list[Object]]]:
+        found: list[list[list[Object]]] = [[[] for _ in images] for _ in configs]
         groups: dict[tuple[int, int], list[int]] = {}
         for i, image in enumerate(images):
             groups.setdefault(self._shape(image.shape[0], image.shape[1]), []).append(i)
@@ -113,9 +130,12 @@ class Discoverer:
                 batch = places[start : start + self.config.batch_size]
                 features, grid = self._features(torch.stack([self._resized(images[i], shape) for i in batch]))
                 sizes = [(images[i].shape[1], images[i].shape[0]) for i in batch]
-                guides = [luminance(images[i]) for i in batch] if self.config.edge_radius else None
-                for i, objects in zip(batch, discover(features, grid, sizes, self.config, guides)):
-                    found[i] = objects
+                guided = any(config.edge_radius for config in configs)
+                guides = [luminance(images[i]) for i in batch] if guided else None
+                for config, of_config in zip(configs, found):
+                    drawn_to = guides if config.edge_radius else None
+                    for i, objects in zip(batch, discover(features, grid, sizes, config, drawn_to)):
+                        of_config[i] = objects
         return found
 
     def _features(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
