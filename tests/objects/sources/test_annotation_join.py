@@ -86,6 +86,53 @@ def test_annotations_come_with_their_images_in_both_orders(names: list[Any], dat
     ]
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["a", "b", "c", None])), max_size=12),
+    st.lists(st.integers(0, 6), max_size=20),
+    st.booleans(),
+    st.integers(1, 4),
+    st.booleans(),
+)
+def test_annotations_of_one_image_under_several_ids_come_with_the_first(
+    listed: list[tuple[int, str | None]], of: list[int], images_first: bool, block: int, alike: bool
+) -> None:
+    lost: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(annotation_join, "BLOCK", block)
+        if alike:  # names that are told apart although their numbers are the same
+            patch.setattr(annotation_join, "hash", lambda _: 1, raising=False)
+        pair = AnnotationJoin(
+            Path("a.json"), lambda record, rest, image: lost.append(int(record["number"])), lambda row: row[1]
+        )
+        if images_first:
+            pair.add_images([one for one, _ in listed], listed)
+        pair.add_annotations(of, records(list(range(len(of))), [False] * len(of)), [])
+        if not images_first:
+            pair.add_images([one for one, _ in listed], listed)
+        pair.close()
+        by_id: dict[int, int] = {}
+        by_name: dict[str, int] = {}
+        again, same = [], []
+        for k, (one, name) in enumerate(listed):
+            if one in by_id:
+                again.append(k)
+                continue
+            by_id[one] = k if name is None else by_name.setdefault(name, k)
+            if by_id[one] != k:
+                same.append((k, by_id[one]))
+        expected = {k: [i for i, image in enumerate(of) if by_id.get(image) == k] for k in range(len(listed))}
+        found: dict[int, list[int]] = {k: [] for k in range(len(listed))}
+        for k in range(-(-len(listed) // block)):
+            images, rows, _ = pair.block(k)
+            assert images == listed[k * block : (k + 1) * block]
+            for place, number in zip(rows["place"].tolist(), rows["number"].tolist()):
+                found[k * block + place].append(number)
+    assert found == expected
+    assert (list(pair.repeated()), list(pair.same())) == (again, same)
+    assert lost == [i for i, image in enumerate(of) if image not in by_id]
+
+
 def test_what_does_not_fit_into_memory_is_in_a_file_without_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

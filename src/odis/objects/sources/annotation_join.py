@@ -60,11 +60,17 @@ class AnnotationJoin:
         path: The file, for messages.
         orphan: Called with every annotation of an image that is not listed: its record, what more there is,
             and what it calls the image.
+        same: What is equal for entries of one image, from what is kept of it; None of what equals no other.
+            Annotations of all such entries come with the first.
     """
 
-    def __init__(self, path: Path, orphan: Orphan) -> None:
-        self._path, self._orphan = path, orphan
+    def __init__(
+        self, path: Path, orphan: Orphan, same: Callable[[tuple[Any, ...]], str | None] | None = None
+    ) -> None:
+        self._path, self._orphan, self._same = path, orphan, same
         self._places = _Places()
+        self._keys = array("q")  # a number for `same` of each image
+        self._firsts: np.ndarray | None = None  # of each image: the position of the first that is the same
         # - open as long as the object lives
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
         self._end = 0
@@ -87,6 +93,8 @@ class AnnotationJoin:
         of what JSON holds.
         """
         self._places.add(ids)
+        if self._same is not None:
+            self._keys.extend(map(hash, map(self._same, rows)))
         self._rest += rows
         while len(self._rest) >= BLOCK:
             self._images.append(self._write(self._dumped(self._rest[:BLOCK])))
@@ -107,6 +115,7 @@ class AnnotationJoin:
 
     def close(self) -> None:
         """Say that all were added."""
+        self._find_same()
         self._images.append(self._write(self._dumped(self._rest)))
         self._rest = []
         for part in self._waiting:
@@ -117,7 +126,42 @@ class AnnotationJoin:
 
     def repeated(self) -> Iterator[int]:
         """Positions of images listed again, rising; annotations are those of the first."""
-        return map(int, self._places.repeated())
+        return iter(self._places.repeated().tolist())
+
+    def same(self) -> Iterator[tuple[int, int]]:
+        """Positions of images that are the same as an earlier one, and of the first; rising."""
+        if self._firsts is not None:
+            for position in np.flatnonzero(self._firsts != np.arange(len(self._firsts))).tolist():
+                yield position, int(self._firsts[position])
+
+    def _find_same(self) -> None:
+        """Fill `_firsts`, if some images are the same; all images are here."""
+        if not self._keys:
+            return
+        assert self._same is not None
+        keys = np.array(self._keys, np.int64)
+        self._keys = array("q")
+        order = np.argsort(keys, kind="stable")
+        equal = keys[order][1:] == keys[order][:-1]
+        if not equal.any():
+            return
+        maybe = np.zeros(len(keys), bool)  # equal numbers may be those of different images
+        maybe[order[1:][equal]] = maybe[order[:-1][equal]] = True
+        maybe[self._places.repeated()] = False
+        firsts = np.arange(len(keys))
+        met: dict[str, int] = {}
+        for k in np.unique(np.flatnonzero(maybe) // BLOCK).tolist():
+            images = self._read(self._images[k]) if k < len(self._images) else self._rest
+            for place in np.flatnonzero(maybe[k * BLOCK : (k + 1) * BLOCK]).tolist():
+                one = self._same(images[place])
+                if one is not None:
+                    firsts[k * BLOCK + place] = met.setdefault(one, k * BLOCK + place)
+        self._firsts = firsts
+
+    def images(self, k: int) -> list[tuple[Any, ...]]:
+        """What was kept of images `k * BLOCK` and on."""
+        images: list[tuple[Any, ...]] = self._read(self._images[k])
+        return images
 
     def block(self, k: int) -> tuple[list[tuple[Any, ...]], np.ndarray, list[Any]]:
         """What was kept of images `k * BLOCK` and on; and of their annotations: `ANNOTATION` (n,), and what
@@ -133,10 +177,13 @@ class AnnotationJoin:
             more.append(_spread(records[-1], marshal.loads(self._file.read(rest)) if rest else []))
         found, others = np.concatenate(records), np.concatenate(more)
         order = np.argsort(found["place"], kind="stable")
-        return self._read(self._images[k]), found[order], others[order].tolist()
+        return self.images(k), found[order], others[order].tolist()
 
     def _distribute(self, images: list[Any], records: np.ndarray, more: list[Any]) -> None:
+        self._find_same()
         positions, others = self._places.find(images), _spread(records, more)
+        if self._firsts is not None:
+            positions = np.where(positions < 0, positions, self._firsts[positions])
         for i in np.flatnonzero(positions < 0).tolist():
             self._orphan(records[i], others[i], images[i])
         self._held.append((positions, records, others))

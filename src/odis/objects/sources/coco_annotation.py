@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from itertools import chain
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from odis.errors import DataError
 from odis.objects import rle
+from odis.objects.sources.coco_entries import number, short
 from odis.types import Box
 
 _NUMBERS = {int, float}
@@ -31,12 +31,13 @@ def to_box(bbox: Any) -> Box:
     Raises:
         DataError: Saying what is wrong with it.
     """
-    if not _numbers(bbox) or len(bbox) != 4:
-        raise DataError(f"bbox is {_short(bbox)}, must be four numbers (x, y, width, height)")
+    values = [number(value) for value in bbox] if isinstance(bbox, list) else []
+    if len(values) != 4 or None in values:
+        raise DataError(f"bbox is {short(bbox)}, must be four numbers (x, y, width, height)")
     try:
-        x, y, width, height = map(float, bbox)
+        x, y, width, height = map(float, values)  # type: ignore[arg-type]
     except OverflowError as error:
-        raise DataError(f"bbox is {_short(bbox)}, which is not finite") from error
+        raise DataError(f"bbox is {short(bbox)}, which is not finite") from error
     return x, y, x + width, y + height
 
 
@@ -133,20 +134,19 @@ def to_mask(segmentation: Any, width: int, height: int) -> bytes | None:
                 or not _all_within(polygon, -reach, 2 * reach)
             ):
                 raise DataError(
-                    f"polygon is {_short(polygon)}, must be three or more points x, y in or near the image"
+                    f"polygon is {short(polygon)}, must be three or more points x, y in or near the image"
                 )
         polygons = coco_mask.frPyObjects(segmentation, height, width)
         merged: bytes = (polygons[0] if len(polygons) == 1 else coco_mask.merge(polygons))["counts"]
         return merged
     if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
         raise DataError(
-            f"segmentation is {_short(segmentation)}, must be polygons or run lengths with size and counts"
+            f"segmentation is {short(segmentation)}, must be polygons or run lengths with size and counts"
         )
     counts, size = segmentation["counts"], segmentation["size"]
     if size != [height, width]:
         raise DataError(
-            f"mask is for an image of size {_short(size)} (height, width), but the image has "
-            f"{[height, width]}"
+            f"mask is for an image of size {short(size)} (height, width), but the image has {[height, width]}"
         )
     if isinstance(counts, str):
         return counts.encode(errors="replace")  # what is no run lengths is found out by whoever reads them
@@ -160,24 +160,6 @@ def to_mask(segmentation: Any, width: int, height: int) -> bytes | None:
     return compressed
 
 
-def inside(name: str) -> bool:
-    """Whether a relative path stays in its folder."""
-    if name.isascii() and ".." not in name and "\\" not in name and ":" not in name and name[:1] != "/":
-        return bool(name.strip("./"))
-    parts = PurePosixPath(name).parts
-    try:
-        name.encode()  # half a surrogate pair, which JSON may hold, names no file
-    except UnicodeEncodeError:
-        return False
-    return (
-        bool(parts)
-        and ".." not in parts
-        and not name.startswith("/")
-        and "\\" not in name
-        and ":" not in parts[0]
-    )
-
-
 def _numbers(values: Any) -> bool:
     return isinstance(values, list) and set(map(type, values)) <= _NUMBERS
 
@@ -187,8 +169,3 @@ def _all_within(values: list[float], low: float, high: float) -> bool:
     return (
         total == total and low <= min(values) and max(values) <= high
     )  # `min` and `max` may pass over a NaN, a sum never
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

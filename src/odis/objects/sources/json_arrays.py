@@ -38,6 +38,8 @@ _DELIMITERS = (",", "]", "}", ":")
 
 _AFTER_A_COMMA = "Expecting value"  # an array that has none is told apart before its entries are asked for
 
+_KINDS = {"{": "an object", '"': "text", "n": "null", "t": "true", "f": "false"}
+
 _TRIES = 64  # places looked at for a cut; beyond these, entries are decoded one by one
 
 _DECODER = json.JSONDecoder()
@@ -47,7 +49,9 @@ _DIGITS = bytes(48 if 48 <= c < 58 else 32 for c in range(256))  # every digit b
 _LONG = b"0" * 19  # the shortest whole number that 64 bits may not hold; orjson would make a float of it
 
 
-def read_arrays(path: str | Path, names: Collection[str]) -> Iterator[tuple[str, list[Any]]]:
+def read_arrays(
+    path: str | Path, names: Collection[str], others: dict[str, str] | None = None
+) -> Iterator[tuple[str, list[Any]]]:
     """Name and entries of the arrays called `names`, in the order of the file, some entries at a time; an
     empty array comes once.
 
@@ -56,6 +60,7 @@ def read_arrays(path: str | Path, names: Collection[str]) -> Iterator[tuple[str,
     Args:
         path: The file, in UTF-8.
         names: Of arrays; a value of such a name that is no array is passed over.
+        others: Filled with those names whose values are no arrays, and what they are (`an object`, `null`).
 
     Raises:
         DataError: The file cannot be read, is no JSON, or has one of the names twice or an entry of more than
@@ -63,7 +68,7 @@ def read_arrays(path: str | Path, names: Collection[str]) -> Iterator[tuple[str,
     """
     try:
         with open(path, "rb") as file:
-            yield from _arrays(_Text(file), names)
+            yield from _arrays(_Text(file), names, {} if others is None else others)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     except RecursionError as error:
@@ -153,7 +158,7 @@ def _space(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def _arrays(text: _Text, names: Collection[str]) -> Iterator[tuple[str, list[Any]]]:
+def _arrays(text: _Text, names: Collection[str], others: dict[str, str]) -> Iterator[tuple[str, list[Any]]]:
     first = text.next()
     if not first:
         raise ValueError("is empty")
@@ -173,7 +178,10 @@ def _arrays(text: _Text, names: Collection[str]) -> Iterator[tuple[str, list[Any
             raise ValueError(f"has {name} twice")
         if name in names:
             met.add(name)
-        if text.next() == "[":
+        kind = text.next()
+        if name in names and kind != "[":
+            others[name] = _KINDS.get(kind, "a number")
+        if kind == "[":
             text.at += 1
             for entries in _entries(text):
                 if name in names:

@@ -9,33 +9,48 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from odis.errors import DataError
 from odis.objects.clean import Skip
-from odis.objects.sources.coco import read_instances
+from odis.objects.sources.coco_instances import read_layout
+from odis.objects.sources.coco_layout import Layout
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader
 
+_FOLDERS = ("train2017", "val2017", "test2017")
 
-def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> AnnotationReader:
+
+def read(
+    root: Path,
+    split: str | None,
+    skip: Skip,
+    *,
+    trust: bool = False,
+    images: str | None = None,
+    annotations: str | None = None,
+) -> AnnotationReader:
     """Every image of a split with its objects and masks.
 
     Args:
         root: Folder that holds `annotations/` and COCO's image folders.
-        split: `train`, `val` or another part of the annotation file's name.
-        skip: Called with every image and object that cannot be used.
+        split: `train`, `val` or another part of the annotation file's name; needed where there are several.
+        skip: Called with every image and object that cannot be used or only in part.
         trust: Take the sizes that the file states, without opening the images.
+        images: Folder of COCO's image folders, if elsewhere.
+        annotations: File or folder of the annotations, if elsewhere.
 
     Raises:
-        DataError: The split is missing or not named, or its annotation file is not LVIS's.
+        DataError: The split is missing or not named, its annotation file is not LVIS's, or none of its images
+            is there.
     """
-    path = root / "annotations" / f"lvis_v1_{split}.json"
-    if split is None or not path.is_file():
-        there = sorted(p.stem.removeprefix("lvis_v1_") for p in (root / "annotations").glob("lvis_v1_*.json"))
-        wanted = f"no split {split!r}" if split else "a split must be named"
-        raise DataError(
-            f"{root}: {wanted}; there are {', '.join(there) or 'none (no annotations/lvis_v1_SPLIT.json)'}"
-        )
-    return read_instances(
-        root, path, lambda name: "/".join(name.split("/")[-2:]), skip, named_by="coco_url", trust=trust
+    return read_layout(
+        Layout("lvis", "lvis_v1_", ("", *_FOLDERS)),
+        root,
+        split,
+        skip,
+        trust=trust,
+        images=images,
+        annotations=annotations,
+        named_by="coco_url",
+        shorten=lambda name: "/".join(name.split("/")[-2:]),
+        parts=_FOLDERS,
     )
 
 
@@ -43,7 +58,8 @@ FORMAT = AnnotationFormat(
     name="lvis",
     title="LVIS v1: boxes and masks, on the images of COCO",
     layout="annotations/lvis_v1_SPLIT.json, images in train2017/ and val2017/",
-    splits="train, val (required)",
+    splits="train, val (needed if there are several)",
     read=read,
     states_sizes=True,
+    takes_places=True,
 )
