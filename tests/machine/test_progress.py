@@ -75,3 +75,39 @@ def test_no_terminal_and_no_other_rank_shows_a_bar(tty: bool, first: bool) -> No
 def test_the_console_says_names_as_they_are(capsys: pytest.CaptureFixture) -> None:
     error_console().print("[red]a :smile: 12.png[/red]", soft_wrap=True)
     assert capsys.readouterr() == ("", "[red]a :smile: 12.png[/red]\n")
+
+
+def test_elsewhere_a_line_says_how_far_and_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("odis.machine.progress.time.monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), width=80)
+    with ProgressBar(console) as bar:
+        for done in range(0, 101):
+            bar(
+                "a very long name of a model, of more than eighty columns with all of its words, train",
+                done,
+                100,
+            )
+            bar("unknown", done, None)
+            now[0] += 1
+    assert shown(console).splitlines() == [
+        line
+        for done, left in ((10, "0:01:30"), (40, "0:01:00"), (70, "0:00:30"))
+        for line in (
+            f"a very long name of a model, of more than eighty columns with all of its words, train: {done} "
+            f"of 100, {left} left",
+            f"unknown: {done}",
+        )
+    ] + ["unknown: 100"]
+
+
+@pytest.mark.parametrize("how", [{"lines": False}, {"shown": False}])
+def test_lines_are_turned_off(monkeypatch: pytest.MonkeyPatch, how: dict[str, bool]) -> None:
+    now = [0.0]
+    monkeypatch.setattr("odis.machine.progress.time.monotonic", lambda: now[0])
+    console = Console(file=io.StringIO())
+    with ProgressBar(console, **how) as bar:
+        for done in range(100):
+            bar("images", done, 100)
+            now[0] += 10
+    assert shown(console) == ""

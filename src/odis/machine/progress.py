@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
+
+_FIRST, _EVERY = 10.0, 30.0  # seconds to the first line of a unit of work, and between two
 
 
 def error_console() -> Console:
@@ -15,20 +19,32 @@ def error_console() -> Console:
 
 
 class ProgressBar:
-    """Progress bars on a terminal, one for each unit of work; nothing elsewhere.
+    """Progress bars on a terminal, one for each unit of work; elsewhere, a line now and then.
 
-    Lines printed to `console` appear above the bars. A command that also reports to log files prints lines
-    where `shown` is false.
+    Lines printed to `console` appear above the bars. A command that reports to log files itself prints its
+    own lines where `shown` is false, and turns those off.
 
     Args:
         console: By default standard error.
         keep: Leave the bars on the screen at the end.
         shown: False on every rank but the first.
+        lines: Off a terminal, print a line with the time left after 10 seconds of a unit of work, and every
+            30 seconds from then on.
     """
 
-    def __init__(self, console: Console | None = None, *, keep: bool = False, shown: bool = True) -> None:
+    def __init__(
+        self,
+        console: Console | None = None,
+        *,
+        keep: bool = False,
+        shown: bool = True,
+        lines: bool = True,
+    ) -> None:
         self.console = error_console() if console is None else console
         self.shown = shown and self.console.is_terminal
+        self._lines = lines and shown and not self.shown
+        self._since: dict[str, tuple[float, int]] = {}  # when a unit of work was first met, and where it was
+        self._next: dict[str, float] = {}  # when its next line is due
         self._tasks: dict[str, TaskID] = {}
         self._progress = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
@@ -45,11 +61,25 @@ class ProgressBar:
             total: Units in all; None while unknown.
             text: Text behind the bar, which stays until the next.
         """
+        if self._lines:
+            self._line(what, done, total)
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, completed=done, total=total, text="")
         self._progress.update(self._tasks[what], completed=done, total=total)
         if text is not None:
             self._progress.update(self._tasks[what], text=text)
+
+    def _line(self, what: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        start, before = self._since.setdefault(what, (now, done))
+        if now < self._next.setdefault(what, now + _FIRST) or done == total:
+            return
+        self._next[what] = now + _EVERY
+        counted = f"{what}: {done:,}" if total is None else f"{what}: {done:,} of {total:,}"
+        if total is not None and done > before:
+            left = timedelta(seconds=round((now - start) * (total - done) / (done - before)))
+            counted += f", {left} left"
+        self.console.print(counted, soft_wrap=True)
 
     def start(self) -> None:
         """Show the bars. A `with` block does it."""

@@ -48,7 +48,7 @@ class RunLog:
         self.console = error_console()
         self._found: list[tuple[int, Skipped]] = []  # skipped on this rank, not yet named; with the step
         self._skipped: set[str] = set()
-        self._bar = ProgressBar(self.console, keep=True, shown=ranks.is_first)
+        self._bar = ProgressBar(self.console, keep=True, shown=ranks.is_first, lines=False)
         self._writer: Any = None
         if not ranks.is_first:
             return

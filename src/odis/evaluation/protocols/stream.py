@@ -64,7 +64,7 @@ def read_items(dataset: Dataset[T], read: ReadConfig) -> Iterator[T]:
 
 
 @dataclass(slots=True)
-class Shown:
+class PictureBatch:
     """A batch of pictures."""
 
     numbers: list[int]  # which pictures, of those asked for
@@ -79,7 +79,7 @@ def show_pictures(
     side: str,
     *,
     turn: bool = True,
-) -> Iterator[Shown]:
+) -> Iterator[PictureBatch]:
     """Batches of pictures of one size, in order; those that cannot be read are skipped, named and counted.
 
     Args:
@@ -108,7 +108,7 @@ def show_pictures(
             numbers.append(number)
             parts.append(item)
         if len(parts) == read.batch_size or (parts and number == len(paths) - 1):
-            yield Shown(numbers, np.stack(parts))
+            yield PictureBatch(numbers, np.stack(parts))
             numbers, parts = [], []
         if run.progress is not None:
             run.progress(what, number + 1, len(paths))
