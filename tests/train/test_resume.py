@@ -5,10 +5,12 @@ for bit.
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from odis.objects.index import write_index
+from odis.config.options import load_recipe
+from odis.errors import ConfigError
+from odis.objects.index import ObjectIndex, write_index
 from odis.train.checkpoint import checkpoints, load_checkpoint
+from odis.train.loop import pretrain
 from odis.types import ImageObjects, Object
 
 STEPS = 24
@@ -110,3 +115,28 @@ def test_killed_and_resumed_equals_undisturbed(index: Path, tmp_path: Path) -> N
     for key, state in theirs["optimizer"]["state"].items():
         assert all(torch.equal(ours["optimizer"]["state"][key][k], v) for k, v in state.items())
     assert (killed / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
+
+
+def test_moved_data_goes_on_and_changed_data_is_refused(index: Path, tmp_path: Path) -> None:
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    settings = {"train__steps": 4, "train__batch_size": 4, "loader__workers": 0, "train__device": "cpu"}
+    small = {
+        "views__global_size": 32, "views__local_size": 16, "model__embed_dim": 48, "model__depth": 1,
+        "head__prototypes": 64,
+    }  # fmt: skip
+
+    def train(data: Path | str, **more: object) -> None:
+        pretrain(load_recipe("debug", data=str(data), **settings, **small, **more), out)
+
+    train(index)
+    shutil.copytree(index.parent, moved)
+    train(moved / "index.parquet", train__threads=2)
+    (tmp_path / "link").symlink_to(moved)
+    train(tmp_path / "link" / "index.parquet")
+    rows = list(ObjectIndex.open(moved / "index.parquet"))
+    rows[3] = replace(rows[3], objects=rows[3].objects[:1])
+    write_index(moved / "index.parquet", rows, root=moved, provenance="annotated", classes=[])
+    with pytest.raises(ConfigError, match=r"data: .*link/index\.parquet -> .*moved/index\.parquet"):
+        train(moved / "index.parquet")
+    with pytest.raises(ConfigError, match="has changed since"):
+        train(tmp_path / "link" / "index.parquet")

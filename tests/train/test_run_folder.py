@@ -1,6 +1,7 @@
 """A run's folder: what it holds, which command may enter it again, what is refused and how."""
 
 import os
+import warnings
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,20 @@ from PIL import Image
 from odis import __version__
 from odis.cli import main
 from odis.config.options import load_recipe
-from odis.config.training import LoaderConfig, PretrainConfig, TrainConfig, ViewsConfig, as_dict
+from odis.config.training import (
+    DiscoverConfig,
+    LoaderConfig,
+    LossConfig,
+    ModelConfig,
+    ObjectsConfig,
+    OptimConfig,
+    PretrainConfig,
+    TrainConfig,
+    ViewsConfig,
+    as_dict,
+)
 from odis.errors import ConfigError, DataError, OdisWarning
-from odis.train.run_folder import prepare, read_config
+from odis.train.run_folder import FREE, prepare, read_config
 
 RESOLVED = {"images": 20, "lr": 0.001}
 CONFIG = PretrainConfig(data="train.parquet")
@@ -52,7 +64,7 @@ def changed(value: Any) -> Any:
         return not value
     if isinstance(value, tuple):
         return tuple(v + 1 for v in value)
-    return value + 1 if isinstance(value, int | float) else f"{value}x"
+    return 2 * value + 1 if isinstance(value, int | float) else f"{value}x"
 
 
 SETTINGS = [("", f.name) for f in fields(PretrainConfig) if not is_dataclass(getattr(CONFIG, f.name))]
@@ -63,14 +75,18 @@ SETTINGS += [
     for f in fields(v)
 ]
 
-# What may change between the parts of a run: how it is run and what is written down.
-FREE = {
+# What may change between the parts of a run: how it is run, what is written down, and what is not used.
+USED = {
     "val",
     "strict",
     "loader.workers",
     "loader.prefetch",
     "loader.keep",
     "loader.render",
+    "model.grad_checkpointing",
+    "train.device",
+    "train.threads",
+    "train.compile",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep",
@@ -78,11 +94,23 @@ FREE = {
     "train.tensorboard",
     "train.nonfinite_limit",
 }
+UNUSED = {f"discover.{f.name}" for f in fields(CONFIG.discover)}  # without objects.rediscover_every
+
+
+def after_steps(out: Path, steps: int) -> None:
+    (out / "checkpoints").mkdir(exist_ok=True)
+    (out / "checkpoints" / f"step-{steps:08}.pt").touch()
+
+
+def test_what_each_free_setting_changes_is_said() -> None:
+    assert FREE.keys() == USED
+    assert all(FREE.values())
 
 
 @pytest.mark.parametrize(("section", "name"), SETTINGS, ids=lambda s: s or "root")
 def test_only_settings_that_change_no_result_may_change(tmp_path: Path, section: str, name: str) -> None:
     prepare(tmp_path, CONFIG, RESOLVED)
+    after_steps(tmp_path, 2)
     before = (tmp_path / "config.yaml").read_text()
     if section:
         part = getattr(CONFIG, section)
@@ -90,14 +118,17 @@ def test_only_settings_that_change_no_result_may_change(tmp_path: Path, section:
     else:
         other = replace(CONFIG, **{name: changed(getattr(CONFIG, name))})
     dotted = f"{section}.{name}" if section else name
-    if dotted in FREE:
+    if dotted in USED | UNUSED:
         prepare(tmp_path, other, RESOLVED)
         assert read_config(tmp_path)["config"] == as_dict(other)
         return
     with pytest.raises(ConfigError) as refusal:
         prepare(tmp_path, other, RESOLVED)
     old, new = (as_dict(c)[section][name] if section else as_dict(c)[name] for c in (CONFIG, other))
-    assert f"({dotted}: {old} -> {new})" in str(refusal.value)
+    if dotted in ("train.epochs", "train.steps"):
+        assert "holds a run of 8 steps, 2 of them taken, whose learning rate" in str(refusal.value)
+    else:
+        assert f"({dotted}: {old} -> {new})" in str(refusal.value)
     assert (tmp_path / "config.yaml").read_text() == before
 
 
@@ -156,6 +187,123 @@ def test_an_old_setting_with_another_value_is_a_difference_under_its_new_name(tm
         pytest.raises(ConfigError, match=r"\(views\.grayscale: 0\.7 -> 0\.2\)"),
     ):
         prepare(tmp_path, CONFIG, RESOLVED)
+
+
+@pytest.mark.parametrize("name", ["tau", "batch_size"])
+def test_discovery_is_compared_where_it_is_used(tmp_path: Path, name: str) -> None:
+    config = replace(CONFIG, objects=ObjectsConfig(rediscover_every=1.0))
+    prepare(tmp_path, config, RESOLVED)
+    value = changed(getattr(CONFIG.discover, name))
+    with pytest.raises(ConfigError, match=rf"discover\.{name}: "):
+        prepare(tmp_path, replace(config, discover=DiscoverConfig(**{name: value})), RESOLVED)
+
+
+# --- data and weights, by their fingerprints
+# ------------------------------------------------------------------------------------------------------------
+
+
+def with_prints(**prints: str) -> dict[str, Any]:
+    return RESOLVED | {"fingerprints": {name.replace("__", "."): value for name, value in prints.items()}}
+
+
+def test_the_same_data_under_another_path_enters_again(tmp_path: Path) -> None:
+    prepare(tmp_path, CONFIG, with_prints(data="1"))
+    moved = replace(CONFIG, data="/elsewhere/train.parquet")
+    prepare(tmp_path, moved, with_prints(data="1"))
+    assert read_config(tmp_path)["config"] == as_dict(moved)
+    with pytest.raises(ConfigError, match=r"\(data: /elsewhere/train\.parquet -> train\.parquet\)"):
+        prepare(tmp_path, CONFIG, with_prints(data="2"))
+
+
+def test_other_data_under_the_same_path_is_refused(tmp_path: Path) -> None:
+    prepare(tmp_path, CONFIG, with_prints(data="1"))
+    with pytest.raises(ConfigError) as refusal:
+        prepare(tmp_path, CONFIG, with_prints(data="2"))
+    assert str(refusal.value) == (
+        f"{tmp_path}: holds a run with another data: train.parquet has changed since (its images, boxes or "
+        f"masks); give another --out, or what it was"
+    )
+
+
+@pytest.mark.parametrize(("now", "path", "allowed"), [("1", "b", True), ("2", "a", False), ("2", "b", False)])
+def test_weights_are_compared_likewise(tmp_path: Path, now: str, path: str, allowed: bool) -> None:
+    first, other = (replace(CONFIG, model=ModelConfig(weights=f"{name}.pth")) for name in ("a", path))
+    prepare(tmp_path, first, with_prints(data="1", model__weights="1"))
+    if allowed:
+        prepare(tmp_path, other, with_prints(data="1", model__weights=now))
+        return
+    with pytest.raises(ConfigError, match=r"model\.weights"):
+        prepare(tmp_path, other, with_prints(data="1", model__weights=now))
+
+
+def test_another_val_trains_the_same_and_is_said(tmp_path: Path) -> None:
+    config = replace(CONFIG, val="val.parquet")
+    prepare(tmp_path, config, with_prints(data="1", val="1"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(tmp_path, replace(config, val="moved.parquet"), with_prints(data="1", val="1"))
+    with pytest.warns(OdisWarning, match="val is another index than before; k-NN scores do not compare"):
+        prepare(tmp_path, config, with_prints(data="1", val="2"))
+
+
+def test_a_run_of_before_the_fingerprints_is_compared_as_it_was(tmp_path: Path) -> None:
+    prepare(tmp_path, CONFIG, RESOLVED)
+    with pytest.raises(ConfigError, match=r"\(data: train\.parquet -> \./train\.parquet\)"):
+        prepare(tmp_path, replace(CONFIG, data="./train.parquet"), with_prints(data="1"))
+    prepare(tmp_path, CONFIG, with_prints(data="1"))
+    prepare(tmp_path, replace(CONFIG, data="./train.parquet"), with_prints(data="1"))  # now it has one
+
+
+# --- another length
+# ------------------------------------------------------------------------------------------------------------
+
+
+def of_length(flat: bool = False, **train: Any) -> PretrainConfig:
+    """With `flat`, nothing depends on the step, so that any length goes on."""
+    optim = OptimConfig(
+        base_lr=0.1, min_lr=0.1, warmup_epochs=0, weight_decay=0.1, weight_decay_end=0.1, momentum_teacher=1.0
+    )
+    loss = LossConfig(warmup_teacher_temp_epochs=0)
+    config = replace(CONFIG, train=TrainConfig(batch_size=10, **train))
+    return replace(config, optim=optim, loss=loss) if flat else config
+
+
+def test_a_finished_run_says_how_to_train_on(tmp_path: Path) -> None:
+    prepare(tmp_path, of_length(epochs=100), RESOLVED)
+    after_steps(tmp_path, 200)
+    with pytest.raises(ConfigError) as refusal:
+        prepare(tmp_path, of_length(epochs=200), RESOLVED)
+    assert str(refusal.value) == (
+        f"{tmp_path}: holds a run of 200 steps, 200 of them taken, whose learning rate, weight decay and "
+        f"teacher momentum follow curves that end there: it cannot become one of 400; to train on from its "
+        f"weights, give another --out and --model.weights {tmp_path / 'model.safetensors'}"
+    )
+
+
+@pytest.mark.parametrize("length", [{"epochs": 200.0}, {"steps": 300}, {"epochs": 150.0}])
+def test_a_run_whose_schedules_are_flat_goes_on(tmp_path: Path, length: dict[str, Any]) -> None:
+    prepare(tmp_path, of_length(flat=True, epochs=100), RESOLVED)
+    after_steps(tmp_path, 200)
+    prepare(tmp_path, of_length(flat=True, **length), RESOLVED)
+    assert read_config(tmp_path)["config"] == as_dict(of_length(flat=True, **length))
+
+
+def test_before_the_first_checkpoint_a_run_may_get_another_length(tmp_path: Path) -> None:
+    prepare(tmp_path, of_length(epochs=100), RESOLVED)
+    prepare(tmp_path, of_length(epochs=200), RESOLVED)
+
+
+def test_the_same_length_in_steps_is_the_same_run(tmp_path: Path) -> None:
+    prepare(tmp_path, of_length(epochs=100), RESOLVED)
+    after_steps(tmp_path, 150)
+    prepare(tmp_path, of_length(steps=200), RESOLVED)
+
+
+def test_another_length_beside_another_setting_is_a_difference_like_any(tmp_path: Path) -> None:
+    prepare(tmp_path, of_length(epochs=100), RESOLVED)
+    after_steps(tmp_path, 200)
+    with pytest.raises(ConfigError, match=r"train\.epochs: 100 -> 200; train\.seed: 0 -> 3"):
+        prepare(tmp_path, of_length(epochs=200, seed=3), RESOLVED)
 
 
 def test_data_with_another_number_of_images_is_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from odis.machine.ranks import Ranks, launch, ranks
 from odis.method.vit import ObjectViT
 from odis.objects.index import ObjectIndex
 from odis.train.checkpoint import checkpoints, load_checkpoint, newest_step, save_checkpoint
+from odis.train.fingerprints import fingerprints
 from odis.train.rediscovery import Rounds, provenance_of
 from odis.train.run_folder import prepare
 from odis.train.run_log import RunLog, Throughput
@@ -83,7 +84,8 @@ def _start(
     config = settled.config
     run = build_run(config, here, images=len(index), provenance=provenance_of(config, index), recipe=recipe)
     if here.is_first:
-        prepare(out, config, _resolved(run, index, settled.asked))
+        resolved = _resolved(run, index, settled.asked)
+        prepare(out, config, resolved | {"fingerprints": fingerprints(config, index)})
     here.barrier()
     saved = checkpoints(out / "checkpoints")
     if saved:

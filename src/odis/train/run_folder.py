@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,31 @@ from odis.config.training import PretrainConfig, as_dict
 from odis.errors import ConfigError, DataError, OdisWarning
 from odis.machine.devices import DTYPES
 from odis.machine.files import write_text_whole
+from odis.train.checkpoint import newest_step
+from odis.train.schedules import Schedules
 
-# Settings that a resume may change: they do not change what is computed.
-_FREE = {
-    "val",
-    "strict",
-    "loader.workers",
-    "loader.prefetch",
-    "loader.keep",
-    "loader.render",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep",
-    "train.knn_every",
-    "train.tensorboard",
-    "train.nonfinite_limit",
+FREE = {
+    "val": "measures, and trains nothing",
+    "strict": "stops a run or does not",
+    "loader.workers": "how batches are read",
+    "loader.prefetch": "how batches are read",
+    "loader.keep": "how batches are read",
+    "loader.render": "how batches are read",
+    "model.grad_checkpointing": "rounding",
+    "train.device": "rounding",
+    "train.threads": "rounding",
+    "train.compile": "rounding",
+    "train.log_every": "what is written",
+    "train.checkpoint_every": "what is written",
+    "train.keep": "what is written",
+    "train.tensorboard": "what is written",
+    "train.knn_every": "when it is measured",
+    "train.nonfinite_limit": "when it stops",
 }
+"""Settings that a resume may change, and what they change; what is trained stays the same, to rounding."""
+
+_BY_CONTENT = ("data", "model.weights")  # compared by their fingerprints, where both are known
+_LENGTH = {"train.epochs", "train.steps"}  # compared by the schedules
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -78,30 +88,14 @@ def prepare(out: Path, config: PretrainConfig, resolved: dict[str, Any]) -> None
         resolved: What the settings come to on this data and machine.
 
     Raises:
-        ConfigError: if `out` holds a run with other settings or another number of images. The message lists
-            the differences.
+        ConfigError: if `out` holds a run with other settings, on other data, or whose schedules do not go on
+            to the length asked for. The message lists the differences.
         DataError: if `out` holds something else.
     """
     path = out / "config.yaml"
     new = as_dict(config)
     if path.exists():
-        record = read_config(out)
-        before, now = _flat(record["config"]), _flat(new)
-        changed = [
-            k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k not in _FREE
-        ]
-        if changed:
-            shown = "; ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in changed)
-            raise ConfigError(
-                f"{out}: holds a run with other settings ({shown}); give another --out, or the old "
-                f"settings to resume it"
-            )
-        images = (record.get("resolved") or {}).get("images")
-        if images != resolved["images"]:
-            there = f"{config.data} now has {resolved['images']}"
-            raise ConfigError(
-                f"{out}: holds a run on {images} images, but {there}; give another --out, or the old data"
-            )
+        _compare(out, read_config(out), config, resolved)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(
             f"{out}: exists and is not a run (no config.yaml); give an empty or new folder with --out"
@@ -109,6 +103,78 @@ def prepare(out: Path, config: PretrainConfig, resolved: dict[str, Any]) -> None
     out.mkdir(parents=True, exist_ok=True)
     record = {"config": new, "resolved": resolved, "versions": _versions(), "git": _git_state()}
     write_text_whole(path, yaml.safe_dump(record, sort_keys=False))
+
+
+def _compare(out: Path, record: dict[str, Any], config: PretrainConfig, resolved: dict[str, Any]) -> None:
+    """Refuse to resume a run as what it is not.
+
+    Args:
+        out: The run's folder.
+        record: Its `config.yaml`.
+        config: The config to resume it with.
+        resolved: As of `prepare`; `fingerprints`, if they are there, tell data and weights apart. A run of an
+            earlier version has none, and is compared by paths and the number of images.
+
+    Raises:
+        ConfigError: See `prepare`.
+    """
+    before, now = _flat(record["config"]), _flat(as_dict(config))
+    known = record.get("resolved") or {}
+    were, are = known.get("fingerprints") or {}, resolved.get("fingerprints") or {}
+    same = {name for name in _BY_CONTENT if name in were and were.get(name) == are.get(name)}
+    changed = [
+        name
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and name not in same and not _is_free(name, before, now)
+    ]
+    if _LENGTH & set(changed):
+        why = _length_fault(out, before, config, resolved["images"])
+        if why is not None and set(changed) <= _LENGTH:
+            raise ConfigError(f"{out}: {why}")
+        if why is None:
+            changed = [name for name in changed if name not in _LENGTH]
+    if changed:
+        shown = "; ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in changed)
+        raise ConfigError(
+            f"{out}: holds a run with other settings ({shown}); give another --out, or the old "
+            f"settings to resume it"
+        )
+    images = known.get("images")
+    if images != resolved["images"]:
+        there = f"{config.data} now has {resolved['images']}"
+        raise ConfigError(
+            f"{out}: holds a run on {images} images, but {there}; give another --out, or the old data"
+        )
+    for name, what in (("data", "its images, boxes or masks"), ("model.weights", "its content")):
+        if name in were and were[name] != are.get(name, were[name]):
+            raise ConfigError(
+                f"{out}: holds a run with another {name}: {now[name]} has changed since ({what}); give "
+                f"another --out, or what it was"
+            )
+    if were.get("val") != are.get("val") and "val" in were and "val" in are:
+        said = f"{out}: val is another index than before; k-NN scores do not compare with those so far"
+        warnings.warn(said, OdisWarning, stacklevel=3)
+
+
+def _is_free(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether a setting may change from one part of a run to the next."""
+    never = not before.get("objects.rediscover_every") and not now.get("objects.rediscover_every")
+    return name in FREE or (never and name.startswith("discover."))
+
+
+def _length_fault(out: Path, before: dict[str, Any], config: PretrainConfig, images: int) -> str | None:
+    """Why the run cannot have the length that `config` asks for; None if its steps so far are the same."""
+    taken = newest_step(out / "checkpoints")
+    epochs = float(before.get("train.epochs", config.train.epochs))
+    train = replace(config.train, epochs=epochs, steps=before.get("train.steps"))
+    old, new = Schedules(replace(config, train=train), images), Schedules(config, images)
+    if all(old.at(step) == new.at(step) for step in range(taken)):
+        return None
+    return (
+        f"holds a run of {old.total_steps} steps, {taken} of them taken, whose learning rate, weight decay "
+        f"and teacher momentum follow curves that end there: it cannot become one of {new.total_steps}; to "
+        f"train on from its weights, give another --out and --model.weights {out / 'model.safetensors'}"
+    )
 
 
 def read_config(out: Path) -> dict[str, Any]:
