@@ -16,13 +16,17 @@ class ImageNames:
     is asked for.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, suffixes: frozenset[str] | None = None) -> None:
+        """Only those of some endings, in lower case, or all."""
+        self.folder, self._suffixes = folder, suffixes
 
     @cached_property
     def images(self) -> list[str]:
         """All images, relative to the folder."""
-        return list_files(self.folder).images if self.folder.is_dir() else []
+        found = list_files(self.folder).images if self.folder.is_dir() else []
+        if self._suffixes is None:
+            return found
+        return [image for image in found if image[len(stem(image)) :].lower() in self._suffixes]
 
     @cached_property
     def _by_stem(self) -> dict[str, list[str]]:

@@ -33,6 +33,7 @@ class LabelList:
     values: dict[int, int]  # value in a map -> position in `names`
     colours: dict[tuple[int, int, int], int | None]  # -> position; None for the background
     begins_with_background: bool  # else it is not certain that the first line is value 0
+    last: int  # value of the last line
 
 
 def find_list(*folders: Path | None) -> LabelList | None:
@@ -82,4 +83,4 @@ def read_list(path: Path) -> LabelList:
                 raise DataError(f"{path}: line {number} has a colour of another class, {red},{green},{blue}")
     if not named or len(lines) > _MOST_LINES:
         raise DataError(f"{path}: names {len(named)} classes; a label map has from 1 to {_MOST_LINES - 1}")
-    return LabelList(path, distinct(named, list(values)), values, colours, first)
+    return LabelList(path, distinct(named, list(values)), values, colours, first, len(lines) - 1)

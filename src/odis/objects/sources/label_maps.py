@@ -1,11 +1,5 @@
-"""Label maps stored as PNG, a class for every pixel, cut into objects. Two published layouts, told apart by
-their folders:
-
-- VOC: `JPEGImages/NAME.jpg`, `SegmentationClass/NAME.png` (0 background, 1..20 classes, 255 ignored),
-  `ImageSets/Segmentation/SPLIT.txt` and, if instances are annotated too, `SegmentationObject/NAME.png` (0
-  background, 255 ignored, any other value an instance).
-- ADE20K (SceneParsing, ADEChallengeData2016): `images/training/NAME.jpg`, `annotations/training/NAME.png` (0
-  other, 1..150 classes), the same below `validation`, and `objectInfo150.txt` with the names of the classes.
+"""Label maps stored as PNG, a class for every pixel, cut into objects; in the layouts of VOC and ADE20K, and
+as CVAT and labelme write them (`label_map_layout.py`).
 
 Without instance maps an object is a connected region: pixels of one class that touch, corners included. Two
 chairs that touch are one object, and one that a pole cuts in two is two. Regions under `MIN_REGION` pixels
@@ -15,10 +9,17 @@ they are counted with the crowds.
 With instance maps every instance is an object of whatever size, and its class is the one that most of its
 pixels have. The folder decides for the whole data set, so that "object" means one thing in an index: an image
 without its instance map is skipped.
+
+**Names of classes** are those of the data set's own list, `labelmap.txt` or `class_names.txt` in its folder
+or in that of the maps, and ADE20K's `objectInfo150.txt`. VOC's names are given only to maps that are shown to
+be VOC's: no value of them is over 20, and either all images have VOC's names (2007_000032) or the palette is
+VOC's and the XML files beside them name the classes that the values mean. Any other map has classes by
+number. A value or colour that the list has not is an object without label.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,172 +27,209 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from odis.errors import DataError
 from odis.objects import rle
-from odis.objects.clean import Crowd, Skip, SkippedObject, keep_usable, reason, usable_size
-from odis.objects.images import quiet_pillow
-from odis.objects.listing import list_files
-from odis.objects.sources.reader import AnnotationFormat, AnnotationReader
+from odis.objects.clean import (
+    Crowd,
+    Mended,
+    Skip,
+    SkippedObject,
+    Unread,
+    keep_usable,
+    reason,
+    usable_size,
+)
+from odis.objects.sources.image_names import ImageNames
+from odis.objects.sources.label_list import LabelList, find_list
+from odis.objects.sources.label_map_files import (
+    SUFFIXES,
+    UNNAMED,
+    class_codes,
+    instance_numbers,
+    values_of,
+)
+from odis.objects.sources.label_map_layout import MapLayout, find_maps
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
+from odis.objects.sources.text import read_text
 from odis.objects.sources.voc import CLASSES as VOC_CLASSES
-from odis.objects.sources.voc_xml import leads_out
+from odis.objects.sources.voc_xml import items, parse
 from odis.types import ImageObjects, Object, Skipped
 
 MIN_REGION = 64
 """Fewest pixels of a connected region that is an object: 8 x 8, half a patch of a ViT/16 along each side."""
 
-
 ADE_CLASSES = 150
 
-IGNORED = 255
-"""Value of pixels that VOC leaves out, between objects and where they are hard to tell."""
+_VOC_NAME = re.compile(r"20(07|08|09|10|11|12)_\d{6}", re.ASCII)
 
-_ADE_SPLITS = {"train": "training", "training": "training", "val": "validation", "validation": "validation"}
-
-_MAP_MODES = frozenset({"P", "L", "1", "I", "I;16"})
+_LOOKED_AT = 20  # maps that show whether they are VOC's
 
 _TOUCHING = np.ones((3, 3), dtype=bool)
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """The files of one image; `image` is its path below the root."""
-
-    image: str
-    classes: Path
-    instances: Path | None
-
-
-def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> AnnotationReader:
+def read(
+    root: Path,
+    split: str | None,
+    skip: Skip,
+    *,
+    trust: bool = False,
+    images: str | None = None,
+    annotations: str | None = None,
+) -> AnnotationReader:
     """Every image of a split with its objects, by class and place (regions) or by their number (instances).
 
     Args:
         root: Folder that holds `SegmentationClass`, or `images` and `annotations`.
-        split: VOC: the name of a list in `ImageSets/Segmentation`. ADE20K: `train` or `val`.
-        skip: Called with every image and object that cannot be used; regions under `MIN_REGION` go to it as
-            `Crowd`.
+        split: VOC: the name of a list in `ImageSets/Segmentation`. ADE20K: `train` or `val`. Needed where
+            there are several.
+        skip: Called with every image and object that cannot be used, or not as it is annotated; regions under
+            `MIN_REGION` go to it as `Crowd`.
         trust: Take the sizes of the label maps, without opening the images.
+        images: Folder of the images, if elsewhere.
+        annotations: Folder of the label maps, if elsewhere.
 
     Raises:
         DataError: Neither layout; a split, folder or class list that is missing or cannot be read; no images.
     """
-    if (root / "SegmentationClass").is_dir():
-        return _read_voc(root, split, skip, trust)
-    if (root / "annotations").is_dir() and (root / "images").is_dir():
-        return _read_ade(root, split, skip, trust)
-    raise DataError(
-        f"{root}: holds no label maps in a known layout: VOC (JPEGImages, SegmentationClass, "
-        f"ImageSets/Segmentation) "
-        "or ADE20K (images/training, annotations/training, and validation)"
-    )
+    layout = find_maps(root, split, images, annotations, skip)
+    maps = ImageNames(layout.maps, SUFFIXES)
+    named = find_list(root, layout.maps, layout.maps.parent)
+    if named is not None:
+        classes = named.names
+    elif layout.of_ade:
+        classes = ade_classes(root / "objectInfo150.txt")
+    elif _are_voc(root, layout, maps):
+        classes = list(VOC_CLASSES)
+    else:
+        classes = [f"class {k}" for k in range(1, _highest(layout, maps) + 1)]
+    rows = _MapRows(layout, maps, ImageNames(layout.images), classes, named, skip, trust)
+    return AnnotationReader(rows.units(), layout.root, "annotated", classes)
 
 
 FORMAT = AnnotationFormat(
     name="label-maps",
-    title="Label maps (PNG) of VOC or ADE20K: masks",
+    title="Label maps (PNG) of VOC, ADE20K, CVAT or labelme: masks",
     layout="SegmentationClass/ with JPEGImages/ and ImageSets/Segmentation/, or annotations/ with images/",
-    splits="a list of VOC; train or val of ADE20K (required)",
+    splits="a list of VOC; train or val of ADE20K (needed if there are several)",
     read=read,
     states_sizes=True,
+    takes_places=True,
 )
 
 
-def _read_voc(root: Path, split: str | None, skip: Skip, trust: bool) -> AnnotationReader:
-    lists = root / "ImageSets" / "Segmentation"
-    there = sorted(path.stem for path in lists.glob("*.txt"))
-    if split is None or split not in there:
-        wanted = f"no split {split!r}" if split else "a split must be named"
-        found = ", ".join(there) or "none (no ImageSets/Segmentation/SPLIT.txt)"
-        raise DataError(f"{root}: {wanted}; there are {found}")
-    _folder(root / "JPEGImages", "VOC")
-    chosen = lists / f"{split}.txt"
-    lines = [(number, name) for number, line in enumerate(_lines(chosen), start=1) if (name := line.strip())]
-    if not lines:
-        raise DataError(f"{chosen}: lists no images")
-    instances = (root / "SegmentationObject").is_dir()
-
-    def entries() -> Iterator[_Entry]:
-        listed: set[str] = set()
-        for number, name in lines:
-            if leads_out(name):
-                skip(Skipped(f"{chosen}, line {number}", f"{name!r} is not a name below JPEGImages"))
-            elif name in listed:
-                skip(Skipped(f"{chosen}, line {number}", f"{name} was listed before"))
-            else:
-                listed.add(name)
-                objects = root / "SegmentationObject" / f"{name}.png" if instances else None
-                yield _Entry(f"JPEGImages/{name}.jpg", root / "SegmentationClass" / f"{name}.png", objects)
-
-    classes = list(VOC_CLASSES)
-    rows = _MapRows(root, classes, frozenset({0, IGNORED}), "0 to 20 and 255 (VOC)", skip, trust)
-    return AnnotationReader((partial(rows.row, entry) for entry in entries()), root, "annotated", classes)
+def _are_voc(root: Path, layout: MapLayout, maps: ImageNames) -> bool:
+    """Whether maps without a list of classes are shown to be VOC's (see above)."""
+    by_name = all(_VOC_NAME.fullmatch(name) for name in layout.names)
+    agree = 0
+    for name in layout.names[:_LOOKED_AT]:
+        try:
+            values, palette = values_of(layout.maps / _file(maps, name))
+        except DataError:
+            continue  # it is named when its row is due
+        if values and max(values) > len(VOC_CLASSES):
+            return False
+        if by_name:
+            continue
+        path = root / "Annotations" / f"{name}.xml"
+        if not palette or not path.is_file():
+            return False
+        try:
+            stated = {item.name for item in items(parse(path), path)}
+        except DataError:
+            continue
+        if not {VOC_CLASSES[value - 1] for value in values} <= stated:
+            return False
+        agree += bool(values)
+    return by_name or agree > 0
 
 
-def _read_ade(root: Path, split: str | None, skip: Skip, trust: bool) -> AnnotationReader:
-    if split is None or split not in _ADE_SPLITS:
-        wanted = f"no split {split!r}" if split else "a split must be named"
-        raise DataError(f"{root}: {wanted}; ADE20K's layout has train and val")
-    part = _ADE_SPLITS[split]
-    images, maps = _folder(root / "images" / part, "ADE20K"), _folder(root / "annotations" / part, "ADE20K")
-    classes = ade_classes(root / "objectInfo150.txt")
-    listing = list_files(images)
-    found = listing.images
-    if not found:
-        raise DataError(f"{images}: holds no images")
-    listing.report(skip)
-    mapped = {_stem(name) for name in list_files(maps).images if name.endswith(".png")}
-    found += [
-        f"{stem}.jpg" for stem in mapped - {_stem(name) for name in found}
-    ]  # their image is missing: it is named as such
-    entries = (_Entry(f"images/{part}/{name}", maps / f"{_stem(name)}.png", None) for name in sorted(found))
-    rows = _MapRows(root, classes, frozenset({0}), "0 to 150 (ADE20K)", skip, trust)
-    return AnnotationReader((partial(rows.row, entry) for entry in entries), root, "annotated", classes)
+def _highest(layout: MapLayout, maps: ImageNames) -> int:
+    """The highest value of any map that is a class; all of them are read."""
+    highest = 0
+    for name in layout.names:
+        try:
+            values, _ = values_of(layout.maps / _file(maps, name))
+        except DataError:
+            continue
+        highest = max(highest, *values, 0)
+    return min(highest, 254)
+
+
+def _file(maps: ImageNames, name: str) -> str:
+    """The map of a name, which need not exist."""
+    return next(iter(maps.of(name)), f"{name}.png")
 
 
 @dataclass(frozen=True, slots=True)
 class _MapRows:
-    root: Path
+    layout: MapLayout
+    maps: ImageNames
+    images: ImageNames
     classes: list[str]
-    ignored: frozenset[int]  # values that are no class
-    values: str  # that maps may have, in words
+    named: LabelList | None
     skip: Skip
     trust: bool
 
-    def row(self, entry: _Entry) -> ImageObjects | None:
-        """The row of an image, None if it is left out."""
+    def units(self) -> Iterator[Unit]:
+        """The units of all images, and images that no map is of."""
+        used: set[str] = set()
+        for name in self.layout.names:
+            found = self.images.of(name) or list(filter(None, [self.images.alike(name)]))
+            used.update(found)
+            for other in found[1:]:
+                self.skip(Unread(str(self.images.folder / other), "images of a name that another has"))
+            yield partial(self._row, name, found[0] if found else f"{name}.jpg")
+        if self.layout.all_maps:
+            for other in self.images.images:
+                if other not in used and not self._is_map(other):
+                    self.skip(Unread(str(self.images.folder / other), "images without a label map"))
+
+    def _is_map(self, image: str) -> bool:
+        """Whether a file below the folder of the images is a label map: the folders may be in each other."""
+        path = self.images.folder / image
+        folders = [self.layout.maps, *([self.layout.instances] if self.layout.instances else [])]
+        return any(path.is_relative_to(folder) for folder in folders if folder != self.images.folder)
+
+    def _row(self, name: str, image: str) -> ImageObjects | None:
         classes, skip = self.classes, self.skip
-        allowed = np.zeros(256, dtype=bool)
-        allowed[[*self.ignored, *range(1, len(classes) + 1)]] = True
-        path, instances = entry.classes, None
+        path = of_classes = self.layout.maps / _file(self.maps, name)
+        instances = None
         try:
-            stored = read_map(path, allowed, self.values)
-            if entry.instances is not None:
-                path = entry.instances
-                instances = read_map(path, np.ones(256, dtype=bool), "0 to 255")
-                if instances.shape != stored.shape:
-                    raise DataError(f"{path}: {_size(instances)}, but {entry.classes} {_size(stored)}")
+            found = class_codes(path, self.named, len(classes))
+            if self.layout.instances is not None:
+                path = self.layout.instances / f"{name}.png"
+                instances = instance_numbers(path)
+                if instances.shape != found.shape:
+                    raise DataError(f"{path}: {_size(instances)}, but {of_classes} {_size(found)}")
         except DataError as error:
             skip(Skipped(str(path), reason(error, path)))
             return None
-        found = np.where(stored <= len(classes), stored, 0)  # 0 where there is no class
+        told: list[Skipped] = []
         if instances is None:
-            named = list(_regions(found, entry.classes, classes, skip))
+            objects = list(_regions(found, of_classes, classes, told.append))
         else:
-            named = list(_instances(found, instances, str(entry.instances), skip))
-        annotated, names = (found.shape[1], found.shape[0]), [name for name, _ in named]
+            objects = list(_instances(found, instances, str(path), told.append))
         size = usable_size(
-            self.root / entry.image, skip, annotated=annotated, objects=names, trust=self.trust
+            self.images.folder / image,
+            skip,
+            annotated=(found.shape[1], found.shape[0]),
+            objects=[name for name, _ in objects],
+            trust=self.trust,
         )
+        for one in told:
+            if size is not None or not isinstance(one, Mended):
+                skip(one)
         if size is None:
             return None
-        return ImageObjects(
-            entry.image, *size, keep_usable(named, size, len(classes), skip, masks_are_sound=True)
-        )
+        kept = keep_usable(objects, size, len(classes), skip, masks_are_sound=True)
+        return ImageObjects(self.layout.image(image), *size, kept)
 
 
 def _regions(found: np.ndarray, path: Path, classes: list[str], skip: Skip) -> Iterator[tuple[str, Object]]:
-    """The connected regions of each class, in reading order, behind what they are called."""
+    """The connected regions of each class, in reading order, behind what they are called; last those of
+    values that are no class, without label.
+    """
     from scipy import ndimage  # not for the help of a command
 
     canvas = np.zeros(found.shape, dtype=np.uint8, order="F")
@@ -201,14 +239,14 @@ def _regions(found: np.ndarray, path: Path, classes: list[str], skip: Skip) -> I
         numbered, _ = ndimage.label(found[place] == value, structure=_TOUCHING)
         areas = np.bincount(numbered.ravel())
         for k, inner in enumerate(ndimage.find_objects(numbered), start=1):
-            name = f"{path}, {classes[value - 1]} {k}"
+            name = f"{path}, {_called(value, classes)} {k}"
             if areas[k] < MIN_REGION:
                 skip(Crowd(name, f"has {areas[k]} pixels, fewer than {MIN_REGION}"))
                 continue
             down, across = (
                 slice(outer.start + s.start, outer.start + s.stop) for outer, s in zip(place, inner)
             )
-            yield name, _object(canvas, (down, across), numbered[inner] == k, value - 1)
+            yield name, _object(canvas, (down, across), numbered[inner] == k, _label(value, name, skip))
 
 
 def _instances(
@@ -218,24 +256,30 @@ def _instances(
     from scipy import ndimage
 
     canvas = np.zeros(found.shape, dtype=np.uint8, order="F")
-    for value, place in enumerate(
-        ndimage.find_objects(np.where(instances == IGNORED, 0, instances)), start=1
-    ):
+    for value, place in enumerate(ndimage.find_objects(instances), start=1):
         if place is None:
             continue
         inside = instances[place] == value
-        label = int(np.bincount(found[place][inside]).argmax()) - 1
-        if label < 0:
-            skip(
-                SkippedObject(
-                    f"{path}, instance {value}", "has no class: most of its pixels are background or ignored"
-                )
-            )
+        code, name = int(np.bincount(found[place][inside]).argmax()), f"{path}, instance {value}"
+        if code == 0:
+            skip(SkippedObject(name, "has no class: most of its pixels are background or ignored"))
         else:
-            yield f"{path}, instance {value}", _object(canvas, place, inside, label)
+            yield name, _object(canvas, place, inside, _label(code, name, skip))
 
 
-def _object(canvas: np.ndarray, place: tuple[slice, slice], inside: np.ndarray, label: int) -> Object:
+def _label(code: int, name: str, skip: Skip) -> int | None:
+    """The label of a class code; None, which is told, if it is of a value that is no class."""
+    if code < UNNAMED:
+        return code - 1
+    skip(Mended(name, "has a value or colour that the list of classes has not: kept without label"))
+    return None
+
+
+def _called(code: int, classes: list[str]) -> str:
+    return classes[code - 1] if code < UNNAMED else f"value {code - UNNAMED}"
+
+
+def _object(canvas: np.ndarray, place: tuple[slice, slice], inside: np.ndarray, label: int | None) -> Object:
     """The object of the pixels `inside` a place. The canvas, as large as the image and empty, is used and
     left as it was.
     """
@@ -244,41 +288,6 @@ def _object(canvas: np.ndarray, place: tuple[slice, slice], inside: np.ndarray, 
     mask = rle.encode(canvas)
     canvas[place] = 0
     return Object((float(across.start), float(down.start), float(across.stop), float(down.stop)), mask, label)
-
-
-def read_map(path: Path, allowed: np.ndarray, values: str) -> np.ndarray:
-    """The values of a label map, int32 (height, width).
-
-    Args:
-        path: The PNG file.
-        allowed: bool (256,), which values it may have.
-        values: The same in words.
-
-    Raises:
-        DataError: Naming the file: it is missing, cannot be decoded, has colours or a value that is not
-            allowed.
-    """
-    try:
-        with quiet_pillow(), Image.open(path) as image:
-            if image.mode not in _MAP_MODES:
-                raise DataError(
-                    f"{path}: has {image.mode} pixels; a label map has one value a pixel, as palette or grey"
-                )
-            # 1-bit pixels would become bool; as grey they are the 0 and 255 that the file means.
-            stored = np.asarray(image.convert("L") if image.mode == "1" else image).astype(np.int32)
-    except DataError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except Exception as error:  # decoders raise almost anything on bad bytes
-        raise DataError(
-            f"{path}: cannot be decoded ({(str(error) or type(error).__name__).splitlines()[0]})"
-        ) from error
-    refused = (stored < 0) | (stored >= len(allowed))
-    refused |= ~allowed[np.where(refused, 0, stored)]
-    if refused.any():
-        raise DataError(f"{path}: has the value {stored[refused][0]}; its values may be {values}")
-    return stored
 
 
 def ade_classes(path: Path) -> list[str]:
@@ -295,7 +304,7 @@ def ade_classes(path: Path) -> list[str]:
     if not path.exists():
         return [f"class {number}" for number in numbers]
     titles, *lines = [
-        [field.strip() for field in line.split("\t")] for line in _lines(path) if line.strip()
+        [field.strip() for field in line.split("\t")] for line in _text_lines(path) if line.strip()
     ] or [[]]
     if "Idx" not in titles or "Name" not in titles:
         raise DataError(f"{path}: its first line must be titles with tabs between, among them Idx and Name")
@@ -318,24 +327,12 @@ def ade_classes(path: Path) -> list[str]:
     return [names[str(number)] for number in numbers]
 
 
-def _folder(path: Path, layout: str) -> Path:
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder; {layout}'s layout has one")
-    return path
-
-
-def _stem(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
 def _size(values: np.ndarray) -> str:
     return f"is {values.shape[1]} x {values.shape[0]} pixels"
 
 
-def _lines(path: Path) -> list[str]:
+def _text_lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text") from error
+        return read_text(path).text.split("\n")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error

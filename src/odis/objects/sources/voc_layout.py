@@ -88,7 +88,7 @@ def _find(
         if split is None and len(lists) > 1:
             raise DataError(f"{root}: a split must be named; there are {', '.join(lists)}")
         path = root / "ImageSets" / "Main" / f"{split or lists[0]}.txt"
-        return VocLayout(root, xml, pictures, _listed(path, pictures, skip), path)
+        return VocLayout(root, xml, pictures, listed_names(path, pictures, skip), path)
     if split is None:
         if xml is None:  # beside their images
             xml = pictures = images or root
@@ -174,10 +174,10 @@ def xml_below(folder: Path, skip: Skip = lambda skipped: None) -> list[str]:
     return sorted(found)
 
 
-def split_lists(root: Path) -> list[str]:
-    """Names of the lists in `ImageSets/Main` that are splits, and not lists of one class."""
+def split_lists(root: Path, kind: str = "Main") -> list[str]:
+    """Names of the lists in `ImageSets/Main` (or of another kind) that are splits, and not of one class."""
     there = []
-    for path in sorted((root / "ImageSets" / "Main").glob("*.txt")):
+    for path in sorted((root / "ImageSets" / kind).glob("*.txt")):
         try:
             lines = read_text(path).lines
         except (OSError, DataError):
@@ -187,8 +187,12 @@ def split_lists(root: Path) -> list[str]:
     return there
 
 
-def _listed(path: Path, images: Path, skip: Skip) -> list[str]:
-    """The names in a list, each once; what is no name is passed to `skip`."""
+def listed_names(path: Path, images: Path, skip: Skip) -> list[str]:
+    """The names in a list, each once; what is no name of an image in a folder is passed to `skip`.
+
+    Raises:
+        DataError: The list is missing or empty.
+    """
     try:
         lines = read_text(path).lines
     except FileNotFoundError as error:
