@@ -200,7 +200,6 @@ BAD_OBJECTS = {
         GOOD | {"mask": rle.encode(np.zeros((H, W), dtype=bool))},
         "has an empty mask",
     ),
-    "a label of no class": (GOOD | {"label": 7}, "has label 7, but there are 2 classes"),
 }
 
 
@@ -231,7 +230,7 @@ def a_row(image: str, *objects: dict[str, Any], width: int = W, height: int = H)
 def bad_index(folder: Path, path: Path) -> tuple[Path, dict[str, str]]:
     """An index with every kind of bad object and image, and what of it must be skipped."""
     rows = [
-        a_row("usual-0.jpg", GOOD | {"label": 0}, GOOD | {"mask": a_mask(), "label": 1}),
+        a_row("usual-0.jpg", GOOD | {"label": 0}, GOOD | {"label": 7}, GOOD | {"mask": a_mask(), "label": 1}),
         a_row("cmyk.jpg"),
     ]
     expected = {}

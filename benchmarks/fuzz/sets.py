@@ -11,9 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from odis.objects import rle
+
 TENCH, SHARK = "n01440764", "n01484850"
 
 WIDTH, HEIGHT = 48, 32
+
+COUNTS = rle.encode(np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 7 < 3).decode()
+"""A mask of an image."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def instances(names: list[str], key: str = "file_name") -> str:
         {"bbox": [2, 2, 20, 10]},
         {"bbox": [4, 4, 16, 16], "segmentation": [[4, 4, 20, 4, 20, 20, 4, 20]], "area": 256},
         {"bbox": [0, 0, 48, 32], "segmentation": {"size": [32, 48], "counts": [100, 1436]}, "area": 1436},
-        {"bbox": [0, 0, 48, 32], "segmentation": {"size": [32, 48], "counts": "T3ln0"}},
+        {"bbox": [0, 0, 48, 32], "segmentation": {"size": [32, 48], "counts": COUNTS}},
         {"bbox": [8, 8, 12, 12], "iscrowd": 1, "segmentation": {"size": [32, 48], "counts": [300, 1236]}},
     ]
     images = [{"id": k, key: name, "width": WIDTH, "height": HEIGHT} for k, name in enumerate(names)]
@@ -151,7 +156,7 @@ def yolo(root: Path) -> None:
 
 def sa1b(root: Path) -> None:
     """The published layout."""
-    counts = {"size": [HEIGHT, WIDTH], "counts": "T3ln0"}
+    counts = {"size": [HEIGHT, WIDTH], "counts": COUNTS}
     for k in range(3):
         save(root / f"sa_000000/sa_{k}.jpg", k)
         one = {"segmentation": counts, "bbox": [1, 1, 30, 20], "predicted_iou": 0.9, "stability_score": 0.95}

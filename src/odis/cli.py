@@ -11,7 +11,7 @@ from odis.commands import commands
 from odis.commands.command import Command, Group
 from odis.config.options import new_parser, parse
 from odis.config.wording import did_you_mean
-from odis.errors import OdisError, OdisWarning
+from odis.errors import OdisError, OdisWarning, printable
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -108,7 +108,7 @@ def _usage(path: list[str], group: Group) -> str:
 
 
 def _refuse(command: str, line: str, error: BaseException) -> None:
-    print(f"odis {command}: {line}", file=sys.stderr)
+    print(printable(f"odis {command}: {line}"), file=sys.stderr)
     raise SystemExit(2) from error
 
 
@@ -120,5 +120,5 @@ def _format_warning(
 ) -> str:
     """The usual form; warnings of odis without their line of source, since the message says all."""
     if issubclass(category, OdisWarning):
-        return f"warning: {message}\n"
+        return f"warning: {printable(str(message))}\n"
     return _usual_format(message, category, filename, lineno, line)

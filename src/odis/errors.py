@@ -1,6 +1,15 @@
 """Errors a user can act on. The command line prints them as one line and exits with code 2."""
 
 
+def printable(text: str) -> str:
+    """Text for a terminal, in one line: what is no character to look at (line ends, escape codes, bytes of a
+    name that is not UTF-8) is shown as Python writes it, `\\n`.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
 class OdisError(Exception):
     """Something the user gave is wrong: the message says what, where, and what is allowed."""
 

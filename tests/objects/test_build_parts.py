@@ -106,26 +106,37 @@ def test_a_killed_build_ends_as_one_that_was_not(root: Path, tmp_path: Path) -> 
         summary = build(root, out, report=reported.append)
     assert written == [1, 2, 3]
     assert (str(summary), summary.provenance) == (
-        str(whole).replace(str(tmp_path / "whole.parquet"), str(out)),
+        str(whole)
+        .replace(str(tmp_path / "whole.parquet"), str(out))
+        .replace(str(tmp_path / "whole.skipped.jsonl"), f"{out}.skipped.jsonl"),
         "annotated",
     )
     assert list(ObjectIndex.open(out)) == list(ObjectIndex.open(tmp_path / "whole.parquet"))
     assert (
         len(reported) < whole.images_skipped + whole.objects_skipped
     )  # those of the finished part were reported then
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["parts"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["parts", "parts.skipped.jsonl"]
+    lists = [
+        path / name
+        for path, name in ((tmp_path, "whole.skipped.jsonl"), (tmp_path / "out", "parts.skipped.jsonl"))
+    ]
+    assert lists[0].read_bytes() == lists[1].read_bytes()
 
 
 @pytest.mark.parametrize("parts", range(4))
 def test_wherever_it_stops(root: Path, tmp_path: Path, parts: int) -> None:
     whole = build(root, tmp_path / "i.parquet")
     rows = list(ObjectIndex.open(tmp_path / "i.parquet"))
+    listed = (tmp_path / "i.skipped.jsonl").read_bytes()
+    assert len(listed.splitlines()) == whole.images_skipped + whole.objects_skipped > 0
     (tmp_path / "i.parquet").unlink()
+    (tmp_path / "i.skipped.jsonl").unlink()
     stopped(root, tmp_path / "i.parquet", parts)
     assert not (tmp_path / "i.parquet").exists()
     assert build(root, tmp_path / "i.parquet") == whole
     assert list(ObjectIndex.open(tmp_path / "i.parquet")) == rows
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "i.parquet"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "i.parquet", "i.skipped.jsonl"]
+    assert (tmp_path / "i.skipped.jsonl").read_bytes() == listed
 
 
 @pytest.mark.parametrize("change", [{"part_size": 4}, {"trust": True}, {"strict": True}])

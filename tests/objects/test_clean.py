@@ -2,6 +2,7 @@
 are stored.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from odis.objects import rle
 from odis.objects.clean import (
     ANY_LABEL,
+    Mended,
     SkippedObject,
     keep_usable,
     object_problem,
@@ -36,7 +38,7 @@ def test_boxes_are_sound_together_if_each_has_no_problem(
 ) -> None:
     sizes = np.tile([float(width), float(height)], (len(many), 1))
     found = sound_boxes(np.array(many, np.float64).reshape(-1, 4), *sizes.T)
-    assert found.tolist() == [object_problem(Object(box), width, height, 0) is None for box in many]
+    assert found.tolist() == [object_problem(Object(box), width, height) is None for box in many]
 
 
 @given(
@@ -88,11 +90,15 @@ masks = st.none() | st.integers(0, 3).map(lambda n: rle.encode(np.arange(48).res
 @given(st.lists(st.builds(Object, st.tuples(numbers, numbers, numbers, numbers), masks, labels), max_size=6))
 def test_usable_objects_are_those_without_a_problem(items: list[Object]) -> None:
     row = ImageObjects("a.png", 8, 6, tuple(items))
-    problems = {k: why for k, item in enumerate(items) if (why := object_problem(item, 8, 6, 2)) is not None}
+    problems = {k: why for k, item in enumerate(items) if (why := object_problem(item, 8, 6)) is not None}
     usable = usable_objects(row, 2)
     assert usable.problems == problems
     assert usable.numbers == [k for k in range(len(items)) if k not in problems]
-    assert usable.objects == tuple(items[k] for k in usable.numbers)
+    odd = {k for k in usable.numbers if items[k].label not in (None, 0, 1)}
+    assert usable.mended.keys() == odd
+    assert usable.objects == tuple(
+        replace(items[k], label=None) if k in odd else items[k] for k in usable.numbers
+    )
     assert (usable.row.image, usable.row.width, usable.row.height) == ("a.png", 8, 6)
     named = [SkippedObject(f"x/a.png, object {k}", why) for k, why in problems.items()]
     assert usable.skipped("x/a.png") == named
@@ -101,14 +107,19 @@ def test_usable_objects_are_those_without_a_problem(items: list[Object]) -> None
     kept = keep_usable(called, (8, 6), 2, skipped.append)
     assert list(kept) == [one for k, one in enumerate(usable.objects) if one not in usable.objects[:k]]
     assert skipped[: len(named)] == named
-    assert len(kept) + len(skipped) == len(items)
+    left_out = [one for one in skipped if not isinstance(one, Mended)]
+    assert len(kept) + len(left_out) == len(items)
+    assert len(skipped) - len(left_out) == len(odd)
 
 
 def test_labels_and_masks_are_looked_at_unless_told_otherwise() -> None:
     broken = ImageObjects("a", 8, 6, (Object((0, 0, 4, 4), b"11"), Object((0, 0, 4, 4), label=2**31 - 1)))
-    assert list(usable_objects(broken, 2).problems) == [0, 1]
-    assert list(usable_objects(broken, ANY_LABEL).problems) == [0]
-    assert list(usable_objects(broken, 2, masks_are_sound=True).problems) == [1]
+    usable = usable_objects(broken, 2)
+    assert (list(usable.problems), list(usable.mended)) == ([0], [1])
+    assert usable.mended[1] == "has label 2147483647, but there are 2 classes: used without label"
+    assert usable.objects == (Object((0, 0, 4, 4)),)
+    assert usable_objects(broken, ANY_LABEL).objects == broken.objects[1:]
+    assert usable_objects(broken, 2, masks_are_sound=True).problems == {}
 
 
 few = st.sampled_from([0.0, -0.0, 1.0, 4.0])

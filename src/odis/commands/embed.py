@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from odis.commands.index.said import reported
 from odis.config.arguments import add_arguments, read_arguments
 from odis.config.feature_tables import FeatureTableConfig
 from odis.config.options import require
@@ -57,15 +58,15 @@ def run(options: Any) -> None:
         keep_freed_memory()
     stderr = error_console()
     count = 0
-
-    def skip(skipped: Skipped) -> None:
-        nonlocal count
-        count += 1
-        stderr.print(f"skipped {skipped.what}: {skipped.why}", soft_wrap=True)
-
     out = Path(options.out)
-    with ProgressBar(stderr, shown=rank == 0) as bar:
+    with reported() as report, ProgressBar(stderr, shown=rank == 0) as bar:
         bar("images", 0, None)
+
+        def skip(skipped: Skipped) -> None:
+            nonlocal count
+            count += 1
+            report(skipped)
+
         parts = export_features(
             encoder, index, out, settings, rank=rank, world_size=world_size, skip=skip,
             progress=lambda done, total: bar("images", done, total),

@@ -35,6 +35,7 @@ def index(
     images: str | Path | None = None,
     annotations: str | Path | None = None,
     report: Callable[[Skipped], None] | None = None,
+    max_skipped: float | None = None,
 ) -> ObjectIndex:
     """Read annotations into an object index, as `odis index` does.
 
@@ -49,7 +50,10 @@ def index(
         trust: Take the image sizes in the annotations and open no image.
         images: Folder of the images, if they are not where the format has them.
         annotations: File or folder of the annotations, likewise.
-        report: Called with each file and object that is left out.
+        report: Called with each file and object that is left out; `OUT.skipped.jsonl` beside the index names
+            all of them.
+        max_skipped: Largest share of the images, and of the objects, that may be left out; by default all
+            but everything.
 
     Returns:
         The index, open.
@@ -57,7 +61,18 @@ def index(
     Raises:
         OdisError: See `odis.objects.build.build_index`.
     """
-    build_index(form, root, out, split, strict, report, trust=trust, images=images, annotations=annotations)
+    build_index(
+        form,
+        root,
+        out,
+        split,
+        strict,
+        report,
+        trust=trust,
+        images=images,
+        annotations=annotations,
+        max_skipped=max_skipped,
+    )
     return ObjectIndex.open(out)
 
 

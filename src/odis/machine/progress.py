@@ -5,17 +5,37 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
+from rich.text import Text
+
+from odis.errors import printable
+
+
+class _PrintableConsole(Console):
+    """Shows what is no character to look at as Python writes it: names from files never move the cursor."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*map(_shown, objects), **options)
+
+
+def _shown(what: Any) -> Any:
+    if isinstance(what, Text):
+        return what if what.plain.isprintable() else Text(printable(what.plain))
+    return printable(what) if isinstance(what, str) else what
+
 
 _FIRST, _EVERY = 10.0, 30.0  # seconds to the first line of a unit of work, and between two
 
 
 def error_console() -> Console:
-    """Standard error without markup, emoji or highlighting, so that file names are shown as they are."""
-    return Console(stderr=True, markup=False, emoji=False, highlight=False)
+    """Standard error without markup, emoji or highlighting: each text is one line, and file names are shown
+    as they are, but for line ends and control characters (`printable`).
+    """
+    return _PrintableConsole(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 class ProgressBar:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,17 +15,24 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from odis.errors import ConfigError, DataError
-from odis.objects.clean import Crowd, Mended, SkippedObject, Unread
+from odis.errors import ConfigError, DataError, OdisWarning
+from odis.objects.clean import Crowd, SkippedObject, Unread
+from odis.objects.extras import LOW_BITS
 from odis.objects.index import PART_NAME
 from odis.objects.parts import Parts
+from odis.objects.plausible import add, count_boxes, no_counts, verdicts
 from odis.objects.shards import PART_SIZE, check_shard
+from odis.objects.skips import SkipGroups, entry, kind, skips_path, write_skips
 from odis.objects.sources import FORMATS
 from odis.objects.sources.reader import AnnotationReader, Unit
-from odis.types import ImageObjects, Skipped
+from odis.types import Box, ImageObjects, Skipped
 
 # new objects before Python looks for cycles among them; at its default of 700 that is half of the time here
 _YOUNG = 200_000
+
+_MUCH = 0.1  # of the images or objects: a loss that is said last
+
+_KINDS = 8  # of what is not read, that a summary names
 
 
 @dataclass(slots=True)
@@ -42,10 +50,31 @@ class Summary:
     crowds: int = 0
     mended: int = 0  # of those kept: without their mask or label, or clipped
     unread: dict[str, int] = field(default_factory=dict)  # what no reader looks at, by kind
+    skips: SkipGroups = field(default_factory=SkipGroups)  # what was left out, by reason
+    listed: str = ""  # the file that names all of it; empty if there is nothing to name
 
     def __str__(self) -> str:
+        """All that `line` and `loss` say."""
+        return f"{self.line()}\n{self.loss()}" if self.loss() else self.line()
+
+    def loss(self) -> str:
+        """How much was lost, if it is more than a tenth of the images or objects; else empty."""
+        shares = {
+            "images": self.images_skipped / max(1, self.images),
+            "objects": self.objects_skipped / max(1, self.objects - self.crowds),
+        }
+        lost = [f"{share:.0%} of the {name}" for name, share in shares.items() if share > _MUCH]
+        where = f"; {self.listed} names them" if self.listed else ""
+        return f"lost: {' and '.join(lost)}{where}" if lost else ""
+
+    def line(self) -> str:
+        """The counts, in one line."""
         mended = f", {self.mended:,} mended" if self.mended else ""
-        unread = ", ".join(f"{count:,} {kind}" for kind, count in self.unread.items())
+        kinds = list(self.unread.items())
+        shown = [f"{count:,} {kind}" for kind, count in kinds[:_KINDS]]
+        if rest := sum(count for _, count in kinds[_KINDS:]):
+            shown.append(f"{rest:,} of {len(kinds) - _KINDS} other kinds")
+        unread = ", ".join(shown)
         return (
             f"{self.out}: {self.written:,} of {self.images:,} images ({self.images_skipped:,} skipped), "
             f"{self.kept:,} of {self.objects:,} objects ({self.objects_skipped:,} skipped, "
@@ -67,6 +96,7 @@ def build_index(
     annotations: str | Path | None = None,
     shard: tuple[int, int] = (1, 1),
     part_size: int = PART_SIZE,
+    max_skipped: float | None = None,
 ) -> Summary:
     """Read a data set with the source named `source` and write its object index.
 
@@ -93,12 +123,19 @@ def build_index(
         annotations: File or folder of the annotations, likewise.
         shard: `(i, n)`: make the i-th of n shares of the parts, i from 1; more than one need a folder.
         part_size: Images a part.
+        max_skipped: Largest share of the images, and of the objects, that may be left out. By default all
+            but everything. With 1, an index without a single object is written, and one whose boxes can
+            hardly be right. Shards are not held to it, since each sees a part.
+
+    The whole list of what was left out or mended is written beside the index (`skips.skips_path`), if there
+    is any. An `OdisWarning` says what is likely wrong with the boxes (`plausible.py`).
 
     Raises:
-        ConfigError: A shard or part size that is none, `trust` for a format that states no sizes, or
+        ConfigError: A shard, part size or share that is none, `trust` for a format that states no sizes, or
             `images` or `annotations` for a format whose places are fixed.
-        DataError: An unknown source, a missing file or split, no usable image, parts that an earlier call
-            made with other settings or of other data, or, with `strict`, the first thing skipped.
+        DataError: An unknown source, a missing file or split, no usable image or object, more left out than
+            `max_skipped`, boxes most of which cannot be right, parts that an earlier call made with other
+            settings or of other data, or, with `strict`, the first thing skipped.
     """
     if source not in FORMATS:
         raise DataError(f"unknown annotation format {source!r}; there are {', '.join(FORMATS)}")
@@ -114,6 +151,8 @@ def build_index(
         taking = [name for name, one in FORMATS.items() if one.takes_places]
         raise ConfigError(f"{next(iter(places))}: {source} has fixed places; {', '.join(taking)} take others")
     check_shard(shard, part_size)
+    if max_skipped is not None and not 0 <= max_skipped <= 1:
+        raise ConfigError(f"max-skipped: is {max_skipped:g}, must be a share from 0 to 1")
     root = Path(root).absolute()
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
@@ -132,20 +171,17 @@ def build_index(
         with _seldom_collected():
             further = {**places, **({"trust": True} if trust else {})}
             read = FORMATS[source].read(root, split, account.skip, **further)
-            parts.root = read.root
+            parts.root = account.root = read.root
             total = _make(parts, read, account, part_size)
         accounts = [account.outside, *(parts.account(k) for k in range(total) if parts.owns(k))]
-        summary = _summary(str(out), read.provenance, accounts)
-        if not summary.written and shard[1] == 1:
-            first = account.first or next((a["first"] for a in accounts if a["first"]), None)
-            parts.discard()
-            raise DataError(
-                f"{root}: no image that can be used"
-                + (f"; the first: {first[0]}: {first[1]}" if first else "")
-            )
+        path = skips_path(out, shard)
+        summary = _summary(str(out), read.provenance, accounts, str(path))
+        if shard[1] == 1:
+            _refuse_losses(summary, accounts, str(root), max_skipped)
         _refuse_other_files(parts, total)
+        write_skips(path, (one for account in accounts for one in account["skipped"]))
     except BaseException as error:
-        if not parts.done() or (strict and isinstance(error, DataError)):
+        if not parts.done() or isinstance(error, _LostError) or (strict and isinstance(error, DataError)):
             parts.discard()
         raise
     parts.finish(total)
@@ -160,7 +196,9 @@ class _Account:
     def __init__(self, strict: bool, report: Callable[[Skipped], None] | None, counts_outside: bool) -> None:
         self._strict, self._report, self._counts_outside = strict, report, counts_outside
         self.outside = _nothing()
-        self.first: list[str] | None = None
+        self.root = Path()
+        self._refused: list[Box] = []  # boxes of the image that is being read, of objects left out for them
+        self._deep: list[str] = []  # 16-bit images of the part
         self._part: dict[str, Any] | None = None
         self._silent = False
 
@@ -173,34 +211,38 @@ class _Account:
         if self._part is None and not self._counts_outside:
             return
         counts = self.outside if self._part is None else self._part
-        if isinstance(skipped, Crowd):
+        of = kind(skipped)
+        if of == "crowd":
             counts["crowds"] += 1
             return
-        if isinstance(skipped, Mended | Unread):
-            if isinstance(skipped, Unread):
-                counts["unread"][skipped.why] = counts["unread"].get(skipped.why, 0) + skipped.count
-            else:
-                counts["mended"] += 1
-            if self._report is not None:
-                self._report(skipped)
-            return
-        counts["objects_skipped" if isinstance(skipped, SkippedObject) else "images_skipped"] += 1
-        shown = [skipped.what, skipped.why]
-        counts["first"], self.first = counts["first"] or shown, self.first or shown
+        counts["skipped"].append(entry(skipped))
+        if isinstance(skipped, Unread):
+            counts["unread"][skipped.why] = counts["unread"].get(skipped.why, 0) + skipped.count
+            if skipped.why == LOW_BITS:
+                self._deep.append(skipped.what)
+        else:
+            counts[_COUNTED[of]] += 1
+        if isinstance(skipped, SkippedObject) and skipped.box is not None:
+            self._refused.append(skipped.box)
         if self._report is not None:
             self._report(skipped)
 
     def rows(self, units: Iterable[Unit]) -> tuple[list[ImageObjects], dict[str, Any]]:
         """The rows of a part, and what is to be known of it later."""
-        rows, counts, ends, row = [], _nothing(), [], None
+        rows: list[ImageObjects] = []
+        counts, ends, row = _nothing(), [], None
+        refused: list[tuple[int, Box]] = []
+        self._deep = []
         for k, unit in enumerate(units):
-            self._part = counts
+            self._part, self._refused = counts, []
             row = unit()
             self._part = None
             if row is not None:
+                refused += [(len(rows), box) for box in self._refused]
                 rows.append(row)
             if k == 0:
                 ends = [_digest(row)]
+        counts["oddities"] = count_boxes(rows, refused, self.root, self._deep)
         counts.update(
             written=len(rows), kept=sum(len(row.objects) for row in rows), ends=[*ends, _digest(row)]
         )
@@ -226,8 +268,51 @@ def _nothing() -> dict[str, Any]:
         "crowds": 0,
         "mended": 0,
         "unread": {},
-        "first": None,
+        "skipped": [],
+        "oddities": no_counts(),
     }
+
+
+_COUNTED = {"image": "images_skipped", "object": "objects_skipped", "mended": "mended"}
+
+
+class _LostError(DataError):
+    """Too much was left out: nothing is kept."""
+
+
+def _refuse_losses(
+    summary: Summary, accounts: list[dict[str, Any]], root: str, max_skipped: float | None
+) -> None:
+    """Refuse an index without image or object, or with more left out than may be, or with boxes that cannot
+    be right; warn of boxes that are likely not.
+    """
+    oddities = no_counts()
+    for account in accounts:
+        add(oddities, account["oddities"])
+    found = verdicts(oddities)
+    first = next((one for account in accounts for one in account["skipped"] if one[0] in _COUNTED), None)
+    told = "".join(f"; {one.text}" for one in found) + (
+        f"; the first: {first[1]}: {first[2]}" if first else ""
+    )
+    if not summary.written:
+        raise _LostError(f"{root}: no image that can be used{told}")
+    everything = max_skipped is not None and max_skipped >= 1
+    hint = "--max-skipped 1 writes the index all the same"
+    if not everything and summary.objects_skipped and not summary.kept:
+        raise _LostError(f"{root}: none of its {summary.objects_skipped:,} objects can be used{told}; {hint}")
+    for name, lost, total in (
+        ("images", summary.images_skipped, summary.images),
+        ("objects", summary.objects_skipped, summary.objects - summary.crowds),
+    ):
+        if max_skipped is not None and lost > max_skipped * total:
+            raise _LostError(
+                f"{root}: {lost:,} of {total:,} {name} cannot be used, a share of {lost / total:.2g}; "
+                f"--max-skipped allows {max_skipped:g}{told}"
+            )
+    for one in found:
+        if one.fatal and not everything:
+            raise _LostError(f"{root}: {one.text}; if they are right, {hint}")
+        warnings.warn(f"{root}: {one.text}", OdisWarning, stacklevel=3)
 
 
 def _digest(row: ImageObjects | None) -> str:
@@ -264,14 +349,17 @@ def _refuse_other_files(parts: Parts, total: int) -> None:
             )
 
 
-def _summary(out: str, provenance: str, accounts: list[dict[str, Any]]) -> Summary:
+def _summary(out: str, provenance: str, accounts: list[dict[str, Any]], listed: str) -> Summary:
     written, kept, images, objects, crowds, mended = (
         sum(account[name] for account in accounts)
         for name in ("written", "kept", "images_skipped", "objects_skipped", "crowds", "mended")
     )
     unread: Counter[str] = Counter()
+    skips = SkipGroups()
     for account in accounts:
         unread.update(account["unread"])
+        for one in account["skipped"]:
+            skips.add_entry(one)
     return Summary(
         out,
         provenance,
@@ -284,6 +372,8 @@ def _summary(out: str, provenance: str, accounts: list[dict[str, Any]]) -> Summa
         crowds,
         mended,
         dict(unread.most_common()),
+        skips,
+        listed if skips else "",
     )
 
 

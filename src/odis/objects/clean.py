@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +40,11 @@ _ODD = np.array(
 """Odd factors that mix the bits of an image's number, a label and a box into one word."""
 
 
+@dataclass(frozen=True, slots=True)
 class SkippedObject(Skipped):
-    """An object that was left out, alone or with its image."""
+    """An object that was left out, alone or with its image; with its box, if it is for the box."""
 
-    __slots__ = ()
+    box: Box | None = field(default=None, compare=False)
 
 
 class Mended(Skipped):
@@ -91,9 +92,7 @@ def verified_size(
     return annotated
 
 
-def object_problem(
-    item: Object, width: int, height: int, classes: int, *, mask_is_sound: bool = False
-) -> str | None:
+def object_problem(item: Object, width: int, height: int, *, mask_is_sound: bool = False) -> str | None:
     """Why an object of a `width` x `height` image cannot be used, or None. A box may reach over the edge.
 
     A mask that is known to be sound (`rle.are_sound`) is not checked again.
@@ -104,8 +103,6 @@ def object_problem(
             problem = None if rle.check(item.mask, width, height) else "has an empty mask"
         except DataError as error:
             return str(error)
-    if problem is None and item.label is not None and not 0 <= item.label < classes:
-        problem = f"has label {item.label}, but there are {classes} classes"
     if problem is None and item.score is not None and not math.isfinite(item.score):
         problem = f"has score {item.score}"
     return None if problem is None else f"box ({', '.join(f'{v:g}' for v in item.box)}) {problem}"
@@ -200,6 +197,7 @@ class UsableObjects:
     row: ImageObjects  # the image with its usable objects
     numbers: list[int]  # their places among all objects of the image
     problems: dict[int, str]  # places of the others, and why they cannot be used
+    mended: dict[int, str] = field(default_factory=dict)  # places of those used without their label, and why
 
     @property
     def objects(self) -> tuple[Object, ...]:
@@ -216,19 +214,25 @@ def usable_objects(row: ImageObjects, classes: int, *, masks_are_sound: bool = F
 
     Args:
         row: The image and all its objects.
-        classes: How many classes there are; labels must be below. `ANY_LABEL` if labels are not looked at.
+        classes: How many classes there are; an object whose label is none of them is used without label.
+            `ANY_LABEL` if labels are not looked at.
         masks_are_sound: Masks were checked before, or made here, and are not looked at again.
     """
-    problems = {}
+    problems, mended = {}, {}
     for number, item in enumerate(row.objects):
-        why = object_problem(item, row.width, row.height, classes, mask_is_sound=masks_are_sound)
+        why = object_problem(item, row.width, row.height, mask_is_sound=masks_are_sound)
         if why is not None:
             problems[number] = why
-    if not problems:
+        elif item.label is not None and not 0 <= item.label < classes:
+            mended[number] = f"has label {item.label}, but there are {classes} classes: used without label"
+    if not problems and not mended:
         return UsableObjects(row, list(range(len(row.objects))), problems)
     numbers = [number for number in range(len(row.objects)) if number not in problems]
-    kept = replace(row, objects=tuple(row.objects[number] for number in numbers))
-    return UsableObjects(kept, numbers, problems)
+    kept = [
+        replace(row.objects[number], label=None) if number in mended else row.objects[number]
+        for number in numbers
+    ]
+    return UsableObjects(replace(row, objects=tuple(kept)), numbers, problems, mended)
 
 
 def keep_usable(
@@ -246,8 +250,8 @@ def keep_usable(
     Args:
         objects: Each object, behind what it is called.
         size: `(width, height)` of the image.
-        classes: How many classes there are; labels must be below.
-        skip: Called with what is left out.
+        classes: How many classes there are; an object whose label is none of them is used without label.
+        skip: Called with what is left out, and with what is used otherwise than annotated (`Mended`).
         masks_are_sound: Masks were checked before, or made here, and are not looked at again.
         written: What tells the objects apart, if not box, mask, label and score (`without_repeats`).
     """
@@ -258,7 +262,9 @@ def keep_usable(
     row = ImageObjects("", *size, tuple(items))
     usable = usable_objects(row, classes, masks_are_sound=masks_are_sound)
     for number, problem in usable.problems.items():
-        skip(SkippedObject(names[number], problem))
+        skip(SkippedObject(names[number], problem, items[number].box))
+    for number, why in usable.mended.items():
+        skip(Mended(names[number], why))
     kept = usable.numbers
     apart = usable.objects if written is None else [written[number] for number in kept]
     if len(set(apart)) == len(kept):

@@ -110,7 +110,7 @@ class Parts:
         schema = index_schema(
             place, root=self.root, provenance=provenance, classes=classes, made_with=self.settings
         )
-        self._replace(f"{part:06d}.json", json.dumps(account, ensure_ascii=False).encode())
+        self._replace(f"{part:06d}.json", json.dumps(account).encode())
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
             writer.write_batch(to_batch(rows, schema))

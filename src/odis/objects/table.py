@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,19 @@ def to_batch(rows: list[ImageObjects], schema: pa.Schema = SCHEMA) -> pa.RecordB
     return pa.record_batch(
         [c if c.type.equals(f.type) else c.cast(f.type) for c, f in zip(columns, SCHEMA)], schema=schema
     )
+
+
+def boxes_of(rows: Sequence[ImageObjects]) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of all objects, float64 (n, 4), and how many each row has, int64 (rows,)."""
+    counts = np.fromiter([len(row.objects) for row in rows], np.int64, len(rows))
+    boxes: list[np.ndarray] = [np.zeros((0, 4))]
+    for columns, group in groupby([row.objects for row in rows], key=_columns_of):
+        if columns is None:
+            corners = [item.box for objects in group for item in objects]
+            boxes.append(np.array(list(chain.from_iterable(corners)), np.float64).reshape(-1, 4))
+        else:
+            boxes += [columns.boxes[part] for part in _stretches(group)]
+    return np.concatenate(boxes), counts
 
 
 def _gathered(rows: list[ImageObjects]) -> tuple[np.ndarray, list[Any], list[Any], list[Any]]:

@@ -78,7 +78,7 @@ def test_objects_are_those_of_the_features_of_each_image_alone(model: ObjectViT,
         expected = discover(features, grid, [(width, height)], settings, [luminance(image)])[0]
         assert [(o.box, o.mask) for o in objects] == [(o.box, o.mask) for o in expected]
         assert [o.score for o in objects] == pytest.approx([o.score for o in expected], abs=1e-5)
-        assert all(object_problem(o, width, height, 0) is None for o in objects)
+        assert all(object_problem(o, width, height) is None for o in objects)
 
 
 def test_a_bright_rectangle_is_an_object_even_for_an_untrained_network(model: ObjectViT):
@@ -162,7 +162,7 @@ def test_models_that_take_squares_alone_see_squares():
     model.model.patch_embed.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
     found = finder(images)
     assert shapes == [(2, 3, 32, 32)], "one batch of squares"
-    assert all(object_problem(o, 100, 40, 0) is None for o in found[0])
+    assert all(object_problem(o, 100, 40) is None for o in found[0])
     with pytest.raises(
         ConfigError, match=r"^discover\.size: size 48: VisionTransformer takes no images of this size"
     ):

@@ -214,28 +214,25 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
     summary = export_coco(indexed(tmp_path, *rows), tmp_path / "out.json", skipped.append)
     assert [(s.what.removeprefix(f"{tmp_path}/"), s.why) for s in skipped] == [
         ("a.png, object 0", "box (5, 5, 4, 4) is inverted"),
-        ("a.png, object 1", "box (0, 0, 4, 4) has label 2, but there are 2 classes"),
         ("b.png, object 0", "mask has 40 pixels, but the image has 8 x 6 = 48"),
         ("b.png, object 1", "box (0, nan, 4, 4) is not finite"),
         ("c.png, object 0", "box (0, 0, 3, 3) has score inf"),
     ]
     assert all(isinstance(s, SkippedObject) for s in skipped)
     assert (summary.images, summary.images_written, summary.images_skipped) == (3, 3, 0)
-    assert (summary.objects, summary.objects_written, summary.objects_skipped) == (7, 2, 5)
+    assert (summary.objects, summary.objects_written, summary.objects_skipped) == (7, 3, 4)
     assert (
         str(summary)
-        == f"{tmp_path}/out.json: 3 of 3 images (0 skipped), 2 of 7 objects (5 skipped, 0 without a label)"
+        == f"{tmp_path}/out.json: 3 of 3 images (0 skipped), 3 of 7 objects (4 skipped, 1 without a label)"
     )
     content = json.loads((tmp_path / "out.json").read_text())
     assert [(a["id"], a["image_id"], a["category_id"]) for a in content["annotations"]] == [
-        (1, 1, 2),
-        (2, 3, 1),
+        (1, 1, 3),  # its label is of no class
+        (2, 1, 2),
+        (3, 3, 1),
     ]
     assert len(content["images"]) == 3
-    assert [c["name"] for c in content["categories"]] == [
-        "cat",
-        "dog",
-    ]  # the objects without a label were left out
+    assert [c["name"] for c in content["categories"]] == ["cat", "dog", "object"]
 
 
 def test_a_folder_of_images_is_exported_too(tmp_path: Path) -> None:

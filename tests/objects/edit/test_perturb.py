@@ -51,7 +51,7 @@ def usable_rows(draw: st.DrawFn) -> ImageObjects:
         for a, b, c, d in draw(st.lists(st.tuples(finite, finite, finite, finite), max_size=6))
     ]
     return ImageObjects(
-        "1.png", width, height, tuple(o for o in objects if object_problem(o, width, height, 2) is None)
+        "1.png", width, height, tuple(o for o in objects if object_problem(o, width, height) is None)
     )
 
 
@@ -64,7 +64,7 @@ noises = st.builds(Noise, amounts, amounts, st.floats(0, 1), amounts, st.integer
 def test_every_box_can_be_used(row: ImageObjects, noise: Noise) -> None:
     result = perturbed(row, noise)
     for item in result.objects:
-        assert object_problem(item, row.width, row.height, 2) is None
+        assert object_problem(item, row.width, row.height) is None
         if item in row.objects and not noise.moves_boxes:
             continue  # not touched: may reach over the edge, as it did
         x0, y0, x1, y1 = item.box
@@ -325,7 +325,6 @@ def test_objects_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path) ->
         Object((5.0, 5.0, 5.0, 9.0)),
         Object((80.0, 0.0, 90.0, 9.0)),
         Object(good.box, b"abc"),
-        Object(good.box, None, 2),
         Object(good.box, None, 0, NAN),
     ]
     index = source(
@@ -343,14 +342,14 @@ def test_objects_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path) ->
     noisy = list(ObjectIndex.open(tmp_path / "n.parquet"))
     assert noisy == list(ObjectIndex.open(tmp_path / "m.parquet"))
     assert (summary.objects, summary.kept, summary.left_out, summary.added, summary.images) == (
-        16,
-        2,
         14,
+        2,
+        12,
         4,
         2,
     )
-    assert "(0 dropped, 14 unusable)" in str(summary)
-    assert len(skipped) == 14
+    assert "(0 dropped, 12 unusable)" in str(summary)
+    assert len(skipped) == 12
     assert skipped[0].what == f"{tmp_path / '0.png'}, object 1"
     assert "is not finite" in skipped[0].why
 

@@ -86,7 +86,7 @@ def written(root: Path, name: str, content: Any, images: list[str]) -> Path:
 
 def built(source: str, root: Path, split: str | None) -> tuple[ObjectIndex, Summary, list[Skipped]]:
     skipped: list[Skipped] = []
-    summary = build_index(source, root, root / "i.parquet", split=split, report=skipped.append)
+    summary = build_index(source, root, root / "i.parquet", split=split, report=skipped.append, max_skipped=1)
     return ObjectIndex.open(root / "i.parquet"), summary, skipped
 
 

@@ -430,7 +430,7 @@ def test_images_are_found_though_their_hashes_are_the_same(
 BOXES = st.tuples(st.integers(-3, 39), st.integers(-3, 29), st.integers(0, 45), st.integers(0, 45)).map(
     lambda b: (b[0], b[1], max(b[0] + b[2], 0), max(b[1] + b[3], 0))
 )
-IMAGES = st.tuples(st.sampled_from(["xml", "csv", "both"]), st.lists(BOXES, max_size=3))
+IMAGES = st.tuples(st.sampled_from(["xml", "csv", "both"]), st.lists(BOXES, max_size=3, unique=True))
 CLASSES = st.dictionaries(
     st.from_regex(r"n[0-9]{8}", fullmatch=True),
     st.lists(IMAGES, min_size=1, max_size=3),

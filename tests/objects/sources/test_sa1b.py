@@ -66,7 +66,9 @@ def read(root: Path, split: str | None = None) -> tuple[list[ImageObjects], list
 
 def built(root: Path, **options: Any) -> tuple[ObjectIndex, Summary, list[Skipped]]:
     skipped: list[Skipped] = []
-    summary = build_index("sa-1b", root, root / "i.parquet", **{"report": skipped.append, **options})
+    summary = build_index(
+        "sa-1b", root, root / "i.parquet", **{"report": skipped.append, "max_skipped": 1, **options}
+    )
     return ObjectIndex.open(root / "i.parquet"), summary, skipped
 
 

@@ -242,7 +242,14 @@ def test_shards_together_are_the_whole(
     assert list(ObjectIndex.open(tmp_path / "parts")) == list(ObjectIndex.open(tmp_path / "whole.parquet"))
     assert added(summaries) == added([whole])
     assert sorted((s.what, s.why) for s in skipped) == sorted((s.what, s.why) for s in expected)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "parts", "whole.parquet"]
+    lists = ["whole.skipped.jsonl"]
+    lists += (
+        ["parts.skipped.jsonl"] if n == 1 else [f"parts.{i}-of-{n}.skipped.jsonl" for i in range(1, n + 1)]
+    )
+    lists = [name for name in lists if (tmp_path / name).exists()]  # a shard may have skipped nothing
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["data", "parts", "whole.parquet", *lists])
+    lines = [json.loads(line) for name in lists[1:] for line in (tmp_path / name).read_text().splitlines()]
+    assert sorted((line["what"], line["why"]) for line in lines) == sorted((s.what, s.why) for s in expected)
 
 
 def test_trust_opens_no_image_whose_size_is_stated(

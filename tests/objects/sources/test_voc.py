@@ -82,6 +82,7 @@ def build(
     root: Path, split: str | None = "train", **options: Any
 ) -> tuple[ObjectIndex, Summary, list[Skipped]]:
     skipped: list[Skipped] = []
+    options = {"max_skipped": 1, **options}
     summary = build_index("voc", root, root / "i.parquet", split=split, report=skipped.append, **options)
     assert summary.images == summary.written + summary.images_skipped
     assert summary.objects == summary.kept + summary.objects_skipped

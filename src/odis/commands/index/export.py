@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from odis.commands.index.said import name_skipped, say
+from odis.commands.index.said import reported, say
 from odis.config.options import require
 
 if TYPE_CHECKING:
@@ -30,5 +30,7 @@ def run(options: Any) -> None:
     from odis.objects.edit.export_coco import export_coco
     from odis.objects.index import ObjectIndex
 
-    say(str(export_coco(ObjectIndex.open(options.index), options.out, report=name_skipped)))
+    with reported() as report:
+        done = export_coco(ObjectIndex.open(options.index), options.out, report=report)
+    say(str(done))
     print(options.out)

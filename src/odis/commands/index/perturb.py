@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from odis.commands.index.said import name_skipped, say
+from odis.commands.index.said import reported, say
 from odis.config.options import require
 
 if TYPE_CHECKING:
@@ -46,5 +46,7 @@ def run(options: Any) -> None:
 
     noise = Noise(options.jitter, options.scale, options.drop, options["false"], options.seed)
     noise.check()
-    say(str(perturb_index(ObjectIndex.open(options.index), options.out, noise, report=name_skipped)))
+    with reported() as report:
+        done = perturb_index(ObjectIndex.open(options.index), options.out, noise, report=report)
+    say(str(done))
     print(options.out)

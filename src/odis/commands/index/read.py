@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from odis.commands.command import Command
-from odis.commands.index.said import name_skipped, say, show
+from odis.commands.index.said import name_groups, say, show
 from odis.config.options import require
 from odis.objects.shards import PART_SIZE, parse_shard
 from odis.objects.sources import FORMATS
@@ -51,6 +51,13 @@ def _add_options(form: AnnotationFormat, parser: ArgumentParser) -> None:
             help="file or folder of the annotations, if elsewhere",
         )
     parser.add_argument(
+        "--max-skipped",
+        type=float | None,
+        default=None,
+        help="largest share of the images, and of the objects, that may be left out (default: all but "
+        "everything)",
+    )
+    parser.add_argument(
         "--shard", type=str, default="1/1", help="i/n: write every n-th part from the i-th; --out is a folder"
     )
     parser.add_argument(
@@ -64,23 +71,35 @@ def _run(form: AnnotationFormat, options: Any) -> None:
 
     from odis.objects.build import build_index
     from odis.objects.index import ObjectIndex, statistics
+    from odis.objects.skips import SkipGroups
 
     shard = parse_shard(options.shard)
-    summary = build_index(
-        form.name,
-        options.root,
-        options.out,
-        split=options.split,
-        strict=options.strict,
-        report=name_skipped,
-        trust=form.states_sizes and options.trust,
-        images=options.images if form.takes_places else None,
-        annotations=options.annotations if form.takes_places else None,
-        shard=shard,
-        part_size=options.part_size,
-    )
-    say(str(summary))
+    met = SkipGroups()
+    try:
+        summary = build_index(
+            form.name,
+            options.root,
+            options.out,
+            split=options.split,
+            strict=options.strict,
+            report=met.add,
+            trust=form.states_sizes and options.trust,
+            images=options.images if form.takes_places else None,
+            annotations=options.annotations if form.takes_places else None,
+            shard=shard,
+            part_size=options.part_size,
+            max_skipped=options.max_skipped,
+        )
+    except BaseException:
+        name_groups(met)
+        raise
+    name_groups(summary.skips)  # with those of parts that an earlier call finished
+    if summary.skips:
+        say(f"all that was left out: {summary.listed}")
+    say(summary.line())
     if shard[1] > 1:
         print(options.out)  # there is nothing to open before the other shards have ended
     else:
         show(statistics(ObjectIndex.open(options.out)))
+    if summary.loss():
+        say(summary.loss())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from odis.objects.skips import SkipGroups
     from odis.types import Skipped
 
 
@@ -15,9 +18,24 @@ def say(text: str) -> None:
     error_console().print(text, soft_wrap=True)
 
 
-def name_skipped(skipped: Skipped) -> None:
-    """Name a file or object that was left out, and why."""
-    say(f"skipped {skipped.what}: {skipped.why}")
+@contextmanager
+def reported() -> Iterator[Callable[[Skipped], None]]:
+    """Gives what is called with each file or object that is left out; at the end, also at that of an error,
+    they are named by reason: how many, and three of them.
+    """
+    from odis.objects.skips import SkipGroups
+
+    groups = SkipGroups()
+    try:
+        yield groups.add
+    finally:
+        name_groups(groups)
+
+
+def name_groups(groups: SkipGroups) -> None:
+    """Name what was left out, by reason."""
+    for line in groups.lines():
+        say(line)
 
 
 def wrote(out: str, images: int, objects: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from odis.commands.index.said import reported
 from odis.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -109,12 +110,9 @@ def watch(
     from odis.objects.index import ObjectIndex, statistics
 
     console = error_console()
-    with ProgressBar(console, keep=True) as bar:
+    with reported() as report, ProgressBar(console, keep=True) as bar:
         bar("images", 0, None)
-        summary = work(
-            lambda skipped: console.print(f"skipped {skipped.what}: {skipped.why}", soft_wrap=True),
-            lambda done, total: bar("images", done, total),
-        )
+        summary = work(report, lambda done, total: bar("images", done, total))
     already = f"{out}: is there already, made with these settings of these images"
     console.print(already if summary is None else str(summary), soft_wrap=True)
     Console(markup=False, emoji=False).print(statistics(ObjectIndex.open(out)))
