@@ -70,6 +70,47 @@ def coco(root: Path) -> None:
     write(root / "annotations/instances_val.json", instances(["a.jpg", "b.jpg", "c.jpg"]))
 
 
+def coco_roboflow(root: Path) -> None:
+    """As Roboflow exports it: the annotations beside the images, and a root category."""
+    for split in ("train", "valid"):
+        names = [f"{name}_jpg.rf.0a1b.jpg" for name in "abc"]
+        for k, name in enumerate(names):
+            save(root / split / name, k)
+        content = json.loads(instances(names))
+        for one in content["categories"]:
+            one["supercategory"] = "animals"
+        content["categories"].insert(0, {"id": 0, "name": "animals", "supercategory": "none"})
+        write(root / split / "_annotations.coco.json", json.dumps(content))
+
+
+def coco_label_studio(root: Path) -> None:
+    """As Label Studio exports it, with names of several of its versions."""
+    for k, name in enumerate(("a.jpg", "b c.jpg", "ab12cd34-d.jpg")):
+        save(root / "images" / name, k)
+    names = ["images\\1/a.jpg", "/data/upload/4/b%20c.jpg", "upload/ab12cd34-d.jpg"]
+    write(root / "result.json", instances(names))
+
+
+def coco_cvat(root: Path) -> None:
+    """As CVAT exports it; an image is listed under two ids, and every object twice."""
+    for k, name in enumerate("ab"):
+        save(root / f"images/default/{name}.jpg", k)
+    write(root / "annotations/instances_default.json", instances(["a.jpg", "b.jpg", "a.jpg"]))
+
+
+def coco_from_root(root: Path) -> None:
+    """Names that begin at the root or are absolute, numbers as text, and nothing that is not needed."""
+    for k, name in enumerate(("train/a.jpg", "val/b.jpg")):
+        save(root / name, k)
+    content = json.loads(instances(["train/a.jpg", str(root / "val/b.jpg")]))
+    for image in content["images"]:
+        image.update(width=-1, height=str(HEIGHT))
+    for one in content["annotations"]:
+        del one["id"]
+        one.update({key: str(one[key]) for key in ("image_id", "category_id", "iscrowd")})
+    write(root / "all.json", json.dumps(content))
+
+
 def lvis(root: Path) -> None:
     """The published layout."""
     names = [f"http://images.cocodataset.org/val2017/{name}.jpg" for name in "abc"]
@@ -216,6 +257,11 @@ def folder(root: Path) -> None:
 
 SETS = {
     "coco": DataSet("coco", coco, "val"),
+    "coco-roboflow": DataSet("coco", coco_roboflow, "valid"),
+    "coco-label-studio": DataSet("coco", coco_label_studio),
+    "coco-cvat": DataSet("coco", coco_cvat),
+    "coco-from-root": DataSet("coco", coco_from_root),
+    "coco-places": DataSet("coco", coco_roboflow, None, {"annotations": "train", "images": "train"}),
     "lvis": DataSet("lvis", lvis, "val"),
     "objects365": DataSet("objects365", objects365, "val"),
     "voc": DataSet("voc", voc, "val"),

@@ -119,6 +119,16 @@ def test_each_split_has_its_own_file_and_images(tmp_path: Path, kind: str) -> No
         assert str(error.value) == f"{tmp_path / 'd'}: {message}; there are test, train, valid"
 
 
+def test_files_of_no_split_are_told_apart_by_their_names(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    for name in ("result", "my"):
+        lay_out(root, f"{name}.json", {f"{name}.jpg": f"images/{name}.jpg"})
+    with pytest.raises(DataError, match=r"a split must be named; there are my, result\.json$"):
+        built(root)
+    assert [row.image for row in built(root, "result.json")[0]] == ["images/result.jpg"]
+    assert [row.image for row in built(root, "my")[0]] == ["images/my.jpg"]
+
+
 def test_captions_and_key_points_are_passed_over_where_there_are_instances(tmp_path: Path) -> None:
     root = tmp_path / "d"
     for task in ("captions", "person_keypoints", "stuff"):

@@ -140,7 +140,7 @@ def _chosen(root: Path, found: list[Place], split: str | None) -> Place | None:
     """The one that is meant, or None."""
     chosen = [place for place in found if split in (None, place.split)]
     if not chosen and split:
-        chosen = [place for place in found if place.path.parent == root / split]
+        chosen = [place for place in found if split == place.path.name or place.path.parent == root / split]
     if len(chosen) > 1 and len({place.split for place in chosen}) == 1:
         names = ", ".join(str(place.path) for place in chosen)
         raise DataError(

@@ -15,26 +15,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as coco_mask
-
 from odis.errors import DataError
-from odis.objects import rle
-from odis.objects.clean import Skip, SkippedObject, keep_usable, usable_size
+from odis.objects.clean import Mended, Skip, SkippedObject, keep_usable, usable_size
 from odis.objects.listing import IMAGE_SUFFIXES
-from odis.objects.sources.coco_annotation import checked_counts
+from odis.objects.sources.coco_annotation import checked_counts, to_box
+from odis.objects.sources.coco_entries import identifier, name_of, number, short, stated_size
+from odis.objects.sources.coco_mask import box_of, read_mask
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
-from odis.types import ImageObjects, Object, Skipped
+from odis.types import Box, ImageObjects, Object, Skipped
 
 PROVENANCE = "detected:SAM"
 
 _MOST_SCORE = 1e9  # of an estimate that lies about 1: what is larger, or NaN, is no estimate
-
-_IMAGE_FIELDS: dict[str, type] = {"width": int, "height": int, "file_name": str}
 
 
 def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> AnnotationReader:
@@ -76,15 +74,15 @@ FORMAT = AnnotationFormat(
 )
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+def _entries(folder: Path, skip: Skip | None = None) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder, but for what is hidden; names that are not UTF-8 go to `skip`."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if (
-                    entry.name.encode("utf-8", "ignore").decode() != entry.name
-                ):  # undecodable bytes come as lone surrogates
-                    raise DataError(f"{entry.path!r}: its name is not UTF-8; rename it")
-                if not entry.name.startswith("."):
+                if entry.name.encode("utf-8", "ignore").decode() != entry.name:  # bytes come as surrogates
+                    if skip is not None:
+                        skip(Skipped(entry.path, "its name is not UTF-8; rename it"))
+                elif not entry.name.startswith("."):
                     yield entry
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror or error})") from error
@@ -97,7 +95,7 @@ def _folders(folder: Path) -> list[str]:
 def _units(root: Path, folder: Path, skip: Skip, trust: bool) -> Iterator[Unit]:
     images: dict[str, list[str]] = {}  # by their name without its ending
     annotated = set()
-    for entry in _entries(folder):
+    for entry in _entries(folder, skip):
         stem, suffix = os.path.splitext(entry.name)
         if suffix == ".json":
             annotated.add(stem)
@@ -116,14 +114,14 @@ def _unit(
     root: Path, folder: Path, stem: str, images: list[str], skip: Skip, trust: bool
 ) -> ImageObjects | None:
     """The row of a JSON file; of the images called like it, those that it does not name are left out."""
-    row, named = _row(root, folder, stem, skip, trust)
+    row, named = _row(root, folder, stem, images, skip, trust)
     for name in images[1:] if named is None else [name for name in images if name != named]:
         skip(Skipped(str(folder / name), f"is not the image that {stem}.json names"))
     return row
 
 
 def _row(
-    root: Path, folder: Path, stem: str, skip: Skip, trust: bool
+    root: Path, folder: Path, stem: str, images: list[str], skip: Skip, trust: bool
 ) -> tuple[ImageObjects | None, str | None]:
     """The row of a JSON file, and the image it names; None and None if that cannot be said."""
     path = folder / f"{stem}.json"
@@ -133,31 +131,47 @@ def _row(
         skip(Skipped(str(path), str(error)))
         return None, None
     named = list(_named(path, annotations, skip))
-    problem = _image_problem(image, stem)
-    if problem is not None:
-        skip(Skipped(str(path), problem))
+    try:
+        file_name = _image_name(image, stem, images)
+    except DataError as error:
+        skip(Skipped(str(path), str(error)))
         for name, _ in named:
             skip(SkippedObject(name, "its image cannot be used"))
         return None, None
-    file_name, size = image["file_name"], (image["width"], image["height"])
-    if (
-        usable_size(
-            folder / file_name, skip, annotated=size, objects=[name for name, _ in named], trust=trust
-        )
-        is None
-    ):
+    width, height = stated_size(image.get("width"), image.get("height"))
+    size = usable_size(
+        folder / file_name,
+        skip,
+        annotated=(width, height) if width else None,
+        objects=[name for name, _ in named],
+        trust=trust,
+    )
+    if size is None:
         return None, file_name
-    objects = []
+    image_path = (folder / file_name).relative_to(root).as_posix()
+    return ImageObjects(image_path, *size, _objects(named, size, skip)), file_name
+
+
+def _objects(
+    named: list[tuple[str, dict[str, Any]]], size: tuple[int, int], skip: Skip
+) -> tuple[Object, ...]:
+    """The objects of an image of `size`; those that are not as they are annotated are named."""
+    objects, problems = [], []
     sound = checked_counts([annotation.get("segmentation") for _, annotation in named], [size] * len(named))
     for k, (name, annotation) in enumerate(named):
         try:
-            objects.append((name, _object(annotation, *size, sound.get(k))))
+            item, problem = _object(annotation, *size, sound.get(k))
         except DataError as error:
             skip(SkippedObject(name, str(error)))
-    image_path = (folder / file_name).relative_to(root).as_posix()
-    return ImageObjects(
-        image_path, *size, keep_usable(objects, size, 0, skip, masks_are_sound=True)
-    ), file_name
+            continue
+        objects.append((name, item))
+        problems.append(problem)
+    kept = keep_usable(objects, size, 0, skip, masks_are_sound=True)
+    there = set(map(id, kept))
+    for (name, item), problem in zip(objects, problems):
+        if problem is not None and id(item) in there:
+            skip(Mended(name, problem))
+    return kept
 
 
 def _load(path: Path) -> tuple[dict[str, Any], list[Any]]:
@@ -179,79 +193,66 @@ def _load(path: Path) -> tuple[dict[str, Any], list[Any]]:
     return image, annotations
 
 
-def _image_problem(image: dict[str, Any], stem: str) -> str | None:
-    for key, kind in _IMAGE_FIELDS.items():
-        if not isinstance(image.get(key), kind) or isinstance(image[key], bool):
-            return f"its image has no {key}, or not one of the right type"
-    # Nothing but the file beside it: so no name leads out of the root, and no two files share an image.
-    if (
-        os.path.splitext(image["file_name"])[0] != stem
-        or os.path.splitext(image["file_name"])[1].lower() not in IMAGE_SUFFIXES
-    ):
-        return (
-            f"its image has file_name {_short(image['file_name'])}, must be that of the image beside "
-            f"it, such as {stem}.jpg"
+def _image_name(image: dict[str, Any], stem: str, images: list[str]) -> str:
+    """The file that an entry means: nothing but the one beside it, so that no name leads out of the root, and
+    no two files share an image.
+
+    Raises:
+        DataError: Saying what is wrong with the name.
+    """
+    name = image.get("file_name")
+    if (name is None or name in images) and len(images) == 1:
+        return images[0]
+    text = re.split(r"[\\/]", name)[-1] if isinstance(name, str) and ".." not in name else ""
+    if os.path.splitext(text)[0] != stem or os.path.splitext(text)[1].lower() not in IMAGE_SUFFIXES:
+        raise DataError(
+            f"its image has file_name {short(name)}, must be that of the image beside it, such as {stem}.jpg"
         )
-    return None
+    other = [one for one in images if one.lower() == text.lower()]
+    return other[0] if text not in images and len(other) == 1 else text
 
 
 def _named(path: Path, annotations: list[Any], skip: Skip) -> Iterator[tuple[str, dict[str, Any]]]:
-    listed: set[int] = set()
     for k, annotation in enumerate(annotations):
-        number = annotation.get("id") if isinstance(annotation, dict) else None
-        if not isinstance(number, int) or isinstance(number, bool):
-            skip(
-                SkippedObject(
-                    f"{path}, entry {k} of annotations", "has no id, or not one that is a whole number"
-                )
-            )
-        elif number in listed:
-            skip(SkippedObject(f"{path}, annotation {number}", "this number was listed before"))
-        else:
-            listed.add(number)
-            yield f"{path}, annotation {number}", annotation
+        name = f"{path}, entry {k} of annotations"
+        if not isinstance(annotation, dict):
+            skip(SkippedObject(name, f"is {short(annotation)}, must be an object with segmentation and bbox"))
+            continue
+        number = identifier(annotation.get("id"))
+        yield name if number is None else f"{path}, {name_of(number)}", annotation
 
 
-def _object(annotation: dict[str, Any], width: int, height: int, sound: bytes | None) -> Object:
-    mask = _mask(annotation.get("segmentation"), width, height, sound)
-    bbox: Any = annotation.get("bbox")
-    score: Any = annotation.get("predicted_iou")
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
-        raise DataError(f"bbox is {_short(bbox)}, must be four numbers (x, y, width, height)")
-    if not all(0 <= v <= max(width, height) for v in bbox):  # NaN is refused too
-        raise DataError(f"bbox is {_short(bbox)}, must be in the image of {width} x {height} pixels")
-    if not _is_number(score) or not abs(score) < _MOST_SCORE:
-        raise DataError(f"predicted_iou is {_short(score)}, must be a finite number")
-    x, y, w, h = map(float, coco_mask.toBbox({"size": [height, width], "counts": mask}))
-    return Object((x, y, x + w, y + h), mask, score=float(score))
+def _object(
+    annotation: dict[str, Any], width: int, height: int, sound: bytes | None
+) -> tuple[Object, str | None]:
+    """The object, and in what it is not as it is annotated, if in anything."""
+    problems = []
+    box: Box | None = None
+    try:
+        box = _box(annotation.get("bbox"), width, height)
+    except DataError as error:
+        problems.append(str(error))
+    mask, problem = sound, None
+    if mask is None:
+        mask, problem = read_mask(annotation.get("segmentation"), width, height, box)
+    if mask is None and box is None:
+        raise DataError(f"{problem or 'has no mask'}; {problems[0]}")
+    if mask is None:
+        problems.append(f"{problem}; it has no mask" if problem else "has no mask")
+    elif problem is not None:
+        problems.append(f"{problem}; that part is left out")
+    score = number(annotation.get("predicted_iou"))
+    if score is None or not abs(score) < _MOST_SCORE:  # NaN is none either
+        problems.append(f"predicted_iou is {short(annotation.get('predicted_iou'))}; it has no score")
+        score = None
+    exact = box if mask is None else box_of(mask, width, height)
+    assert exact is not None
+    return Object(exact, mask, score=None if score is None else float(score)), "; ".join(problems) or None
 
 
-def _mask(segmentation: Any, width: int, height: int, sound: bytes | None) -> bytes:
-    """Compressed counts, checked before the C library sees them: it checks nothing. `sound` are those that
-    were checked already.
-    """
-    counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
-    if not isinstance(counts, str) or not counts.isascii():
-        raise DataError(
-            f"segmentation is {_short(segmentation)}, must be compressed run lengths with size and counts"
-        )
-    if segmentation.get("size") != [height, width]:
-        raise DataError(
-            f"mask is for an image of size {_short(segmentation.get('size'))} (height, width), but the "
-            f"image has {[height, width]}"
-        )
-    if sound is not None:
-        return sound
-    mask = counts.encode("ascii")
-    if not rle.check(mask, width, height):
-        raise DataError("mask is empty")
-    return mask
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _box(bbox: Any, width: int, height: int) -> Box:
+    """The box of an object whose mask may not be read; a published one ends at the index of a pixel."""
+    x0, y0, x1, y1 = to_box(bbox)
+    if not (0 <= x0 <= x1 <= width and 0 <= y0 <= y1 <= height):  # NaN is refused too
+        raise DataError(f"bbox is {short(bbox)}, must be in the image of {width} x {height} pixels")
+    return x0, y0, min(x1 + 1, width), min(y1 + 1, height)
