@@ -16,7 +16,7 @@ Letters: n rows (objects, queries), R resamples, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -153,6 +153,29 @@ def mean_average_precision_score(
         _macro(rankings, counts.T.take(group, axis=0))
         for counts in _resampled(total, resamples, seed, len(scores))
     ]
+    return _score(value, samples, centred=True)
+
+
+def resampled_score(
+    value: float,
+    images: int,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    resamples: int = 200,
+    seed: int = 0,
+    row: int = 0,
+) -> Score:
+    """A score of a set of images whose resamples are shifted to it (see the module).
+
+    Args:
+        value: From 0 to 1; NaN if there is none.
+        images: How many there are.
+        statistic: The score of resamples, (r,), from how often each image is in them, float64 (r, images).
+        resamples: R.
+        seed: Of the resamples.
+        row: Numbers that `statistic` makes of one resample, if more than the images.
+    """
+    samples = [statistic(counts) for counts in _resampled(images, resamples, seed, row)]
     return _score(value, samples, centred=True)
 
 

@@ -82,7 +82,7 @@ def test_as_published_seeds_are_the_slow_lost(encoder, folder: Path):
         keys = patch_features(model.model, tensor, "key")[0][0].double().numpy()
         box = slow_lost(keys, *grid, side, row.width, row.height)
         expected.append(max(slow_iou(box, true) for true in images.boxes(len(expected)).tolist()) >= 0.5)
-        found, _ = discovery.findings_at_own_size(
+        found = discovery.findings_at_own_size(
             replace(model, mean=IMAGENET_MEAN, std=IMAGENET_STD),
             np.array(Image.open(path)),
             CorlocSettings(method=("seeds",)).configs(),
@@ -277,3 +277,27 @@ def test_a_broken_image_is_skipped_and_named(encoder, folder: Path):
     assert found["test"]["images"] == 2
     with pytest.raises(DataError, match=r"gone\.png"):
         evaluate_corloc(encoder(), images, replace(SETTINGS, read=replace(SETTINGS.read, strict=True)))
+
+
+def test_an_interrupted_call_goes_on(encoder, folder: Path, monkeypatch, tmp_path):
+    images, model = open_boxed(folder / "index.parquet"), encoder()
+    kept = replace(SETTINGS, cache=str(tmp_path / "kept"), read=replace(SETTINGS.read, batch_size=2))
+    monkeypatch.setattr("odis.evaluation.protocols.store.FeatureStore.__init__.__defaults__", (4,))
+    whole = evaluate_corloc(model, images, SETTINGS)
+    shown: list[int] = []
+    found = discovery.OurDiscovery.__call__
+
+    def interrupted(self, pictures):
+        if len(shown) >= 6:
+            raise KeyboardInterrupt
+        shown.extend([0] * len(pictures))
+        return found(self, pictures)
+
+    monkeypatch.setattr(discovery.OurDiscovery, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_corloc(model, images, kept)
+    shown.clear()
+    again = evaluate_corloc(model, images, kept)
+    assert len(shown) == 5  # of 9 images a chunk of 4 was kept
+    for one, other in zip(whole["rows"], again["rows"], strict=True):
+        assert one["scores"] == other["scores"]

@@ -4,13 +4,14 @@ list here.
 
 from typing import Any
 
-from odis.evaluation.protocols import corloc, knn_imagenet, linear_imagenet, roxford, rparis
+from odis.evaluation.protocols import corloc, knn_imagenet, linear_imagenet, maskcut, roxford, rparis
 from odis.evaluation.protocols.protocol import Protocol
 
 _MODULES = (
     knn_imagenet,
     linear_imagenet,
     corloc,
+    maskcut,
     roxford,
     rparis,
 )

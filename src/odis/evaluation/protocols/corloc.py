@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,8 @@ from odis.evaluation.protocols.protocol import Protocol, ProtocolSettings, resul
 from odis.evaluation.settings import require_given
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from odis.config.training import DiscoverConfig
     from odis.evaluation.protocols.layouts.boxed import BoxedImages
     from odis.evaluation.runner import EvaluationRun
@@ -62,12 +65,14 @@ class CorlocSettings(ProtocolSettings):
         facet: Features that are read: key, query, value or token; by default key, or token for a model
             without keys.
         tau: Spectral: cosine above which two patches belong together.
+        cache: Folder in which found boxes are kept; an interrupted call goes on there.
     """
 
     method: Sequence[str] = ("seeds", "spectral")
     size: int | None = None
     facet: Literal["key", "query", "value", "token"] | None = None
     tau: float = 0.2
+    cache: str | None = None
 
     def check(self) -> None:
         """See `EvaluationSettings.check`."""
@@ -143,6 +148,8 @@ def evaluate_corloc(
     Raises:
         OdisError: Settings or models that do not fit, or nothing to score.
     """
+    import numpy as np
+
     from odis.evaluation.protocols import localization as local
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import mean_score
@@ -177,8 +184,6 @@ def evaluate_corloc(
         numbers = sorted(right)
         values = {"CorLoc": [float(right[i]) for i in numbers]}
         values |= {name: [float(of[i]) for i in numbers] for name, of in chances.items()}
-        import numpy as np
-
         scores = {name: mean_score(np.array(of), seed=settings.seed) for name, of in values.items()}
         run.add_row(source, mode, scores, without_a_box=len(numbers) - found, **more)
 
@@ -199,6 +204,8 @@ def _model_rows(
     run: EvaluationRun, source: Encoder, images: BoxedImages, settings: CorlocSettings, add: Any
 ) -> None:
     """The rows of a model, one a method."""
+    import numpy as np
+
     from odis.evaluation.protocols import discovery
     from odis.evaluation.protocols.localization import first_box, is_right
 
@@ -208,16 +215,23 @@ def _model_rows(
     finder = None if settings.as_published else discovery.OurDiscovery(encoder, configs, name)
     right: list[dict[int, bool]] = [{} for _ in configs]
     found = [0] * len(configs)
-    for numbers, pictures in discovery.picture_batches(run, images, f"{name}, test"):
-        of_methods = (
-            [[first_box(objects) for objects in of_one] for of_one in finder(pictures)]
-            if finder is not None
-            else list(zip(*(_published_boxes(encoder, one, configs, facet) for one in pictures)))
-        )
-        for k, boxes in enumerate(of_methods):
-            for i, box in zip(numbers, boxes, strict=True):
-                right[k][i] = is_right(box, images.boxes(i))
-                found[k] += box is not None
+
+    def find(pictures: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        if finder is None:
+            of_images = [_published_boxes(encoder, one, configs, facet) for one in pictures]
+        else:
+            by_method = [[first_box(of) for of in of_one] for of_one in finder(pictures)]
+            of_images = [list(of) for of in zip(*by_method)]
+        none = (np.nan,) * 4
+        return [{"boxes": np.array([none if b is None else b for b in of])} for of in of_images]
+
+    asked = settings.as_dict() | {"facet": facet, "size": None if finder is None else finder.finder.size}
+    store = discovery.store_of(run, encoder, images, settings.cache, asked)
+    for i, made in discovery.stream_found(run, images, f"{name}, test", find, store):
+        for k, box in enumerate(made["boxes"].tolist()):
+            there = not math.isnan(box[0])
+            right[k][i] = is_right(tuple(box) if there else None, images.boxes(i))
+            found[k] += there
     shown = ", own size, zero-padded" if finder is None else ""
     for k, method in enumerate(settings.method):
         mode = f"{METHODS[method]}, {facet} features{shown}"
@@ -241,7 +255,7 @@ def _published_boxes(
     """The box of what each method finds first in an image at its own size."""
     from odis.evaluation.protocols.discovery import findings_at_own_size, patch_box
 
-    of_methods, side = findings_at_own_size(encoder, image, configs, facet)
+    of_methods, side = findings_at_own_size(encoder, image, configs, facet), encoder.patch_size
     height, width = image.shape[:2]
     return [patch_box(found[0].mask, side, width, height) if found else None for found in of_methods]
 
@@ -314,8 +328,8 @@ ABOUT = About(
     ),
     memory="the true boxes, and one box an image; a batch of images at full size",
     time="one pass over the images a model. A cut of P patches costs P cubed (spectral; 900 patches: about "
-    ".2 s a cut on a CPU core), seeds P squared. An interrupted call begins anew; `odis objects discover` "
-    "resumes, and its index is scored by --predicted",
+    ".2 s a cut on a CPU core), seeds P squared. `--cache DIR` keeps what was found; an interrupted call "
+    "goes on there",
 )
 
 PROTOCOL = Protocol(

@@ -6,10 +6,12 @@ Letters: H, W the image in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
@@ -18,6 +20,7 @@ from odis.config.training import DiscoverConfig
 from odis.data.views import normalize_pixels
 from odis.errors import DataError, OdisError
 from odis.evaluation.protocols.layouts.boxed import BoxedImages
+from odis.evaluation.protocols.store import FeatureStore, Made, files_key, model_key
 from odis.evaluation.protocols.stream import read_items
 from odis.evaluation.runner import EvaluationRun
 from odis.finding.discover.discoverer import Discoverer
@@ -45,34 +48,66 @@ class WholePictures(Dataset["np.ndarray | Skipped"]):
             return Skipped(path, str(error).removeprefix(f"{path}: "))
 
 
-def picture_batches(
-    run: EvaluationRun, images: BoxedImages, what: str
-) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-    """Numbers and pixels of the images in order, some at a time; those that cannot be read are skipped and
-    counted in `run.sides["test"]`.
+def stream_found(
+    run: EvaluationRun,
+    images: BoxedImages,
+    what: str,
+    find: Callable[[list[np.ndarray]], list[Made]],
+    store: FeatureStore,
+) -> Iterator[tuple[int, Made]]:
+    """What is found in each image, in order: read from the store where it is there. Images that cannot be
+    read are skipped, named, and counted in `run.sides["test"]`.
+
+    Args:
+        run: Is told what was read and skipped.
+        images: The images.
+        what: What the progress is called.
+        find: Finds in some images, (H, W, 3) each.
+        store: Keeps what was found.
 
     Raises:
         DataError: With `--strict`, for the first image that cannot be read.
     """
-    read = run.settings.read
-    numbers: list[int] = []
-    pictures: list[np.ndarray] = []
-    skipped = 0
-    for number, item in enumerate(read_items(WholePictures(images), read)):
+    read, skipped = run.settings.read, 0
+
+    def make(numbers: Sequence[int]) -> Iterator[tuple[int, Made | Skipped]]:
+        waiting: list[tuple[int, np.ndarray | Skipped]] = []
+        for number, item in zip(
+            numbers, read_items(WholePictures(images.select(numbers)), read), strict=True
+        ):
+            waiting.append((number, item))
+            pictures = [one for _, one in waiting if isinstance(one, np.ndarray)]
+            if len(pictures) == read.batch_size or number == numbers[-1]:
+                found = iter(find(pictures) if pictures else [])
+                yield from ((n, one if isinstance(one, Skipped) else next(found)) for n, one in waiting)
+                waiting = []
+
+    for number, item in store.stream(len(images), make):
         if isinstance(item, Skipped):
             if read.strict:
                 raise DataError(f"{item.what}: {item.why}")
             run.note_skipped([item])
             skipped += 1
         else:
-            numbers.append(number)
-            pictures.append(item)
-        if pictures and (len(pictures) == read.batch_size or number == len(images) - 1):
-            yield numbers, pictures
-            numbers, pictures = [], []
+            yield number, item
         if run.progress is not None:
             run.progress(what, number + 1, len(images))
     run.sides["test"] |= {"images": len(images) - skipped, "skipped": skipped}
+
+
+def store_of(
+    run: EvaluationRun, encoder: Encoder, images: BoxedImages, cache: str | None, settings: Mapping[str, Any]
+) -> FeatureStore:
+    """The store of what a model finds in images, by all that it depends on."""
+    if cache is None:
+        return FeatureStore("", {})
+    key = {
+        "protocol": run.name,
+        "model": model_key(encoder),
+        "files": files_key(images.paths),
+        "settings": {name: value for name, value in settings.items() if name != "cache"},
+    }
+    return FeatureStore(cache, key)
 
 
 def facet_of(encoder: Encoder, facet: Facet | None) -> Facet:
@@ -110,27 +145,34 @@ class OurDiscovery:
 
 
 @torch.no_grad()
-def findings_at_own_size(
-    encoder: Encoder, image: np.ndarray, configs: Sequence[DiscoverConfig], facet: Facet
-) -> tuple[list[list[Finding]], int]:
-    """What each method finds first in an image (H, W, 3) at its own size, zero-padded right and below to
-    whole patches once its pixels are normalised (LOST, `main_lost.py`); and the side of a patch.
+def facet_features(encoder: Encoder, pixels: np.ndarray, facet: Facet) -> tuple[Tensor, tuple[int, int]]:
+    """A facet of the patches of an image (H, W, 3), zero-padded right and below to whole patches once its
+    pixels are normalised: float32 (1, P, D), and rows and columns.
     """
     side = encoder.patch_size
-    height, width = image.shape[:2]
-    pixels = torch.from_numpy(image.transpose(2, 0, 1)[None].copy()).to(encoder.device)
-    normal = normalize_pixels(pixels, encoder.mean, encoder.std)
+    height, width = pixels.shape[:2]
+    image = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy()).to(encoder.device)
+    normal = normalize_pixels(image, encoder.mean, encoder.std)
     padded = pad(normal, (0, -width % side, 0, -height % side))
     with torch.autocast(encoder.device.type, enabled=False):
         features, grid = patch_features(encoder.model, padded, facet)
-    features = features.float()
+    return features.float(), grid
+
+
+def findings_at_own_size(
+    encoder: Encoder, image: np.ndarray, configs: Sequence[DiscoverConfig], facet: Facet
+) -> list[list[Finding]]:
+    """What each method finds first in an image (H, W, 3) at its own size, as LOST shows it
+    (`main_lost.py`).
+    """
+    features, grid = facet_features(encoder, image, facet)
     found = []
     for config in configs:
         if config.method == "spectral":
             found += cut_objects(features, grid, tau=config.tau, max_objects=1)
         else:
             found += grow_objects(features, grid, k=config.seeds_k, max_objects=1)
-    return found, side
+    return found
 
 
 def patch_box(mask: np.ndarray, side: int, width: int, height: int) -> Box:
@@ -142,8 +184,3 @@ def patch_box(mask: np.ndarray, side: int, width: int, height: int) -> Box:
         float(min((xs[-1] + 1) * side, width)),
         float(min((ys[-1] + 1) * side, height)),
     )
-
-
-def size_of(encoder: Encoder, config: DiscoverConfig) -> int:
-    """Side in pixels at which our discovery asks a model."""
-    return config.size or encoder.image_size

@@ -1,46 +1,22 @@
 """True boxes of each layout, with the published counting, and the images of a list."""
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from odis.errors import DataError
 from odis.evaluation.protocols.layouts.boxed import open_boxed
 from odis.objects.index import write_index
 from odis.types import ImageObjects, Object
 
-XML = """<annotation><filename>{name}.jpg</filename><size><width>60</width><height>40</height><depth>3</depth>
-</size>{objects}</annotation>"""
-OBJECT = """<object><name>{name}</name><pose>Left</pose><truncated>{t}</truncated><difficult>{d}</difficult>
-<bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"""
 
-
-def picture(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(len(path.name)).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-
-
-def voc(root: Path, images: dict[str, list[str]], split: str = "trainval") -> Path:
-    for name, objects in images.items():
-        picture(root / "JPEGImages" / f"{name}.jpg")
-        (root / "Annotations").mkdir(exist_ok=True)
-        (root / "Annotations" / f"{name}.xml").write_text(XML.format(name=name, objects="".join(objects)))
-    (root / "ImageSets" / "Main").mkdir(parents=True)
-    (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(images) + "\n")
-    return root
-
-
-def test_voc_counts_from_0_and_keeps_difficult_and_truncated(tmp_path: Path):
+def test_voc_counts_from_0_and_keeps_difficult_and_truncated(tmp_path: Path, layouts):
     objects = [
-        OBJECT.format(name="dog", t=0, d=1, box=(1, 1, 60, 40)),
-        OBJECT.format(name="cat", t=1, d=0, box=(11, 6, 20, 30)),
+        layouts.OBJECT.format(name="dog", t=0, d=1, box=(1, 1, 60, 40)),
+        layouts.OBJECT.format(name="cat", t=1, d=0, box=(11, 6, 20, 30)),
     ]
     names = {"2008_000002": objects, "2007_000002": objects[:1], "2009_000001": []}
-    voc(tmp_path / "VOC2012", names)
+    layouts.voc(tmp_path / "VOC2012", names)
     found = open_boxed(tmp_path)
     assert found.paths == [str(tmp_path / "VOC2012/JPEGImages" / f"{n}.jpg") for n in list(names)[:2]]
     assert found.boxes(0).tolist() == [[0, 0, 60, 40], [10, 5, 20, 30]]
@@ -54,32 +30,9 @@ def test_voc_counts_from_0_and_keeps_difficult_and_truncated(tmp_path: Path):
         open_boxed(tmp_path)
 
 
-def coco(root: Path, split: str, names: list[str], crowd: bool = False) -> Path:
-    annotations, images = [], []
-    for i, name in enumerate(names):
-        picture(root / split / name)
-        images.append({"id": 7 + i, "file_name": name, "width": 60, "height": 40})
-        for k, box in enumerate([[5.5, 4, 20, 10.25], [0, 0, 60, 40]]):
-            annotations.append(
-                {
-                    "id": 100 + 2 * i + k,
-                    "image_id": 7 + i,
-                    "category_id": 3,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": int(crowd and k),
-                    "segmentation": {"size": [40, 60], "counts": [0, 2400]} if crowd and k else [],
-                }
-            )
-    (root / "annotations").mkdir(exist_ok=True)
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "x"}]}
-    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    return root
-
-
-def test_coco20k_is_a_list_of_train2014_without_crowds(tmp_path: Path):
+def test_coco20k_is_a_list_of_train2014_without_crowds(tmp_path: Path, layouts):
     names = [f"COCO_train2014_{i:012}.jpg" for i in (9, 25, 30)]
-    coco(tmp_path, "train2014", names, crowd=True)
+    layouts.coco(tmp_path, "train2014", names, crowd=True)
     # as LOST ships it, with a folder; the last one is not in these annotations
     (tmp_path / "20k.txt").write_text(f"train2014/{names[2]}\n{names[0]}\nCOCO_train2014_{77:012}.jpg\n")
     found = open_boxed(tmp_path, file_list=tmp_path / "20k.txt")
@@ -87,13 +40,13 @@ def test_coco20k_is_a_list_of_train2014_without_crowds(tmp_path: Path):
     assert [found.boxes(i).tolist() for i in (0, 1)] == [[[5.5, 4, 25.5, 14.25]]] * 2
     assert found.counts() == {"objects": 2, "crowds": 2, "without_objects": 0, "not_there": 1}
     # the same images under the names of 2017
-    coco(tmp_path / "2017", "train2017", [f"{i:012}.jpg" for i in (9, 30)])
+    layouts.coco(tmp_path / "2017", "train2017", [f"{i:012}.jpg" for i in (9, 30)])
     found = open_boxed(tmp_path / "2017", file_list=tmp_path / "20k.txt")
     assert [Path(path).name for path in found.paths] == [f"{9:012}.jpg", f"{30:012}.jpg"]
 
 
-def test_an_index_is_read_whole(tmp_path: Path):
-    picture(tmp_path / "a.png")
+def test_an_index_is_read_whole(tmp_path: Path, layouts):
+    layouts.picture(tmp_path / "a.png")
     rows = [ImageObjects("a.png", 60, 40, (Object((1, 2, 3, 4)), Object((5, 5, 5, 9))))]
     write_index(tmp_path / "i.parquet", rows, root=tmp_path, provenance="annotated", classes=[])
     found = open_boxed(tmp_path / "i.parquet")
@@ -101,12 +54,12 @@ def test_an_index_is_read_whole(tmp_path: Path):
     assert len(found.skipped) == 1
 
 
-def test_what_has_no_box_is_one_line(tmp_path: Path):
+def test_what_has_no_box_is_one_line(tmp_path: Path, layouts):
     with pytest.raises(DataError, match="no such folder or object index"):
         open_boxed(tmp_path / "gone")
     with pytest.raises(DataError, match="neither VOC"):
         open_boxed(tmp_path)
-    voc(tmp_path / "VOC2007", {"000005": []})
+    layouts.voc(tmp_path / "VOC2007", {"000005": []})
     with pytest.raises(DataError, match="none of its images has a box"):
         open_boxed(tmp_path)
     (tmp_path / "empty.txt").write_text("\n")
@@ -115,7 +68,7 @@ def test_what_has_no_box_is_one_line(tmp_path: Path):
     with pytest.raises(DataError, match="cannot be read as text"):
         open_boxed(tmp_path, file_list=tmp_path / "no.txt")
     (tmp_path / "photos").mkdir()
-    picture(tmp_path / "photos" / "a.png")
+    layouts.picture(tmp_path / "photos" / "a.png")
     write_index(
         tmp_path / "w.parquet",
         [ImageObjects("a.png", 60, 40, (Object((0, 0, 60, 40)),))],

@@ -37,6 +37,7 @@ class BoxedImages:
         crowds: Regions annotated as crowds, which are dropped.
         without_objects: Images without any object, which are left out.
         not_there: Images of the list that the annotations do not have.
+        instances: COCO's annotation file; empty for others.
     """
 
     path: str
@@ -48,6 +49,7 @@ class BoxedImages:
     crowds: int = 0
     without_objects: int = 0
     not_there: int = 0
+    instances: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,6 +84,7 @@ class BoxedImages:
             self.crowds,
             self.without_objects,
             self.not_there,
+            self.instances,
         )
 
 
@@ -91,7 +94,11 @@ def boxes_of(objects: Sequence[Object]) -> np.ndarray:
 
 
 def open_boxed(
-    path: str | Path, split: str | None = None, file_list: str | Path | None = None
+    path: str | Path,
+    split: str | None = None,
+    file_list: str | Path | None = None,
+    *,
+    keep_empty: bool = False,
 ) -> BoxedImages:
     """Open images with true boxes; images without any are left out and counted.
 
@@ -104,6 +111,7 @@ def open_boxed(
         split: VOC: `trainval` by default. COCO: `train2014`, ..., needed if there are several.
         file_list: A file with one image name a line, such as COCO20k's; only these images take part. Folder
             and ending of a name are not looked at, nor whether COCO's number stands in `COCO_train2014_`.
+        keep_empty: Keep images without a true box.
 
     Raises:
         DataError: Nothing of this kind; no image with a box; a list that names none of the images.
@@ -122,6 +130,8 @@ def open_boxed(
         form, root, split = _layout(path, split)
         reader = form.read(root, split, waiting.append, trust=True)
         found = BoxedImages(str(path), reader.provenance, len(reader.classes))
+        if form is COCO:
+            found.instances = str(root / "annotations" / f"instances_{split}.json")
         rows = reader.rows
     wanted = None if file_list is None else _Names(file_list)
     for row in rows:
@@ -131,14 +141,15 @@ def open_boxed(
         found.note(said)
         if not row.objects:
             found.without_objects += 1
-            continue
+            if not keep_empty:
+                continue
         found.paths.append(os.path.join(root, row.image))
         found.rows.append(row)
     if wanted is None:
         found.note(waiting)
     else:
         found.not_there = wanted.left
-    if not found.paths:
+    if not any(row.objects for row in found.rows):
         of_list = f", of those that {file_list} lists" if file_list is not None else ""
         raise DataError(f"{path}: none of its images has a box{of_list}; there is nothing to find")
     return found
