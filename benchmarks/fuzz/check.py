@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fuzz.exports import ALL_SETS
 from fuzz.mutate import mutate
-from fuzz.sets import SETS, DataSet
+from fuzz.sets import DataSet
 from odis.errors import OdisError, OdisWarning
 from odis.objects.build import Summary, build_index
 from odis.objects.clean import Mended, SkippedObject, Unread, usable_objects
@@ -47,7 +48,7 @@ def scratch() -> Path:
 
 def layouts(form: str | None = None) -> list[str]:
     """Names of the layouts, all or those of a format."""
-    return [name for name, one in SETS.items() if form in (None, one.form)]
+    return [name for name, one in ALL_SETS.items() if form in (None, one.form)]
 
 
 def run_input(number: int, seed: int, work: Path, form: str | None = None) -> Outcome:
@@ -62,7 +63,7 @@ def run_input(number: int, seed: int, work: Path, form: str | None = None) -> Ou
     rng = np.random.default_rng([seed, number])
     names = layouts(form)
     outcome = Outcome(number, names[number % len(names)])
-    one = SETS[outcome.layout]
+    one = ALL_SETS[outcome.layout]
     shutil.rmtree(work, ignore_errors=True)
     root, out = work / "data", work / "out"
     out.mkdir(parents=True)

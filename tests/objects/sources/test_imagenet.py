@@ -10,6 +10,7 @@ from PIL import Image
 
 from odis.errors import DataError
 from odis.objects.build import Summary, build_index
+from odis.objects.clean import Mended
 from odis.objects.index import ObjectIndex
 from odis.objects.listing import list_files
 from odis.objects.sources import imagenet, imagenet_csv
@@ -208,10 +209,13 @@ def test_boxes_of_other_classes(root: Path) -> None:
         root / "ILSVRC", name, xml(name, (SHARK, 1, 1, 2, 2), ("n09999999", 1, 1, 2, 2), (TENCH, 0, 0, 0, 0))
     )
     index, summary, (skipped,) = build(root)
-    assert shown(index)[name] == [(1, 1, 3, 3, 1), (0, 0, 1, 1, 0)]
+    assert shown(index)[name] == [(1, 1, 3, 3, 1), (1, 1, 3, 3, None), (0, 0, 1, 1, 0)]
+    assert type(skipped) is Mended
     assert skipped.what.endswith(f"{name}.xml, object 2")
-    assert skipped.why == "class 'n09999999' is not among those of this split"
-    assert (summary.objects, summary.kept) == (10, 9)
+    assert skipped.why == "has class 'n09999999', which is none of this split: kept without label"
+    assert (summary.objects, summary.kept, summary.mended) == (10, 10, 1)
+    annotate(root / "ILSVRC", name, xml(name, ("n09999999", 1, 1, 2, 2)))  # the class of the image is kept
+    assert shown(build(root)[0])[name] == [(1, 1, 3, 3, None), (0, 0, 8, 6, 0)]
     val = f"{VAL}2"
     annotate(root / "ILSVRC", val, xml(val, ("Scottish_deerhound", 1, 1, 2, 2), size=(6, 8)))
     _, _, (skipped, item) = build(root, "val")  # there is no folder to say what it is
@@ -262,7 +266,6 @@ def test_an_annotation_that_is_not_read_leaves_its_image_out(root: Path, content
         ),
         (f"{TENCH}_9,{TENCH} 1 1 2 x\n", f"image {TENCH}_9, box 1", "box is '1 1 2 x', must be four numbers"),
         (f"{TENCH}_9,{TENCH} 1 1 nan 2\n", f"image {TENCH}_9, box 1", "is not finite"),
-        (f"{TENCH}_9,n09999999 1 1 2 2\n", f"image {TENCH}_9, box 1", "class 'n09999999' is not among those"),
         (f"{TENCH}_9\n", "line 5", "has 1 columns, must have ImageId,PredictionString"),
         (f"{TENCH}_9,{TENCH} 1 1 2 2,8,6\n", "line 5", "has 4 columns, must have ImageId,PredictionString"),
         (f"k\udce4tzchen,{TENCH} 1 1 2 2\n", "line 5", "is not UTF-8"),
@@ -381,10 +384,39 @@ def test_image_files_that_cannot_be_used_are_named(root: Path) -> None:
     assert (len(index), summary.images, summary.images_skipped, summary.objects_skipped) == (4, 7, 3, 2)
 
 
+@pytest.mark.parametrize("base", ["Data/CLS-LOC", "ILSVRC/Data/CLS-LOC", "."])
+@pytest.mark.parametrize("xml_in_folders", [True, False])
+def test_val_may_be_sorted_into_folders_of_classes(tmp_path: Path, base: str, xml_in_folders: bool) -> None:
+    root = tmp_path / "sorted"
+    folder = root / base / "val"
+    for wnid, numbers in ((TENCH, (1, 2)), (SHARK, (3,))):
+        for number in numbers:
+            (folder / wnid).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 6)).save(folder / wnid / f"{VAL}{number}.JPEG")
+    index, summary, skipped = build(root, "val")
+    assert (index.provenance, index.classes, skipped) == ("whole-image", [TENCH, SHARK], [])
+    assert shown(index) == {f"{VAL}{k}": [(0, 0, 8, 6, int(k == 3))] for k in (1, 2, 3)}
+    boxes = root / ("ILSVRC" if base.startswith("ILSVRC") else ".") / "Annotations/CLS-LOC/val"
+    for number, wnid in ((1, TENCH), (3, SHARK), (8, SHARK), (9, HOUND)):  # without image: 8 and 9
+        path = boxes / (wnid if xml_in_folders else ".") / f"{VAL}{number}.xml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(xml("x", (wnid, 1, 2, 3, 4)))
+    (root / "LOC_val_solution.csv").write_text(
+        f"{HEADER}{VAL}2,{TENCH} 0 0 1 1 \n{VAL}7,{SHARK} 1 1 2 2\n{VAL}6,{HOUND} 1 1 2 2\n"
+    )
+    index, summary, skipped = build(root, "val")
+    assert index.provenance == "annotated"
+    assert shown(index) == {
+        f"{VAL}1": [(1, 2, 4, 5, 0)], f"{VAL}2": [(0, 0, 2, 2, 0)], f"{VAL}3": [(1, 2, 4, 5, 1)],
+    }  # fmt: skip
+    assert {Path(s.what).stem for s in skipped if "," not in s.what} == {f"{VAL}7", f"{VAL}8"}
+    assert (summary.images, summary.written, summary.objects, summary.kept) == (5, 3, 5, 3)
+
+
 def test_a_missing_split_says_which_there_are(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no split 'test'; there are train, val$"):
+    with pytest.raises(DataError, match=r"no split 'test'; there are train, val; odis index folder reads"):
         build(root, "test")
-    with pytest.raises(DataError, match=r"no split 'train'; there are none of train, val$"):
+    with pytest.raises(DataError, match=r"no split 'train'; there are none of train, val; odis index"):
         build(tmp_path)
     (tmp_path / "Data/CLS-LOC/train").mkdir(parents=True)
     with pytest.raises(DataError, match=r"train: no class; ImageNet has a folder for each in it$"):

@@ -80,9 +80,9 @@ def test_faults_are_named_and_counted(root: Path, tmp_path: Path) -> None:
     index, summary, skipped = build(root, tmp_path, "val")
     assert len(index) == 2
     assert (summary.images, summary.images_skipped) == (3, 1)
-    assert (summary.objects, summary.kept, summary.objects_skipped) == (6, 2, 4)
+    assert (summary.objects, summary.kept, summary.objects_skipped, summary.mended) == (6, 3, 3, 1)
     assert [(Path(s.what).name, s.why) for s in skipped] == [
-        ("val_annotations.txt, line 3", "has class n09, which wnids.txt does not list"),
+        ("val_annotations.txt, line 3", "has class n09, which wnids.txt does not list: kept without label"),
         ("val_annotations.txt, line 4", "is not a name, a class and four numbers, separated by tabs"),
         ("gone.JPEG", "no such file"),
         ("gone.JPEG, box 1", "its image cannot be used"),
@@ -91,8 +91,8 @@ def test_faults_are_named_and_counted(root: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no split 'dev'; there are train, val, test"):
-        build(root, tmp_path, "dev")
+    with pytest.raises(DataError, match="no split 'none'; there are train, val, test"):
+        build(root, tmp_path, "none")
     (root / "val/val_annotations.txt").unlink()
     with pytest.raises(DataError, match=r"val_annotations\.txt: no such file"):
         build(root, tmp_path, "val")
@@ -119,3 +119,21 @@ def test_the_published_images(tiny_imagenet_dir: Path, tmp_path: Path) -> None:
     boxes = np.concatenate([row.boxes for row in index])
     assert boxes.min() == 0
     assert boxes.max() == 64  # a box that reaches the last pixel ends behind it
+
+
+@pytest.mark.parametrize("inner", ["images/", ""])
+def test_val_may_be_sorted_into_folders_of_classes(root: Path, tmp_path: Path, inner: str) -> None:
+    for name, wnid in (("val_0", "n01"), ("val_1", "n02")):
+        (root / f"val/{wnid}/{inner}").mkdir(parents=True)
+        (root / f"val/images/{name}.JPEG").rename(root / f"val/{wnid}/{inner}{name}.JPEG")
+    (root / "val/images").rmdir()
+    index, summary, skipped = build(root, tmp_path, "val")
+    assert {row.image for row in index} == {f"val/n01/{inner}val_0.JPEG", f"val/n02/{inner}val_1.JPEG"}
+    assert (summary.kept, skipped) == (2, [])
+    (root / "val/val_annotations.txt").unlink()
+    index, _, skipped = build(root, tmp_path, "val")
+    wnids = [line.strip() for line in (root / "wnids.txt").read_text().splitlines()]
+    for row in index:
+        (whole,) = row.objects
+        assert whole == Object((0, 0, row.width, row.height), label=wnids.index(row.image.split("/")[1]))
+    assert skipped == []

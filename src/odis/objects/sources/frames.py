@@ -1,5 +1,5 @@
 """The frame of an image's boxes: its size as a viewer shows it, or as it is stored, where EXIF orientation
-makes these two.
+makes these two; and what becomes of a box that reaches over it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,11 @@ from collections.abc import Sequence
 from odis.types import Box
 
 _SLACK = 2.0  # pixels: how far rounding and counting from 1 may put a corner over the edge
+
+_ROUNDING = 1.0  # pixels: how far a box whose corners were rounded may reach over the edge
+
+LEAST_SHARE, MOST_SHARE = -1.0, 2.0
+"""What a share of an image's side may be: drawing goes astray by a whole image at most; more are pixels."""
 
 SWAPPED = "its size is annotated the wrong way round, as its boxes show: taken as it is"
 TURNED = "its size is annotated for another orientation than its boxes are: taken as its boxes need it"
@@ -54,3 +59,22 @@ def frame_of(
     if stated[::-1] in sizes and fitting:
         return fitting[0], SWAPPED
     return None, ""
+
+
+def clipped(box: Box, size: tuple[int, int], changes: list[str]) -> Box:
+    """The part of a box that is in the image; the box itself if no part is.
+
+    Args:
+        box: The box.
+        size: `(width, height)` of the image.
+        changes: Gets what was changed, in words, if it is more than rounding.
+    """
+    x0, y0, x1, y1 = box
+    width, height = size
+    inside = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
+    if not (inside[0] < inside[2] and inside[1] < inside[3]):
+        return box
+    over = max(-x0, -y0, x1 - width, y1 - height)
+    if over > _ROUNDING:
+        changes.append(f"reaches {over:.1f} pixels over the edge: clipped")
+    return inside

@@ -2,24 +2,26 @@
 class.
 
 `Data/CLS-LOC/train/WNID/WNID_*.JPEG`, `Data/CLS-LOC/val/ILSVRC2012_val_*.JPEG`, both below ROOT or below
-`ROOT/ILSVRC`. Boxes are in `Annotations/CLS-LOC/train/WNID/*.xml` and `Annotations/CLS-LOC/val/*.xml`, and in
-Kaggle's `ROOT/LOC_train_solution.csv` and `ROOT/LOC_val_solution.csv`; an image that has an XML file takes
-its boxes from there, any other from the CSV. They are inclusive pixel coordinates counted from 0, in both: x0
-= xmin, x1 = xmax + 1.
+`ROOT/ILSVRC`; or `train` and `val` in ROOT itself. The images of `val` may also be in a folder for each
+class, as many scripts sort them: its annotations are then in folders, too, or all in one. Boxes are in
+`Annotations/CLS-LOC/train/WNID/*.xml` and `Annotations/CLS-LOC/val/*.xml`, and in Kaggle's
+`ROOT/LOC_train_solution.csv` and `ROOT/LOC_val_solution.csv`; an image that has an XML file takes its boxes
+from there, any other from the CSV. They are inclusive pixel coordinates counted from 0, in both: x0 = xmin,
+x1 = xmax + 1.
 
 **Whole image for images without boxes.** 544,546 of the 1,281,167 training images have boxes. Every other
-image, and one whose boxes cannot be used, gets one object: the whole image, labelled with its class. Without
-it an index would have no place for that label. Such objects are kept objects in every count; the index's
-provenance is `annotated`, or `whole-image` if there is no annotation at all.
+image, and one none of whose boxes has a label, gets one object more: the whole image, labelled with its
+class. Without it an index would have no place for that label. Such objects are kept objects in every count;
+the index's provenance is `annotated`, or `whole-image` if there is no annotation at all.
 
-The class of a training image is its folder, that of a validation image the class of its first object. Class
+The class of an image in a folder is that folder, that of any other the class of its first object. Class
 names are the wnids, sorted, without the English names of `LOC_synset_mapping.txt`: indexes are matched by the
 names of their classes.
 
-Known faults of the published XML are allowed for. `filename` is not read (it is `%s` in some). A box of a
-training image whose class is no wnid (`Scottish_deerhound`) is of its folder's class. Boxes refer to the size
-that the annotator saw, which is `size` in the XML: where the image has the same shape in another size, they
-are scaled to it. The CSV states no size.
+Known faults of the published XML are allowed for. `filename` is not read (it is `%s` in some). A box of an
+image in a folder whose class is no wnid (`Scottish_deerhound`) is of its folder's class. Boxes refer to the
+size that the annotator saw, which is `size` in the XML: where the image has the same shape in another size,
+they are scaled to it. The CSV states no size.
 
 Folders are listed one at a time. The CSV stays on disk: 17 bytes a line (a hash, a position, a mark) are held
 to find an image in it.
@@ -36,11 +38,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from odis.errors import DataError
-from odis.objects.clean import Skip, SkippedObject, keep_usable, reason, usable_size
+from odis.objects.clean import Mended, Skip, SkippedObject, keep_usable, reason, usable_size
 from odis.objects.images import header_sizes
 from odis.objects.listing import IMAGE_SUFFIXES, list_files
 from odis.objects.sources.imagenet_csv import SolutionTable
-from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit, names_of_split
 from odis.objects.sources.text import short
 from odis.objects.sources.voc_xml import Item, items, parse, stated_size
 from odis.types import ImageObjects, Object, Skipped
@@ -78,39 +80,42 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> A
     Raises:
         DataError: The split is missing, nothing names the classes of `val`, or a CSV is not Kaggle's.
     """
-    split = split or "train"
+    wanted = names_of_split(split or "train")
     prefix = "ILSVRC/" if (root / "ILSVRC" / "Data").is_dir() else ""
-    folder = f"{prefix}Data/CLS-LOC"
-    there = [name for name in ("train", "val") if (root / folder / name).is_dir()]
-    if split not in there:
+    in_data = (root / prefix / "Data" / "CLS-LOC").is_dir()
+    images = root / prefix / "Data" / "CLS-LOC" if in_data else root
+    there = [name for name in ("train", "val") if (images / name).is_dir()]
+    split = next((name for name in wanted if name in there), "")
+    if not split:
         raise DataError(
-            f"{root / folder}: no split {short(split)}; there are {', '.join(there) or 'none of train, val'}"
+            f"{images}: no split {short(wanted[0])}; there are {', '.join(there) or 'none of train, val'}; "
+            f"odis index folder reads folders of classes under any name"
         )
+    folder = f"{prefix}Data/CLS-LOC/{split}" if in_data else split
     xml = root / prefix / "Annotations" / "CLS-LOC" / split
     path = root / f"LOC_{split}_solution.csv"
     table = SolutionTable(path, skip) if path.is_file() else None
-    if split == "train":
-        classes = sorted(name for name, is_folder in _entries(root / folder / split) if is_folder)
+    folders = sorted(name for name, is_folder in _entries(images / split) if is_folder)
+    if split == "train" or folders:
+        classes = folders
     elif xml.is_dir() or table:
         classes = sorted(_wnids(xml, table))
     else:
         raise DataError(
-            f"{root / folder / split}: nothing names the classes of its images; neither {xml} nor {path} "
-            f"is there"
+            f"{images / split}: nothing names the classes of its images; neither {xml} nor {path} is there"
         )
     if not classes:
-        raise DataError(f"{root / folder / split}: no class; {_NO_CLASS[split]}")
-    rows = _ImageNetRows(
-        root, f"{folder}/{split}", xml, table, {wnid: k for k, wnid in enumerate(classes)}, skip, trust
-    )
+        raise DataError(f"{images / split}: no class; {_NO_CLASS[split]}")
+    labels = {wnid: k for k, wnid in enumerate(classes)}
+    rows = _ImageNetRows(root, folder, xml, table, labels, bool(folders), skip, trust)
     provenance = "annotated" if xml.is_dir() or table else "whole-image"
-    return AnnotationReader(rows.units(split), root, provenance, classes)
+    return AnnotationReader(rows.units(), root, provenance, classes)
 
 
 FORMAT = AnnotationFormat(
     name="imagenet",
     title="ImageNet CLS-LOC: boxes, else the whole image",
-    layout="Data/CLS-LOC/SPLIT/, Annotations/CLS-LOC/SPLIT/, or Kaggle's LOC_SPLIT_solution.csv",
+    layout="Data/CLS-LOC/SPLIT/ (or SPLIT/), Annotations/CLS-LOC/SPLIT/, or Kaggle's LOC_SPLIT_solution.csv",
     splits="train (default), val",
     read=read,
     states_sizes=True,
@@ -124,27 +129,40 @@ class _ImageNetRows:
     xml: Path  # annotations of the split; need not exist
     table: SolutionTable | None
     labels: dict[str, int]  # wnid -> position among the classes
+    in_folders: bool  # whether each class has a folder of images
     skip: Skip
     trust: bool
 
-    def units(self, split: str) -> Iterator[Unit]:
+    def units(self) -> Iterator[Unit]:
         try:
-            if split == "train":
+            if self.in_folders:
                 for name in _loose_images(self.root / self.folder):
                     self.skip(Skipped(str(self.root / self.folder / name), "is in no folder of a class"))
+                together, seen = _annotations(self.xml), set[str]()
                 for wnid, label in self.labels.items():
-                    yield from self._folder(f"{self.folder}/{wnid}", self.xml / wnid, label)
+                    folder, xml = f"{self.folder}/{wnid}", self.xml / wnid
+                    if xml.is_dir() or not together:
+                        yield from self._folder(folder, xml, label)
+                    else:  # as they are published for val, whose images a script has sorted
+                        yield from self._images(folder, self.xml, together, label, seen)
+                self._annotated(self.folder, self.xml, together - seen, of_labels=True)
             else:
                 yield from self._folder(self.folder, self.xml, None)
             if self.table:
-                self._without_image(self.table, split)
+                self._without_image(self.table)
         finally:
             if self.table:
                 self.table.close()
 
     def _folder(self, folder: str, xml: Path, label: int | None) -> Iterator[Unit]:
-        annotations = _annotations(xml)
-        seen: set[str] = set()
+        annotations, seen = _annotations(xml), set[str]()
+        yield from self._images(folder, xml, annotations, label, seen)
+        self._annotated(folder, xml, annotations - seen, of_labels=False)
+
+    def _images(
+        self, folder: str, xml: Path, annotations: set[str], label: int | None, seen: set[str]
+    ) -> Iterator[Unit]:
+        """The units of the images in a folder; their names are added to `seen`."""
         listing = list_files(self.root / folder)
         listing.report(self.skip)
         for name in listing.images:
@@ -160,13 +178,20 @@ class _ImageNetRows:
             yield partial(
                 self._row, f"{folder}/{name}", key, xml / f"{key}.xml" if key in annotations else None, label
             )
-        for key in sorted(annotations - seen):
+
+    def _annotated(self, folder: str, xml: Path, keys: set[str], *, of_labels: bool) -> None:
+        """Name annotations that have no image; with `of_labels`, those of no class that is there are passed
+        over.
+        """
+        for key in sorted(keys):
             path = xml / f"{key}.xml"
             found = self._listed(key)
             if self.table:
                 self.table.use(key)
             with suppress(DataError):  # that there is no image is what counts
                 found = items(parse(path), path) or found
+            if of_labels and not any(item.name in self.labels for item in found):
+                continue
             self._leave_out(str(self.root / folder / f"{key}.JPEG"), _NO_IMAGE, found)
 
     def _row(self, image: str, key: str, xml: Path | None, own: int | None) -> ImageObjects | None:
@@ -191,22 +216,24 @@ class _ImageNetRows:
         (width, height), (sx, sy) = placed
         objects = []
         for item, label in zip(found, labels):
-            if item.problem or label is None:
+            if item.problem:
+                self.skip(SkippedObject(item.what, item.problem))
+                continue
+            if label is None:
                 self.skip(
-                    SkippedObject(
+                    Mended(
                         item.what,
-                        item.problem or f"class {short(item.name)} is not among those of this split",
+                        f"has class {short(item.name)}, which is none of this split: kept without label",
                     )
                 )
-                continue
             xmin, ymin, xmax, ymax = item.box
             objects.append(
                 (item.what, Object((xmin * sx, ymin * sy, (xmax + 1) * sx, (ymax + 1) * sy), label=label))
             )
         kept = keep_usable(objects, (width, height), len(self.labels), self.skip)
-        return ImageObjects(
-            image, width, height, kept or (Object((0.0, 0.0, float(width), float(height)), label=whole),)
-        )
+        if all(item.label is None for item in kept):  # which is so if there is none
+            kept = (*kept, Object((0.0, 0.0, float(width), float(height)), label=whole))
+        return ImageObjects(image, width, height, kept)
 
     def _listed(self, key: str) -> list[Item]:
         return self.table.find(key) if self.table else []
@@ -236,12 +263,14 @@ class _ImageNetRows:
             self.skip(skipped)
         return None
 
-    def _without_image(self, table: SolutionTable, split: str) -> None:
+    def _without_image(self, table: SolutionTable) -> None:
         for key, found in table.unused():
-            wnid = key.rpartition("_")[0]
-            if split == "val":
+            if not self.in_folders:
                 self._leave_out(str(self.root / self.folder / f"{key}.JPEG"), _NO_IMAGE, found)
-            elif wnid in self.labels:
+                continue
+            named = [key.rpartition("_")[0], *(item.name for item in found)]
+            wnid = next((name for name in named if name in self.labels), None)
+            if wnid is not None:
                 self._leave_out(str(self.root / self.folder / wnid / f"{key}.JPEG"), _NO_IMAGE, found)
 
     def _leave_out(self, image: str, why: str, found: list[Item]) -> None:

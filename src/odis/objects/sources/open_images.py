@@ -9,8 +9,9 @@ Boxes are shares of the image's width and height. They are for the pixels as the
 publishers say: the published files are not turned. A file from elsewhere whose EXIF orientation swaps its
 sides is therefore taken as it is stored, too.
 
-A box around a group (`IsGroupOf` is 1) is a crowd. Depictions and views from inside are objects like others,
-and so is what nobody checked (-1). `Confidence` is a dummy, always 1, so there are no scores.
+A box that reaches over the edge is clipped. A box around a group (`IsGroupOf` is 1) is a crowd. Depictions
+and views from inside are objects like others, and so is what nobody checked (-1). `Confidence` is a dummy,
+always 1, so there are no scores.
 """
 
 from __future__ import annotations
@@ -22,16 +23,25 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from odis.errors import DataError
-from odis.objects.clean import Crowd, Skip, SkippedObject, keep_usable, usable_size
+from odis.objects.clean import (
+    Crowd,
+    Mended,
+    Skip,
+    SkippedObject,
+    keep_usable,
+    possible_repeats,
+    usable_size,
+)
 from odis.objects.columns import Columns
-from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
+from odis.objects.sources.frames import LEAST_SHARE, MOST_SHARE, clipped
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit, names_of_split
 from odis.types import ImageObjects, Object, Skipped
 
 _SPLITS = ("train", "validation", "test")
@@ -39,8 +49,6 @@ _SPLITS = ("train", "validation", "test")
 _BOX = ("XMin", "YMin", "XMax", "YMax")
 
 _COLUMNS = ("ImageID", "LabelName", *_BOX, "IsGroupOf")
-
-_SLACK = 0.01  # of the image: how far over its edge rounding may put a box
 
 _APART = 1e-9  # of the image: shares that differ by more are different numbers of pixels, too
 
@@ -71,11 +79,12 @@ def read(root: Path, split: str | None, skip: Skip) -> AnnotationReader:
         DataError: The split or a CSV file is missing, or is there twice, or has other columns or another
             encoding.
     """
-    split = split or "train"
+    wanted = split or "train"
     there = [name for name in _SPLITS if (root / name).is_dir()]
-    if split not in there:
+    split = next((name for name in names_of_split(wanted) if name in there), "")
+    if not split:
         raise DataError(
-            f"{root}: no split {split!r}; there are {', '.join(there) or 'none of train, validation, test'}"
+            f"{root}: no split {wanted!r}; there are {', '.join(there) or 'none of train, validation, test'}"
         )
     path = _find(root, [f"oidv6-{split}-annotations-bbox.csv", f"{split}-annotations-bbox.csv"])
     classes = _classes(
@@ -161,7 +170,7 @@ def _classes(path: Path) -> dict[str, str]:
 
 def _header(path: Path) -> list[str]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
             header = file.readline().strip().split(",")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
@@ -178,7 +187,7 @@ def _together(path: Path, header: list[str], labels: dict[str, int]) -> Iterator
     waiting: list[_Line] = []
     key = header.index("ImageID")
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
             numbered = islice(enumerate(file, start=1), 1, None)
             # Nothing is quoted: a stray quote must not swallow the lines behind it.
             while found := [
@@ -231,6 +240,9 @@ class _Lines:
         )
         sound &= (shares[:, 2:] > _APART).all(axis=1) & (numbers >= 0) & (kinds == 0)
         kept = kinds != 1
+        names = [row[0] for row in self.rows]
+        images = np.cumsum([0, *(a != b for a, b in pairwise(names))])[: len(names)]
+        sound &= ~possible_repeats(images, numbers, shares)
         self._faults, self._kept = (
             np.concatenate([[0], np.cumsum(marks)]).tolist() for marks in (kept & ~sound, kept)
         )
@@ -290,40 +302,56 @@ def _image(
         for name in called:
             skip(SkippedObject(name, "its image cannot be used"))
         return None
-    size = usable_size(f"{folder}{os.sep}{image}.jpg", skip, objects=called, stored=True)
+    file = next((name for name in _files(image) if os.path.isfile(folder / name)), f"{image}.jpg")
+    size = usable_size(f"{folder}{os.sep}{file}", skip, objects=called, stored=True)
     if size is None:
         return None
     kept = lines.objects(start, stop, *size)
     if kept is None:
         objects = []
         for i in range(start, stop):
+            changes: list[str] = []
             try:
                 if i not in groups:
-                    objects.append(
-                        (lines.name(i), _object(dict(zip(_COLUMNS, lines.rows[i])), *size, labels))
-                    )
+                    fields = dict(zip(_COLUMNS, lines.rows[i]))
+                    objects.append((lines.name(i), _object(fields, size, labels, changes)))
             except DataError as error:
                 skip(SkippedObject(lines.name(i), str(error)))
+            if changes:
+                skip(Mended(lines.name(i), "; ".join(changes)))
         kept = keep_usable(objects, size, len(labels), skip)
-    return ImageObjects(f"{split}/{image}.jpg", *size, kept)
+    return ImageObjects(f"{split}/{file}", *size, kept)
 
 
-def _object(fields: dict[str, str], width: int, height: int, labels: dict[str, int]) -> Object:
-    if fields["LabelName"] not in labels:
-        raise DataError(f"class {fields['LabelName']!r} is not in the class descriptions")
+def _files(image: str) -> Iterator[str]:
+    """What the file of an image may be called: as published, or stored again by a tool."""
+    for ending in (".jpg", ".jpeg", ".png", ".webp"):
+        yield f"{image}{ending}"
+        yield f"{image}{ending.upper()}"
+
+
+def _object(
+    fields: dict[str, str], size: tuple[int, int], labels: dict[str, int], changes: list[str]
+) -> Object:
     if fields["IsGroupOf"] not in _KINDS:
         raise DataError(f"IsGroupOf is {fields['IsGroupOf']!r}, must be 0, 1 or -1")
     x0, y0, x1, y1 = (_share(name, fields[name]) for name in _BOX)
-    return Object((x0 * width, y0 * height, x1 * width, y1 * height), label=labels[fields["LabelName"]])
+    label = labels.get(fields["LabelName"])
+    if label is None:
+        changes.append(
+            f"has class {fields['LabelName']!r}, which the class descriptions have not: kept without label"
+        )
+    width, height = size
+    return Object(clipped((x0 * width, y0 * height, x1 * width, y1 * height), size, changes), label=label)
 
 
 def _shares(texts: Sequence[str]) -> np.ndarray:
-    """float64 (n,): as `_share` of each, NaN where that refuses it."""
+    """float64 (n,): the number of each, NaN where it is none, or not from 0 to 1."""
     try:
         values = np.array(list(map(float, texts)), np.float64)
     except ValueError:
         values = np.array([_number(text) for text in texts], np.float64)
-    values[~((values >= -_SLACK) & (values <= 1 + _SLACK))] = np.nan
+    values[~((values >= 0) & (values <= 1))] = np.nan
     if "_" in "".join(texts):
         values[["_" in text for text in texts]] = np.nan
     return values
@@ -338,6 +366,6 @@ def _number(text: str) -> float:
 
 def _share(name: str, text: str) -> float:
     value = _number(text)
-    if "_" in text or not -_SLACK <= value <= 1 + _SLACK:
+    if "_" in text or not LEAST_SHARE <= value <= MOST_SHARE:
         raise DataError(f"{name} is {text!r}, must be a share of the image's width or height, from 0 to 1")
     return value

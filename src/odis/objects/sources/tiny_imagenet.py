@@ -3,6 +3,9 @@
 `train/WNID/images/*.JPEG` with `train/WNID/WNID_boxes.txt` (name, x0, y0, x1, y1), `val/images` with
 `val/val_annotations.txt` (name, wnid, x0, y0, x1, y1), `test/images` without annotations; `wnids.txt`
 (classes, in label order) and `words.txt` (their names).
+
+The images of `val` may also be sorted into folders of classes, `val/WNID/images/` or `val/WNID/`, as many
+scripts do: an image without a box is then one object, the whole image, of the class of its folder.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from functools import partial
 from pathlib import Path
 
 from odis.errors import DataError
-from odis.objects.clean import Skip, SkippedObject, keep_usable, usable_size
+from odis.objects.clean import Mended, Skip, SkippedObject, keep_usable, usable_size
 from odis.objects.listing import list_files
-from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit, names_of_split
+from odis.objects.sources.text import read_text
 from odis.types import ImageObjects, Object
 
 _SPLITS = ("train", "val", "test")
@@ -33,11 +37,12 @@ def read(root: Path, split: str | None, skip: Skip) -> AnnotationReader:
     Raises:
         DataError: `wnids.txt` or the split is missing, or what is there has another layout.
     """
-    split = split or "train"
+    wanted = split or "train"
     there = [name for name in _SPLITS if (root / name).is_dir()]
-    if split not in there:
+    split = next((name for name in names_of_split(wanted) if name in there), "")
+    if not split:
         raise DataError(
-            f"{root}: no split {split!r}; there are {', '.join(there) or 'none of train, val, test'}"
+            f"{root}: no split {wanted!r}; there are {', '.join(there) or 'none of train, val, test'}"
         )
     wnids = [line.strip() for line in _lines(root / "wnids.txt") if line.strip()]
     labels = {wnid: k for k, wnid in enumerate(wnids)}
@@ -48,8 +53,14 @@ def read(root: Path, split: str | None, skip: Skip) -> AnnotationReader:
                 boxes = _boxes(root / "train" / wnid / f"{wnid}_boxes.txt", skip, labels, wnid)
                 yield from _units(root, f"train/{wnid}/images", boxes, skip, len(wnids))
         else:
-            boxes = _boxes(root / "val" / "val_annotations.txt", skip, labels, None) if split == "val" else {}
-            yield from _units(root, f"{split}/images", boxes, skip, len(wnids))
+            path = root / "val" / "val_annotations.txt"
+            is_sorted = split == "val" and not (root / "val" / "images").is_dir()
+            has_boxes = split == "val" and (path.is_file() or not is_sorted)
+            boxes = _boxes(path, skip, labels) if has_boxes else {}
+            if is_sorted:
+                yield from _sorted_units(root, boxes, skip, labels)
+            else:
+                yield from _units(root, f"{split}/images", boxes, skip, len(wnids))
 
     return AnnotationReader(units(), root, "annotated", _names(root / "words.txt", wnids))
 
@@ -75,14 +86,41 @@ def _units(
         yield partial(_row, root, f"{folder}/{name}", boxes.get(name, []), skip, classes)
 
 
-def _row(root: Path, image: str, boxes: list[Object], skip: Skip, classes: int) -> ImageObjects | None:
+def _sorted_units(
+    root: Path, boxes: dict[str, list[Object]], skip: Skip, labels: dict[str, int]
+) -> Iterator[Unit]:
+    """The images of `val` in folders of classes, and boxes that have no image."""
+    left = set(boxes)
+    for wnid in sorted(entry.name for entry in (root / "val").iterdir() if entry.is_dir()):
+        folder = f"val/{wnid}/images" if (root / "val" / wnid / "images").is_dir() else f"val/{wnid}"
+        listing = list_files(root / folder)
+        listing.report(skip, reads=(".txt",))
+        for image in listing.images:
+            name = image.rpartition("/")[2]
+            left.discard(name)
+            label = labels.get(wnid)
+            yield partial(_row, root, f"{folder}/{image}", boxes.get(name, []), skip, len(labels), label)
+    for name in sorted(left):
+        yield partial(_row, root, f"val/{name}", boxes[name], skip, len(labels))
+
+
+def _row(
+    root: Path, image: str, boxes: list[Object], skip: Skip, classes: int, label: int | None = None
+) -> ImageObjects | None:
     path = root / image
     named = [(f"{path}, box {k}", item) for k, item in enumerate(boxes, start=1)]
     size = usable_size(path, skip, objects=[text for text, _ in named])
-    return None if size is None else ImageObjects(image, *size, keep_usable(named, size, classes, skip))
+    if size is None:
+        return None
+    kept = keep_usable(named, size, classes, skip)
+    if label is not None and all(item.label is None for item in kept):  # the class must have a place
+        kept = (*kept, Object((0.0, 0.0, float(size[0]), float(size[1])), label=label))
+    return ImageObjects(image, *size, kept)
 
 
-def _boxes(path: Path, skip: Skip, labels: dict[str, int], wnid: str | None) -> dict[str, list[Object]]:
+def _boxes(
+    path: Path, skip: Skip, labels: dict[str, int], wnid: str | None = None
+) -> dict[str, list[Object]]:
     """Objects by image name; `wnid` is the class of all of them, or None where each line names its own."""
     found: dict[str, list[Object]] = {}
     for number, line in enumerate(_lines(path), start=1):
@@ -101,12 +139,8 @@ def _boxes(path: Path, skip: Skip, labels: dict[str, int], wnid: str | None) -> 
             )
             continue
         if label is None:
-            skip(
-                SkippedObject(
-                    f"{path}, line {number}", f"has class {wnid or rest[0]}, which wnids.txt does not list"
-                )
-            )
-            continue
+            why = f"has class {wnid or rest[0]}, which wnids.txt does not list: kept without label"
+            skip(Mended(f"{path}, line {number}", why))
         found.setdefault(name, []).append(Object((x0, y0, x1 + 1, y1 + 1), label=label))
     return found
 
@@ -125,8 +159,6 @@ def _names(path: Path, wnids: list[str]) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return read_text(path).text.split("\n")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; Tiny-ImageNet has it") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error

@@ -15,13 +15,10 @@ from pycocotools import mask as coco_mask
 
 from odis.errors import DataError
 from odis.objects.clean import Mended, Skip, SkippedObject
+from odis.objects.sources.frames import LEAST_SHARE, MOST_SHARE, clipped
 from odis.objects.sources.text import read_text, short
 from odis.objects.sources.yolo_yaml import ClassList
-from odis.types import Box, Object
-
-_LEAST, _MOST = -1.0, 2.0  # shares; a whole image beside the image is the furthest that drawing goes astray
-
-_ROUNDING = 1.0  # pixels: how far a box whose corners were rounded may reach over the edge
+from odis.types import Object
 
 
 def label_lines(path: Path) -> list[tuple[str, str]]:
@@ -76,7 +73,7 @@ def _object(line: str, size: tuple[int, int], classes: ClassList, changes: list[
     label = classes.position(word)
     score = values.pop() if len(values) == 5 else None
     for value in values:
-        if not _LEAST <= value <= _MOST:
+        if not LEAST_SHARE <= value <= MOST_SHARE:
             raise DataError(f"has {value:g}, must be a share of the image's width or height, from 0 to 1")
     if label is None:
         changes.append(f"has class {short(word)}, which the class list has not: kept without label")
@@ -84,7 +81,7 @@ def _object(line: str, size: tuple[int, int], classes: ClassList, changes: list[
         changes.append(f"has confidence {score:g}, which must be from 0 to 1: kept without score")
         score = None
     item = _box(values, size) if len(values) == 4 else _polygon(values, size, changes)
-    return replace(item, box=_clipped(item.box, size, changes), label=label, score=score)
+    return replace(item, box=clipped(item.box, size, changes), label=label, score=score)
 
 
 def _box(values: list[float], size: tuple[int, int]) -> Object:
@@ -105,19 +102,6 @@ def _polygon(values: list[float], size: tuple[int, int], changes: list[str]) -> 
             changes.append("has a polygon that covers no pixel: kept without mask")
         return Object(box)
     return Object(box, mask["counts"])
-
-
-def _clipped(box: Box, size: tuple[int, int], changes: list[str]) -> Box:
-    """The part of a box that is in the image; the box itself if no part is."""
-    x0, y0, x1, y1 = box
-    width, height = size
-    inside = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
-    if inside[0] >= inside[2] or inside[1] >= inside[3]:
-        return box
-    over = max(-x0, -y0, x1 - width, y1 - height)
-    if over > _ROUNDING:
-        changes.append(f"reaches {over:.1f} pixels over the edge: clipped")
-    return inside
 
 
 def _number(text: str) -> float:

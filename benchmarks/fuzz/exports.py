@@ -1,0 +1,110 @@
+"""Small data sets as tools export them: one file an image, in layouts that are not the published ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fuzz.sets import HEIGHT, SETS, SHARK, TENCH, WIDTH, DataSet, save, voc_xml, write
+
+_LABELS = "1 0.5 0.5 0.5 0.5\n0 0.1 0.1 0.9 0.1 0.9 0.9 0.5 0.9\n"
+
+_LABEL_MAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0::\ndog:0,128,0::\n"
+
+
+def yolo_roboflow(root: Path) -> None:
+    """Roboflow's YOLO: places beside the data set's folder, and a class list."""
+    write(root / "data.yaml", "train: ../train/images\nval: ../valid/images\nnc: 2\nnames: ['cat', 'dog']\n")
+    for split in ("train", "valid"):
+        for k, name in enumerate("ab"):
+            save(root / f"{split}/images/{name}_jpg.rf.0f.jpg", k)
+            write(root / f"{split}/labels/{name}_jpg.rf.0f.txt", _LABELS)
+
+
+def yolo_darknet(root: Path) -> None:
+    """CVAT's YOLO: a list with paths of its own, labels beside the images, no YAML."""
+    write(root / "obj.names", "cat\ndog\n")
+    write(root / "train.txt", "data/obj_train_data/a.png\r\ndata/obj_train_data/b.jpg\r\n")
+    for k, name in enumerate(("a.png", "b.jpg")):
+        save(root / f"obj_train_data/{name}", k)
+        write(root / f"obj_train_data/{name[0]}.txt", _LABELS)
+
+
+def yolo_plain(root: Path) -> None:
+    """Folders of images and labels and nothing else, as they are named."""
+    for k, name in enumerate("ab"):
+        save(root / f"pics/{name}.JPG", k)
+        write(root / f"boxes/{name}.txt", _LABELS)
+
+
+def voc_flat(root: Path) -> None:
+    """Roboflow's VOC: XML beside images, a folder a split."""
+    for split in ("train", "valid"):
+        for k, name in enumerate("ab"):
+            save(root / f"{split}/{name}.png", k)
+            write(root / f"{split}/{name}.xml", voc_xml(f"{name}.png", ["cat", "dog"][: 1 + k % 2]))
+
+
+def voc_cvat(root: Path) -> None:
+    """CVAT's VOC: a list called default, a label map, subfolders."""
+    write(root / "labelmap.txt", _LABEL_MAP)
+    write(root / "ImageSets/Main/default.txt", "a\nsub/b\n")
+    for k, name in enumerate(("a", "sub/b")):
+        save(root / f"JPEGImages/{name}.PNG", k)
+        write(root / f"Annotations/{name}.xml", voc_xml(f"{name}.PNG", ["cat", "dog"]))
+
+
+def label_maps_cvat(root: Path) -> None:
+    """CVAT's segmentation masks: colours for classes and instances."""
+    write(root / "labelmap.txt", _LABEL_MAP)
+    write(root / "ImageSets/Segmentation/default.txt", "a\nb\n")
+    for k, name in enumerate("ab"):
+        save(root / f"JPEGImages/{name}.png", k)
+        for folder in ("SegmentationClass", "SegmentationObject"):
+            pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+            pixels[2:20, 2:20], pixels[10:30, 25:45] = (128, 0, 0), (0, 128, 0)
+            (root / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(root / folder / f"{name}.png")
+
+
+def label_maps_plain(root: Path) -> None:
+    """Images and label maps without a list, with the class names of labelme."""
+    write(root / "class_names.txt", "_background_\ncat\ndog\n")
+    for k, name in enumerate("ab"):
+        save(root / f"JPEGImages/{name}.jpeg", k)
+        values = np.zeros((HEIGHT, WIDTH), np.uint8)
+        values[2:20, 2:20], values[10:30, 25:45] = 1, 2
+        (root / "SegmentationClass").mkdir(exist_ok=True)
+        Image.fromarray(values).save(root / f"SegmentationClass/{name}.png")
+
+
+def imagenet_sorted(root: Path) -> None:
+    """ImageNet's val in folders of classes, its XML in one folder."""
+    for k, wnid in enumerate((TENCH, SHARK)):
+        name = f"ILSVRC2012_val_0000000{k}"
+        save(root / f"val/{wnid}/{name}.JPEG", k)
+        write(root / f"Annotations/CLS-LOC/val/{name}.xml", voc_xml(name, [wnid]))
+
+
+def tiny_imagenet_sorted(root: Path) -> None:
+    """Tiny-ImageNet's val in folders of classes."""
+    write(root / "wnids.txt", "n02\nn01\n")
+    write(root / "val/val_annotations.txt", "a.JPEG\tn01\t0\t1\t16\t14\nb.JPEG\tn02\t5\t5\t30\t20\n")
+    for k, (wnid, name) in enumerate((("n01", "a"), ("n02", "b"))):
+        save(root / f"val/{wnid}/images/{name}.JPEG", k)
+
+
+ALL_SETS = SETS | {
+    "yolo-roboflow": DataSet("yolo", yolo_roboflow, "val"),
+    "yolo-darknet": DataSet("yolo", yolo_darknet),
+    "yolo-plain": DataSet("yolo", yolo_plain, None, {"images": "pics", "annotations": "boxes"}),
+    "voc-flat": DataSet("voc", voc_flat, "train"),
+    "voc-cvat": DataSet("voc", voc_cvat),
+    "label-maps-cvat": DataSet("label-maps", label_maps_cvat),
+    "label-maps-plain": DataSet("label-maps", label_maps_plain),
+    "imagenet-sorted": DataSet("imagenet", imagenet_sorted, "val"),
+    "tiny-imagenet-sorted": DataSet("tiny-imagenet", tiny_imagenet_sorted, "val"),
+}
+"""Layouts by name, the published ones too. Every input is a mutation of one of them."""
