@@ -255,6 +255,41 @@ def test_nothing_that_fits_is_one_line_with_the_command(tmp_path: Path) -> None:
     )
 
 
+def test_among_many_files_those_with_a_name_for_it_are_looked_at(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    lay_out(root, "my_annotations.json", {"a.jpg": "a.jpg"})
+    for k in range(60):
+        (root / f"{k}.json").write_text('{"shapes": []}')
+    index, _, _ = built(root)
+    assert [row.image for row in index] == ["a.jpg"]
+
+
+def test_a_file_in_utf16_is_found_and_read(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    lay_out(root, "labels.json", {"a.jpg": "data/a.jpg"})
+    (root / "labels.json").write_text((root / "labels.json").read_text(), encoding="utf-16")
+    index, _, skipped = built(root)
+    assert ([row.image for row in index], skipped) == (["data/a.jpg"], [])
+
+
+def test_objects_of_a_number_that_two_images_have_are_nobodys(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    lay_out(root, "labels.json", {name: f"data/{name}" for name in ("a.jpg", "b.jpg", "c.jpg")})
+    content = json.loads((root / "labels.json").read_text())
+    content["images"][1]["id"] = 0  # as when two files are put together and the numbers begin again
+    (root / "labels.json").write_text(json.dumps(content))
+    for trust in (False, True):
+        index, summary, skipped = built(root, trust=trust)
+        assert [row.image for row in index] == ["data/c.jpg"]
+        assert (summary.images, summary.written, summary.objects, summary.kept) == (3, 1, 3, 1)
+        assert {(Path(one.what).name, one.why) for one in skipped} == {
+            ("labels.json, annotation 1", "its image 1 is not listed"),
+            ("labels.json, image 0", "b.jpg: this image number was listed before"),
+            ("a.jpg", "its number 0 is also that of 'b.jpg': whose its objects are is unknown"),
+            ("a.jpg, annotation 0", "its image cannot be used"),
+        }
+
+
 def test_one_image_under_several_names_and_ids_is_one_row(tmp_path: Path) -> None:
     root = tmp_path / "d"
     lay_out(root, "annotations/instances_train.json", {"a.jpg": "train/a.jpg", "b.jpg": "train/b.jpg"})

@@ -110,10 +110,13 @@ def plain(root: Path, path: Path, skipped: list[Skipped]) -> list[ImageObjects]:
     labels, _ = read_classes(path, content["categories"], set(found.categories), skip)
     first_of: dict[Any, int] = {}  # position of the row that an image number leads to
     by_name: dict[str, int] = {}
-    again, same = set(), set()
+    again, same, doubt = set(), set(), {}
     for k, row in enumerate(listed.rows):
         if row[0] in first_of:
             again.add(k)
+            if listed.rows[at := first_of[row[0]]][1] != row[1]:
+                other = "an image without a name" if row[1] is None else repr(row[1])
+                doubt[at] = f"its number {row[0]!r} is also that of {other}: whose its objects are is unknown"
             continue
         first_of[row[0]] = k if row[1] is None else by_name.setdefault(row[1], k)
         if first_of[row[0]] != k:
@@ -154,6 +157,8 @@ def plain(root: Path, path: Path, skipped: list[Skipped]) -> list[ImageObjects]:
             "\ud800": (None, LEADS_OUT),
             None: (None, "has no file_name"),
         }[name]
+        if k in doubt:
+            place, why = None, doubt[k]
         if place is None or (name == "../a.png" and "a.png" in by_name):
             skip(Skipped(where, why))
             for called, _, _ in named:
@@ -187,7 +192,7 @@ def objects_of(
             if problem:
                 why.append(f"{problem}; {'that part is left out' if mask else 'it has no mask'}")
             objects.append((called, Object(box, mask, labels.get(category))))
-            written.append(repr((category, bbox if bbox is None else to_box(bbox), segmentation)))
+            written.append(repr((category, objects[-1][1].box, segmentation or None)))
             problems[len(objects) - 1] = "; ".join(why)
         except DataError as error:
             skip(SkippedObject(called, str(error)))

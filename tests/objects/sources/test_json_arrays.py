@@ -56,6 +56,15 @@ def test_windows_of_any_size_give_what_the_whole_file_holds(
     )  # repr: NaN equals NaN
 
 
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("window", [1, 3, 50, 2000])
+def test_other_codings_are_read_by_their_marks(tmp_path: Path, coding: str, window: int) -> None:
+    path = tmp_path / "a.json"
+    text = json.dumps({"images": [{"file_name": "\u00e9\U0001f600"}] * 3}, ensure_ascii=False)
+    path.write_bytes((f"\ufeff{text}" if coding == "utf-16-be" else text).encode(coding))
+    assert gathered(path, window) == json.loads(text)
+
+
 @settings(max_examples=100, deadline=None)
 @given(documents, layouts, windows, st.data())
 def test_a_damaged_file_is_one_line_or_what_json_makes_of_it(

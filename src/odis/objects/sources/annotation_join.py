@@ -128,6 +128,11 @@ class AnnotationJoin:
         """Positions of images listed again, rising; annotations are those of the first."""
         return iter(self._places.repeated().tolist())
 
+    def position(self, one: Any) -> int:
+        """Where the annotations go that name an image so: to the first that is called so, or is the same."""
+        found = int(self._places.find([one])[0])
+        return found if self._firsts is None else int(self._firsts[found])
+
     def same(self) -> Iterator[tuple[int, int]]:
         """Positions of images that are the same as an earlier one, and of the first; rising."""
         if self._firsts is not None:

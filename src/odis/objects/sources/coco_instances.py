@@ -35,7 +35,7 @@ from odis.types import Skipped
 
 _LISTS = ("images", "annotations", "categories")
 
-_SAMPLE = 32  # images by which the folder is found
+_SAMPLE = 200  # images by which the folder is found
 
 _ODD = re.compile(r"\\|//|(^|/)\.{1,2}(/|$)")  # in names that may be spelled in several ways
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from odis.errors import DataError
+from odis.objects.sources.json_arrays import UTF_16
 
 _NOISE = "annotations?|instances|coco|labels?|results?|dataset|data|gt|json|images"
 
@@ -26,9 +27,9 @@ _OTHER_TASKS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_
 
 _HEAD = 2**18  # bytes of a file that say whether it is of COCO's form
 
-_MOST = 50  # JSON files of a folder that are looked at; a folder of more has one for each image
+_MOST = 50  # JSON files of a folder that are all looked at; a folder of more has one for each image
 
-_LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_LISTS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
 
 _ANNOTATIONS = "annotations"
 
@@ -199,7 +200,9 @@ def _files(folder: Path) -> list[Path]:
             ]
     except OSError:
         return []
-    return [folder / name for name in sorted(names)] if len(names) <= _MOST else []
+    if len(names) > _MOST:
+        names = [name for name in names if _BEFORE.match(name[:-5]) or _BEHIND.search(name[:-5])][:_MOST]
+    return [folder / name for name in sorted(names)]
 
 
 def _is_coco(path: Path) -> bool:
@@ -209,4 +212,5 @@ def _is_coco(path: Path) -> bool:
             head = file.read(_HEAD)
     except OSError:
         return False
-    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{" and len(set(_LISTS.findall(head))) > 0
+    text = head.decode("utf-16" if head[:2] in UTF_16 else "utf-8-sig", "replace")
+    return text.lstrip()[:1] == "{" and _LISTS.search(text) is not None

@@ -73,9 +73,11 @@ class InstanceRows:
         self._path, self._named_by, self._places, self._joined = path, named_by, places, joined
         self._labels, self._skip, self._trust = labels, skip, trust
         self._blocks: dict[int, _Block] = {}
+        self._in_doubt: dict[int, str] = {}
         self.settled: Settled = "plain"  # images that are elsewhere are looked for, also with `trust`
 
     def units(self) -> Iterator[Unit]:
+        self._in_doubt = dict(self._doubtful())
         start = 0
         left_out = heapq.merge(((again, None) for again in self._joined.repeated()), self._joined.same())
         for again, first in left_out:
@@ -88,6 +90,18 @@ class InstanceRows:
                 self._skip(Unread(f"{what}, {name}", AGAIN))
             start = again + 1
         yield from (partial(self._row, i) for i in range(start, len(self._joined)))
+
+    def _doubtful(self) -> Iterator[tuple[int, str]]:
+        """Positions of images with objects that may be another's, and why: two are called by one number."""
+        for again in self._joined.repeated():
+            number, name, *_ = self._block(again // BLOCK).images[again % BLOCK]
+            at = self._joined.position(number)
+            if self._block(at // BLOCK).images[at % BLOCK][1] != name:
+                other = "an image without a name" if name is None else short(name)
+                yield (
+                    at,
+                    f"its number {_shown(number)} is also that of {other}: whose its objects are is unknown",
+                )
 
     def names(self) -> Iterator[str]:
         """What the images are called, each once."""
@@ -108,13 +122,14 @@ class InstanceRows:
     def _row(self, i: int) -> ImageObjects | None:
         block, k = self._block(i // BLOCK), i % BLOCK
         _, name, *size = block.images[k]
-        place = self._places.plain(name) if block.plain[k] and name is not None else None
+        ordinary = block.plain[k] and name is not None and i not in self._in_doubt
+        place = self._places.plain(name) if ordinary else None
         if place is not None:
             found = self._plain_size(place, (size[0], size[1]), block.possible[k])
             objects = None if found is None else block.objects(k, *found)
             if found is not None and objects is not None:
                 return ImageObjects(place, found[0], found[1], objects)
-        return self._careful(block, k)
+        return self._careful(block, k, self._in_doubt.get(i))
 
     def _plain_size(self, place: str, size: tuple[int, int], possible: bool) -> tuple[int, int] | None:
         """The size of an image where nothing is odd; None if something is."""
@@ -125,8 +140,8 @@ class InstanceRows:
         except DataError:
             return None
 
-    def _careful(self, block: _Block, k: int) -> ImageObjects | None:
-        """The row of an image of which something is left out or mended, or may be."""
+    def _careful(self, block: _Block, k: int, doubt: str | None) -> ImageObjects | None:
+        """The row of an image of which something is left out or mended, or may be; None if it is in doubt."""
         number, name, width, height = block.images[k]
         annotations = block.annotations(k)
         where = f"{self._path}, image {_shown(number)}" if name is None else self._places.called(name)
@@ -135,6 +150,8 @@ class InstanceRows:
                 self._skip(Crowd(f"{where}, {name_of(one.number)}", "is a crowd"))
         named = [(f"{where}, {name_of(one.number)}", one) for one in annotations if not one.crowd]
         try:
+            if doubt is not None:
+                raise DataError(doubt)
             place = self._place(name)
         except DataError as error:
             self._skip(Skipped(where, str(error)))
@@ -160,7 +177,7 @@ class InstanceRows:
 
     def _objects(self, named: list[tuple[str, _Annotation]], size: tuple[int, int]) -> tuple[Object, ...]:
         """The objects of an image of `size` that can be used; what is left out or mended is named."""
-        objects, problems, used = [], [], []
+        objects, problems, written = [], [], []
         for called, one in named:
             try:
                 item, problem = one.object(*size, self._labels)
@@ -169,9 +186,8 @@ class InstanceRows:
                 continue
             objects.append((called, item))
             problems.append(problem)
-            used.append(one)
-        apart = len({item for _, item in objects}) == len(objects)
-        written = None if apart else [one.written() for one in used]
+            segmentation = None if one.rest is None or not one.rest[1] else _repr(one.rest[1])
+            written.append((one.category, item.box, segmentation))
         kept = keep_usable(objects, size, ANY_LABEL, self._skip, masks_are_sound=True, written=written)
         there = set(map(id, kept))
         for (called, item), problem in zip(objects, problems):
@@ -217,10 +233,6 @@ class _Annotation:
         if problem is not None:
             problems.append(f"{problem}; {'that part is left out' if mask else 'it has no mask'}")
         return Object(box, mask, label), "; ".join(problems) or None
-
-    def written(self) -> tuple[Any, ...]:
-        """What tells it from others of its image."""
-        return self.category, self.box if self.rest is None else tuple(map(_repr, self.rest))
 
 
 def _repr(value: Any) -> str:

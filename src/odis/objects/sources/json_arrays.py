@@ -17,8 +17,9 @@ import codecs
 import json
 import re
 from collections.abc import Collection, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
@@ -29,6 +30,9 @@ WINDOW = 2 * 2**20
 
 LARGEST = 64 * 2**20
 """Characters an entry of an array, or a value that is no array, may have."""
+
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""How a file in UTF-16 begins, as Windows' shell writes one."""
 
 _BETWEEN = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*\{")
 
@@ -58,7 +62,7 @@ def read_arrays(
     Whatever else the object has is passed over. A file that holds no object has none of them.
 
     Args:
-        path: The file, in UTF-8.
+        path: The file, in UTF-8, or in UTF-16 with a byte order mark.
         names: Of arrays; a value of such a name that is no array is passed over.
         others: Filled with those names whose values are no arrays, and what they are (`an object`, `null`).
 
@@ -78,8 +82,9 @@ def read_arrays(
 class _Text:
     """The part of a file that is looked at: `text` from `at` on has been read and not yet passed."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._decode = file, codecs.getincrementaldecoder("utf-8-sig")().decode
+    def __init__(self, file: BufferedReader) -> None:
+        coding = "utf-16" if file.peek(2)[:2] in UTF_16 else "utf-8-sig"
+        self._file, self._decode = file, codecs.getincrementaldecoder(coding)().decode
         self.text, self.at, self.ended = "", 0, False
         self._before = 0  # characters of the file that came before `text`
 

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from odis.errors import DataError
-from odis.objects.listing import SPLIT_FOLDERS, list_files
+from odis.objects.listing import IMAGE_SUFFIXES, SPLIT_FOLDERS, list_files
 
 LEADS_OUT = "its name leads out of the data set's folder, or names no file"
 
@@ -41,6 +41,8 @@ _SERVER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/?]*")
 _DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
 
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # Label Studio's names of uploaded files
+
+_ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # where a name has none
 
 _DEEPEST = 32  # parts of a name that are looked at
 
@@ -305,10 +307,16 @@ def _as_it_is(end: str) -> Iterable[str]:
 
 
 def _spellings(end: str) -> Iterator[str]:
-    """Other spellings of a name: accents as characters of their own or not, the ending in other letters."""
+    """Other spellings of a name: accents as characters of their own or not, the ending in other letters or
+    not written.
+    """
     stem, suffix = os.path.splitext(end)
+    endings = (
+        (suffix, suffix.lower(), suffix.upper()) if suffix.lower() in IMAGE_SUFFIXES else ("", *_ENDINGS)
+    )
+    stem = stem if suffix.lower() in IMAGE_SUFFIXES else end
     for form in (stem,) if stem.isascii() else (unicodedata.normalize(one, stem) for one in ("NFC", "NFD")):
-        for ending in dict.fromkeys((suffix, suffix.lower(), suffix.upper())):
+        for ending in dict.fromkeys(endings):
             if form + ending != end:
                 yield form + ending
 
