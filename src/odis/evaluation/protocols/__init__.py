@@ -4,7 +4,7 @@ list here.
 
 from typing import Any
 
-from odis.evaluation.protocols import corloc, knn_imagenet, linear_imagenet, maskcut, roxford, rparis
+from odis.evaluation.protocols import corloc, davis, knn_imagenet, linear_imagenet, maskcut, roxford, rparis
 from odis.evaluation.protocols.protocol import Protocol
 
 _MODULES = (
@@ -12,6 +12,7 @@ _MODULES = (
     linear_imagenet,
     corloc,
     maskcut,
+    davis,
     roxford,
     rparis,
 )

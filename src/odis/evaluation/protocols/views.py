@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
@@ -85,3 +87,20 @@ class Squash:
         picture = Image.fromarray(labels.astype(np.int32), mode="I")
         small = picture.resize((self.side, self.side), Image.Resampling.NEAREST)
         return np.asarray(small).astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The whole image resized to a width and a height, bilinear without smoothing, as OpenCV does by
+    default.
+    """
+
+    width: int
+    height: int
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """uint8 (3, height, width)."""
+        pixels = torch.from_numpy(pixels_of(image)).float()[None]
+        size = (self.height, self.width)
+        resized = interpolate(pixels, size=size, mode="bilinear", align_corners=False)[0]
+        return resized.round().to(torch.uint8).numpy()
