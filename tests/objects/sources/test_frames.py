@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odis.objects.sources.frames import SWAPPED, TURNED, fit, frame_of, in_doubt
+from odis.objects.sources.frames import SWAPPED, TURNED, clipped, fit, frame_of, in_doubt
 from odis.types import Box
 
 WIDE, HIGH = (60, 40), (40, 60)
@@ -60,3 +60,24 @@ def test_a_stated_size_is_passed_over_only_for_one_that_holds_all_boxes(
         assert found is None or found in sizes
         if stated in sizes and not in_doubt(stated, boxes):
             assert found == stated
+
+
+@pytest.mark.parametrize(
+    ("box", "expected", "told"),
+    [
+        ((10, 10, 20, 20), (10, 10, 20, 20), []),
+        ((-0.5, 0, 200.7, 100.9), (0, 0, 200, 100), []),  # rounding
+        ((-1.5, 0, 20, 20), (0, 0, 20, 20), ["reaches 1.5 pixels over the edge: clipped"]),
+        ((10, 10, 210, 104), (10, 10, 200, 100), ["reaches 10.0 pixels over the edge: clipped"]),
+        ((10, 10, 211, 20), (10, 10, 211, 20), []),  # over by more than a twentieth
+        ((300, 10, 310, 20), (300, 10, 310, 20), []),
+    ],
+)
+def test_boxes_that_reach_a_little_over_the_edge_are_clipped(
+    box: Box, expected: Box, told: list[str]
+) -> None:
+    changes: list[str] = []
+    assert clipped(box, (200, 100), changes) == expected
+    assert changes == told
+    assert max(clipped(box, (200, 100), [], far=True)) <= 310
+    assert clipped((10, 10, 500, 20), (200, 100), [], far=True) == (10, 10, 200, 20)

@@ -187,9 +187,10 @@ def test_an_unusable_row_is_named(root: Path, bad: str, text: str) -> None:
             "has class '/m/0', which the class descr",
         ),
         (line(LabelName=""), Object((4, 0, 12, 4)), "has class '', which"),
-        (line(YMin="-0.5"), Object((4, 0, 12, 4), label=0), "reaches 4.0 pixels over the edge: clipped"),
+        (line(YMin="-0.25"), Object((4, 0, 12, 4), label=0), "reaches 2.0 pixels over the edge: clipped"),
+        (line(YMin="-0.5"), Object((4, -4, 12, 4), label=0), None),  # as far as is no carelessness
         (line(XMax="1.01"), Object((4, 0, 16, 4), label=0), None),  # 0.16 pixels: rounding
-        (line(XMax="1.25", YMax="1.5"), Object((4, 0, 16, 8), label=0), "reaches 4.0 pixels over the edge"),
+        (line(XMax="1.125", YMax="1.125"), Object((4, 0, 16, 8), label=0), "reaches 2.0 pixels over the ed"),
     ],
 )
 def test_what_is_odd_about_a_row_does_not_cost_its_object(

@@ -231,3 +231,30 @@ def test_images_without_an_annotation_and_annotations_without_an_image_are_named
         True,
         True,
     ]
+
+
+def test_an_image_has_one_annotation(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    for name in ("a.xml", "a.jpg.xml", "a.XML", "sub/a.xml"):
+        annotate(root / name)
+    save(root / "a.jpg")
+    names, _, skipped = read(root)
+    assert names == ["a.jpg"]
+    why = "its image a.jpg has another XML file, which is read"
+    none = "no such file, nor one of another ending"
+    told = [(s.what.removeprefix(f"{root}/"), s.why) for s in skipped if ", object" not in s.what]
+    assert sorted(told) == [
+        ("a.jpg.xml", why),
+        ("a.xml", why),  # the other spelling of it
+        ("sub/a.jpg", f"{none}; a.jpg, which <filename> names, has another XML file"),
+    ]  # fmt: skip
+    assert sum(", object" in s.what for s in skipped) == 3
+
+
+def test_what_else_lies_with_the_images_is_counted(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    annotate(root / "Annotations/a.xml")
+    save(root / "JPEGImages/a.jpg")
+    write(root / "JPEGImages/b.heic", "x")
+    _, _, (told,) = read(root)
+    assert told == Unread(f"{root}/JPEGImages", ".heic files")

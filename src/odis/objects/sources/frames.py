@@ -12,6 +12,8 @@ _SLACK = 2.0  # pixels: how far rounding and counting from 1 may put a corner ov
 
 _ROUNDING = 1.0  # pixels: how far a box whose corners were rounded may reach over the edge
 
+_CARELESS = 0.05  # of the image: how far over its edge careless drawing may reach
+
 LEAST_SHARE, MOST_SHARE = -1.0, 2.0
 """What a share of an image's side may be: drawing goes astray by a whole image at most; more are pixels."""
 
@@ -61,13 +63,16 @@ def frame_of(
     return None, ""
 
 
-def clipped(box: Box, size: tuple[int, int], changes: list[str]) -> Box:
-    """The part of a box that is in the image; the box itself if no part is.
+def clipped(box: Box, size: tuple[int, int], changes: list[str], *, far: bool = False) -> Box:
+    """The part of a box that is in the image; the box itself if no part is, or if it reaches over by more
+    than careless drawing does. Such boxes stay as they are annotated, as in every format: training clips
+    them, and whether they are many is seen over the whole data set (`plausible.py`).
 
     Args:
         box: The box.
         size: `(width, height)` of the image.
         changes: Gets what was changed, in words, if it is more than rounding.
+        far: Clip however far it reaches.
     """
     x0, y0, x1, y1 = box
     width, height = size
@@ -75,6 +80,9 @@ def clipped(box: Box, size: tuple[int, int], changes: list[str]) -> Box:
     if not (inside[0] < inside[2] and inside[1] < inside[3]):
         return box
     over = max(-x0, -y0, x1 - width, y1 - height)
+    share = max(-x0 / width, -y0 / height, x1 / width - 1, y1 / height - 1)
+    if over > _SLACK and share > _CARELESS + 1e-9 and not far:
+        return box
     if over > _ROUNDING:
         changes.append(f"reaches {over:.1f} pixels over the edge: clipped")
     return inside

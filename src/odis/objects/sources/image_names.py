@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
 
-from odis.objects.listing import list_files
+from odis.objects.clean import Skip
+from odis.objects.listing import Listing, list_files
 
 _FIRST = (".jpg", ".jpeg", ".png")
 
@@ -21,9 +23,17 @@ class ImageNames:
         self.folder, self._suffixes = folder, suffixes
 
     @cached_property
+    def _listing(self) -> Listing:
+        return list_files(self.folder) if os.path.isdir(self.folder) else Listing(str(self.folder))
+
+    def report(self, skip: Skip, reads: tuple[str, ...]) -> None:
+        """Pass what else lies in the folder to `skip`, but for files of the endings that are read."""
+        self._listing.report(skip, reads)
+
+    @cached_property
     def images(self) -> list[str]:
         """All images, relative to the folder."""
-        found = list_files(self.folder).images if self.folder.is_dir() else []
+        found = self._listing.images
         if self._suffixes is None:
             return found
         return [image for image in found if image[len(stem(image)) :].lower() in self._suffixes]

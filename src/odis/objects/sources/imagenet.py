@@ -81,10 +81,10 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> A
         DataError: The split is missing, nothing names the classes of `val`, or a CSV is not Kaggle's.
     """
     wanted = names_of_split(split or "train")
-    prefix = "ILSVRC/" if (root / "ILSVRC" / "Data").is_dir() else ""
-    in_data = (root / prefix / "Data" / "CLS-LOC").is_dir()
+    prefix = "ILSVRC/" if os.path.isdir(root / "ILSVRC" / "Data") else ""
+    in_data = os.path.isdir(root / prefix / "Data" / "CLS-LOC")
     images = root / prefix / "Data" / "CLS-LOC" if in_data else root
-    there = [name for name in ("train", "val") if (images / name).is_dir()]
+    there = [name for name in ("train", "val") if os.path.isdir(images / name)]
     split = next((name for name in wanted if name in there), "")
     if not split:
         raise DataError(
@@ -94,11 +94,11 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> A
     folder = f"{prefix}Data/CLS-LOC/{split}" if in_data else split
     xml = root / prefix / "Annotations" / "CLS-LOC" / split
     path = root / f"LOC_{split}_solution.csv"
-    table = SolutionTable(path, skip) if path.is_file() else None
+    table = SolutionTable(path, skip) if os.path.isfile(path) else None
     folders = sorted(name for name, is_folder in _entries(images / split) if is_folder)
     if split == "train" or folders:
         classes = folders
-    elif xml.is_dir() or table:
+    elif os.path.isdir(xml) or table:
         classes = sorted(_wnids(xml, table))
     else:
         raise DataError(
@@ -108,7 +108,7 @@ def read(root: Path, split: str | None, skip: Skip, *, trust: bool = False) -> A
         raise DataError(f"{images / split}: no class; {_NO_CLASS[split]}")
     labels = {wnid: k for k, wnid in enumerate(classes)}
     rows = _ImageNetRows(root, folder, xml, table, labels, bool(folders), skip, trust)
-    provenance = "annotated" if xml.is_dir() or table else "whole-image"
+    provenance = "annotated" if os.path.isdir(xml) or table else "whole-image"
     return AnnotationReader(rows.units(), root, provenance, classes)
 
 
@@ -141,7 +141,7 @@ class _ImageNetRows:
                 together, seen = _annotations(self.xml), set[str]()
                 for wnid, label in self.labels.items():
                     folder, xml = f"{self.folder}/{wnid}", self.xml / wnid
-                    if xml.is_dir() or not together:
+                    if os.path.isdir(xml) or not together:
                         yield from self._folder(folder, xml, label)
                     else:  # as they are published for val, whose images a script has sorted
                         yield from self._images(folder, self.xml, together, label, seen)
@@ -299,7 +299,7 @@ def _annotations(folder: Path) -> set[str]:
     """Names of the XML files in a folder, without their ending; none if there is no folder."""
     return (
         {name[:-4] for name, is_folder in _entries(folder) if not is_folder and name.endswith(".xml")}
-        if folder.is_dir()
+        if os.path.isdir(folder)
         else set()
     )
 

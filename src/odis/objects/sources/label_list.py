@@ -8,6 +8,7 @@ has a name a line, and begins with that of the background.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def find_list(*folders: Path | None) -> LabelList | None:
     """
     for folder in folders:
         for name in (LABEL_MAP, CLASS_NAMES):
-            if folder is not None and (folder / name).is_file():
+            if folder is not None and os.path.isfile(folder / name):
                 return read_list(folder / name)
     return None
 

@@ -149,12 +149,15 @@ def _check_values(path: Path, stored: np.ndarray, most: int = 255) -> None:
 
 def _colours(stored: np.ndarray, path: Path) -> tuple[list[tuple[int, int, int]], np.ndarray]:
     """The colours of a map, in order, and the place of each pixel's among them."""
-    packed = stored.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
-    found, inverse = np.unique(packed, return_inverse=True)
+    red, green, blue = (stored[..., k].astype(np.int32) for k in range(3))
+    packed = red << 16 | green << 8 | blue
+    there = np.zeros(1 << 24, bool)
+    there[packed] = True
+    found = np.flatnonzero(there)
     if len(found) > _MOST_COLOURS:
         raise DataError(f"{path}: has {len(found):,} colours; a label map has one for each class or instance")
     colours = [(int(v) >> 16, int(v) >> 8 & 255, int(v) & 255) for v in found]
-    return colours, inverse.reshape(packed.shape)
+    return colours, np.searchsorted(found, packed)
 
 
 def _is_nothing(colour: tuple[int, int, int]) -> bool:

@@ -17,7 +17,7 @@ from odis.objects.sources.image_names import ImageNames, stem
 from odis.objects.sources.label_map_files import SUFFIXES
 from odis.objects.sources.reader import SPLITS, names_of_split
 from odis.objects.sources.text import short
-from odis.objects.sources.voc_layout import listed_names, split_lists
+from odis.objects.sources.voc_layout import listed_names, split_lists, subfolders
 from odis.objects.sources.voc_xml import leads_out
 
 _CLASS_FOLDERS = ("SegmentationClass", "SegmentationClassPNG")
@@ -67,19 +67,19 @@ def find_maps(
     """
     pictures, named = _named(root, images, "images"), _named(root, annotations, "annotations")
     voc = next((root / name for name in _CLASS_FOLDERS if _has_maps(root / name)), None)
-    if named is None and voc is None and not (root / "annotations").is_dir():
+    if named is None and voc is None and not os.path.isdir(root / "annotations"):
         raise DataError(
             f"{root}: holds no label maps in a known layout: {_LAYOUTS}; --images DIR --annotations DIR "
             f"name the folders of images and label maps"
         )
-    folder = pictures or next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), None)
+    folder = pictures or next((root / name for name in _IMAGE_FOLDERS if os.path.isdir(root / name)), None)
     if folder is None:
         raise DataError(f"{root / 'JPEGImages'}: no such folder; --images DIR names that of the images")
     inside = os.path.relpath(folder, root).split(os.sep, 1)[0]
     top = folder if inside == ".." else root
     lists = split_lists(root, "Segmentation")
     maps = named or voc or root / "annotations"
-    instances = next((root / name for name in _INSTANCE_FOLDERS if (root / name).is_dir()), None)
+    instances = next((root / name for name in _INSTANCE_FOLDERS if os.path.isdir(root / name)), None)
     if maps.name not in _CLASS_FOLDERS:
         instances = None
     if maps.name in _CLASS_FOLDERS and lists and (split is None or split in lists):
@@ -88,7 +88,7 @@ def find_maps(
         chosen = root / "ImageSets" / "Segmentation" / f"{split or lists[0]}.txt"
         return MapLayout(top, folder, maps, instances, listed_names(chosen, folder, skip), False)
     part = _part(root, split, maps, lists)
-    own = folder / part if (folder / part).is_dir() else folder
+    own = folder / part if os.path.isdir(folder / part) else folder
     names = ImageNames(maps / part, SUFFIXES).images
     of_ade = voc is None and named is None
     found = {stem(name) for name in names}
@@ -105,7 +105,7 @@ def find_maps(
 
 def _part(root: Path, split: str | None, maps: Path, lists: list[str]) -> str:
     """The folder of a split in those of the maps and images; empty if there are no splits."""
-    there = sorted(path.name for path in maps.iterdir() if path.is_dir() and not path.name.startswith("."))
+    there = [path.name for path in subfolders(maps)]
     known = [name for name in there if any(name.lower() in names for names in SPLITS.values())]
     if split is None:
         if len(known) > 1 and len(known) == len(there):
@@ -127,14 +127,14 @@ def _named(root: Path, place: str | None, option: str) -> Path | None:
     if place is None:
         return None
     path = Path(os.path.normpath(root / place))
-    if not path.is_dir():
+    if not os.path.isdir(path):
         what = "images" if option == "images" else "label maps"
         raise DataError(f"{path}: no such folder; --{option} names the folder of the {what}")
     return path
 
 
 def _has_maps(folder: Path) -> bool:
-    return folder.is_dir() and any(
+    return os.path.isdir(folder) and any(
         os.path.splitext(name)[1].lower() in SUFFIXES or os.path.isdir(folder / name)
         for name in os.listdir(folder)
     )

@@ -19,6 +19,7 @@ number. A value or colour that the list has not is an object without label.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -132,7 +133,7 @@ def _are_voc(root: Path, layout: MapLayout, maps: ImageNames) -> bool:
         if by_name:
             continue
         path = root / "Annotations" / f"{name}.xml"
-        if not palette or not path.is_file():
+        if not palette or not os.path.isfile(path):
             return False
         try:
             stated = {item.name for item in items(parse(path), path)}
@@ -173,10 +174,18 @@ class _MapRows:
 
     def units(self) -> Iterator[Unit]:
         """The units of all images, and images that no map is of."""
+        self.images.report(self.skip, (".txt",))
         used: set[str] = set()
+        taken = {image for name in self.layout.names for image in self.images.of(name)}
         for name in self.layout.names:
-            found = self.images.of(name) or list(filter(None, [self.images.alike(name)]))
+            alike = self.images.alike(name)
+            found = self.images.of(name) or ([alike] if alike and alike not in taken else [])
+            if found and found[0] in used:
+                why = f"its image {found[0]} has another label map, which is read"
+                self.skip(Skipped(str(self.layout.maps / _file(self.maps, name)), why))
+                continue
             used.update(found)
+            taken.update(found)
             for other in found[1:]:
                 self.skip(Unread(str(self.images.folder / other), "images of a name that another has"))
             yield partial(self._row, name, found[0] if found else f"{name}.jpg")

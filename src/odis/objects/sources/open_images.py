@@ -9,9 +9,9 @@ Boxes are shares of the image's width and height. They are for the pixels as the
 publishers say: the published files are not turned. A file from elsewhere whose EXIF orientation swaps its
 sides is therefore taken as it is stored, too.
 
-A box that reaches over the edge is clipped. A box around a group (`IsGroupOf` is 1) is a crowd. Depictions
-and views from inside are objects like others, and so is what nobody checked (-1). `Confidence` is a dummy,
-always 1, so there are no scores.
+A box that reaches a little over the edge is clipped. A box around a group (`IsGroupOf` is 1) is a crowd.
+Depictions and views from inside are objects like others, and so is what nobody checked (-1). `Confidence` is
+a dummy, always 1, so there are no scores.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def read(root: Path, split: str | None, skip: Skip) -> AnnotationReader:
             encoding.
     """
     wanted = split or "train"
-    there = [name for name in _SPLITS if (root / name).is_dir()]
+    there = [name for name in _SPLITS if os.path.isdir(root / name)]
     split = next((name for name in names_of_split(wanted) if name in there), "")
     if not split:
         raise DataError(
@@ -132,7 +132,10 @@ FORMAT = AnnotationFormat(
 
 def _find(root: Path, names: list[str]) -> Path:
     found = [
-        path for folder in (root, root / "annotations") for name in names if (path := folder / name).is_file()
+        path
+        for folder in (root, root / "annotations")
+        for name in names
+        if os.path.isfile(path := folder / name)
     ]
     if not found:
         raise DataError(f"{root}: has no {' or '.join(names)}, nor is there one in annotations/")

@@ -10,6 +10,7 @@ scripts do: an image without a box is then one object, the whole image, of the c
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -20,6 +21,7 @@ from odis.objects.clean import Mended, Skip, SkippedObject, keep_usable, usable_
 from odis.objects.listing import list_files
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit, names_of_split
 from odis.objects.sources.text import read_text
+from odis.objects.sources.voc_layout import subfolders
 from odis.types import ImageObjects, Object
 
 _SPLITS = ("train", "val", "test")
@@ -38,7 +40,7 @@ def read(root: Path, split: str | None, skip: Skip) -> AnnotationReader:
         DataError: `wnids.txt` or the split is missing, or what is there has another layout.
     """
     wanted = split or "train"
-    there = [name for name in _SPLITS if (root / name).is_dir()]
+    there = [name for name in _SPLITS if os.path.isdir(root / name)]
     split = next((name for name in names_of_split(wanted) if name in there), "")
     if not split:
         raise DataError(
@@ -49,13 +51,13 @@ def read(root: Path, split: str | None, skip: Skip) -> AnnotationReader:
 
     def units() -> Iterator[Unit]:
         if split == "train":
-            for wnid in sorted(entry.name for entry in (root / "train").iterdir() if entry.is_dir()):
+            for wnid in (path.name for path in subfolders(root / "train")):
                 boxes = _boxes(root / "train" / wnid / f"{wnid}_boxes.txt", skip, labels, wnid)
                 yield from _units(root, f"train/{wnid}/images", boxes, skip, len(wnids))
         else:
             path = root / "val" / "val_annotations.txt"
-            is_sorted = split == "val" and not (root / "val" / "images").is_dir()
-            has_boxes = split == "val" and (path.is_file() or not is_sorted)
+            is_sorted = split == "val" and not os.path.isdir(root / "val" / "images")
+            has_boxes = split == "val" and (os.path.isfile(path) or not is_sorted)
             boxes = _boxes(path, skip, labels) if has_boxes else {}
             if is_sorted:
                 yield from _sorted_units(root, boxes, skip, labels)
@@ -77,7 +79,7 @@ FORMAT = AnnotationFormat(
 def _units(
     root: Path, folder: str, boxes: dict[str, list[Object]], skip: Skip, classes: int
 ) -> Iterator[Unit]:
-    if not (root / folder).is_dir():
+    if not os.path.isdir(root / folder):
         raise DataError(f"{root / folder}: no such folder; Tiny-ImageNet keeps its images there")
     listing = list_files(root / folder)
     listing.report(skip)
@@ -91,8 +93,8 @@ def _sorted_units(
 ) -> Iterator[Unit]:
     """The images of `val` in folders of classes, and boxes that have no image."""
     left = set(boxes)
-    for wnid in sorted(entry.name for entry in (root / "val").iterdir() if entry.is_dir()):
-        folder = f"val/{wnid}/images" if (root / "val" / wnid / "images").is_dir() else f"val/{wnid}"
+    for wnid in (path.name for path in subfolders(root / "val")):
+        folder = f"val/{wnid}/images" if os.path.isdir(root / "val" / wnid / "images") else f"val/{wnid}"
         listing = list_files(root / folder)
         listing.report(skip, reads=(".txt",))
         for image in listing.images:
@@ -148,7 +150,7 @@ def _boxes(
 def _names(path: Path, wnids: list[str]) -> list[str]:
     """The first word for each class; where classes share it, with the wnid behind."""
     words: dict[str, str] = {}
-    if path.is_file():
+    if os.path.isfile(path):
         for line in _lines(path):
             wnid, _, text = line.strip().partition("\t")
             words[wnid] = text.split(",")[0]

@@ -17,7 +17,9 @@ read again when its row is asked for.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -114,7 +116,7 @@ FORMAT = AnnotationFormat(
 def _classes(root: Path, layout: VocLayout, found: set[str]) -> list[str]:
     """The classes, of which `found` are named by annotations."""
     path = root / LABEL_MAP
-    listed = read_list(path).names if path.is_file() else []
+    listed = read_list(path).names if os.path.isfile(path) else []
     if listed:
         return [*listed, *sorted(found - set(listed))]
     return list(CLASSES) if layout.listed is not None and found <= set(CLASSES) else sorted(found)
@@ -133,14 +135,14 @@ class _VocRows:
         """The annotation of a name."""
         path = self.layout.annotations / f"{name}.xml"
         upper = self.layout.annotations / f"{name}.XML"
-        return upper if not path.is_file() and upper.is_file() else path
+        return upper if not os.path.isfile(path) and os.path.isfile(upper) else path
 
     def first_pass(self) -> set[str]:
         """Classes that the annotations name; fills `elsewhere`. What cannot be read is passed over here: it
         is reported when its row is due.
         """
         found: set[str] = set()
-        claimed: set[str] = set()
+        claimed = {image for name in self.layout.names for image in self.images.of(name)}
         own: set[str] | None = None  # file names of all annotations, without ending
         for name in self.layout.names:
             path = self.path(name)
@@ -173,10 +175,16 @@ class _VocRows:
 
     def units(self) -> Iterator[Unit]:
         """The units of all images, and images that no annotation is of."""
+        self.images.report(self.skip, (".xml", ".txt"))
         used: set[str] = set()
+        seen: set[str] = set()  # annotations
         for name in self.layout.names:
             found = self.images.of(name)
             image = found[0] if found else self.elsewhere.get(name)
+            if name in seen or (image is not None and image in used):
+                self._taken(name, str(image))
+                continue
+            seen.add(name)
             used.update(found)
             used.update([image] if image else [])
             yield partial(self._row, name, image, found)
@@ -184,6 +192,14 @@ class _VocRows:
             for other in self.images.images:
                 if other not in used:
                     self.skip(Unread(str(self.images.folder / other), "images without an XML file"))
+
+    def _taken(self, name: str, image: str) -> None:
+        """Name an annotation whose image another one has."""
+        path = self.path(name)
+        self.skip(Skipped(str(path), f"its image {image} has another XML file, which is read"))
+        with suppress(DataError):
+            for item in items(parse(path), path):
+                self.skip(SkippedObject(item.what, "its image has another XML file"))
 
     def _row(self, name: str, image: str | None, found: list[str]) -> ImageObjects | None:
         path, skip = self.path(name), self.skip

@@ -70,7 +70,7 @@ def _named(root: Path, place: str | None, option: str) -> Path | None:
     if place is None:
         return None
     path = Path(os.path.normpath(root / place))
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise DataError(f"{path}: no such folder; --{option} names the folder of the {_WHAT[option]}")
     return path
 
@@ -81,8 +81,8 @@ _WHAT = {"images": "images", "annotations": "XML files"}
 def _find(
     root: Path, split: str | None, images: Path | None, annotations: Path | None, skip: Skip, depth: int
 ) -> VocLayout:
-    xml = annotations or next((root / name for name in _XML_FOLDERS if (root / name).is_dir()), None)
-    pictures = images or next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), root)
+    xml = annotations or next((root / name for name in _XML_FOLDERS if os.path.isdir(root / name)), None)
+    pictures = images or next((root / name for name in _IMAGE_FOLDERS if os.path.isdir(root / name)), root)
     lists = split_lists(root)
     if xml is not None and lists and (split is None or split in lists):
         if split is None and len(lists) > 1:
@@ -104,7 +104,7 @@ def _find(
             break
         if xml is not None and (names := xml_below(xml / name, skip)):
             own = pictures / name
-            return VocLayout(root, xml / name, own if own.is_dir() else pictures, names)
+            return VocLayout(root, xml / name, own if os.path.isdir(own) else pictures, names)
         if xml is None and depth < _DEEPEST and xml_below(root / name):
             return replace(_find(root / name, None, images, None, skip, depth + 1), root=root)
     raise DataError(f"{root}: no split {short(split)}{_splits(root, split, xml, lists)}")
@@ -113,10 +113,10 @@ def _find(
 def _splits(root: Path, split: str, xml: Path | None, lists: list[str]) -> str:
     """In words, which splits there are, or what would be read without one."""
     path = root / "ImageSets" / "Main" / f"{split}.txt"
-    if not leads_out(split) and path.is_file() and split not in lists:
+    if not leads_out(split) and os.path.isfile(path) and split not in lists:
         lists = [*lists, f"{path.name}, a list of one class, is none"]
     inner = [] if xml is not None else _sets(root)
-    there = lists or [path.name for path in _folders(xml or root) if path not in inner and xml_below(path)]
+    there = lists or [path.name for path in subfolders(xml or root) if path not in inner and xml_below(path)]
     if there:
         return f"; there are {', '.join(there)}"
     if xml is not None and xml_below(xml):
@@ -133,11 +133,20 @@ def _other(root: Path, split: str | None) -> str:
 
 
 def _sets(root: Path) -> list[Path]:
-    return [path for path in _folders(root) if any((path / name).is_dir() for name in _XML_FOLDERS)]
+    return [path for path in subfolders(root) if any(os.path.isdir(path / name) for name in _XML_FOLDERS)]
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, by name, hidden ones left out.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    return [folder / name for name in names if not name.startswith(".") and os.path.isdir(folder / name)]
 
 
 def _is_split(name: str) -> bool:

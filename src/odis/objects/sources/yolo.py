@@ -82,12 +82,12 @@ class _DataSet:
         root, folder = given, None
         if images is not None:
             place = Path(os.path.normpath(given / images))
-            if not place.is_dir():
+            if not os.path.isdir(place):
                 raise DataError(f"{place}: no such folder; --images names the folder of the images")
             inside = os.path.relpath(place, given).replace(os.sep, "/")
             root, folder = (place, ".") if inside.split("/", 1)[0] == ".." else (given, inside)
         notes = None if annotations is None else Path(os.path.normpath(given / annotations))
-        if notes is None or notes.is_dir():
+        if notes is None or os.path.isdir(notes):
             path = find_yaml(given) or (None if notes is None else find_yaml(notes))
         elif notes.suffix.lower() in (".yaml", ".yml"):
             path, notes = notes, None
@@ -107,7 +107,7 @@ class _DataSet:
         if found or split is not None or any(usual_places(self.root, name) for name in SPLITS):
             return found or self._none(wanted)
         for place in ("images", "obj_train_data", "."):
-            if (self.root / place).is_dir() and (place != "." or self._has_pairs()):
+            if os.path.isdir(self.root / place) and (place != "." or self._has_pairs()):
                 return [place]
         return self._none(wanted)
 
@@ -140,7 +140,7 @@ class _DataSet:
             if not isinstance(written, str):
                 assert self.yaml is not None
                 raise DataError(f"{self.yaml.path}: path is {short(written)}, must be a path")
-            base = find_below(self.root, ["."], written, lambda path: path.is_dir())
+            base = find_below(self.root, ["."], written, lambda path: os.path.isdir(path))
             found += [base] if base is not None else []
         return [*found, "."]
 
@@ -183,7 +183,7 @@ class _DataSet:
             return found
         labels = [self.labels.folder(place) for place in places]
         for folder in filter(None, (self.given, self.labels.named, self.given / "labels", *labels)):
-            path = next((folder / name for name in CLASS_FILES if (folder / name).is_file()), None)
+            path = next((folder / name for name in CLASS_FILES if os.path.isfile(folder / name)), None)
             if path is None:
                 continue
             names = read_names(path)
@@ -223,14 +223,14 @@ class _DataSet:
         """The folders of label files of a folder of images, each with that of its images; none of a list, for
         its images may be anywhere.
         """
-        if not (self.root / place).is_dir():
+        if not os.path.isdir(self.root / place):
             return {}
         listed = images_of(self.root, [], place, lambda skipped: None)
         images = dict.fromkeys([place, *(image.rpartition("/")[0] or "." for image in listed)])
         found = {self.labels.folder(folder): folder for folder in images}
         own = self.labels.folder(place)
         if own != self.root / place:
-            below = (path for path in own.rglob("*") if path.is_dir())
+            below = (path for path in own.rglob("*") if os.path.isdir(path))
             found = {path: f"{place}/{path.relative_to(own)}" for path in below} | found
         if next(_label_files(found), None) is None:
             raise DataError(
@@ -274,7 +274,7 @@ class _DataSet:
 
 def _label_files(folders: Iterable[Path]) -> Iterator[Path]:
     for folder in folders:
-        yield from sorted(p for p in folder.glob("*.txt") if p.name not in _NO_LABELS and p.is_file())
+        yield from sorted(p for p in folder.glob("*.txt") if p.name not in _NO_LABELS and os.path.isfile(p))
 
 
 def _of_other_kind(label: Path) -> str:

@@ -2,8 +2,8 @@
 
 A line is `class x y width height` (the box's centre and size), perhaps with a confidence behind it, or `class
 x1 y1 x2 y2 x3 y3 ...` (a polygon; so are the four corners of an oriented box). All are shares of the image's
-width and height as a viewer shows it. What reaches over the edge is clipped to the image; a share far outside
-of 0 to 1 is no share, but pixels, and its line is left out.
+width and height as a viewer shows it. What reaches a little over the edge is clipped to the image; a share
+far outside of 0 to 1 is no share, but pixels, and its line is left out.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def _object(line: str, size: tuple[int, int], classes: ClassList, changes: list[
         changes.append(f"has confidence {score:g}, which must be from 0 to 1: kept without score")
         score = None
     item = _box(values, size) if len(values) == 4 else _polygon(values, size, changes)
-    return replace(item, box=clipped(item.box, size, changes), label=label, score=score)
+    box = clipped(item.box, size, changes, far=len(values) > 4)  # a polygon's mask is clipped, too
+    return replace(item, box=box, label=label, score=score)
 
 
 def _box(values: list[float], size: tuple[int, int]) -> Object:

@@ -65,7 +65,7 @@ def find_below(root: Path, bases: list[str], text: str, is_there: Callable[[Path
 def is_place(path: Path) -> bool:
     """Whether it is a folder, or a list of images."""
     try:
-        return path.is_dir() or (path.suffix.lower() == ".txt" and path.is_file())
+        return os.path.isdir(path) or (path.suffix.lower() == ".txt" and os.path.isfile(path))
     except (OSError, ValueError):  # a name that is too long
         return False
 
@@ -99,7 +99,7 @@ class Labels:
     def folder(self, images: str) -> Path:
         """Folder of the label files of the images in a folder, which is relative to the root."""
         if images not in self._found:
-            among = (folder for folder in self._folders(images) if folder.is_dir())
+            among = (folder for folder in self._folders(images) if os.path.isdir(folder))
             self._found[images] = next(among, self.root / images)
         return self._found[images]
 
@@ -133,7 +133,7 @@ def images_of(root: Path, bases: list[str], place: str, skip: Skip) -> Iterator[
         DataError: It holds or lists no image, or cannot be read.
     """
     path = root / place
-    if path.is_dir():
+    if os.path.isdir(path):
         listing = list_files(path)
         listing.report(skip, reads=_READ)
         images = listing.images

@@ -8,6 +8,7 @@ with a name a line. Without `names`, `nc` numbers them.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,13 +71,13 @@ def find_yaml(root: Path) -> Path | None:
         DataError: There are several, or the folder cannot be read.
     """
     for name in ("data.yaml", "data.yml"):
-        if (root / name).is_file():
+        if os.path.isfile(root / name):
             return root / name
     try:
         found = sorted(
             p
             for p in root.iterdir()
-            if p.suffix.lower() in (".yaml", ".yml") and not p.name.startswith(".") and p.is_file()
+            if p.suffix.lower() in (".yaml", ".yml") and not p.name.startswith(".") and os.path.isfile(p)
         )
     except OSError as error:
         raise DataError(f"{root}: cannot be read ({error.strerror or error})") from error
@@ -175,7 +176,7 @@ class DataYaml:
     def _named(self, names: Any) -> dict[int, str]:
         if isinstance(names, str):
             listed = self.path.parent / names
-            if "/" not in names and "\\" not in names and names != ".." and listed.is_file():
+            if "/" not in names and "\\" not in names and names != ".." and os.path.isfile(listed):
                 return dict(enumerate(read_names(listed)))
             words = [word.strip() for word in names.split(",")]
             hint = f"; write names: [{', '.join(words)}]" if len(words) > 1 else ""
