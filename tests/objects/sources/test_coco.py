@@ -223,6 +223,17 @@ def test_a_missing_image_is_called_by_its_path(root: Path, name: str) -> None:
     assert [s.what for s in skipped if s.why == "no such file"] == [str(root / "mini2017" / name)]
 
 
+@pytest.mark.parametrize("segmentation", [[], [SQUARE], [[1, 1]]])
+def test_pages_that_nobody_reads_are_counted_once(root: Path, segmentation: list) -> None:
+    pages = [Image.new("L", (8, 6), k) for k in range(3)]
+    pages[0].save(root / "mini2017/b.tif", save_all=True, append_images=pages[1:])
+    content = bad(segmentation=segmentation)
+    content["images"][0]["file_name"] = "b.tif"
+    _, summary, _ = build(root, content)
+    assert (summary.written, summary.kept) == (3, 4)
+    assert summary.unread == {"further pages of TIFF files": 2}
+
+
 @pytest.mark.parametrize("side", [10**400, -(10**400), 2**63, -2])
 def test_a_size_that_no_image_has_is_named(root: Path, side: int) -> None:
     content = copy.deepcopy(CONTENT)

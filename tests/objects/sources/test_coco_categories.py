@@ -27,29 +27,29 @@ TWINS = [ROOT, category(1, "fish"), category(2, "shark")]
     [
         ([category(9, "b"), category(2, "a")], {2}, {2: 0, 9: 1}, ["a", "b"], []),
         ([], {1}, {}, [], []),
-        (SEVERAL, {1}, {1: 0, 2: 1}, ["cod", "shark"], ["category that only names others"]),
-        (TWINS, {1, 2}, {1: 0, 2: 1}, ["fish", "shark"], ["category that only names others"]),
+        (SEVERAL, {1}, {1: 0, 2: 1}, ["cod", "shark"], ["categories that only name others"]),
+        (TWINS, {1, 2}, {1: 0, 2: 1}, ["fish", "shark"], ["categories that only name others"]),
         (SEVERAL, {0, 1}, {0: 0, 1: 1, 2: 2}, ["fish", "cod", "shark"], []),  # the root has objects
         (
             TWINS,
             {0, 1},
             {0: 0, 1: 0, 2: 1},
             ["fish", "shark"],
-            ["category of the same name as another; they are one class"],
+            ["categories of the same name as another (one class now)"],
         ),
         (
             [category(1, "a"), category(2, "a", "x"), category(3, "b")],
             {2, 3},
             {2: 0, 3: 1},
             ["a", "b"],
-            ["category of the same name as another"],
+            ["categories of the same name as another"],
         ),
         (
             [category(1, "a"), category(2, "a")],
             set(),
             {1: 0},
             ["a"],
-            ["category of the same name as another"],
+            ["categories of the same name as another"],
         ),
         ([category(1, "a", "none")], set(), {1: 0}, ["a"], []),  # the only one
         ([category(1, "a", "none"), category(2, "b", "none")], set(), {1: 0, 2: 1}, ["a", "b"], []),
@@ -67,7 +67,7 @@ TWINS = [ROOT, category(1, "fish"), category(2, "shark")]
             {5},
             {5: 0},
             ["b"],
-            ["category without id or name"] * 4,
+            ["categories without id or name"] * 4,
         ),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from odis.errors import DataError
-from odis.objects import rle
+from odis.objects import clean, rle
 from odis.objects.build import Summary, build_index
 from odis.objects.index import ObjectIndex
 from odis.types import Skipped
@@ -136,6 +136,72 @@ def test_a_name_that_leads_out_is_skipped_and_counted(tmp_path: Path, name: str)
     assert (summary.images, summary.written, summary.images_skipped) == (2, 1, 1)
     assert (summary.objects, summary.kept, summary.objects_skipped, summary.crowds) == (2, 0, 1, 1)
     assert any("leads out of" in s.why or "no such file" in s.why for s in skipped)
+
+
+COCO: dict[str, Any] = {
+    **OBJECTS365,
+    "images": [
+        {"id": 908726, "width": 8, "height": 6, "file_name": "a.jpg"},
+        {"id": 1, "width": 8, "height": 6, "file_name": "b/c.jpg"},
+    ],
+}
+FORMS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "coco": ("instances_train.json", COCO, ["train/a.jpg", "train/b/c.jpg"]),
+    "lvis": ("lvis_v1_train.json", LVIS, ["train2017/000000391895.jpg", "val2017/000000000005.jpg"]),
+    "objects365": (
+        "zhiyuan_objv2_train.json",
+        OBJECTS365,
+        ["train/patch16/objects365_v2_00908726.jpg", "train/patch8/objects365_v1_00000001.jpg"],
+    ),
+}
+
+
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize("source", FORMS)
+def test_odd_spellings_of_a_file_are_read_as_the_file(
+    tmp_path: Path, source: str, trust: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, content, images = FORMS[source]
+    wanted, _, skipped = built(source, written(tmp_path / "plain", file, content, images), "train")
+    assert skipped == []
+    odd = json.loads(json.dumps(content))
+    for image, size in zip(odd["images"], ((-1, 6), ("8", 6.0))):
+        image.update(id=str(image["id"]), width=size[0], height=size[1])
+    odd["images"].append({**odd["images"][0], "id": "again", "width": None})
+    for one in odd["annotations"]:
+        del one["id"]
+        one["image_id"] = float(one["image_id"])
+        one["category_id"] = str(one["category_id"])
+        one["bbox"] = [str(value) for value in one["bbox"]]
+        one["iscrowd"] = {0: "false", 1: "1"}[one.get("iscrowd", 0)]
+        if one.get("segmentation"):
+            one["segmentation"] = one["segmentation"][0]
+    odd["annotations"].append({**odd["annotations"][0], "image_id": "again", "area": None})
+    odd["annotations"] += [None, {"category_id": 1}]
+    odd["categories"].append("nothing")
+    root = written(tmp_path / "odd", file, odd, images)
+    opened: list[str] = []
+    real = clean.header_sizes
+    monkeypatch.setattr(
+        clean, "header_sizes", lambda path, *more: opened.append(Path(path).name) or real(path, *more)
+    )
+    said: list[Skipped] = []
+    summary = build_index(source, root, root / "i.parquet", split=None, report=said.append, trust=trust)
+    found = ObjectIndex.open(root / "i.parquet")
+    assert list(found) == list(wanted)
+    assert found.classes == wanted.classes
+    assert set(opened) == {Path(image).name for image in (images[:1] if trust else images)}
+    assert sorted((type(one).__name__, one.why.split(",")[0]) for one in said) == [
+        ("SkippedObject", "has no image_id"),
+        ("SkippedObject", "is None"),
+        ("SkippedObject", "is the same as entry 0 of annotations"),
+        ("Unread", "categories without id or name"),
+        (
+            "Unread",
+            "entries of images that are listed under another id too (their objects are with the first)",
+        ),
+    ]
+    assert (summary.images, summary.images_skipped, summary.mended) == (2, 0, 0)
 
 
 @pytest.mark.parametrize(

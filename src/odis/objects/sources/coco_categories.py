@@ -37,7 +37,7 @@ def read_classes(
             else (None, None)
         )
         if number is None or name is None:
-            skip(Unread(f"{path}, entry {k} of categories: {short(entry)}", "category without id or name"))
+            skip(Unread(f"{path}, entry {k} of categories: {short(entry)}", "categories without id or name"))
         elif names.setdefault(number, name) != name:
             raise DataError(
                 f"{path}: lists category {number} twice, as {short(names[number])} and {short(name)}"
@@ -47,7 +47,7 @@ def read_classes(
     for number in _roots(names, parents):
         if number not in used:
             what = f"{path}, category {number} {short(names[number])}"
-            skip(Unread(what, "category that only names others"))
+            skip(Unread(what, "categories that only name others"))
             del names[number]
     order = sorted(names, key=lambda number: (isinstance(number, str), number))
     first: dict[str, int | str] = {}
@@ -64,7 +64,7 @@ def read_classes(
             skip(
                 Unread(
                     f"{path}, category {number} {short(name)}",
-                    f"category of the same name as another{'; they are one class' if number in used else ''}",
+                    f"categories of the same name as another{' (one class now)' if number in used else ''}",
                 )
             )
     return labels, classes

@@ -40,8 +40,8 @@ _SAMPLE = 200  # images by which the folder is found
 _ODD = re.compile(r"\\|//|(^|/)\.{1,2}(/|$)")  # in names that may be spelled in several ways
 
 ALL_CROWDS = (
-    "file whose every annotation is a crowd (iscrowd 1): no object is left; if they are single objects, "
-    "set iscrowd to 0"
+    "files in which every annotation is a crowd (iscrowd 1): no object is left (if these are single objects, "
+    "set iscrowd to 0)"
 )
 
 

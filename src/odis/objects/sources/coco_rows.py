@@ -27,7 +27,6 @@ from odis.objects.clean import (
     possible_sizes,
     sound_boxes,
     usable_size,
-    verified_size,
 )
 from odis.objects.columns import Columns
 from odis.objects.sources.annotation_join import BLOCK, AnnotationJoin, are_integers
@@ -42,7 +41,7 @@ _FAR = 2**40  # further than any pixel
 
 _BLOCKS = 2  # held at a time
 
-AGAIN = "entry of an image that is listed under another id too; its objects are with the first"
+AGAIN = "entries of images that are listed under another id too (their objects are with the first)"
 
 Labels = dict[int | str, int]
 
@@ -125,20 +124,22 @@ class InstanceRows:
         ordinary = block.plain[k] and name is not None and i not in self._in_doubt
         place = self._places.plain(name) if ordinary else None
         if place is not None:
-            found = self._plain_size(place, (size[0], size[1]), block.possible[k])
+            said: list[Skipped] = []
+            found = self._plain_size(place, (size[0], size[1]), block.possible[k], said.append)
             objects = None if found is None else block.objects(k, *found)
             if found is not None and objects is not None:
+                for one in said:
+                    self._skip(one)
                 return ImageObjects(place, found[0], found[1], objects)
         return self._careful(block, k, self._in_doubt.get(i))
 
-    def _plain_size(self, place: str, size: tuple[int, int], possible: bool) -> tuple[int, int] | None:
-        """The size of an image where nothing is odd; None if something is."""
+    def _plain_size(
+        self, place: str, size: tuple[int, int], possible: bool, skip: Skip
+    ) -> tuple[int, int] | None:
+        """The size of an image where nothing is odd; None if something is, and it is to be read with care."""
         if self._trust:
             return size if possible and self.settled != "elsewhere" else None
-        try:
-            return verified_size(f"{self._places.root}{os.sep}{place}", size)
-        except DataError:
-            return None
+        return usable_size(f"{self._places.root}{os.sep}{place}", skip, annotated=size)
 
     def _careful(self, block: _Block, k: int, doubt: str | None) -> ImageObjects | None:
         """The row of an image of which something is left out or mended, or may be; None if it is in doubt."""

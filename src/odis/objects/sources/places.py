@@ -44,6 +44,8 @@ _UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # Label Studio's names of uploaded 
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # where a name has none
 
+_MOST_FOLDERS = 10_000  # that it is remembered of whether they are there
+
 _DEEPEST = 32  # parts of a name that are looked at
 
 
@@ -79,6 +81,7 @@ class ImagePlaces:
         self._ends: dict[int, np.ndarray] = {}
         self._plain: np.ndarray | None = None
         self._before = f"{self.folders[0]}/" if self.folders[0] else ""
+        self._there: dict[str, bool] = {}  # folders that were asked for
         self._listing: _Listing | None = None
 
     def settle(self, names: Iterable[str]) -> Settled:
@@ -132,7 +135,13 @@ class ImagePlaces:
 
     def is_there(self, place: str) -> bool:
         """Whether there is a file at a place relative to `root`."""
-        return os.path.isfile(os.path.join(self.root, place))
+        folder = place.rpartition("/")[0]
+        there = self._there.get(folder)
+        if there is None:
+            if len(self._there) >= _MOST_FOLDERS:
+                self._there.clear()
+            there = self._there[folder] = os.path.isdir(os.path.join(self.root, folder))
+        return there and os.path.isfile(f"{self.root}{os.sep}{place}")
 
     def find(self, name: str) -> str:
         """Where an image is that is not at its plain place, relative to `root`.
@@ -142,7 +151,7 @@ class ImagePlaces:
         """
         forms = list(_forms(name, self.root))
         depths = range(max((len(parts) for parts, _ in forms), default=0), 0, -1)
-        tries = (self._at(forms, depth, how) for depth in depths for how in (_as_it_is, _spellings))
+        tries = (self._at(forms, depth, how) for how in (_as_it_is, _spellings) for depth in depths)
         found = next((place for place in tries if place is not None), None) or self._listed(forms)
         if found is None:
             raise DataError(LEADS_OUT if self.plain(name) is None else MISSING)
