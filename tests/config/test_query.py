@@ -77,6 +77,12 @@ OTHER_FIELDS = {
     "Landmarks": {"images"},
     "ResultRow": {"mode", "size", "precision"},
     "CloseUp": {"size"},
+    "MapFolders": {"images"},
+    "SegmentedImages": {"images"},
+    # Of protocols, which set the query themselves; each has a size of its own.
+    "CorlocSettings": {"size"},
+    "MaskcutSettings": {"size"},
+    "Propagation": {"context"},  # frames
 }
 
 

@@ -199,7 +199,7 @@ def test_images_are_found_where_they_were_moved_with_the_index(tmp_path: Path) -
     assert ObjectIndex.open(new / "indices" / "i.parquet").root == new / "images"
     assert ObjectIndex.open(new / "indices" / "i.parquet", root=tmp_path).root == tmp_path
     (new / "images").rmdir()
-    with pytest.raises(DataError, match="no folder; say where they are"):
+    with pytest.raises(DataError, match="no folder; give the folder they are in with --root"):
         ObjectIndex.open(new / "indices" / "i.parquet")
 
 

@@ -170,6 +170,9 @@ def test_boxes_of_the_other_frame_of_a_turned_image(
     for name, boxes, size in (("a", shown, (WIDTH, HEIGHT)), ("b", stored, (HEIGHT, WIDTH))):
         summary, told = build(make, tmp_path / name, form(boxes), orientation, size, **options)
         assert summary.written == 6
+        if make is voc:  # which reads an image's boxes together, and takes the frame that they fit
+            assert (summary.kept, summary.mended, told) == (18, 3, [])
+            continue
         assert len(told) == 1
         assert text in told[0]
     for name, boxes, size in (("c", stored, (WIDTH, HEIGHT)), ("d", shown, (HEIGHT, WIDTH))):

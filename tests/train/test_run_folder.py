@@ -78,6 +78,7 @@ SETTINGS += [
 # What may change between the parts of a run: how it is run, what is written down, and what is not used.
 USED = {
     "val",
+    "root",
     "strict",
     "loader.workers",
     "loader.prefetch",

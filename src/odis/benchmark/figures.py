@@ -48,7 +48,7 @@ def measure(config: PretrainConfig, seconds: float, *, recipe: str = "") -> dict
     console = error_console()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    index = ObjectIndex.open(config.data, strict=config.strict)
+    index = ObjectIndex.open(config.data, config.strict, config.root)
     if len(index) == 0:
         raise ConfigError(f"data: {config.data} holds no images")
     ranks = Ranks(0, 1, resolve_device(config.train.device, "train.device"))

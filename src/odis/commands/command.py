@@ -2,6 +2,7 @@
 
 A module of this package is a command if it has
 
+    OPENS_INDEX           optional, True: the command gets `--root`, where the images of indexes are now
     SUMMARY               one line: in the list of commands, and above the options in `--help`
     add_options(parser)   declares the options
     run(options)          does the work
@@ -19,6 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
+
+
+ROOT_HELP = (
+    "folder the images of the index are in now, if they were moved: the one written in it, or one above"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +57,24 @@ def from_module(name: str) -> Command | Group:
     if hasattr(module, "group"):
         found: Group = module.group()
         return found
-    return Command(module.SUMMARY, module.add_options, module.run)
+    command = Command(module.SUMMARY, module.add_options, module.run)
+    return with_root(command) if getattr(module, "OPENS_INDEX", False) else command
+
+
+def with_root(command: Command) -> Command:
+    """The command with an option `--root`: where the images of all indexes that it opens are now."""
+
+    def add_options(parser: ArgumentParser) -> None:
+        command.add_options(parser)
+        parser.add_argument("--root", type=str | None, default=None, help=ROOT_HELP)
+
+    def run(options: Any) -> None:
+        if options.root is None:
+            command.run(options)
+            return
+        from odis.objects.roots import images_moved_to
+
+        with images_moved_to(options.root):
+            command.run(options)
+
+    return Command(command.summary, add_options, run)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from odis.types import Skipped
 
+OPENS_INDEX = True
 SUMMARY = "Write the features of objects or images as Parquet; the same command resumes"
 
 _SETTINGS = FeatureTableConfig(read=ReadConfig(workers=COMMAND_WORKERS))

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from odis.commands.command import Command, Group
+from odis.commands.command import Command, Group, with_root
 from odis.config.arguments import add_arguments, read_arguments
 from odis.config.options import require
 from odis.config.query import COMMAND_WORKERS
@@ -36,7 +36,7 @@ def group() -> Group:
 
 def _commands(evaluations: Mapping[str, Evaluation[Any, Any]]) -> dict[str, Command]:
     return {
-        name: Command(one.summary, partial(_add_options, one), partial(_run, one))
+        name: with_root(Command(one.summary, partial(_add_options, one), partial(_run, one)))
         for name, one in evaluations.items()
     }
 

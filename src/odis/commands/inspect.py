@@ -37,7 +37,7 @@ def run(options: Any) -> None:
     from odis.objects.index import ObjectIndex
     from odis.pictures.inspect import inspect_picture
 
-    index = ObjectIndex.open(options.index, strict=config.strict)
+    index = ObjectIndex.open(options.index, config.strict, config.root)
     for skipped in inspect_picture(index, options.out, config, images=options.images, seed=options.seed):
         print(f"skipped {skipped.what}: {skipped.why}", file=sys.stderr)
     print(options.out)

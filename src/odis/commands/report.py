@@ -13,6 +13,7 @@ from odis.config.query import QueryConfig, ReadConfig
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+OPENS_INDEX = True
 SUMMARY = "Write one HTML page of runs: curves, evaluations, where [OBJ] looks, nearest objects"
 
 

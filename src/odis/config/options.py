@@ -23,7 +23,7 @@ def new_parser(command: str, description: str) -> ArgumentParser:
 
 
 def add_config(parser: ArgumentParser) -> None:
-    """Declare `--recipe`, `--data`, `--val`, `--strict` and every `--section.key` of the config."""
+    """Declare `--recipe`, `--data`, `--val`, `--root`, `--strict` and every `--section.key` of the config."""
     parser.add_argument(
         "--recipe",
         action=ActionConfigFile,
@@ -37,6 +37,12 @@ def add_config(parser: ArgumentParser) -> None:
         type=str | None,
         default=None,
         help="held-out object index with labels, for the k-NN during training",
+    )
+    parser.add_argument(
+        "--root",
+        type=str | None,
+        default=None,
+        help="folder the images of the index are in now, if they were moved, or one above it",
     )
     parser.add_argument(
         "--strict", action="store_true", help="stop at the first file or object that cannot be used"
@@ -89,7 +95,9 @@ def _recipes_first(arguments: list[str]) -> list[str]:
 def to_config(options: Any) -> PretrainConfig:
     """The typed config in parsed options."""
     settings = {name: section(**options[name].as_dict()) for name, section in sections().items()}
-    return PretrainConfig(data=options.data, val=options.val, strict=bool(options.strict), **settings)
+    return PretrainConfig(
+        data=options.data, val=options.val, root=options.root, strict=bool(options.strict), **settings
+    )
 
 
 def recipe_name(options: Any) -> str:

@@ -337,12 +337,14 @@ class PretrainConfig:
     Args:
         data: An object index (`.parquet`) or a folder of images to train on.
         val: A held-out object index with labels for the periodic k-NN, or nothing.
+        root: Folder that the images of the indexes are in now, if they were moved.
         strict: Stop at the first file or object that cannot be used. Otherwise it is named, counted and
             skipped.
     """
 
     data: str = ""
     val: str | None = None
+    root: str | None = None
     strict: bool = False
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)
     discover: DiscoverConfig = field(default_factory=DiscoverConfig)

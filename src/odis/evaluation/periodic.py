@@ -32,8 +32,8 @@ def periodic_knn(config: PretrainConfig) -> Callable[[ObjectViT, PretrainConfig]
         DataError: if an index cannot be read, or `config.val` has no labels.
     """
     assert config.val is not None
-    train = Subset.of(ObjectIndex.open(config.data), _TRAIN_IMAGES, config.train.seed)
-    test = Subset.of(ObjectIndex.open(config.val), _TEST_IMAGES, config.train.seed)
+    train = Subset.of(ObjectIndex.open(config.data, root=config.root), _TRAIN_IMAGES, config.train.seed)
+    test = Subset.of(ObjectIndex.open(config.val, root=config.root), _TEST_IMAGES, config.train.seed)
     if not train.labelled(1) and test.labelled(1):
         train, test = (Subset(test.index, test.rows[start::2]) for start in (0, 1))
         if not train.labelled(1) or not test.labelled(1):

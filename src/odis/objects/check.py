@@ -36,6 +36,19 @@ def problems(index: ObjectIndex) -> Iterator[Skipped]:
         yield from usable_objects(row, len(index.classes)).skipped(path)
 
 
+def require_objects(index: ObjectIndex) -> None:
+    """Refuse to take an index that should have objects and has none for one of whole images.
+
+    Raises:
+        DataError: It has no object, and its provenance is not that of whole images.
+    """
+    if not index.is_folder and index.provenance != "whole-image" and not index.count_objects():
+        raise DataError(
+            f"{index.path}: is {index.provenance} and holds no object, so that every image would be one; "
+            f"if that is meant, set objects.use false"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """What an index holds. Quantiles are at `QUANTILES`; they are empty where there is nothing to measure."""

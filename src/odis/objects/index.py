@@ -29,6 +29,7 @@ from odis.machine.files import written_whole
 from odis.objects.check import Statistics, problems, statistics
 from odis.objects.images import image_size
 from odis.objects.listing import folder_labels, list_files
+from odis.objects.roots import find_root, moved_root, moved_to
 from odis.objects.table import SCHEMA, Block, load_batches, read_schema, to_batch
 from odis.types import ImageObjects, Object
 
@@ -82,18 +83,24 @@ class ObjectIndex:
         Args:
             path: The file or folder.
             strict: Look at every row now, and refuse the index if there are any `problems`.
-            root: Folder that image paths begin at, instead of the one written in the index.
+            root: Folder that the images are in now, instead of the one written in the index: the folder that
+                image paths begin at, or one above it that still ends as the old one did. By default the
+                folder of `roots.images_moved_to`. The images of a folder stay where they are.
 
         Raises:
             DataError: Neither an object index nor a folder with images; or, with `strict`, the first image or
                 object that cannot be used.
         """
         index = _open_folder(Path(path)) if os.path.isdir(path) else _open_files(str(path), [str(path)])
-        if root is not None:
-            index.root = Path(root).absolute()
+        root = moved_to() if root is None else root
+        if root is not None and not index.is_folder:
+            index.root = moved_root(
+                index.root, Path(root).absolute(), index.image_name(0) if len(index) else ""
+            )
         if not index.root.is_dir():
             raise DataError(
-                f"{path}: its images should be in {index.root}, which is no folder; say where they are (root)"
+                f"{path}: its images should be in {index.root}, which is no folder; give the folder they are "
+                f"in with --root"
             )
         if strict:
             for problem in problems(index):
@@ -251,8 +258,13 @@ def index_schema(
         "odis_version": __version__,
     }
     if made_with is not None:
-        metadata["made_with"] = json.dumps(made_with, ensure_ascii=False, sort_keys=True)
-    return SCHEMA.with_metadata(metadata)
+        metadata["made_with"] = json.dumps(made_with, sort_keys=True)
+    # A path may have bytes that are no text; a class name that is none is written as Python writes it.
+    encoded = {
+        key: os.fsencode(value) if key.startswith("root") else value.encode(errors="backslashreplace")
+        for key, value in metadata.items()
+    }
+    return SCHEMA.with_metadata(encoded)
 
 
 def made_with(path: str | Path) -> dict[str, Any] | None:
@@ -327,13 +339,13 @@ def _open_files(path: str, files: list[str]) -> ObjectIndex:
     first: dict[str, str] = {}
     for file in files:
         metadata = {
-            key.decode(): value.decode()
+            key.decode(errors="replace"): os.fsdecode(value)
             for key, value in (read_schema(file).metadata or {}).items()
             if key != b"ARROW:schema"
         }
-        for key in ("root", "provenance", "classes"):
-            if key not in metadata:
-                raise DataError(f"{file}: is not an object index: its schema metadata has no {key}")
+        if lost := [key for key in _NEEDED if key not in metadata]:
+            raise DataError(f"{file}: {_lost(lost)}")
+        for key in _NEEDED:
             if first and metadata[key] != first[key]:
                 raise DataError(f"{file}: its {key} differs from that of {files[0]}; an index has one")
         first = first or metadata
@@ -344,15 +356,18 @@ def _open_files(path: str, files: list[str]) -> ObjectIndex:
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise DataError(f"{files[0]}: its classes are not a JSON list of names")
     return ObjectIndex(
-        path, root=_find_root(files[0], first), provenance=first["provenance"], classes=classes, files=files
+        path, root=find_root(files[0], first), provenance=first["provenance"], classes=classes, files=files
     )
 
 
-def _find_root(file: str, metadata: dict[str, str]) -> Path:
-    """The folder written in the index, or the one at the same place relative to the index, if only that
-    exists.
-    """
-    folder = Path(file).absolute().parent
-    written = folder / metadata["root"]
-    moved = folder / metadata.get("root_relative", metadata["root"])
-    return Path(os.path.normpath(moved)) if moved.is_dir() and not written.is_dir() else written
+_NEEDED = ("root", "provenance", "classes")
+"""Metadata that an index is nothing without."""
+
+
+def _lost(names: list[str]) -> str:
+    """That metadata are not there, and how they are kept."""
+    return (
+        f"is not an object index: its schema metadata has no {', '.join(names)}; a program that wrote it "
+        f"again (pandas, DuckDB) did not keep them: copy them from the index it was made of, with pyarrow "
+        f"table.replace_schema_metadata(pyarrow.parquet.read_schema(OLD).metadata)"
+    )

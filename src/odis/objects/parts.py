@@ -194,7 +194,7 @@ class Parts:
             raise DataError(f"{self.out}: cannot be written ({error.strerror or error})") from error
         path = self.folder / _PLAN
         if not path.exists():
-            self._replace(_PLAN, json.dumps(self.settings, ensure_ascii=False, sort_keys=True).encode())
+            self._replace(_PLAN, json.dumps(self.settings, sort_keys=True).encode())
             return
         try:
             before = json.loads(path.read_text(encoding="utf-8"))

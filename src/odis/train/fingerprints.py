@@ -34,7 +34,7 @@ def fingerprints(config: PretrainConfig, index: ObjectIndex) -> dict[str, str]:
     found = {"data": index_fingerprint(index)}
     if config.val is not None:
         with contextlib.suppress(DataError):  # whoever evaluates on it says what is wrong
-            found["val"] = index_fingerprint(ObjectIndex.open(config.val))
+            found["val"] = index_fingerprint(ObjectIndex.open(config.val, root=config.root))
     weights = config.model.weights
     if weights not in (None, "timm") and os.path.isfile(weights):
         found["model.weights"] = _file_fingerprint(Path(weights))

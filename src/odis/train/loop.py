@@ -22,6 +22,7 @@ from odis.errors import ConfigError, DataError, OdisError
 from odis.machine.devices import describe_device, peak_memory, resolve_device
 from odis.machine.ranks import Ranks, launch, ranks
 from odis.method.vit import ObjectViT
+from odis.objects.check import require_objects
 from odis.objects.index import ObjectIndex
 from odis.train.checkpoint import checkpoints, load_checkpoint, newest_step, save_checkpoint
 from odis.train.fingerprints import fingerprints
@@ -76,9 +77,11 @@ def pretrain(
 def _start(
     config: PretrainConfig, out: Path, here: Ranks, recipe: str
 ) -> tuple[TrainState, ObjectIndex, Settled]:
-    index = ObjectIndex.open(config.data, strict=config.strict)
+    index = ObjectIndex.open(config.data, config.strict, config.root)
     if len(index) == 0:
         raise ConfigError(f"data: {config.data} holds no images")
+    if config.objects.use and not config.objects.rediscover_every:
+        require_objects(index)
     make_folders(config.loader)  # refuse one that cannot be written before the run exists
     settled = settle_precision(config, here, out)
     config = settled.config

@@ -28,6 +28,7 @@ FREE = {
     "loader.keep": "how batches are read",
     "loader.render": "how batches are read",
     "model.grad_checkpointing": "rounding",
+    "root": "where the images are",
     "train.device": "rounding",
     "train.threads": "rounding",
     "train.compile": "rounding",

@@ -10,6 +10,7 @@ from odis.config.options import require
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+OPENS_INDEX = True
 SUMMARY = "Write an index as COCO instances JSON"
 
 

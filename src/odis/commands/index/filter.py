@@ -11,6 +11,7 @@ from odis.config.options import require
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+OPENS_INDEX = True
 SUMMARY = "Write the objects of an index that pass a score, a size or a list of classes"
 
 

@@ -11,6 +11,7 @@ from odis.config.options import require
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+OPENS_INDEX = True
 SUMMARY = "Write the images of several indexes into one; classes are matched by name"
 
 

@@ -11,6 +11,7 @@ from odis.config.options import require
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+OPENS_INDEX = True
 SUMMARY = "Write some images of an index, drawn by a seed"
 
 

@@ -9,6 +9,7 @@ from odis.commands.index.said import show
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+OPENS_INDEX = True
 SUMMARY = "Count and measure the images and objects of an index"
 
 

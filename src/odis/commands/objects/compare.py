@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+OPENS_INDEX = True
 SUMMARY = "Score one index against another on their shared images: CorLoc, AP, recall"
 
 

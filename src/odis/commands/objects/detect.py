@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from odis.objects.build import Summary
     from odis.types import Skipped
 
+OPENS_INDEX = True
 SUMMARY = "Find objects with an off-the-shelf detector, or masks for boxes; the same command resumes"
 
 BOXES = "boxes"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from odis.finding.finder import Finder
 
+OPENS_INDEX = True
 SUMMARY = "Find objects without annotations, in the patch features of a network; the same command resumes"
 
 
