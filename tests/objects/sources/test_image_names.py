@@ -39,7 +39,9 @@ def test_images_of_a_name(tmp_path: Path) -> None:
 def test_images_in_other_folders_are_found_if_there_is_only_one(tmp_path: Path) -> None:
     names = touch(tmp_path, "x/a.jpg", "x/b.jpg", "y/b.jpg", "xy/a b.png")
     assert names.alike("a") == names.alike("z/a") == "x/a.jpg"
+    assert names.alike("A") == "x/a.jpg"
     assert names.alike("b") is None
+    assert names.alike("B") is None
     assert names.alike("gone") is None
     assert names.called("x/b.jpg") == "x/b.jpg"
     assert names.called("a.jpg") == "x/a.jpg"

@@ -50,7 +50,7 @@ def test_values_without_a_list(tmp_path: Path) -> None:
     for palette in (None, voc_palette()):
         codes = class_codes(save(tmp_path, VALUES, palette), None, 3)
         assert codes.tolist() == [[0, 1, 2], [3, 0, UNNAMED + 9]]
-        assert values_of(tmp_path / "a.png") == ({1, 2, 3, 9}, palette is not None)
+        assert values_of(tmp_path / "a.png") == ({1, 2, 3, 9, 255}, palette is not None)
 
 
 def test_values_are_lines_of_a_list(tmp_path: Path) -> None:
@@ -81,6 +81,15 @@ def test_colours_are_those_of_the_list_whatever_the_mode(tmp_path: Path) -> None
     other[[1, 2, 3]] = 50  # colours that the list has not: the values count
     stored = np.array([[0, 1, 2], [3, 0, 0]], np.uint8)
     assert class_codes(save(tmp_path, stored, other), names, 0).tolist() == [[0, 1, 2], [3, 0, 0]]
+
+
+def test_grey_may_be_a_colour_of_the_list(tmp_path: Path) -> None:
+    names = listed(tmp_path, "background:0,0,0::\nroad:255,255,255::\n")
+    mask = np.array([[0, 255]], np.uint8)
+    assert class_codes(save(tmp_path, mask), names, 0).tolist() == [[0, 1]]
+    assert class_codes(save(tmp_path, mask), None, 1).tolist() == [[0, 0]]
+    Image.fromarray(mask == 255).save(tmp_path / "b.png")  # one bit a pixel
+    assert class_codes(tmp_path / "b.png", None, 1).tolist() == [[0, 1]]
 
 
 def test_instances_by_number_or_colour(tmp_path: Path) -> None:

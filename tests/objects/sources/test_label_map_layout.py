@@ -251,3 +251,19 @@ def test_an_image_has_one_label_map(tmp_path: Path) -> None:
         ("JPEGImages/sub/a.jpg", "no such file"),
         ("SegmentationClass/sub/a.png, class 1 1", "its image cannot be used"),
     ]
+
+
+@pytest.mark.parametrize("names", [None, "_background_\nroad\n"])
+def test_masks_of_0_and_255_are_not_read_as_images_without_objects(tmp_path: Path, names: str | None) -> None:
+    root = tmp_path / "d"
+    for name in "ab":
+        save_map(root / f"SegmentationClass/{name}.png", 255)
+        save(root / f"JPEGImages/{name}.jpg")
+    if names:
+        write(root / "class_names.txt", names)
+    with pytest.raises(DataError, match=r"its maps have the values 0 and 255 alone, .*NAME:255,255,255::$"):
+        read(root)
+    write(root / "labelmap.txt", "background:0,0,0::\nroad:255,255,255::\n")
+    _, index, skipped = read(root)
+    assert (index.classes, skipped) == (["road"], [])
+    assert [o.label for row in index for o in row.objects] == [0, 0]

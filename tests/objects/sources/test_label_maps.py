@@ -386,7 +386,7 @@ def test_maps_of_other_depths(tmp_path: Path) -> None:
     path = voc(tmp_path, {"a": empty()}) / "SegmentationClass/a.png"
     values = rectangle(empty(), 0, 0, 10, 10, 1).astype(np.uint16)
     Image.fromarray(values == 1).save(path)
-    assert read(tmp_path)[0][0].objects == ()  # white is 255, ignored
+    assert [o.label for o in read(tmp_path)[0][0].objects] == [0]  # a bit is 0 or 1
     Image.fromarray(values).save(path)
     assert [o.label for o in read(tmp_path)[0][0].objects] == [0]
     Image.fromarray(300 * values).save(path)

@@ -247,3 +247,26 @@ def test_no_entry_leads_out(text: str, base: str) -> None:
     for path in seen:
         assert Path(os.path.normpath(path)).is_relative_to(root)
     assert "\\" not in plain(text)
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("images/train/IMG_1.JPG", "labels/train/IMG_1.TXT"),
+        ("images/train/IMG_1.JPG", "labels/train/img_1.txt"),
+        ("Images/train/a.jpg", "Labels/train/a.txt"),
+        ("Images/train/a.jpg", "labels/train/a.txt"),
+    ],
+)
+def test_capital_letters_do_not_matter_where_no_other_file_is_meant(
+    tmp_path: Path, image: str, label: str
+) -> None:
+    root = tmp_path / "d"
+    pair(root, image, label)
+    write(root / "data.yaml", f"train: {os.path.dirname(image)}\nnames: [a, b]\n")
+    assert rows(root) == only(image)
+    other = image.replace("IMG_1", "img_1").replace("/a.", "/A.")
+    save(root / other)  # without a label file; or the owner of the one that there is
+    own = {image, other} if label.endswith("img_1.txt") else {image}
+    has = {other} if label.endswith("img_1.txt") else own
+    assert {name for name, objects in rows(root) if objects} == has

@@ -55,6 +55,13 @@ class ImageNames:
         return dict(found)
 
     @cached_property
+    def _by_letters(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for name, images in self._by_name.items():
+            found[name.casefold()] += images
+        return dict(found)
+
+    @cached_property
     def _all(self) -> frozenset[str]:
         return frozenset(self.images)
 
@@ -63,8 +70,11 @@ class ImageNames:
         return self._by_stem.get(name) or ([name] if name in self._all else [])
 
     def alike(self, name: str) -> str | None:
-        """The image of this name in whichever folder, if there is only one."""
-        found = self._by_name.get(name.rpartition("/")[2], [])
+        """The image of this name in whichever folder, or of this name in capitals or small letters, if there
+        is only one.
+        """
+        file = name.rpartition("/")[2]
+        found = self._by_name.get(file) or self._by_letters.get(file.casefold(), [])
         return found[0] if len(found) == 1 else None
 
     def called(self, name: str) -> str | None:

@@ -23,6 +23,8 @@ _MAP_MODES = frozenset({"P", "L", "1", "I", "I;16", "RGB", "RGBA"})
 
 _MOST_COLOURS = 1024  # of a map; a photo has more
 
+_GREY = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+
 SUFFIXES = frozenset({".png", ".bmp", ".gif", ".tif", ".tiff"})
 """Endings of files whose pixels are what was stored."""
 
@@ -42,6 +44,8 @@ def class_codes(path: Path, names: LabelList | None, known: int) -> np.ndarray:
             with a list that does not say which of them is 0.
     """
     stored, palette = _pixels(path)
+    if palette is None and stored.ndim == 2 and stored.min() >= 0 and stored.max() < 256:
+        palette = _GREY  # which a list may have as colours: 255,255,255
     if stored.ndim == 3 or (names is not None and names.colours and palette is not None):
         colours, inverse = _colours(stored if palette is None else palette[stored % 256], path)
         if names is None or not names.colours:
@@ -84,7 +88,7 @@ def instance_numbers(path: Path) -> np.ndarray:
 
 
 def values_of(path: Path) -> tuple[set[int], bool]:
-    """The values of a map besides 0 and 255, and whether its palette is VOC's.
+    """The values of a map besides 0, and whether its palette is VOC's.
 
     Raises:
         DataError: It cannot be decoded, or has colours.
@@ -94,7 +98,7 @@ def values_of(path: Path) -> tuple[set[int], bool]:
         raise DataError(f"{path}: has colours")
     _check_values(path, stored)
     same = palette is not None and np.array_equal(palette[:21], voc_palette()[:21])
-    return set(np.unique(stored).tolist()) - {0, IGNORED}, bool(same)
+    return set(np.flatnonzero(np.bincount(stored.ravel(), minlength=256)).tolist()) - {0}, bool(same)
 
 
 def voc_palette() -> np.ndarray:
@@ -129,8 +133,7 @@ def _pixels(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
                 found = np.array(image.getpalette() or [], np.uint8)[:768]
                 flat[: len(found)] = found
                 palette = flat.reshape(256, 3)
-            # 1-bit pixels would become bool; as grey they are the 0 and 255 that the file means.
-            return np.asarray(image.convert("L") if image.mode == "1" else image).astype(np.int32), palette
+            return np.asarray(image).astype(np.int32), palette  # of one bit a pixel: 0 and 1
     except DataError:
         raise
     except FileNotFoundError as error:

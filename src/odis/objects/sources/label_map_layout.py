@@ -17,7 +17,7 @@ from odis.objects.sources.image_names import ImageNames, stem
 from odis.objects.sources.label_map_files import SUFFIXES
 from odis.objects.sources.reader import SPLITS, names_of_split
 from odis.objects.sources.text import short
-from odis.objects.sources.voc_layout import listed_names, split_lists, subfolders
+from odis.objects.sources.voc_layout import list_folder, listed_names, split_lists, subfolders
 from odis.objects.sources.voc_xml import leads_out
 
 _CLASS_FOLDERS = ("SegmentationClass", "SegmentationClassPNG")
@@ -85,7 +85,7 @@ def find_maps(
     if maps.name in _CLASS_FOLDERS and lists and (split is None or split in lists):
         if split is None and len(lists) > 1:
             raise DataError(f"{root}: a split must be named; there are {', '.join(lists)}")
-        chosen = root / "ImageSets" / "Segmentation" / f"{split or lists[0]}.txt"
+        chosen = list_folder(root, "Segmentation") / f"{split or lists[0]}.txt"
         return MapLayout(top, folder, maps, instances, listed_names(chosen, folder, skip), False)
     part = _part(root, split, maps, lists)
     own = folder / part if os.path.isdir(folder / part) else folder

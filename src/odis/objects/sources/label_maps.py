@@ -44,6 +44,7 @@ from odis.objects.clean import (
 from odis.objects.sources.image_names import ImageNames
 from odis.objects.sources.label_list import LabelList, find_list
 from odis.objects.sources.label_map_files import (
+    IGNORED,
     SUFFIXES,
     UNNAMED,
     class_codes,
@@ -104,6 +105,8 @@ def read(
         classes = list(VOC_CLASSES)
     else:
         classes = [f"class {k}" for k in range(1, _highest(layout, maps) + 1)]
+    if layout.instances is None and (named is None or not named.colours):
+        _refuse_masks(layout, maps)
     rows = _MapRows(layout, maps, ImageNames(layout.images), classes, named, skip, trust)
     return AnnotationReader(rows.units(), layout.root, "annotated", classes)
 
@@ -128,6 +131,7 @@ def _are_voc(root: Path, layout: MapLayout, maps: ImageNames) -> bool:
             values, palette = values_of(layout.maps / _file(maps, name))
         except DataError:
             continue  # it is named when its row is due
+        values -= {IGNORED}
         if values and max(values) > len(VOC_CLASSES):
             return False
         if by_name:
@@ -153,8 +157,26 @@ def _highest(layout: MapLayout, maps: ImageNames) -> int:
             values, _ = values_of(layout.maps / _file(maps, name))
         except DataError:
             continue
-        highest = max(highest, *values, 0)
-    return min(highest, 254)
+        highest = max(highest, *(values - {IGNORED}), 0)
+    return highest
+
+
+def _refuse_masks(layout: MapLayout, maps: ImageNames) -> None:
+    """Refuse maps in which nothing but 0 and 255 is: they would be read as images without objects."""
+    masks = 0
+    for name in layout.names[:_LOOKED_AT]:
+        try:
+            values, _ = values_of(layout.maps / _file(maps, name))
+        except DataError:
+            continue
+        if values - {IGNORED}:
+            return
+        masks += bool(values)
+    if masks:
+        raise DataError(
+            f"{layout.maps}: its maps have the values 0 and 255 alone, and 255 is what VOC ignores; if it is "
+            f"the object, a labelmap.txt says so with the lines background:0,0,0:: and NAME:255,255,255::"
+        )
 
 
 def _file(maps: ImageNames, name: str) -> str:

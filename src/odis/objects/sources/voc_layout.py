@@ -87,7 +87,7 @@ def _find(
     if xml is not None and lists and (split is None or split in lists):
         if split is None and len(lists) > 1:
             raise DataError(f"{root}: a split must be named; there are {', '.join(lists)}")
-        path = root / "ImageSets" / "Main" / f"{split or lists[0]}.txt"
+        path = list_folder(root, "Main") / f"{split or lists[0]}.txt"
         return VocLayout(root, xml, pictures, listed_names(path, pictures, skip), path)
     if split is None:
         if xml is None:  # beside their images
@@ -116,7 +116,8 @@ def _splits(root: Path, split: str, xml: Path | None, lists: list[str]) -> str:
     if not leads_out(split) and os.path.isfile(path) and split not in lists:
         lists = [*lists, f"{path.name}, a list of one class, is none"]
     inner = [] if xml is not None else _sets(root)
-    there = lists or [path.name for path in subfolders(xml or root) if path not in inner and xml_below(path)]
+    folders = [path for path in subfolders(xml or root) if path not in inner]
+    there = lists or [path.name for path in folders if (xml or _is_split(path.name)) and xml_below(path)]
     if there:
         return f"; there are {', '.join(there)}"
     if xml is not None and xml_below(xml):
@@ -133,7 +134,9 @@ def _other(root: Path, split: str | None) -> str:
 
 
 def _sets(root: Path) -> list[Path]:
-    return [path for path in subfolders(root) if any(os.path.isdir(path / name) for name in _XML_FOLDERS)]
+    below = subfolders(root)
+    below += [path for folder in below for path in subfolders(folder)]
+    return [path for path in below if any(os.path.isdir(path / name) for name in _XML_FOLDERS)]
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -183,10 +186,16 @@ def xml_below(folder: Path, skip: Skip = lambda skipped: None) -> list[str]:
     return sorted(found)
 
 
+def list_folder(root: Path, kind: str) -> Path:
+    """The folder of the lists of splits: `ImageSets/Main` (or of another kind), or `ImageSets` itself."""
+    folder = root / "ImageSets" / kind
+    return folder if os.path.isdir(folder) else root / "ImageSets"
+
+
 def split_lists(root: Path, kind: str = "Main") -> list[str]:
     """Names of the lists in `ImageSets/Main` (or of another kind) that are splits, and not of one class."""
     there = []
-    for path in sorted((root / "ImageSets" / kind).glob("*.txt")):
+    for path in sorted(list_folder(root, kind).glob("*.txt")):
         try:
             lines = read_text(path).lines
         except (OSError, DataError):

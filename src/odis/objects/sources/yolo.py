@@ -274,7 +274,13 @@ class _DataSet:
 
 def _label_files(folders: Iterable[Path]) -> Iterator[Path]:
     for folder in folders:
-        yield from sorted(p for p in folder.glob("*.txt") if p.name not in _NO_LABELS and os.path.isfile(p))
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError:
+            continue
+        for name in names:
+            if name.lower().endswith(".txt") and name not in _NO_LABELS and os.path.isfile(folder / name):
+                yield folder / name
 
 
 def _of_other_kind(label: Path) -> str:

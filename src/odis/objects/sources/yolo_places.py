@@ -89,12 +89,14 @@ class Labels:
     """Finds the label file of an image.
 
     It is below the folder that the user names, if one is named. Else the last folder `images` of the image's
-    path becomes `labels`; without one, or where there is no such folder, the file is beside the image.
+    path becomes `labels`; without one, or where there is no such folder, the file is beside the image. A name
+    that differs in capital letters alone is taken if no other image has it.
     """
 
     root: Path
     named: Path | None = None
     _found: dict[str, Path] = field(default_factory=dict)
+    _letters: dict[Path, dict[str, str]] = field(default_factory=dict)
 
     def folder(self, images: str) -> Path:
         """Folder of the label files of the images in a folder, which is relative to the root."""
@@ -106,7 +108,26 @@ class Labels:
     def file(self, image: str) -> Path:
         """The label file of an image; it need not exist."""
         folder, _, name = image.rpartition("/")
-        return self.folder(folder or ".") / f"{os.path.splitext(name)[0]}.txt"
+        stem, ending = os.path.splitext(name)
+        path = self.folder(folder or ".") / f"{stem}.txt"
+        if os.path.isfile(path):
+            return path
+        other = self._in_letters(path.parent).get(path.name.casefold())
+        if other is None:
+            return path
+        of_another = self.root / folder / f"{os.path.splitext(other)[0]}{ending}"
+        same = os.path.splitext(other)[0] == stem  # but for the letters of `.TXT`
+        return path if os.path.isfile(of_another) and not same else path.with_name(other)
+
+    def _in_letters(self, folder: Path) -> dict[str, str]:
+        """The label files of a folder by their names in small letters, if those are of one file only."""
+        if folder not in self._letters:
+            found: dict[str, list[str]] = {}
+            for name in os.listdir(folder) if os.path.isdir(folder) else ():
+                if name.lower().endswith(".txt"):
+                    found.setdefault(name.casefold(), []).append(name)
+            self._letters[folder] = {letters: names[0] for letters, names in found.items() if len(names) == 1}
+        return self._letters[folder]
 
     def _folders(self, images: str) -> Iterator[Path]:
         parts = [part for part in images.split("/") if part != "."]
@@ -114,9 +135,11 @@ class Labels:
             for found in (parts, [part for part in parts if part != "images"]):
                 yield from (self.named / "/".join(found[k:]) for k in range(len(found)))
             yield self.named
-        elif "images" in parts:
-            parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-            yield self.root / "/".join(parts)
+            return
+        at = next((k for k in range(len(parts) - 1, -1, -1) if parts[k].lower() == "images"), None)
+        if at is not None:
+            for name in ("labels", "Labels", "LABELS"):
+                yield self.root / "/".join([*parts[:at], name, *parts[at + 1 :]])
 
 
 def images_of(root: Path, bases: list[str], place: str, skip: Skip) -> Iterator[str]:
