@@ -56,16 +56,18 @@ def results_table(results: dict[str, Any]) -> RenderableType:
     )
     names = list(dict.fromkeys(name for row in results["rows"] for name in row["scores"]))
     tables: list[RenderableType] = []
+    unit = results.get("unit", "percent")
+    decimals = 2 if unit == "percent" else 3
     for start in range(0, max(1, len(names)), _ABREAST):
         table = Table(title=title if not start else None, title_justify="left", show_lines=True)
         table.add_column("model, mode", overflow="fold")
         for name in names[start : start + _ABREAST]:
             table.add_column(name, justify="right", overflow="fold", min_width=12)
         for row in results["rows"]:
-            shown = (_shown(row["scores"].get(name)) for name in names[start : start + _ABREAST])
+            shown = (_shown(row["scores"].get(name), decimals) for name in names[start : start + _ABREAST])
             table.add_row(_described(row, results["settings"].get("context")), *shown)
         tables.append(table)
-    notes = [f"percent, with 95 % bootstrap intervals over {results.get('resampled', 'test images')}"]
+    notes = [f"{unit}, with 95 % bootstrap intervals over {results.get('resampled', 'test images')}"]
     notes += results.get("notes", [])
     notes += [f"left out: {item['model']}, {item['mode']}: {item['why']}" for item in results["left_out"]]
     if "protocol" in results:
@@ -109,8 +111,12 @@ def _side(side: dict[str, Any], settings: dict[str, Any]) -> str:
     return f"{count:,} {unit} ({side['provenance']}, {side['classes']} classes)"
 
 
-def _shown(score: dict[str, float | None] | None) -> str:
+def _shown(score: dict[str, float | None] | None, decimals: int) -> str:
     if score is None or score["value"] is None:
         return "-"
-    interval = "" if score["low"] is None else f"\n{score['low']:.1f} - {score['high']:.1f}"
-    return f"{score['value']:.2f}{interval}"
+    interval = (
+        ""
+        if score["low"] is None
+        else f"\n{score['low']:.{decimals - 1}f} - {score['high']:.{decimals - 1}f}"
+    )
+    return f"{score['value']:.{decimals}f}{interval}"

@@ -4,7 +4,16 @@ list here.
 
 from typing import Any
 
-from odis.evaluation.protocols import corloc, davis, knn_imagenet, linear_imagenet, maskcut, roxford, rparis
+from odis.evaluation.protocols import (
+    corloc,
+    davis,
+    knn_imagenet,
+    linear_imagenet,
+    maskcut,
+    nyu_depth_linear,
+    roxford,
+    rparis,
+)
 from odis.evaluation.protocols.protocol import Protocol
 
 _MODULES = (
@@ -13,6 +22,7 @@ _MODULES = (
     corloc,
     maskcut,
     davis,
+    nyu_depth_linear,
     roxford,
     rparis,
 )
