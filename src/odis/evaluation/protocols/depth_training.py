@@ -104,7 +104,7 @@ def train_heads(
     heads = _new_heads(encoder, settings)
     saved = _saved(encoder, train, settings)
     if saved is not None:
-        heads.load(saved)
+        heads.resume(saved)
     view, patch = DepthView(), encoder.patch_size
     shown, total = (view.height, view.width), settings.iterations
     places = range(heads.iteration * settings.batch, total * settings.batch)
@@ -126,7 +126,7 @@ def train_heads(
         missed += settings.batch - len(batch)
         heads.iteration += 1
         if saved is not None and (heads.iteration % settings.keep_every == 0 or heads.iteration == total):
-            heads.save(saved)
+            heads.keep(saved)
         if run.progress is not None:
             run.progress(what, heads.iteration, total)
     run.sides["train"] = {

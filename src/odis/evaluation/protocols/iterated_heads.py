@@ -73,7 +73,7 @@ class IteratedHeads:
         self.iteration = 0
         self.history: list[list[float]] = []
 
-    def save(self, path: Path) -> None:
+    def keep(self, path: Path) -> None:
         """Write the state, to go on from.
 
         Raises:
@@ -91,7 +91,7 @@ class IteratedHeads:
         with written_whole(path, errors=(SafetensorError,)) as beside:
             save_file(tensors, beside)
 
-    def load(self, path: Path) -> None:
+    def resume(self, path: Path) -> None:
         """Go on from a saved state; without one, or if it is damaged, from the start."""
         try:
             with safe_open(path, framework="pt") as file:
