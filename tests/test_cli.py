@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from odis import __version__
-from odis.cli import main
+from odis.cli import BROKEN_PIPE, main
 from odis.errors import OdisWarning
 from odis.objects.index import ObjectIndex
 
@@ -366,15 +366,57 @@ def test_a_killed_data_worker_is_one_line(command, pictures, tmp_path, monkeypat
 
 
 def test_a_warning_of_odis_is_one_line(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    """Others are shown as usual, with the line of source that they are of."""
+    """Those of libraries too: with the library's name, and no longer than can be read."""
 
     def warn(arguments: list[str]) -> None:
         for category in (OdisWarning, UserWarning):
             sys.stderr.write(warnings.formatwarning("3 GiB are full", category, __file__, 1))
+        inside = "/usr/lib/python3/site-packages/torch/nn/modules/linear.py"
+        sys.stderr.write(warnings.formatwarning("x " * 300, FutureWarning, inside, 1, "code()"))
+        one_file = "/usr/lib/python3/site-packages/typing_extensions.py"
+        sys.stderr.write(warnings.formatwarning("old", DeprecationWarning, one_file, 1))
 
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # restored afterwards
     monkeypatch.setattr("odis.cli.run", warn)
     main(["index"])
-    own, *other = capsys.readouterr().err.splitlines()
+    own, other, long, single = capsys.readouterr().err.splitlines()
     assert own == "warning: 3 GiB are full"
-    assert other[0] == f"{__file__}:1: UserWarning: 3 GiB are full"
+    assert other == "warning: test_cli: 3 GiB are full"
+    assert long == f"warning: torch: {'x ' * 100}..."
+    assert single == "warning: typing_extensions: old"
+
+
+# --- a reader that goes away, and Ctrl-C
+# ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["--version"], ["--help"], ["pretrain", "--help"], ["index", "stats", "{index}"], ["evaluate", "knn"]],
+    ids=" ".join,
+)
+def test_output_that_nobody_reads_is_no_error(pictures: Path, command: list[str]) -> None:
+    """`odis ... | head`: silent, with the code of a program that SIGPIPE ends."""
+    index = pictures.parent / "index.parquet"
+    main(["index", "folder", str(pictures), "--out", str(index)])
+    reading, writing = os.pipe()
+    os.close(reading)
+    arguments = [word.format(index=index) for word in command]
+    odis = [sys.executable, "-m", "odis", *arguments]
+    done = subprocess.run(odis, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    if command[:1] == ["evaluate"]:  # an error is one all the same
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        return
+    assert done.stderr == ""
+    assert done.returncode in ((0, BROKEN_PIPE) if command[-1] == "--help" else (BROKEN_PIPE,))
+
+
+def test_a_pipe_that_broke_elsewhere_is_an_error(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(arguments: list[str]) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("odis.cli.run", breaks)
+    assert refused(capsys, "embed") == "odis embed: Broken pipe"

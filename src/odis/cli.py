@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 from odis import __version__
@@ -19,12 +22,16 @@ def main(argv: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
-    if arguments and arguments[0] in ("-V", "--version", "version"):
-        print(f"odis {__version__}")
-        return
     warnings.formatwarning = _format_warning
     try:
-        run(arguments)
+        try:
+            run(arguments)
+        finally:
+            sys.stdout.flush()  # now, while a reader that has gone can still be told from an error
+    except BrokenPipeError as error:
+        if not _reader_has_gone():
+            _refuse(arguments[0], error.strerror or str(error), error)
+        raise SystemExit(BROKEN_PIPE) from None
     except OdisError as error:
         _refuse(arguments[0], " ".join(str(error).split()), error)
     except OSError as error:  # a full disk, a folder that is read-only: the system's own words
@@ -40,6 +47,27 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
+BROKEN_PIPE = 128 + 13
+"""Exit code when the reader of the output went away, as `head` does: that of a program that SIGPIPE ends."""
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads standard output or error any more. What is left to write then goes
+    nowhere, without a word at exit.
+    """
+    gone = []
+    for number in (1, 2):
+        asked = select.poll()
+        asked.register(number, 0)
+        if any(event & select.POLLERR for _, event in asked.poll(0)):
+            gone.append(number)
+    for number in gone:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+    return bool(gone)
+
+
 def run(arguments: list[str]) -> None:
     """Run one command. Errors are raised as they are.
 
@@ -49,6 +77,9 @@ def run(arguments: list[str]) -> None:
     Raises:
         OdisError: For an unknown command or option, and whatever the command refuses.
     """
+    if arguments and arguments[0] in ("-V", "--version", "version"):
+        print(f"odis {__version__}")
+        return
     path, command, rest = find_command(arguments)
     if isinstance(command, Group):
         print(_usage(path, command))
@@ -112,13 +143,18 @@ def _refuse(command: str, line: str, error: BaseException) -> None:
     raise SystemExit(2) from error
 
 
-_usual_format = warnings.formatwarning
+_LONGEST = 200  # characters of a library's warning
 
 
 def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """The usual form; warnings of odis without their line of source, since the message says all."""
+    """One line. Of a library's warning the first sentence or two, with the library's name."""
     if issubclass(category, OdisWarning):
         return f"warning: {printable(str(message))}\n"
-    return _usual_format(message, category, filename, lineno, line)
+    parts = Path(filename).parts
+    installed = "site-packages" in parts[:-1]
+    library = parts[parts.index("site-packages") + 1] if installed else Path(filename).stem
+    said = printable(" ".join(str(message).split()))
+    shown = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
+    return f"warning: {library.removesuffix('.py')}: {shown}\n"

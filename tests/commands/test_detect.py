@@ -204,7 +204,7 @@ def test_a_killed_run_goes_on(weights: str, tmp_path: Path):
         ({"--nms": "3"}, ConfigError, "^nms: is 3"),
         ({"--batch-size": "0"}, ConfigError, "^batch-size: is 0"),
         ({"--workers": "2"}, ConfigError, "^workers: is 2"),
-        ({"--engine": "spark"}, ConfigError, "argument --engine: invalid choice: 'spark'"),
+        ({"--engine": "spark"}, ConfigError, "^--engine: is 'spark', must be one of 'local', 'ray'$"),
         ({"--gpus": "-1"}, ConfigError, "^gpus: is -1"),
         ({"--promt": "cat"}, ConfigError, r"^--promt: no such option \(did you mean --prompt"),
         ({"--precision": "half"}, OdisError, "precision: is 'half', must be one of"),

@@ -156,3 +156,17 @@ def test_masks_become_objects_whose_box_is_their_extent(masks: np.ndarray) -> No
     both = as_objects(None, boxes, masks, image=image, name="")
     assert [item.box for item in both] == [(0.5, 0.5, 3.0, 4.0)] * len(masks)
     assert all(item.mask is not None for item in both)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [(b"\x89PNG", "bytes"), (bytearray(4), "bytearray"), (None, "NoneType"), (3, "int"), ({"a": 1}, "dict")],
+)
+def test_what_is_no_picture_is_named_with_what_is(given: Any, kind: str) -> None:
+    if not isinstance(given, bytearray):
+        assert is_one_picture(given)
+    with pytest.raises(DataError) as refusal:
+        as_pixels(given, "image 0")
+    line = str(refusal.value)
+    assert line.startswith(f"image 0: is {kind}, must be a path, a PIL image, an array or a tensor")
+    assert ("PIL.Image.open(io.BytesIO(...))" in line) == ("byte" in kind)

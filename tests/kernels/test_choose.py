@@ -193,3 +193,19 @@ def test_a_whole_vit_is_the_same_with_and_without(near, able, dtype, checkpointi
 def _watch(patch: pytest.MonkeyPatch, name: str, used: set[str]) -> None:
     kernel = getattr(choose, name)
     patch.setattr(choose, name, lambda *given, **more: used.add(name) or kernel(*given, **more))
+
+
+def test_compiling_a_block_warns_of_nothing() -> None:
+    """Dynamo warns of each cached function that it meets, by name."""
+    code = """
+import warnings; warnings.simplefilter("error")
+import torch
+from torch import nn
+from odis.kernels import choose
+def block(x, layer):
+    choose.attention(x.reshape(1, 2, 3, 2, 2), masked=False, dropout=0.0, normed=False)
+    return choose.linear(layer, x)
+torch.compile(block, backend="eager")(torch.randn(2, 12), nn.Linear(12, 12))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,6 +1,8 @@
 """Names of devices and precisions: what each means here, and what is refused."""
 
+import platform
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,13 @@ import torch.nn.functional as F
 
 from odis.errors import ConfigError
 from odis.machine import devices
-from odis.machine.devices import CLEARLY_FASTER, bf16_speedup, resolve_device, resolve_precision
+from odis.machine.devices import (
+    CLEARLY_FASTER,
+    bf16_speedup,
+    describe_device,
+    resolve_device,
+    resolve_precision,
+)
 
 CPU, GPU, APPLE = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 
@@ -147,3 +155,20 @@ def test_it_is_measured_in_a_moment() -> None:
     start = time.perf_counter()
     bf16_speedup(torch.get_num_threads())
     assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("info", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: AMD EPYC  9R14\nmodel name\t: x\n", "AMD EPYC 9R14"),
+        ("processor\t: 0\nBogoMIPS\t: 50\n", None),  # ARM tells no name
+        ("model name\t: \n", None),
+    ],
+)
+def test_a_cpu_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch, info: str, name: str | None) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: info)
+    devices._processor.cache_clear()
+    said = describe_device(torch.device("cpu"))
+    devices._processor.cache_clear()
+    kind = name or f"{platform.processor() or platform.machine()} CPU"
+    assert said == f"{kind}, {torch.get_num_threads()} threads"

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,14 @@ from safetensors.torch import save_file
 
 from odis.errors import DataError
 from odis.machine import files
-from odis.machine.files import SUFFIX, move_whole, write_json_whole, write_text_whole, written_whole
+from odis.machine.files import (
+    SUFFIX,
+    check_readable,
+    move_whole,
+    write_json_whole,
+    write_text_whole,
+    written_whole,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -289,3 +297,70 @@ def test_it_is_closed_in_time(tmp_path: Path) -> None:
     assert time.perf_counter() - start < 60
     assert not before or len(os.listdir("/proc/self/fd")) == before
     assert len(names(tmp_path)) == 1000
+
+
+# --- what this user may not read
+# ------------------------------------------------------------------------------------------------------------
+
+
+def as_nobody(imports: str, code: str) -> str:
+    """What a program prints that runs as a user without rights; skipped where it may not become one."""
+    if os.geteuid() != 0:
+        pytest.skip("needs to be root")
+    become = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{imports}\n{become}{code}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that others may enter."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_an_unreadable_file_is_not_called_missing(shared: Path) -> None:
+    for name in ("model.safetensors", "step.pt", "weights.pth", "index.parquet"):
+        (shared / name).write_bytes(b"x")
+        (shared / name).chmod(0o600)
+    (shared / "closed").mkdir(mode=0o700)
+    imports = """
+from pathlib import Path
+from odis.backbones.saved import load_model, load_teacher
+from odis.backbones.weights import read_state
+from odis.inference import load
+from odis.objects.index import ObjectIndex
+from odis.train.checkpoint import load_checkpoint
+from odis.errors import OdisError"""
+    code = f"""
+folder = Path({str(shared)!r})
+for read, name in (
+    (load_model, "model.safetensors"), (load, "model.safetensors"), (load_teacher, "step.pt"),
+    (load_checkpoint, "step.pt"), (read_state, "weights.pth"), (ObjectIndex.open, "closed/index.parquet"),
+    (load, "closed"), (load, "closed/run"),
+):
+    try:
+        read(folder / name)
+    except OdisError as error:
+        print(error)
+"""
+    lines = as_nobody(imports, code).splitlines()
+    assert len(lines) == 8
+    for line in lines:
+        assert line.endswith("cannot be read (Permission denied)"), line
+
+
+def test_what_is_missing_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    check_readable(tmp_path / "file")
+    check_readable(tmp_path)
+    for path in (tmp_path / "none", tmp_path / "file" / "below"):
+        with pytest.raises(DataError, match=f"^{path}: no such run folder$"):
+            check_readable(path, "run folder")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-
 import timm
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 
 from odis.backbones.adapters import adopt
+from odis.backbones.names import PLAIN, name_fault
 from odis.backbones.weights import load_timm_weights, one_line
 from odis.config.training import ModelConfig, PretrainConfig
 from odis.errors import ConfigError
@@ -82,10 +81,8 @@ def _freeze_unreached(student: Network, config: PretrainConfig) -> None:
 
 def _create(config: ModelConfig, image_size: int, drop_path: float) -> VisionTransformer:
     name = config.name
-    if ":" not in name and not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(module="vision_transformer"), n=4)
-        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models('*vit*') lists them"
-        raise ConfigError(f"model.name: timm has no model {name}; {hint}")
+    if (fault := name_fault(name, vision_transformer=True)) is not None:
+        raise ConfigError(f"model.name: {fault}")
     overrides = {
         k: v
         for k in ("patch_size", "embed_dim", "depth", "num_heads")
@@ -102,18 +99,11 @@ def _create(config: ModelConfig, image_size: int, drop_path: float) -> VisionTra
             drop_path_rate=drop_path,
             **overrides,
         )
-    except TypeError as error:  # another architecture does not know these arguments
-        raise ConfigError(
-            f"model.name: {name} is not a timm VisionTransformer ({one_line(error)})"
-        ) from error
     except Exception as error:  # timm and its hub client raise whatever they like
         what = "model.weights: timm's weights for" if pretrained else "model.name:"
         raise ConfigError(f"{what} {name} with {overrides or 'its own sizes'}: {one_line(error)}") from error
     if type(vit) is not VisionTransformer:
-        raise ConfigError(
-            f"model.name: {name} is a {type(vit).__name__}, must be a plain timm VisionTransformer "
-            f"(vit_*, deit3_*)"
-        )
+        raise ConfigError(f"model.name: {name} is a timm {type(vit).__name__}; {PLAIN}")
     if type(vit.patch_embed) is not PatchEmbed:
         raise ConfigError(
             f"model.name: {name} embeds patches with {type(vit.patch_embed).__name__}; only ViTs on plain "

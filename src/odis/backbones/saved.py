@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from odis.backbones.build import build_vit
 from odis.config.training import ModelConfig
 from odis.errors import DataError
-from odis.machine.files import written_whole
+from odis.machine.files import check_readable, written_whole
 from odis.method.vit import ObjectViT
 
 
@@ -42,6 +42,7 @@ def load_model(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
     Raises:
         DataError: if the file is missing, cut short, or not written by `save_model`.
     """
+    check_readable(path)
     try:
         with safe_open(path, framework="pt") as f:
             card = json.loads((f.metadata() or {})["odis"])
@@ -49,8 +50,6 @@ def load_model(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
             ModelConfig(**card["model"] | {"weights": None}), card["image_size"], drop_path=0.0
         )
         backbone.load_state_dict(load_file(path))
-    except FileNotFoundError as e:
-        raise DataError(f"{path}: no such file") from e
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
         reason = str(e).splitlines()[0][:200]
         raise DataError(
@@ -66,6 +65,7 @@ def load_teacher(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
     Raises:
         DataError: if the file is cut short, or no checkpoint that odis wrote.
     """
+    check_readable(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # damaged files raise anything

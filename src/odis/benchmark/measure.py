@@ -20,7 +20,9 @@ from odis.benchmark.cached import ENDLESS
 from odis.config.training import PretrainConfig
 from odis.data.geometry.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
 from odis.data.loader import make_loader
+from odis.errors import WorkerError
 from odis.machine.devices import peak_memory
+from odis.machine.processes import without_ctrl_c
 from odis.machine.ranks import Ranks
 from odis.objects.index import ObjectIndex
 from odis.train.start import build_run
@@ -154,14 +156,21 @@ def peak_gib(config: PretrainConfig, index: ObjectIndex, ranks: Ranks) -> float:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_peak, args=(sender, config, index, ranks, torch.get_num_threads()))
-    process.start()
+    with without_ctrl_c():  # it would print a page of its own
+        process.start()
     sender.close()
     try:
         peak: float = receiver.recv()
+        process.join()
         return peak
     except EOFError as error:
-        raise RuntimeError(f"the process that measures memory ended with code {process.exitcode}") from error
+        process.join()
+        raise WorkerError(
+            f"the process that measures memory ended with code {process.exitcode}; mostly the system ran out "
+            f"of memory: a smaller train.batch_size needs less"
+        ) from error
     finally:
+        process.kill()  # on Ctrl-C; else it has ended
         process.join()
 
 

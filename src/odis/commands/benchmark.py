@@ -37,14 +37,13 @@ def run(options: Any) -> None:
     if not options.seconds > 0:
         raise ConfigError(f"seconds: is {options.seconds}, must be above 0")
 
-    from rich.console import Console
-
     from odis.benchmark.figures import measure, table
     from odis.config.training import as_dict
     from odis.machine.files import write_json_whole
+    from odis.machine.progress import output_console
 
     figures = measure(config, options.seconds, recipe=recipe_name(options))
-    Console(markup=False, emoji=False).print(table(figures))
+    output_console().print(table(figures))
     if options.out is not None:
         write_json_whole(options.out, figures | {"config": as_dict(config)})
         print(options.out)

@@ -66,11 +66,9 @@ def _run(evaluation: Evaluation[Any, Any], options: Any) -> None:
     settings.check()
     read = settings.read
 
-    from rich.console import Console
-
     from odis.commands.functions import load_models
     from odis.evaluation.results import check_writable, results_table, write_results
-    from odis.machine.progress import ProgressBar, error_console
+    from odis.machine.progress import ProgressBar, error_console, output_console
 
     check_writable(options.out)
     stderr = error_console()
@@ -87,6 +85,6 @@ def _run(evaluation: Evaluation[Any, Any], options: Any) -> None:
         stderr.print(f"skipped {item['what']}: {item['why']}", soft_wrap=True)
     if (more := len(results["skipped"]) - _SHOWN) > 0:
         stderr.print(f"{more} more files or objects were skipped; {options.out} names them")
-    Console(markup=False, emoji=False).print(results_table(results))
+    output_console().print(results_table(results))
     write_results(options.out, results | {"complete": True})
     print(Path(options.out))

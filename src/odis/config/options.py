@@ -8,6 +8,7 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from odis.config.help_format import HelpFormatter
 from odis.config.recipes import check_recipe, recipe_names, recipe_path, sections
 from odis.config.renamed import refuse_old
 from odis.config.training import PretrainConfig
@@ -18,7 +19,11 @@ from odis.errors import ConfigError, OdisError
 def new_parser(command: str, description: str) -> ArgumentParser:
     """A parser whose complaints are raised, for `parse` to word."""
     return ArgumentParser(
-        prog=f"odis {command}", description=description, exit_on_error=False, allow_abbrev=False
+        prog=f"odis {command}",
+        description=description,
+        formatter_class=HelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
     )
 
 

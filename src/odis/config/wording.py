@@ -6,11 +6,42 @@ import difflib
 import re
 from collections.abc import Sequence
 
+_MOST = 3  # suggestions
+_SEPARATORS = re.compile(r"[-_.]+")
+
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """` (did you mean X?)` for the closest known word, or nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else ""
+    """` (did you mean X?)` for the known words that are meant most likely, or nothing.
+
+    These are those one typing error away; else those whose last part holds the last part of the word, as
+    `--optim.base_lr` holds `lr`; else the closest, if it begins alike.
+    """
+    found = suggestions(word, known)
+    return f" (did you mean {' or '.join(found)}?)" if found else ""
+
+
+def suggestions(word: str, known: Sequence[str], most: int = _MOST) -> list[str]:
+    """See `did_you_mean`."""
+    bare = {name: name.lstrip("-").lower() for name in known}
+    meant = word.lstrip("-").lower()
+    if not meant:
+        return []
+    close = difflib.get_close_matches(meant, bare.values(), n=1, cutoff=0.85)
+    if close:
+        return [next(name for name in known if bare[name] == close[0])]
+    tail = meant.rsplit(".", 1)[-1]
+    lasts = {name: bare[name].rsplit(".", 1)[-1] for name in known}
+    words = set(_SEPARATORS.split(tail))
+    holding = [name for name in known if lasts[name] == tail]
+    holding = holding or [name for name in known if words <= set(_SEPARATORS.split(lasts[name]))]
+    holding = holding or [name for name in known if len(tail) > 2 and tail in lasts[name]]
+    if holding:
+        group = meant.rpartition(".")[0]  # `--optim.lr` means a setting of its own group
+        of_group = [name for name in holding if bare[name].rpartition(".")[0] == group]
+        return (of_group or holding)[:most]
+    alike = [name for name in bare.values() if name[0] == meant[0]]
+    close = difflib.get_close_matches(meant, alike, n=1, cutoff=0.6)
+    return [name for name in known if bare[name] in close][:1]
 
 
 def one_line(message: str, arguments: Sequence[str], options: Sequence[str]) -> str:
@@ -34,6 +65,21 @@ def one_line(message: str, arguments: Sequence[str], options: Sequence[str]) -> 
             f"{group}.{key}: no such setting{did_you_mean(f'{group}.{key}', keys)}; {group} has "
             f"{', '.join(k.split('.')[1] for k in keys)}"
         )
+    if "Unable to load config" in message:  # `--train 3`: a group takes a file of settings
+        group = message.removeprefix('Parser key "').split(":", 1)[0].rstrip('"').removeprefix("--")
+        keys = [option for option in known if option.startswith(f"--{group}.")]
+        given = next(iter(re.findall(r"Unable to load config '(.*?)'", message)), "")
+        return (
+            f"--{group} {given}: is a group of settings, set one by one: {', '.join(keys[:_MOST])}, ...; "
+            f"--help lists them"
+        )
+    if (extra := message.partition("unrecognized arguments: ")[2]) and known:
+        return f"unrecognized arguments: {extra}; options begin with --, and --help lists them"
+    for pattern, plain in (
+        (r"argument (\S+): invalid choice: (.*?) \(choose from (.*)\)", r"\1: is \2, must be one of \3"),
+        (r"argument (\S+): ignored explicit argument (.*)", r"\1: takes no value, got \2"),
+    ):
+        message = re.sub(pattern, plain, message)
     message = re.sub(r"Expected a <class 'list'>\. Got value: (.*)", r"must be a list, such as [\1]", message)
     message = re.sub(
         r"Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import timm
 
 from odis.backbones.baseline import TimmBaseline, build_baseline, takes_object_tokens
 from odis.backbones.build import build_vit
+from odis.backbones.names import name_fault
 from odis.backbones.saved import load_model, load_teacher
 from odis.config.training import ModelConfig
 from odis.errors import ConfigError, DataError, OdisError
 from odis.inference.encoder import Encoder
 from odis.machine.devices import resolve_device, resolve_precision
+from odis.machine.files import check_readable
 from odis.method.vit import ObjectViT
 
 
@@ -35,6 +38,8 @@ def load(source: str | Path, *, device: str = "auto", precision: str = "auto") -
         OdisError: for anything else, a damaged file, weights that cannot be fetched, or a device that is not
             here.
     """
+    if not isinstance(source, str | Path):
+        raise ConfigError(f"a model is {type(source).__name__}, must be a path, or timm:NAME")
     where = resolve_device(device)
     arithmetic = resolve_precision(precision, where)
     encoder = _published(str(source)) if str(source).startswith("timm:") else _trained(Path(source))
@@ -44,7 +49,8 @@ def load(source: str | Path, *, device: str = "auto", precision: str = "auto") -
 
 
 def _trained(path: Path) -> Encoder:
-    if path.is_dir():
+    if os.path.isdir(path):
+        check_readable(path)
         file = path / "model.safetensors"
         if not file.exists():
             raise DataError(
@@ -53,8 +59,8 @@ def _trained(path: Path) -> Encoder:
                 else f"{path}: not a run's folder: it has no model.safetensors"
             )
         path = file
-    elif not path.exists():
-        raise DataError(f"{path}: no such run folder or model file (a model by name is timm:NAME)")
+    else:
+        check_readable(path, "run folder or model file (a model by name is timm:NAME)")
     model, card = load_teacher(path) if path.suffix == ".pt" else load_model(path)
     try:
         return Encoder(
@@ -74,8 +80,8 @@ def _trained(path: Path) -> Encoder:
 
 def _published(source: str) -> Encoder:
     name, _, file = source.removeprefix("timm:").partition("@")
-    if not timm.is_model(name):
-        raise ConfigError(f"{source}: timm has no model {name}; timm.list_models('vit_*') lists them")
+    if (fault := name_fault(name)) is not None:
+        raise ConfigError(f"{source}: {fault}")
     published = timm.get_pretrained_cfg(name, allow_unregistered=False)
     data: Any = timm.data.resolve_data_config(pretrained_cfg=published.to_dict() if published else {})
     size = data["input_size"][-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 def is_one_picture(given: Any) -> bool:
     """Whether this is one picture rather than several."""
-    return isinstance(given, str | Path | Image.Image) or (
-        isinstance(given, np.ndarray | Tensor) and given.ndim <= 3
-    )
+    if isinstance(given, np.ndarray | Tensor):
+        return given.ndim <= 3
+    return not isinstance(given, Iterable) or isinstance(given, str | Path | Image.Image | bytes | dict)
 
 
 def as_pixels(picture: Picture, name: str) -> Tensor:
@@ -54,6 +55,12 @@ def as_pixels(picture: Picture, name: str) -> Tensor:
                 f"{name}: is {shown}, must be uint8 or float (height, width, 3) or (height, width)"
             )
         pixels = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+    elif not isinstance(picture, Tensor):
+        encoded = isinstance(picture, bytes | bytearray | memoryview)
+        hint = "; open encoded bytes with PIL.Image.open(io.BytesIO(...))" if encoded else ""
+        raise DataError(
+            f"{name}: is {type(picture).__name__}, must be a path, a PIL image, an array or a tensor{hint}"
+        )
     else:
         pixels = picture.detach().cpu()
         shown = f"{pixels.dtype} {tuple(pixels.shape)}"

@@ -81,7 +81,7 @@ def attention(qkv: Tensor, *, masked: bool, dropout: float, normed: bool) -> Att
         dropout: Share of the attention weights that are dropped.
         normed: Whether queries or keys are normalised first.
     """
-    if uses_reference() or torch.compiler.is_compiling() or dropout > 0 or normed:
+    if torch.compiler.is_compiling() or uses_reference() or dropout > 0 or normed:
         return None
     if qkv.device.type != "cpu" or qkv.shape[1] > FEW_TOKENS or qkv.dtype != torch.bfloat16:
         return None
@@ -98,7 +98,7 @@ def linear(module: nn.Module, x: Tensor) -> Tensor:
     Returns:
         (..., O).
     """
-    if uses_reference() or torch.compiler.is_compiling() or not is_plain_linear(module):
+    if torch.compiler.is_compiling() or uses_reference() or not is_plain_linear(module):
         return module(x)
     return conv_linear(x, module.weight, module.bias) if _conv_is_faster(x) else module(x)
 
@@ -110,7 +110,7 @@ def mlp(module: Any, x: Tensor) -> Tensor:
         module: The MLP of a block; only timm's plain one with GELU is not called as it is.
         x: (..., D).
     """
-    if uses_reference() or torch.compiler.is_compiling() or not is_plain_mlp(module):
+    if torch.compiler.is_compiling() or uses_reference() or not is_plain_mlp(module):
         out: Tensor = module(x)
         return out
     hidden = linear(module.fc1, x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import resource
 import sys
 import time
@@ -75,7 +76,20 @@ def describe_device(device: torch.device) -> str:
     """A device in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+@lru_cache
+def _processor() -> str:
+    """The CPU's name, where the system tells it; else what kind it is."""
+    try:
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        info = ""
+    named = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
+    if named is not None and named[1].strip().strip("?") not in ("", "unknown"):
+        return " ".join(named[1].split())
+    return f"{platform.processor() or platform.machine()} CPU"
 
 
 def peak_memory(device: torch.device) -> float:

@@ -1,9 +1,12 @@
-"""What other processes of this machine do, as Linux tells it."""
+"""Other processes: what they do, as Linux tells it, and who of them hears Ctrl-C."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -32,3 +35,16 @@ def _stat(pid: int) -> list[str] | None:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
+
+
+@contextlib.contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """Processes that are started in this block never hear Ctrl-C: who started them ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # which alone may set handlers
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

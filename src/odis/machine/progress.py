@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from datetime import timedelta
 from types import TracebackType
@@ -15,7 +16,13 @@ from rich.text import Text
 from odis.errors import printable
 
 
-class _PrintableConsole(Console):
+class _PipedConsole(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line, which ends the same way whoever wrote; rich would exit with 1."""
+        raise BrokenPipeError(errno.EPIPE, "the reader of the output has gone")
+
+
+class _PrintableConsole(_PipedConsole):
     """Shows what is no character to look at as Python writes it: names from files never move the cursor."""
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -36,6 +43,11 @@ def error_console() -> Console:
     as they are, but for line ends and control characters (`printable`).
     """
     return _PrintableConsole(stderr=True, markup=False, emoji=False, highlight=False)
+
+
+def output_console() -> Console:
+    """Standard output, for tables, without markup and emoji."""
+    return _PipedConsole(markup=False, emoji=False)
 
 
 class ProgressBar:

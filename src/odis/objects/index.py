@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from odis import __version__
 from odis.config.renamed import translate
 from odis.errors import DataError, OdisWarning
-from odis.machine.files import written_whole
+from odis.machine.files import check_readable, written_whole
 from odis.objects.check import Statistics, problems, statistics
 from odis.objects.images import image_size
 from odis.objects.listing import folder_labels, list_files
@@ -332,10 +332,7 @@ def _check_whole(path: Path, names: list[str]) -> None:
 
 
 def _open_files(path: str, files: list[str]) -> ObjectIndex:
-    if not os.path.exists(path):
-        raise DataError(
-            f"{path}: no such file or folder; an object index (.parquet) or a folder of images can be opened"
-        )
+    check_readable(path, "file or folder; an object index (.parquet) or a folder of images can be opened")
     first: dict[str, str] = {}
     for file in files:
         metadata = {

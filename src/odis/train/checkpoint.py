@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from odis.errors import DataError
-from odis.machine.files import written_whole
+from odis.machine.files import check_readable, written_whole
 
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
@@ -51,6 +51,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         DataError: if the file is not a whole odis checkpoint.
     """
+    check_readable(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:

@@ -46,6 +46,6 @@ def wrote(out: str, images: int, objects: int) -> None:
 
 def show(what: Any) -> None:
     """A table to stdout."""
-    from rich.console import Console
+    from odis.machine.progress import output_console
 
-    Console(markup=False, emoji=False).print(what)
+    output_console().print(what)

@@ -26,14 +26,13 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `compare`.
     """
-    from rich.console import Console
-
     from odis.machine.files import write_json_whole
+    from odis.machine.progress import output_console
     from odis.objects.edit.compare import compare
     from odis.objects.index import ObjectIndex
 
     found = compare(ObjectIndex.open(options.predicted), ObjectIndex.open(options.truth))
-    Console(markup=False, emoji=False).print(found)
+    output_console().print(found)
     if options.out is not None:
         write_json_whole(options.out, found.as_dict())
         print(options.out)

@@ -104,9 +104,7 @@ def watch(
         out: The index that is made.
         work: Makes it, and returns its summary, or None if it was there already.
     """
-    from rich.console import Console
-
-    from odis.machine.progress import ProgressBar, error_console
+    from odis.machine.progress import ProgressBar, error_console, output_console
     from odis.objects.index import ObjectIndex, statistics
 
     console = error_console()
@@ -115,4 +113,4 @@ def watch(
         summary = work(report, lambda done, total: bar("images", done, total))
     already = f"{out}: is there already, made with these settings of these images"
     console.print(already if summary is None else str(summary), soft_wrap=True)
-    Console(markup=False, emoji=False).print(statistics(ObjectIndex.open(out)))
+    output_console().print(statistics(ObjectIndex.open(out)))
