@@ -231,3 +231,11 @@ def test_boxes_inside_their_images_are_never_suspected(seed: int) -> None:
         boxes = np.concatenate([low, high + 1], axis=1).tolist()
         rows.append(ImageObjects("a", width, height, tuple(Object(tuple(one)) for one in boxes)))
     assert verdicts(count_boxes(rows, [], Path("nowhere"))) == []
+
+
+def test_boxes_at_the_end_of_all_numbers_are_passed_over_in_silence() -> None:
+    row = ImageObjects("a", 8, 6, (Object((1.0, 1.0, 4.0, 4.0)),))
+    refused = [(0, (1e308, 1.0, 1.7e308, 4.0)), (0, (-1e308, 1.0, 1e308, 4.0))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert count_boxes([row], refused, Path("nowhere"))["boxes"] == 1

@@ -64,7 +64,7 @@ def count_boxes(
     others = np.array([box for _, box in refused], np.float64).reshape(-1, 4)
     boxes = np.concatenate([kept, others])
     row = np.concatenate([np.repeat(np.arange(len(rows)), per_row), [k for k, _ in refused]]).astype(np.int64)
-    finite = np.isfinite(boxes).all(axis=1)
+    finite = (np.abs(boxes) < 1e300).all(axis=1)  # and their sums too
     boxes, row = boxes[finite], row[finite]
     sides = np.array([(one.width, one.height) for one in rows], np.float64).reshape(-1, 2)[row]
     found = _oddities(boxes, sides)
