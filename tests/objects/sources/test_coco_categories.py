@@ -62,6 +62,7 @@ TWINS = [ROOT, category(1, "fish"), category(2, "shark")]
         ),
         ([category(1, "a"), category(1, "a")], {1}, {1: 0}, ["a"], []),
         ([category(1, 7)], {1}, {1: 0}, ["7"], []),
+        ([category(1, "\ud800x"), category(2, "\u00e9")], {1}, {1: 0, 2: 1}, [r"\ud800x", "\u00e9"], []),
         (
             [3, {"id": 1}, {"name": "a"}, category(2, None), category(5, "b")],
             {5},

@@ -71,8 +71,8 @@ def read_classes(
 
 
 def _name(value: Any) -> str | None:
-    if isinstance(value, str):
-        return value or None
+    if isinstance(value, str):  # which in JSON may hold half of a surrogate pair, and in UTF-8 may not
+        return value.encode(errors="backslashreplace").decode() or None
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
