@@ -82,8 +82,10 @@ def test_layouts_without_lists(tmp_path: Path, label_map: str, image: str, split
     assert index[0].objects[0].label == 0
 
 
-@pytest.mark.parametrize("ending", [".png", ".jpeg", ".JPG", ".PNG", ".webp"])
-@pytest.mark.parametrize("line", ["a", "a.jpg", "a\r", '"a"'])
+@pytest.mark.parametrize(
+    ("ending", "line"),
+    [(".png", "a"), (".jpeg", "a.jpg"), (".JPG", "a\r"), (".PNG", '"a"'), (".webp", "a.png")],
+)
 def test_lists_and_images_of_any_ending(tmp_path: Path, ending: str, line: str) -> None:
     root = tmp_path / "d"
     save_map(root / "SegmentationClass/a.png")

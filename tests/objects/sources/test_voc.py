@@ -385,8 +385,18 @@ def test_no_name_leads_out_of_the_folder(root: Path, name: str) -> None:
     assert item.why == "its image cannot be used"
 
 
-@pytest.mark.parametrize("ending", [".png", ".jpeg", ".JPG", ".PNG", ".bmp", ".webp", ".tif"])
-@pytest.mark.parametrize("named", ["c{}", "c.jpg", "other.jpg", "/somewhere/c{}", "C:\\x\\c{}", ""])
+@pytest.mark.parametrize(
+    ("ending", "named"),
+    [
+        (".png", "c{}"),
+        (".jpeg", "c.jpg"),
+        (".JPG", "other.jpg"),
+        (".PNG", "/somewhere/c{}"),
+        (".bmp", "C:\\x\\c{}"),
+        (".webp", ""),
+        (".tif", "c{}"),
+    ],
+)
 def test_an_image_of_any_ending_is_found_by_the_name_of_its_annotation(
     root: Path, ending: str, named: str
 ) -> None:

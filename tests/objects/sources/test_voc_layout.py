@@ -83,8 +83,17 @@ def test_layouts_without_lists(tmp_path: Path, xml: str, image: str, split: str 
     assert (names, index.classes, index.root, skipped) == ([image], ["cat"], root, [])
 
 
-@pytest.mark.parametrize("image", ["JPEGImages/sub/a.jpg", "JPEGImages/sub/a.png", "images/sub/a.jpg"])
-@pytest.mark.parametrize("line", ["sub/a", "sub\\a", '"sub/a"', "sub/a.jpg", "sub/a.PNG", "sub/a \r"])
+@pytest.mark.parametrize(
+    ("image", "line"),
+    [
+        ("JPEGImages/sub/a.jpg", "sub/a"),
+        ("JPEGImages/sub/a.png", "sub\\a"),
+        ("JPEGImages/sub/a.png", '"sub/a"'),
+        ("JPEGImages/sub/a.jpg", "sub/a.jpg"),
+        ("images/sub/a.jpg", "sub/a.PNG"),
+        ("images/sub/a.JPG", "sub/a \r"),
+    ],
+)
 def test_a_list_may_write_its_names_in_many_ways(tmp_path: Path, image: str, line: str) -> None:
     root = tmp_path / "d"
     annotate(root / "Annotations/sub/a.xml")

@@ -31,7 +31,7 @@ SUFFIXES = frozenset({".png", ".bmp", ".gif", ".tif", ".tiff"})
 
 def class_codes(path: Path, names: LabelList | None, known: int) -> np.ndarray:
     """What each pixel of a class map is: 0 if nothing, 1 + its class, or `UNNAMED` + a value that no class
-    has; int32 (height, width).
+    has; int16 (height, width).
 
     Args:
         path: The map.
@@ -47,7 +47,7 @@ def class_codes(path: Path, names: LabelList | None, known: int) -> np.ndarray:
     if palette is None and stored.ndim == 2 and stored.min() >= 0 and stored.max() < 256:
         palette = _GREY  # which a list may have as colours: 255,255,255
     if stored.ndim == 3 or (names is not None and names.colours and palette is not None):
-        colours, inverse = _colours(stored if palette is None else palette[stored % 256], path)
+        colours, packed = _colours(stored if palette is None else palette[stored], path)
         if names is None or not names.colours:
             raise DataError(
                 f"{path}: has colours; a labelmap.txt beside the folders of the data set, with a line "
@@ -55,12 +55,11 @@ def class_codes(path: Path, names: LabelList | None, known: int) -> np.ndarray:
             )
         if palette is None or all(colour in names.colours or _is_nothing(colour) for colour in colours):
             codes = [_code_of(colour, names.colours, k) for k, colour in enumerate(colours)]
-            by_colour: np.ndarray = np.array(codes, np.int32)[inverse]
-            return by_colour
+            return _looked_up(colours, codes, packed)
     _check_values(path, stored)
     if names is not None and not names.begins_with_background:
         raise DataError(f"{names.path}: its first line must be the background, which is value 0 of {path}")
-    lookup = np.arange(256, dtype=np.int32) + UNNAMED
+    lookup = np.arange(256, dtype=np.int16) + UNNAMED
     if names is None:
         lookup[1 : known + 1] = range(1, known + 1)
     else:
@@ -72,17 +71,16 @@ def class_codes(path: Path, names: LabelList | None, known: int) -> np.ndarray:
 
 
 def instance_numbers(path: Path) -> np.ndarray:
-    """The instance of each pixel, 0 if none; int32 (height, width). Colours are numbered in their order.
+    """The instance of each pixel, 0 if none; integers (height, width). Colours are numbered in their order.
 
     Raises:
         DataError: The map is missing or cannot be decoded, or has too many colours.
     """
     stored, _ = _pixels(path)
     if stored.ndim == 3:
-        colours, inverse = _colours(stored, path)
+        colours, packed = _colours(stored, path)
         numbers = [0 if _is_nothing(colour) else k + 1 for k, colour in enumerate(colours)]
-        numbered: np.ndarray = np.array(numbers, np.int32)[inverse]
-        return numbered
+        return _looked_up(colours, numbers, packed)
     _check_values(path, stored, most=65535)
     return np.where(stored == IGNORED, 0, stored)
 
@@ -112,7 +110,7 @@ def voc_palette() -> np.ndarray:
 
 
 def _pixels(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values, int32 (height, width), and the palette, uint8 (256, 3), if there is one; or colours, uint8
+    """Values, integers (height, width), and the palette, uint8 (256, 3), if there is one; or colours, uint8
     (height, width, 3).
     """
     try:
@@ -133,7 +131,8 @@ def _pixels(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
                 found = np.array(image.getpalette() or [], np.uint8)[:768]
                 flat[: len(found)] = found
                 palette = flat.reshape(256, 3)
-            return np.asarray(image).astype(np.int32), palette  # of one bit a pixel: 0 and 1
+            stored = np.asarray(image)
+            return stored.astype(np.uint8) if image.mode == "1" else stored, palette
     except DataError:
         raise
     except FileNotFoundError as error:
@@ -145,22 +144,33 @@ def _pixels(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _check_values(path: Path, stored: np.ndarray, most: int = 255) -> None:
-    refused = (stored < 0) | (stored > most)
-    if refused.any():
-        raise DataError(f"{path}: has the value {stored[refused][0]}; its values may be 0 to {most}")
+    for value in (int(stored.min()), int(stored.max())):
+        if not 0 <= value <= most:
+            raise DataError(f"{path}: has the value {value}; its values may be 0 to {most}")
 
 
 def _colours(stored: np.ndarray, path: Path) -> tuple[list[tuple[int, int, int]], np.ndarray]:
-    """The colours of a map, in order, and the place of each pixel's among them."""
-    red, green, blue = (stored[..., k].astype(np.int32) for k in range(3))
-    packed = red << 16 | green << 8 | blue
+    """The colours of a map, in order, and each pixel's as one number."""
+    packed = stored[..., 0].astype(np.int32)
+    for k in (1, 2):
+        packed <<= 8
+        packed |= stored[..., k]
     there = np.zeros(1 << 24, bool)
     there[packed] = True
     found = np.flatnonzero(there)
     if len(found) > _MOST_COLOURS:
         raise DataError(f"{path}: has {len(found):,} colours; a label map has one for each class or instance")
     colours = [(int(v) >> 16, int(v) >> 8 & 255, int(v) & 255) for v in found]
-    return colours, np.searchsorted(found, packed)
+    return colours, packed
+
+
+def _looked_up(colours: list[tuple[int, int, int]], codes: list[int], packed: np.ndarray) -> np.ndarray:
+    """The code of each pixel, int16, by its colour."""
+    table = np.zeros(1 << 24, np.int16)
+    for (red, green, blue), code in zip(colours, codes):
+        table[red << 16 | green << 8 | blue] = code
+    found: np.ndarray = table[packed]
+    return found
 
 
 def _is_nothing(colour: tuple[int, int, int]) -> bool:

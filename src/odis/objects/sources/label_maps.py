@@ -223,6 +223,14 @@ class _MapRows:
         return any(path.is_relative_to(folder) for folder in folders if folder != self.images.folder)
 
     def _row(self, name: str, image: str) -> ImageObjects | None:
+        try:
+            return self._of_map(name, image)
+        except MemoryError:
+            path = self.layout.maps / _file(self.maps, name)
+            self.skip(Skipped(str(path), "does not fit into the memory that there is"))
+            return None
+
+    def _of_map(self, name: str, image: str) -> ImageObjects | None:
         classes, skip = self.classes, self.skip
         path = of_classes = self.layout.maps / _file(self.maps, name)
         instances = None
