@@ -5,6 +5,7 @@ list here.
 from typing import Any
 
 from odis.evaluation.protocols import (
+    ade20k_linear,
     corloc,
     davis,
     knn_imagenet,
@@ -22,6 +23,7 @@ _MODULES = (
     corloc,
     maskcut,
     davis,
+    ade20k_linear,
     nyu_depth_linear,
     roxford,
     rparis,

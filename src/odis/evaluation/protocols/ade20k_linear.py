@@ -1,0 +1,372 @@
+"""`ade20k-linear`: segmentation by a linear head on frozen patches, ADE20K (DINOv3's protocol)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from odis.errors import OdisError
+from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
+from odis.evaluation.protocols.about import About, Difference, Published
+from odis.evaluation.protocols.protocol import Protocol, ProtocolSettings, results_of, statistics_of
+from odis.evaluation.settings import require_given
+
+if TYPE_CHECKING:
+    from odis.evaluation.protocols.ade_training import Part
+    from odis.evaluation.protocols.layouts.segmentation import SegmentedImages
+    from odis.evaluation.runner import EvaluationRun
+    from odis.inference import Encoder
+
+SWEEP = ((1e-4, 3e-4, 1e-3), (1e-4, 1e-3))
+"""Learning rates and weight decays of the published sweep."""
+
+SIDE, STRIDE = 512, 341
+
+
+@dataclass(frozen=True, slots=True)
+class Ade20kData:
+    """The two parts.
+
+    Args:
+        train: ADE20K 2016 (ADEChallengeData2016), or other label maps or an index with masks, to learn from.
+        train_split: List or folder of it; by default train.
+        test: The same, to measure on.
+        test_split: List or folder of it; by default val.
+    """
+
+    train: str = ""
+    train_split: str = ""
+    test: str = ""
+    test_split: str = ""
+
+    def open(self) -> tuple[SegmentedImages, SegmentedImages]:
+        """Train and test part.
+
+        Raises:
+            OdisError: One is not given.
+            DataError: One cannot be read, or has no label.
+        """
+        from odis.evaluation.protocols.layouts.segmentation import open_segmented
+
+        require_given(self, "train", "test")
+        train = open_segmented(self.train, self.train_split, part="train")
+        return train, open_segmented(self.test, self.test_split, part="val")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ade20kSettings(ProtocolSettings):
+    """Settings of the protocol.
+
+    Args:
+        size: Side of views and windows in pixels; by default 512, or 32 patches of a model whose patches do
+            not tile it (448 for patches of 14).
+        lr: Learning rates of AdamW; each with each weight decay trains a head of its own on the same views.
+        weight_decay: Weight decays.
+        sweep: Train the heads of the published sweep: lr 1e-4, 3e-4, 1e-3, each with weight decay 1e-4 and
+            1e-3.
+        dropout: Share of channels that are dropped in training.
+        iterations: Steps.
+        batch: Views in a step.
+        warm_up: Steps of the warm-up.
+        measure_every: As published, steps between two measurements on the test part, the best of which
+            counts.
+        cache: Folder in which the heads are kept while they train; the same call goes on there.
+        keep_every: Steps between two states that are kept.
+    """
+
+    size: int | None = None
+    lr: Sequence[float] = (1e-3,)
+    weight_decay: Sequence[float] = (1e-3,)
+    sweep: bool = False
+    dropout: float = 0.1
+    iterations: int = 40000
+    batch: int = 16
+    warm_up: int = 1500
+    measure_every: int = 5000
+    cache: str | None = None
+    keep_every: int = 500
+
+    def check(self) -> None:
+        """See `EvaluationSettings.check`."""
+        ProtocolSettings.check(self)
+        for name, least in (("iterations", 1), ("batch", 1), ("measure_every", 1), ("keep_every", 1)):
+            if getattr(self, name) < least:
+                raise OdisError(f"{name.replace('_', '-')} {getattr(self, name)} must be {least} or more")
+        if self.size is not None and self.size < 1:
+            raise OdisError(f"size {self.size} must be 1 or more")
+        if not 0 <= self.warm_up <= self.iterations:
+            raise OdisError(f"warm-up {self.warm_up} must be from 0 to the {self.iterations} iterations")
+        if not self.lr or min(self.lr) <= 0:
+            raise OdisError(f"lr {list(self.lr)} must be one or more numbers above 0")
+        if not self.weight_decay or min(self.weight_decay) < 0:
+            raise OdisError(f"weight-decay {list(self.weight_decay)} must be one or more numbers, 0 or above")
+        if not 0 <= self.dropout < 1:
+            raise OdisError(f"dropout {self.dropout:g} must be from 0 to below 1")
+        if self.sweep and (tuple(self.lr), tuple(self.weight_decay)) != ((1e-3,), (1e-3,)):
+            raise OdisError(
+                "sweep names its own learning rates and weight decays; leave out lr and weight-decay"
+            )
+
+    def side_of(self, encoder: Encoder) -> int:
+        """Side of a model's views in pixels."""
+        if self.size is not None:
+            return self.size
+        return SIDE if SIDE % encoder.patch_size == 0 else 32 * encoder.patch_size
+
+    def check_models(self, encoders: Sequence[Encoder]) -> None:
+        """See `ProtocolSettings.check_models`; a model must have patches that tile its view.
+
+        Raises:
+            OdisError: Naming the size or the model.
+        """
+        from odis.config.query import QueryConfig
+
+        ProtocolSettings.check_models(self, encoders)
+        for encoder in encoders:
+            encoder.query_builder(QueryConfig(("mean-pool",), size=self.side_of(encoder)))
+
+
+def evaluate_ade20k(
+    encoders: Encoder | Sequence[Encoder],
+    train: SegmentedImages,
+    test: SegmentedImages,
+    settings: Ade20kSettings,
+    progress: Progress | None = None,
+    on_row: OnRow | None = None,
+) -> dict[str, Any]:
+    """Train linear heads on frozen patches, and label the test images by sliding windows.
+
+    Each view is shown once to a model, whatever the number of heads. Memory holds a batch of features and the
+    scores of one test image.
+
+    Args:
+        encoders: Models to compare.
+        train: Images and label maps to learn from.
+        test: Images and label maps to measure on; classes are matched by name.
+        settings: How.
+        progress: Called after each step and each test image.
+        on_row: Called with the results so far after each row.
+
+    Returns:
+        What `results.json` holds; `mIoU` of the last iteration in percent with 95 % bootstrap intervals over
+        test images, and as published that of the best measurement too. A row is a model and a head; then come
+        the most frequent class everywhere, and the true labels as patches can hold them.
+
+    Raises:
+        OdisError: Settings or models that do not fit.
+        DataError: Nothing could be measured: no class, one class only, or none in common.
+    """
+    from odis.evaluation.measurable import FoundLabels, require_measurable
+    from odis.evaluation.protocols import ade_training as training
+    from odis.evaluation.runner import EvaluationRun
+    from odis.evaluation.scores import iou_score
+    from odis.evaluation.subset import overlap_note, real_path
+
+    if settings.sweep:
+        settings = replace(settings, lr=SWEEP[0], weight_decay=SWEEP[1], sweep=False)
+    run = EvaluationRun("ade20k-linear", encoders, settings, progress, on_row)
+    parts = _parts(train, test, settings)
+    files = [{real_path(p.images.images.image_path(row)) for row in p.rows} for p in parts]
+    run.notes += overlap_note(len(files[0] & files[1]))
+    found = (FoundLabels(p.images.images.path, p.images.images.classes, _labels(p), "pixels") for p in parts)
+    require_measurable(*found)
+    classes = len(train.images.classes)
+    counts = None
+    for source in run.encoders:
+        run.start()
+        counts = _model_rows(run, source, parts, settings, classes)
+    sides = {(encoder.patch_size, settings.side_of(encoder)): encoder for encoder in run.encoders}
+    if counts is not None:
+        run.start()
+        score, _ = iou_score(training.frequent_class_counts(counts), seed=settings.seed)
+        run.add_row("chance", "the most frequent class everywhere", {"mIoU": score}, provenance="label maps")
+    for (patch, side), encoder in sorted(sides.items(), key=lambda item: item[0]):
+        run.start()
+        stride = stride_of(side)
+        scorers = training.ceiling_scorers(patch, side, stride, classes, encoder.device)
+        what = f"ceiling, patches of {patch}"
+        _, of = training.label_counts(run, parts[1], side, stride, what, scorers, 1, classes)
+        score, _ = iou_score(of[0], seed=settings.seed)
+        run.add_row(
+            "ceiling", f"true labels, patches of {patch} px", {"mIoU": score}, provenance="label maps"
+        )
+    return results_of(run, ABOUT, settings)
+
+
+def stride_of(side: int) -> int:
+    """How far windows of a side are apart: 341 of 512."""
+    return max(1, round(side * STRIDE / SIDE))
+
+
+def _parts(train: SegmentedImages, test: SegmentedImages, settings: Ade20kSettings) -> tuple[Part, Part]:
+    from odis.evaluation.dense import train_positions
+    from odis.evaluation.protocols.ade_training import Part
+    from odis.evaluation.subset import draw_rows
+
+    rows = [
+        draw_rows(len(part.images), most, settings.seed)
+        for part, most in ((train, settings.max_train), (test, settings.max_test))
+    ]
+    return (
+        Part(train, rows[0], train_positions(train.images, train.images)),
+        Part(test, rows[1], train_positions(test.images, train.images)),
+    )
+
+
+def _labels(part: Part) -> Any:
+    """Labels that occur, read image by image until it is clear that something can be measured."""
+    import numpy as np
+
+    from odis.errors import DataError
+
+    for row in part.rows:
+        try:
+            yield from np.unique(part.images.images.read(row)[1]).tolist()
+        except DataError:  # named when it is shown
+            continue
+
+
+def _model_rows(
+    run: EvaluationRun, source: Encoder, parts: tuple[Part, Part], settings: Ade20kSettings, classes: int
+) -> Any:
+    """The rows of a model, one a head; counts of the first head on the test images, int64 (n, 3, C)."""
+    import numpy as np
+
+    from odis.evaluation.protocols import ade_training as training
+    from odis.evaluation.scores import Score, iou_score
+
+    encoder = statistics_of(source, settings)
+    if settings.as_published:
+        encoder = replace(encoder, precision="fp32")
+    side = settings.side_of(encoder)
+    stride, name = stride_of(side), source.source or "model"
+    many = len(settings.lr) * len(settings.weight_decay)
+
+    def counted(heads: Any) -> Any:
+        scorers = training.head_scorers(encoder, heads, side, settings.read.batch_size)
+        what = f"{name}, test after {heads.iteration:,} steps"
+        return training.label_counts(run, parts[1], side, stride, what, scorers, many, classes)[1]
+
+    def measured(heads: Any) -> list[float]:
+        return [training.percent_iou(of) for of in counted(heads)]
+
+    measure = measured if settings.as_published else None
+    heads = training.train_heads(run, encoder, parts[0], side, settings, measure)
+    counts = counted(heads)
+    found = [iou_score(of, seed=settings.seed) for of in counts]
+    history = np.array(heads.history, dtype=np.float64).reshape(-1, many)
+    tops = [float(np.max(history[:, k], initial=score.value)) for k, (score, _) in enumerate(found)]
+    for k, (head, (score, by_class)) in enumerate(zip(heads.heads, found, strict=True)):
+        scores = {"mIoU": score}
+        if settings.as_published:
+            scores["best mIoU"] = Score(tops[k], float("nan"), float("nan"))
+        mode = f"linear head, lr {head.lr:g}, weight decay {head.weight_decay:g}"
+        if many > 1 and k == int(np.argmax(tops)):
+            mode += ", best of the sweep on the test part"
+        named = zip(parts[0].images.images.classes, by_class, strict=True)
+        run.add(
+            source,
+            mode,
+            scores,
+            size=side,
+            precision=encoder.precision,
+            lr=head.lr,
+            weight_decay=head.weight_decay,
+            iterations=settings.iterations,
+            history=[round(float(value), 3) for value in history[:, k]],
+            iou={one: round(float(value), 3) for one, value in named if np.isfinite(value)},
+        )
+    return counts[0]
+
+
+def _run(
+    models: Models,
+    data: Ade20kData,
+    settings: Ade20kSettings,
+    progress: Progress | None,
+    on_row: OnRow | None,
+) -> dict[str, Any]:
+    train, test = data.open()
+    return evaluate_ade20k(models(), train, test, settings, progress, on_row)
+
+
+def _figure(network: str, value: float) -> Published:
+    return Published(network, {"best mIoU": value}, "DINOv3's paper, tables 3 and 14; best of the sweep")
+
+
+ABOUT = About(
+    source="DINOv3 (Simeoni et al., 2025, appendix D.1), eval/segmentation and its "
+    "config-ade20k-linear-training.yaml",
+    settings={
+        "head": "dropout of whole channels .1, batch norm, 1 x 1 convolution from N(0, .01) to 150 classes, "
+        "on the last layer's patches after the final norm, without [CLS]",
+        "train view": "shorter side to 512 times .5 to 2, bilinear; a crop of 512 whose largest class is at "
+        "most .75 of it, 10 tries; mirrored with p .5; brightness 32, contrast and saturation .5-1.5, hue; "
+        "padded with 0, labels ignored; class 0 is ignored",
+        "training": "40,000 iterations of 16; AdamW (.9, .999), lr 1e-3, weight decay 1e-3, no clipping; "
+        "fp32",
+        "schedule": "1,500 iterations of linear warm-up from 1e-6 of lr, times 1 - t / 40,000; then the "
+        "cosine that runs over all 40,000, to 0",
+        "loss": "cross-entropy without class weights at the labels' size; ignored pixels stay in the mean's "
+        "denominator",
+        "test": "shorter side 512, windows of 512 with stride 341, scores averaged where they overlap, "
+        "resized to the label map's own size; mIoU over 150 classes, accumulated over the 2,000 images of "
+        "val",
+        "patches of 14": "views and windows of 448, so that both have 1,024 patches",
+    },
+    chosen="the best of eight measurements (every 5,000 steps) and of lr 1e-4, 3e-4, 1e-3 with weight decay "
+    "1e-4, 1e-3 (--sweep), on val; one fixed lr reads low",
+    differences=(
+        Difference("the last iteration counts", "the best of eight measurements on val", True),
+        Difference("the model's own pixel statistics", "ImageNet's for every model", True),
+        Difference("the loss is the mean over labelled pixels", "over all pixels, ignored ones too", True),
+        Difference("the precision the model was loaded with (bf16 on a GPU)", "fp32", True),
+        Difference(
+            "one head, lr 1e-3 and weight decay 1e-3; with --sweep all are printed",
+            "the best of the sweep",
+            False,
+        ),
+        Difference("hue changes by up to 18 of 180; the crop of the last try is taken", "not stated", False),
+        Difference("images are resized by Pillow", "by its own pipeline", False),
+        Difference("photographs are turned as their label maps are", "EXIF is not looked at", False),
+        Difference("batch norm over the batch of one process", "synchronised over processes", False),
+        Difference("draws of our own generator", "torch's", False),
+    ),
+    figures=(
+        _figure("DINOv2R ViT-S/14", 45.5),
+        _figure("DINOv2R ViT-B/14", 48.4),
+        _figure("DINOv2R ViT-L/14", 48.8),
+        _figure("DINOv2R ViT-g/14", 49.5),
+        _figure("DINOv3 ViT-S/16", 47.0),
+        _figure("DINOv3 ViT-S+/16", 48.8),
+        _figure("DINOv3 ViT-B/16", 51.8),
+        _figure("DINOv3 ViT-L/16", 54.9),
+        _figure("DINOv3 ViT-H+/16", 54.8),
+        _figure("DINOv3 ViT-7B/16", 55.9),
+        _figure("SigLIP2 B", 41.6),
+        _figure("PEcore B", 37.4),
+        _figure("Franca g", 46.3),
+    ),
+    memory="a batch of 16 views and their 1,024 patches of D each; 256 MB of pixel scores in training; of "
+    "one test image 150 scores a pixel at a shorter side of 512 (.2 GB)",
+    time="40,000 steps of 16 views of 512 x 512: 640,000 passes a model, whatever the number of heads. "
+    "`--cache DIR` keeps the heads every 500 steps; the same call goes on there",
+)
+
+PROTOCOL = Protocol(
+    name="ade20k-linear",
+    summary="Segmentation on ADE20K (DINOv3): a linear head on frozen patches, sliding windows; mIoU",
+    data=Ade20kData(),
+    settings=Ade20kSettings(),
+    run=_run,
+    titles={
+        "ade20k-linear": Titles(
+            "ade20k-linear: {test}, trained on {train}",
+            "Segmentation by a linear head, ADE20K",
+            "A linear head labels the patches, windows slide over the image. mIoU at the label maps' own "
+            "size; higher is better.",
+        )
+    },
+    about=ABOUT,
+)
