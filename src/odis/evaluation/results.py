@@ -100,7 +100,7 @@ def _described(row: dict[str, Any], context: float | None) -> str:
         f", window {context:g} x box" if context is not None and row["mode"] == "masked-attention" else ""
     )
     if row["size"] is None:  # no model: an index
-        return f"{row['model']}\n{row['mode']}{window}\nobjects {row['provenance'] or '-'}"
+        return f"{row['model']}\n{row['mode']}{window}\nfrom {row['provenance'] or '-'}"
     size = row["size"] if isinstance(row["size"], str) else f"{row['size']} px"
     return f"{row['model']}\n{row['mode']}{window}\ntrained on {row['provenance'] or '-'}, at {size}"
 
