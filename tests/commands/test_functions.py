@@ -1,6 +1,7 @@
 """The commands as functions do what the commands do."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,37 @@ def test_the_package_offers_functions_and_no_module_has_the_name_of_one() -> Non
             assert not path.exists(), f"{path} hides odis.{name}"
     with pytest.raises(AttributeError, match="it has Object, __version__, evaluate, index, load, pretrain"):
         odis.train_everything  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (
+            lambda: odis.evaluate("knn", "x", train="d", test="d", k="ten"),
+            "k: is 'ten', must be one or",
+        ),
+        (
+            lambda: odis.evaluate("knn", "x", train="d", test="d", k=[1.5]),
+            "k: is [1.5], must be one or",
+        ),
+        (lambda: odis.evaluate("knn", "x", temperature="hot"), "temperature: is 'hot', must be a number"),
+        (lambda: odis.evaluate("knn", "x", batch_size="8"), "batch_size: is '8', must be a whole number"),
+        (lambda: odis.evaluate("knn", "x", images="yes"), "images: is 'yes', must be True or False"),
+        (
+            lambda: odis.evaluate("knn", "x", max_train=2.5),
+            "max_train: is 2.5, must be a whole",
+        ),
+        (lambda: odis.evaluate("knn", "x", train=5), "train: is 5, must be text"),
+        (lambda: odis.evaluate("knn", 5, train="d", test="d"), "models: is 5, must be a path, timm:NAME"),
+        (lambda: odis.evaluate(5, "x"), "5: no such evaluation"),
+        (lambda: odis.load(None), "a model is NoneType, must be a path, or timm:NAME"),
+        (lambda: odis.pretrain(5, "out", data="d"), "config: is 5, must be a recipe's name or path"),
+        (lambda: odis.pretrain("debug", None, data="d"), "out: is None, must be a path"),
+        (lambda: odis.index("coco", None, "x.parquet"), "root: is None, must be a path"),
+        (lambda: odis.index("folder", "d", 5), "out: is 5, must be a path"),
+    ],
+)
+def test_a_value_of_another_type_is_one_line_that_names_it(call: Callable[[], Any], says: str) -> None:
+    with pytest.raises(OdisError) as refusal:
+        call()
+    assert str(refusal.value).startswith(says)

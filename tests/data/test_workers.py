@@ -244,6 +244,23 @@ def test_a_loader_that_is_left_early_ends_its_workers_at_once():
     assert time.monotonic() - began < 5
 
 
+def test_ctrl_c_while_workers_are_ended_is_not_lost():
+    """A loader that is dropped ends its workers where an exception would be printed and ignored."""
+    held = [iter(loader(sleep))]
+    for _ in range(5):  # the row that sleeps is asked for ahead
+        next(held[0])
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))  # ending them takes half a second
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        drop_and_wait(held)
+    assert no_workers_left()
+
+
+def drop_and_wait(held):
+    held.clear()
+    time.sleep(5)
+
+
 class Writer(Dataset):
     """Its second row is at work in `written_whole` when the worker is ended."""
 

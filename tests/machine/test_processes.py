@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from odis.machine.processes import processor_seconds, state_of
+from odis.machine.processes import processor_seconds, state_of, without_ctrl_c
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="no /proc here")
 
@@ -57,3 +57,13 @@ def test_what_has_ended_is_unknown() -> None:
     assert state_of(pid) is None
     assert processor_seconds([os.getpid(), pid]) is None
     assert processor_seconds([]) == 0
+
+
+def test_a_process_that_was_started_without_ctrl_c_never_hears_it() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with without_ctrl_c(), running("import time; time.sleep(60)") as pid:
+        assert soon(lambda: state_of(pid) == "S")
+        os.kill(pid, signal.SIGINT)
+        time.sleep(0.2)
+        assert state_of(pid) == "S"
+    assert signal.getsignal(signal.SIGINT) == before

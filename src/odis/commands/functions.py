@@ -61,6 +61,7 @@ def index(
     Raises:
         OdisError: See `odis.objects.build.build_index`.
     """
+    _require_paths(root=root, out=out)
     build_index(
         form,
         root,
@@ -93,6 +94,9 @@ def pretrain(config: PretrainConfig | str | Path | None, out: str | Path, **sett
         OdisError: For settings that cannot train, or data that cannot be used.
     """
     recipe = ""
+    _require_paths(out=out)
+    if not isinstance(config, PretrainConfig | str | Path | None):
+        raise ConfigError(f"config: is {config!r}, must be a recipe's name or path, a PretrainConfig or None")
     if not isinstance(config, PretrainConfig):
         recipe = Path(config).stem if config is not None else ""
         config = load_recipe(config, **settings)
@@ -142,9 +146,9 @@ def evaluate(
         OdisError: For an unknown evaluation or setting, and whatever the evaluation refuses.
     """
     known = EVALUATIONS | PROTOCOLS
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise OdisError(
-            f"{name}: no such evaluation{did_you_mean(name, list(known))}; there are {', '.join(known)}"
+            f"{name}: no such evaluation{did_you_mean(str(name), list(known))}; there are {', '.join(known)}"
         )
     evaluation = known[name]
     data, of_data = with_values(evaluation.data, settings)
@@ -157,6 +161,8 @@ def evaluate(
     chosen.check()
     if out is not None:
         check_writable(out)
+    if not isinstance(models, str | Path | Encoder | Sequence):
+        raise OdisError(f"models: is {models!r}, must be a path, timm:NAME or an encoder, or several of them")
     sources = [models] if isinstance(models, str | Path | Encoder) else list(models)
     read = chosen.read
     results = evaluation.run(
@@ -169,6 +175,17 @@ def evaluate(
     if out is not None:
         write_results(out, results | {"complete": True})
     return results
+
+
+def _require_paths(**paths: Any) -> None:
+    """Refuse what is no path, by its name.
+
+    Raises:
+        OdisError: The first of them.
+    """
+    for name, path in paths.items():
+        if not isinstance(path, str | Path):
+            raise OdisError(f"{name}: is {path!r}, must be a path")
 
 
 def load_models(sources: Sequence[Model], *, device: str, precision: str) -> list[Encoder]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
@@ -90,6 +92,9 @@ def with_values(settings: T, values: Mapping[str, Any]) -> tuple[T, list[str]]:
     """The dataclass with values by the names of its options (`_` for `-`), and the names that it has.
 
     A sequence may be given as one value: `mode="crop"`.
+
+    Raises:
+        OdisError: a value of another type; the message names it.
     """
     assert is_dataclass(settings)
     assert not isinstance(settings, type)
@@ -110,8 +115,38 @@ def with_values(settings: T, values: Mapping[str, Any]) -> tuple[T, list[str]]:
         if get_origin(hints[one.name]) is Sequence:
             single = isinstance(given, str) or not isinstance(given, Sequence)
             given = (given,) if single else tuple(given)
-        changes[one.name] = str(given) if isinstance(given, Path) else given
+        given = str(given) if isinstance(given, Path) else given
+        if not _fits(given, hints[one.name]):
+            raise OdisError(f"{name}: is {values[name]!r}, must be {_words(hints[one.name])}")
+        changes[one.name] = given
     return cast(T, replace(cast(Any, settings), **changes)), names
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type; numbers of numpy are numbers."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    if get_origin(hint) is Sequence:
+        return isinstance(value, Sequence) and all(_fits(one, get_args(hint)[0]) for one in value)
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint in (int, float):
+        number = numbers.Integral if hint is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    if hint is str:
+        return value is None or isinstance(value, str)  # what is required is asked for elsewhere
+    return isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_words(one) for one in get_args(hint))
+    if get_origin(hint) is Sequence:
+        return f"one or more of {_words(get_args(hint)[0])}"
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    known = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
+    return known.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def _option(one: Field[Any]) -> str:

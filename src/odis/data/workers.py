@@ -270,11 +270,26 @@ def end_workers(batches: Iterator[Any]) -> None:
         timer.daemon = True
         timer.start()
     try:
-        with _unaware_of_children():
+        with _unaware_of_children(), _ctrl_c_again():
             end()
     finally:
         for timer in timers:
             timer.cancel()
+
+
+@contextlib.contextmanager
+def _ctrl_c_again() -> Iterator[None]:
+    """Ctrl-C during this block is heard shortly after it: a generator that is dropped would swallow it."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)
+        if heard:
+            later = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+            later.daemon = True
+            later.start()
 
 
 def worker_error(error: RuntimeError) -> WorkerError | None:
