@@ -83,16 +83,20 @@ def _published(protocol: dict[str, Any]) -> RenderableType:
             name for one in protocol["published"] for name in one if name not in ("network", "source")
         )
     )
-    table = Table(title="published", title_justify="left", caption=f"chosen: {protocol['chosen']}")
-    table.caption_justify = "left"
-    table.add_column("network", overflow="fold")
-    for name in measures:
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("source", overflow="fold")
-    for one in protocol["published"]:
-        figures = (f"{one[name]:g}" if name in one else "-" for name in measures)
-        table.add_row(one["network"], *figures, one["source"])
-    return table
+    tables = []
+    for start in range(0, len(measures), _ABREAST):
+        some = measures[start : start + _ABREAST]
+        table = Table(title="published" if not start else None, title_justify="left")
+        table.add_column("network", overflow="fold")
+        for name in some:
+            table.add_column(name, justify="right", overflow="fold")
+        table.add_column("source", overflow="fold")
+        for one in protocol["published"]:
+            if any(name in one for name in some):
+                figures = (f"{one[name]:g}" if name in one else "-" for name in some)
+                table.add_row(one["network"], *figures, one["source"])
+        tables.append(table)
+    return Group(*tables, Text(f"chosen: {protocol['chosen']}", style="italic"))
 
 
 def _described(row: dict[str, Any], context: float | None) -> str:

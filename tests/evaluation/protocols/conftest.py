@@ -1,6 +1,7 @@
 """Small data sets in their published layouts."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,3 +58,36 @@ def coco(root: Path, split: str, names: list[str], crowd: bool = False) -> Path:
 def layouts() -> SimpleNamespace:
     """Writers: `voc(root, images, split)`, `coco(root, split, names, crowd)`, `picture(path)`, `OBJECT`."""
     return SimpleNamespace(voc=voc, coco=coco, picture=picture, OBJECT=OBJECT)
+
+
+PALETTE = {0: (128, 128, 128), 1: (220, 30, 30), 2: (30, 200, 30), 3: (30, 30, 220), 255: (240, 240, 240)}
+
+
+@pytest.fixture(scope="session")
+def segmented(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`segmented(train=5, val=4)`: a folder in VOC's layout of images of 4 x 4 blocks of a class each."""
+
+    def write(
+        *, train: int = 5, val: int = 4, noise: float = 30, ignored: bool = True, seed: int = 0
+    ) -> Path:
+        root = tmp_path_factory.mktemp("voc") / "VOC2012"
+        rng = np.random.default_rng(seed)
+        for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+            (root / name).mkdir(parents=True)
+        values = [0, 1, 2, 3, 255] if ignored else [0, 1, 2, 3]
+        number = 0
+        for split, count in (("train", train), ("val", val)):
+            names = []
+            for _ in range(count):
+                blocks = rng.choice(values, (4, 4))
+                labels = np.kron(blocks, np.ones((9, 11), np.int64)).astype(np.uint8)
+                pixels = np.stack([PALETTE[v] for v in labels.ravel().tolist()]).reshape(*labels.shape, 3)
+                noisy = np.clip(pixels + rng.normal(0, noise, pixels.shape), 0, 255).astype(np.uint8)
+                names.append(f"2007_{number:06}")
+                Image.fromarray(noisy).save(root / "JPEGImages" / f"{names[-1]}.png")
+                Image.fromarray(labels).save(root / "SegmentationClass" / f"{names[-1]}.png")
+                number += 1
+            (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
+        return root
+
+    return write

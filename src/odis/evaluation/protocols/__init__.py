@@ -8,10 +8,13 @@ from odis.evaluation.protocols import (
     ade20k_linear,
     corloc,
     davis,
+    hummingbird,
     knn_imagenet,
     linear_imagenet,
+    linear_seg,
     maskcut,
     nyu_depth_linear,
+    overcluster,
     roxford,
     rparis,
 )
@@ -20,6 +23,9 @@ from odis.evaluation.protocols.protocol import Protocol
 _MODULES = (
     knn_imagenet,
     linear_imagenet,
+    hummingbird,
+    linear_seg,
+    overcluster,
     corloc,
     maskcut,
     davis,

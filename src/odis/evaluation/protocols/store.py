@@ -53,7 +53,7 @@ class FeatureStore:
         self.folder: Path | None = None
         if str(folder):
             whole = {"odis_version": __version__, "chunk": chunk, **key}
-            self.folder = Path(folder) / _digest([json.dumps(whole, sort_keys=True)])
+            self.folder = Path(folder) / key_digest(whole)
             about = self.folder / "about.json"
             if not about.is_file():
                 write_json_whole(about, whole)
@@ -124,6 +124,11 @@ class FeatureStore:
         about = json.dumps({"images": len(part), "skipped": skipped})
         with written_whole(self._path(part), errors=(SafetensorError,)) as beside:
             save_file(arrays, beside, metadata={"about": about})
+
+
+def key_digest(key: Mapping[str, Any]) -> str:
+    """A key as one word."""
+    return _digest([json.dumps(key, sort_keys=True)])
 
 
 def model_key(encoder: Encoder) -> dict[str, Any]:
