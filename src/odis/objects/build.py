@@ -154,6 +154,8 @@ def build_index(
     if max_skipped is not None and not 0 <= max_skipped <= 1:
         raise ConfigError(f"max-skipped: is {max_skipped:g}, must be a share from 0 to 1")
     root = Path(root).absolute()
+    if root.is_file():
+        raise DataError(f"{root}: is a file; the folder of the data set is meant, perhaps {root.parent}")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     settings = {
