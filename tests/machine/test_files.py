@@ -187,6 +187,15 @@ def test_a_full_disk_is_one_line_whoever_writes(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted(writers)
 
 
+def test_a_folder_that_takes_no_file_is_said_of_the_file_that_was_asked_for() -> None:
+    """Also where root is refused, as below /proc."""
+    for folder in ("/proc", "/proc/self"):
+        if not os.path.isdir(folder):
+            pytest.skip("no /proc here")
+        with pytest.raises(DataError, match=rf"^{folder}/out\.png: cannot be written \("):
+            write_text_whole(f"{folder}/out.png", "x")
+
+
 def test_what_is_wrong_with_another_file_is_not_said_of_this_one(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     with pytest.raises(FileNotFoundError) as error, written_whole(tmp_path / "out") as beside:

@@ -205,7 +205,11 @@ def _bring_to_disk(path: Path) -> None:
 
 def _is_about(error: OSError, target: Path, beside: Path | None) -> bool:
     """Whether an error is about this file, one of its folders, or no named file."""
-    return error.filename is None or str(error.filename) in map(str, (beside, target, *target.parents))
+    if error.filename is None or str(error.filename) in map(str, (beside, target, *target.parents)):
+        return True
+    # One that could not be made: its name says nothing to a user.
+    named = Path(os.fsdecode(error.filename))
+    return named.parent == target.parent and named.name.startswith(_stem(target)) and named.suffix == SUFFIX
 
 
 def _reason(error: Exception) -> str:
