@@ -220,7 +220,7 @@ class LabelledImages:
                 labels[_filled(item, row.width, row.height)] = label
             else:
                 labels[rle.decode(item.mask, row.width, row.height) != 0] = label
-        return image, labels, usable.skipped(path)
+        return image, labels, usable.named(path)
 
     def _read_map(self, path: str) -> np.ndarray:
         assert self._lookup is not None

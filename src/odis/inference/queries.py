@@ -202,4 +202,4 @@ class IndexRows(Dataset[RowQueries]):
             items, numbers = [Object((0.0, 0.0, float(row.width), float(row.height)))], [-1]
             labels = [tuple(sorted({label for of_one in labels for label in of_one}))]
         queries = self.builder(tv.pil_to_tensor(image), items) if items else []
-        return RowQueries(queries, numbers, labels, [item.box for item in items], usable.skipped(path), True)
+        return RowQueries(queries, numbers, labels, [item.box for item in items], usable.named(path), True)

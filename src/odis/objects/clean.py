@@ -208,6 +208,13 @@ class UsableObjects:
         """The others, named `<path>, <what> <place>`."""
         return [SkippedObject(f"{path}, {what} {number}", why) for number, why in self.problems.items()]
 
+    def named(self, path: str) -> list[Skipped]:
+        """The others, and those used without their label, for whoever needs labels; in their order."""
+        mended = [Mended(f"{path}, object {number}", why) for number, why in self.mended.items()]
+        places = [*self.problems, *self.mended]
+        found = [*self.skipped(path), *mended]
+        return [item for _, item in sorted(zip(places, found), key=lambda pair: pair[0])]
+
 
 def usable_objects(row: ImageObjects, classes: int, *, masks_are_sound: bool = False) -> UsableObjects:
     """The objects of an image that can be used: the one place where that is decided.
