@@ -43,6 +43,25 @@ def test_a_table_of_many_scores_fits_a_narrow_terminal() -> None:
     assert "left out: m, masked-attention: has no object token" in text
 
 
+def test_metres_have_three_decimals_and_what_is_no_model_says_where_it_is_from() -> None:
+    score = {"RMSE": {"value": 0.4461, "low": 0.4112, "high": 0.4999}}
+    rows = [
+        {"model": "a", "mode": "head", "provenance": "p", "size": "416 x 544 px", "scores": score},
+        {"model": "chance", "mode": "3 m", "provenance": "train", "size": None, "scores": score},
+    ]
+    side = {"images": 654, "provenance": "depth maps", "classes": 0}
+    whole = {"evaluation": "nyu-depth-linear", "settings": {}, "test": side, "rows": rows, "left_out": []}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(results_table(whole | {"unit": "metres"}))
+    text = console.export_text()
+    assert text.count("0.446") == 2
+    assert text.count("0.411 - 0.500") == 2
+    assert "at 416 x 544 px" in text
+    assert "from train" in text
+    assert "654 images (depth maps)" in text
+    assert "metres, with 95 %" in text
+
+
 def test_results_that_cannot_be_written_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):

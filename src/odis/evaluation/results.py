@@ -112,15 +112,13 @@ def _described(row: dict[str, Any], context: float | None) -> str:
 def _side(side: dict[str, Any], settings: dict[str, Any]) -> str:
     unit = "images" if settings.get("images") or "objects" not in side else "objects"
     count = side.get("objects", side["images"])
-    return f"{count:,} {unit} ({side['provenance']}, {side['classes']} classes)"
+    classes = f", {side['classes']} classes" if side["classes"] else ""  # masks and depth have none
+    return f"{count:,} {unit} ({side['provenance']}{classes})"
 
 
 def _shown(score: dict[str, float | None] | None, decimals: int) -> str:
     if score is None or score["value"] is None:
         return "-"
-    interval = (
-        ""
-        if score["low"] is None
-        else f"\n{score['low']:.{decimals - 1}f} - {score['high']:.{decimals - 1}f}"
-    )
+    digits = 1 if decimals == 2 else decimals
+    interval = "" if score["low"] is None else f"\n{score['low']:.{digits}f} - {score['high']:.{digits}f}"
     return f"{score['value']:.{decimals}f}{interval}"

@@ -20,6 +20,9 @@ from odis.evaluation.protocols.ade20k_linear import Ade20kSettings, evaluate_ade
 from odis.evaluation.protocols.channel_head import ChannelHead, learning_rate, pixel_loss
 from odis.evaluation.protocols.layouts.segmentation import open_segmented
 from odis.evaluation.protocols.segmentation_views import RandomWindow, distorted, is_varied, short_side
+from odis.objects import rle
+from odis.objects.index import write_index
+from odis.types import ImageObjects, Object
 
 SETTINGS = Ade20kSettings(size=32, iterations=4, batch=2, warm_up=1)
 
@@ -88,7 +91,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(monkeypatch, whole: 
     assert float(pixel_loss(scores.detach(), labels, whole=whole)) == pytest.approx(
         float(expected.detach()), abs=1e-9
     )
-    assert float(pixel_loss(scores, torch.full_like(labels, -1))) == 0
+    assert float(pixel_loss(scores.detach(), torch.full_like(labels, -1))) == 0
 
 
 def test_the_schedule_is_a_falling_line_then_the_cosine_of_all_steps():
@@ -333,8 +336,10 @@ def test_what_cannot_be_measured_is_one_line(encoder, folder, tmp_path):
         (tmp_path / "images" / part).mkdir(parents=True)
         (tmp_path / "annotations" / part).mkdir(parents=True)
         Image.new("RGB", (40, 40)).save(tmp_path / "images" / part / "a.jpg")
-        Image.new("L", (40, 40), 3).save(tmp_path / "annotations" / part / "a.png")
-    with pytest.raises(DataError):
+        one = np.full((40, 40), 3, np.uint8)
+        one[:9] = 0  # unlabelled pixels are no second class
+        Image.fromarray(one).save(tmp_path / "annotations" / part / "a.png")
+    with pytest.raises(DataError, match="one class"):
         evaluate_ade20k(encoder(), *parts(tmp_path), SETTINGS)
     for change, line in (
         ({"iterations": 0}, "iterations 0"),
@@ -361,3 +366,23 @@ def test_a_broken_image_is_left_out_and_named(encoder, folder, tmp_path):
     assert len(found["skipped"]) == 2
     assert found["test"]["images"] == 3
     assert found["train"]["unread_views"] == 2  # 8 views of 5 images
+
+
+def test_an_index_with_masks_is_read_and_objects_that_cannot_be_used_are_named(encoder, tmp_path):
+    rng, rows = np.random.default_rng(0), []
+    for i in range(3):
+        pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        masks = [np.zeros((40, 60), np.uint8) for _ in range(2)]
+        masks[0][5:25, 5:30], masks[1][20:35, 30:55] = 1, 1
+        boxes = ((5.0, 5.0, 30.0, 25.0), (30.0, 20.0, 55.0, 35.0))
+        objects = [Object(b, rle.encode(m), k) for k, (b, m) in enumerate(zip(boxes, masks, strict=True))]
+        rows.append(ImageObjects(f"{i}.png", 60, 40, (*objects, Object((4.0, 4.0, 4.0, 9.0), label=0))))
+    write_index(tmp_path / "i.parquet", rows, root=tmp_path, provenance="annotated", classes=["a", "b"])
+    images = open_segmented(tmp_path / "i.parquet", "", part="val")
+    found = evaluate_ade20k(encoder(), images, images, SETTINGS)
+    assert found["test"]["classes"] == 3  # the background is one
+    assert len(found["skipped"]) == 3
+    strict = replace(SETTINGS, read=replace(SETTINGS.read, strict=True))
+    with pytest.raises(DataError, match="object 2"):
+        evaluate_ade20k(encoder(), images, images, strict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from odis.evaluation.protocols.protocol import Protocol, ProtocolSettings, resul
 from odis.evaluation.settings import require_given
 
 if TYPE_CHECKING:
+    from odis.evaluation.measurable import FoundLabels
     from odis.evaluation.protocols.ade_training import Part
     from odis.evaluation.protocols.layouts.segmentation import SegmentedImages
     from odis.evaluation.runner import EvaluationRun
@@ -157,7 +158,7 @@ def evaluate_ade20k(
         OdisError: Settings or models that do not fit.
         DataError: Nothing could be measured: no class, one class only, or none in common.
     """
-    from odis.evaluation.measurable import FoundLabels, require_measurable
+    from odis.evaluation.measurable import require_measurable
     from odis.evaluation.protocols import ade_training as training
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import iou_score
@@ -169,8 +170,7 @@ def evaluate_ade20k(
     parts = _parts(train, test, settings)
     files = [{real_path(p.images.images.image_path(row)) for row in p.rows} for p in parts]
     run.notes += overlap_note(len(files[0] & files[1]))
-    found = (FoundLabels(p.images.images.path, p.images.images.classes, _labels(p), "pixels") for p in parts)
-    require_measurable(*found)
+    require_measurable(*(_found(part) for part in parts))
     classes = len(train.images.classes)
     counts = None
     for source in run.encoders:
@@ -214,17 +214,24 @@ def _parts(train: SegmentedImages, test: SegmentedImages, settings: Ade20kSettin
     )
 
 
-def _labels(part: Part) -> Any:
-    """Labels that occur, read image by image until it is clear that something can be measured."""
+def _found(part: Part) -> FoundLabels:
+    """The labels of a part, read image by image until it is clear that something can be measured."""
     import numpy as np
 
     from odis.errors import DataError
+    from odis.evaluation.label_maps import IGNORE
+    from odis.evaluation.measurable import FoundLabels
 
-    for row in part.rows:
-        try:
-            yield from np.unique(part.images.images.read(row)[1]).tolist()
-        except DataError:  # named when it is shown
-            continue
+    images = part.images.images
+
+    def labels() -> Iterator[int]:
+        for row in part.rows:
+            try:
+                yield from (label for label in np.unique(images.read(row)[1]).tolist() if label != IGNORE)
+            except DataError:  # named when it is shown
+                continue
+
+    return FoundLabels(images.path, images.classes, labels(), "pixels", images.background)
 
 
 def _model_rows(

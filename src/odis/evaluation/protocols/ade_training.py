@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
@@ -45,20 +46,20 @@ class Part:
     rows: Sequence[int]
     positions: np.ndarray
 
-    def read(self, row: int) -> tuple[object, np.ndarray]:
-        """The image, and its labels as classes of the train part, int32.
+    def read(self, row: int) -> tuple[Image.Image, np.ndarray, list[Skipped]]:
+        """The image, its labels as classes of the train part, int32, and the objects that were left out.
 
         Raises:
             DataError: The image or its label map cannot be read, or shows a class that the train part lacks.
         """
-        image, labels, _ = self.images.images.read(row)
+        image, labels, skipped = self.images.images.read(row)
         known = labels != IGNORE
         found = np.full(labels.shape, IGNORE, np.int32)
         found[known] = self.positions[labels[known]]
         if (found[known] < 0).any():
             foreign = self.images.images.classes[int(labels[known][found[known] < 0][0])]
             raise DataError(f"shows {foreign!r}, a class that the train part does not list")
-        return image, found
+        return image, found, skipped
 
 
 @dataclass(slots=True)
@@ -69,6 +70,7 @@ class Shown:
     pixels: np.ndarray  # uint8 (3, h, w)
     shown: np.ndarray  # int32 (h, w), labels of these pixels
     labels: np.ndarray  # int32 (H, W), labels at their own size; the same as `shown` while training
+    skipped: list[Skipped]  # objects that were left out of the labels
 
 
 class Shows(Dataset["Shown | Skipped"]):
@@ -90,15 +92,15 @@ class Shows(Dataset["Shown | Skipped"]):
         row = self.part.rows[number]
         path = self.part.images.images.image_path(row)
         try:
-            image, labels = self.part.read(row)
+            image, labels, skipped = self.part.read(row)
         except DataError as error:
             return Skipped(path, str(error).removeprefix(f"{path}: "))
         if self.places is None:
-            resized, shown = short_side(image, labels, self.side)  # type: ignore[arg-type]
-            return Shown(number, pixels_of(resized), shown, labels)
+            resized, shown = short_side(image, labels, self.side)
+            return Shown(number, pixels_of(resized), shown, labels, skipped)
         rng = np.random.default_rng([self.seed, 4, place])
-        pixels, shown = RandomWindow(self.side)(image, labels, rng)  # type: ignore[arg-type]
-        return Shown(number, pixels, shown, shown)
+        pixels, shown = RandomWindow(self.side)(image, labels, rng)
+        return Shown(number, pixels, shown, shown, skipped)
 
 
 def window_features(encoder: Encoder, views: Sequence[np.ndarray], side: int) -> Tensor:
@@ -219,10 +221,17 @@ def _batches(run: EvaluationRun, views: Shows, batch: int) -> Iterator[list[Show
                 raise DataError(f"{item.what}: {item.why}")
             run.note_skipped([item])
         else:
+            _note_objects(run, item)
             waiting.append(item)
         if (i + 1) % batch == 0:
             yield waiting
             waiting = []
+
+
+def _note_objects(run: EvaluationRun, item: Shown) -> None:
+    if item.skipped and run.settings.read.strict:
+        raise DataError(f"{item.skipped[0].what}: {item.skipped[0].why}")
+    run.note_skipped(item.skipped)
 
 
 Scorers = Callable[[Shown, list[np.ndarray]], "list[list[Tensor]]"]
@@ -255,6 +264,7 @@ def label_counts(
             run.note_skipped([item])
             skipped += 1
             continue
+        _note_objects(run, item)
         size = item.shown.shape
         corners = windows(size[0], size[1], side, stride)
         views = [item.pixels[:, top : top + side, left : left + side] for top, left in corners]
