@@ -256,3 +256,19 @@ def test_settings_in_words() -> None:
             "x": {"a": 1},
         }
     ) == ("k 10, 20; modes crop; context 1.6; flip; x {'a': 1}")
+
+
+def test_an_error_in_metres_is_best_where_it_is_lowest_and_a_bound_never_is(tmp_path: Path):
+    def row(model: str, value: float, **more: Any) -> dict[str, Any]:
+        return {"model": model, "scores": {"RMSE": {"value": value, "low": value, "high": value}}, **more}
+
+    rows = [row("a", 0.4461), row("b", 0.3944), row("ceiling", 0.0144, bound=True, provenance="depth maps")]
+    for unit, best in (("metres", 0.3944), ("percent", 0.4461)):
+        content = {"evaluation": "nyu-depth-linear", "rows": rows, "unit": unit}
+        (tmp_path / f"{unit}.json").write_text(json.dumps(content))
+        (group,), _ = find_results([], [tmp_path / f"{unit}.json"])
+        assert group.best("RMSE") == best
+        text = str(tables([group], []))
+        assert (">0.394<" in text) == ("lower is better" in text) == (unit == "metres")
+        assert text.count("</strong> best") == 1
+        assert "from: depth maps" in text

@@ -146,6 +146,10 @@ class EvaluationRun:
         if self.on_row is not None:
             self.on_row(self.results())
 
+    def add_bound(self, name: str, mode: str, scores: dict[str, Score], **more: Any) -> None:
+        """Add a row that no model reached, chance or ceiling: the best of a table is never such a row."""
+        self.add_row(name, mode, scores, bound=True, **more)
+
     def results(self) -> dict[str, Any]:
         """What `results.json` holds."""
         return {

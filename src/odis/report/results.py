@@ -37,6 +37,7 @@ class ResultRow:
     recipe: str
     step: int | None
     scores: dict[str, StoredScore]
+    bound: bool = False  # chance or ceiling, which no model reached
 
 
 @dataclass(slots=True)
@@ -49,6 +50,7 @@ class ResultGroup:
     rows: list[ResultRow] = field(default_factory=list)
     skipped: int = 0  # files and objects that could not be used
     left_out: list[str] = field(default_factory=list)  # models that lack a mode, and why
+    unit: str = "percent"  # of the scores; of others, such as an error in metres, the lowest is the best
 
     @property
     def columns(self) -> list[str]:
@@ -56,13 +58,14 @@ class ResultGroup:
         return list(dict.fromkeys(name for row in self.rows for name in row.scores))
 
     def best(self, column: str) -> float | None:
-        """The highest value of a column, if several rows have one."""
+        """The best value of a column, if several rows of models have one."""
         values = [
             score.value
             for row in self.rows
-            if (score := row.scores.get(column)) is not None and score.value is not None
+            if not row.bound and (score := row.scores.get(column)) is not None and score.value is not None
         ]
-        return max(values) if len(values) > 1 else None
+        best = max if self.unit == "percent" else min
+        return best(values) if len(values) > 1 else None
 
 
 def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[ResultGroup], list[Skipped]]:
@@ -139,7 +142,8 @@ def _checked(data: Any, file: str) -> ResultGroup:
         )
         for item in left_out
     ]
-    return ResultGroup(data["evaluation"], settings, _sides(data), rows, len(skipped), words)
+    unit = str(data.get("unit", "percent"))
+    return ResultGroup(data["evaluation"], settings, _sides(data), rows, len(skipped), words, unit)
 
 
 def _sides(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -170,7 +174,8 @@ def _row(row: Any, i: int, file: str) -> ResultRow:
         "" if row.get(key) is None else str(row[key]) for key in ("provenance", "mode", "precision", "recipe")
     )
     size, step = (row[key] if isinstance(row.get(key), int) else None for key in ("size", "step"))
-    return ResultRow(file, row["model"], provenance, mode, size, precision, recipe, step, scores)
+    bound = row.get("bound") is True
+    return ResultRow(file, row["model"], provenance, mode, size, precision, recipe, step, scores, bound)
 
 
 def _score(score: Any, what: str) -> StoredScore:

@@ -43,6 +43,8 @@ def _table(group: ResultGroup) -> Html:
     heads = ["model", "mode", *columns]
     cells = [element("th", name, scope="col", class_="number" if name in columns else None) for name in heads]
     about = [_side(name, side) for name, side in group.sides.items()]
+    if group.unit != "percent":
+        about.append(f"Scores in {group.unit}; lower is better.")
     if words := settings_in_words(group.settings):
         about.append(f"Settings: {words}.")
     if group.skipped:
@@ -51,7 +53,7 @@ def _table(group: ResultGroup) -> Html:
     table = element(
         "table",
         element("thead", element("tr", *cells)),
-        element("tbody", *[_row(row, columns, best) for row in group.rows]),
+        element("tbody", *[_row(row, columns, best, group.unit) for row in group.rows]),
         class_="scores",
     )
     return concat(
@@ -75,8 +77,9 @@ def _side(name: str, side: dict[str, Any]) -> str:
     return f"{name[0].upper()}{name[1:]}: {', '.join([where, *counts])}."
 
 
-def _row(row: ResultRow, columns: Sequence[str], best: dict[str, float | None]) -> Html:
-    source = f"trained on: {row.provenance or 'not written down'}"
+def _row(row: ResultRow, columns: Sequence[str], best: dict[str, float | None], unit: str) -> Html:
+    kind = "from" if row.bound else "trained on"
+    source = f"{kind}: {row.provenance or 'not written down'}"
     made = ", ".join(
         filter(
             None,
@@ -91,16 +94,19 @@ def _row(row: ResultRow, columns: Sequence[str], best: dict[str, float | None]) 
         "th", row.model, _small(source), _small(made), _small(row.file), scope="row", class_="name"
     )
     how = element("td", row.mode or "-", _small(size))
-    return element("tr", model, how, *[_score(row.scores.get(column), best[column]) for column in columns])
+    return element(
+        "tr", model, how, *[_score(row.scores.get(column), best[column], unit) for column in columns]
+    )
 
 
-def _score(score: StoredScore | None, best: float | None) -> Html:
+def _score(score: StoredScore | None, best: float | None, unit: str) -> Html:
     if score is None or score.value is None:
         return element("td", "-", class_="number")
-    value = element("data", f"{score.value:.1f}", value=score.value)
+    digits = 1 if unit == "percent" else 3
+    value = element("data", f"{score.value:.{digits}f}", value=score.value)
     marked = best is not None and score.value == best
     interval = (
-        f"{score.low:.1f} to {score.high:.1f}"
+        f"{score.low:.{digits}f} to {score.high:.{digits}f}"
         if score.low is not None and score.high is not None
         else "no interval"
     )

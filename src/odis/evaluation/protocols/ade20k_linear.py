@@ -180,7 +180,9 @@ def evaluate_ade20k(
     if counts is not None:
         run.start()
         score, _ = iou_score(training.frequent_class_counts(counts), seed=settings.seed)
-        run.add_row("chance", "the most frequent class everywhere", {"mIoU": score}, provenance="label maps")
+        run.add_bound(
+            "chance", "the most frequent class everywhere", {"mIoU": score}, provenance="label maps"
+        )
     for (patch, side), encoder in sorted(sides.items(), key=lambda item: item[0]):
         run.start()
         stride = stride_of(side)
@@ -188,7 +190,7 @@ def evaluate_ade20k(
         what = f"ceiling, patches of {patch}"
         _, of = training.label_counts(run, parts[1], side, stride, what, scorers, 1, classes)
         score, _ = iou_score(of[0], seed=settings.seed)
-        run.add_row(
+        run.add_bound(
             "ceiling", f"true labels, patches of {patch} px", {"mIoU": score}, provenance="label maps"
         )
     return results_of(run, ABOUT, settings)

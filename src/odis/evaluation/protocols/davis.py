@@ -171,7 +171,7 @@ def evaluate_davis(
         run.add(source, "patches", found, size=f"{_short(encoder.patch_size, settings)} px")
     run.start()
     still = scores("first mask kept", store("still"), _kept_still)
-    run.add_row("chance", "the first mask stays in its place", still, provenance="annotated")
+    run.add_bound("chance", "the first mask stays in its place", still, provenance="annotated")
     for patch in sorted({encoder.patch_size for encoder in run.encoders}):
         run.start()
         through = scores(
@@ -179,7 +179,7 @@ def evaluate_davis(
             store("ceiling", patch=patch, short=settings.short),
             _through_grid(patch, settings),
         )
-        run.add_row("ceiling", f"true masks, patches of {patch} px", through, provenance="annotated")
+        run.add_bound("ceiling", f"true masks, patches of {patch} px", through, provenance="annotated")
     return results_of(run, ABOUT, settings) | {"resampled": "videos"}
 
 

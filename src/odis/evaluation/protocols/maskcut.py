@@ -180,7 +180,7 @@ def evaluate_maskcut(
     if len(images) > 1:
         run.start()
         chance = _scores(images, everything, of_other_images(images, settings.seed), settings, masks=False)
-        run.add_row("chance", "the true objects of another image", chance, provenance="annotated")
+        run.add_bound("chance", "the true objects of another image", chance, provenance="annotated")
     return results_of(run, ABOUT, settings)
 
 

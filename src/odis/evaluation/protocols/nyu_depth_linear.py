@@ -193,10 +193,10 @@ def evaluate_nyu_depth(
         run.start()
         mean, through = training.plain_errors(test, numbers, value, patch)
         if not k:
-            run.add_row(
+            run.add_bound(
                 "chance", f"{value:.3f} m everywhere", score(mean, numbers), provenance="mean of train"
             )
-        run.add_row(
+        run.add_bound(
             "ceiling", f"true depth, patches of {patch} px", score(through, numbers), provenance="depth maps"
         )
     return results_of(run, ABOUT, settings) | {"unit": "metres"}
