@@ -23,6 +23,10 @@ from odis.evaluation.dense_knn import DenseKnnSettings, evaluate_dense_knn
 from odis.evaluation.knn import KnnSettings, evaluate_knn
 from odis.evaluation.label_maps import LabelledImages
 from odis.evaluation.linear import LinearSettings, evaluate_linear
+from odis.evaluation.protocols.corloc import CorlocSettings, evaluate_corloc
+from odis.evaluation.protocols.hummingbird import HummingbirdSettings, evaluate_hummingbird
+from odis.evaluation.protocols.layouts.boxed import open_boxed
+from odis.evaluation.protocols.layouts.segmentation import SegmentedImages
 from odis.evaluation.results import write_results
 from odis.evaluation.settings import Grid
 from odis.inference import Encoder, load
@@ -50,6 +54,9 @@ CHOOSE_SEED = 1000
 
 NEIGHBOURS = 1000
 """Train images whose objects are neighbours, or on which a classifier is trained."""
+
+MEMORY = 20_000
+"""Patches in the memory of in-context segmentation."""
 
 PROBE_STEPS = 1000
 """Steps of the linear probes."""
@@ -276,9 +283,29 @@ def measured(place: Place, world: World, encoder: Encoder) -> dict[str, Any]:
         *labelled,
         DenseKnnSettings(query=QueryConfig(size=world.side), max_patches=20_000, max_train=NEIGHBOURS),
     )
-    return {
+    scores = {
         "knn": object_knn(encoder, train, test, world),
         "linear": linear["rows"][0]["scores"]["top-1"],
         "images_map": images["rows"][0]["scores"]["mAP"],
         "dense_knn": dense["rows"][0]["scores"]["mIoU"],
+    }
+    return scores | (protocols(encoder, train, test, world) if world.name == "photographs" else {})
+
+
+def protocols(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, world: World) -> dict[str, Any]:
+    """Scores of two published protocols at this size: `hummingbird` by the masks of objects, its plain mIoU
+    at temperature .02, and `corloc` of discovery by seeds.
+    """
+    masks = [SegmentedImages(LabelledImages.from_index(index), "index") for index in (train, test)]
+    in_context = evaluate_hummingbird(
+        encoder,
+        *masks,
+        HummingbirdSettings(size=world.side, memory=(MEMORY,), passes=1, beta=(0.02,), max_train=NEIGHBOURS),
+    )
+    located = evaluate_corloc(
+        encoder, open_boxed(test.path), CorlocSettings(method=("seeds",), size=world.side)
+    )
+    return {
+        "hummingbird": in_context["rows"][0]["scores"]["mIoU, beta 0.02"],
+        "corloc": located["rows"][0]["scores"]["CorLoc"],
     }

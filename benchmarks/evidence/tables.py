@@ -42,6 +42,12 @@ def core(results: Results) -> str:
         ("image mAP", score("images_map")),
         ("dense k-NN", score("dense_knn")),
     ]
+    measured = [result["scores"] for cells in results.cells.values() for result in cells.values()]
+    measures += [
+        (title, score(name))
+        for title, name in (("Hummingbird", "hummingbird"), ("CorLoc", "corloc"))
+        if measured and all(name in scores for scores in measured)
+    ]
     header = [
         "method",
         "settings",

@@ -194,7 +194,7 @@ def test_nobody_is_waited_for_for_ever(monkeypatch):
         ({"R", "S"}, "they compute"),
         ({None}, "they compute"),
     ],
-    ids=str,
+    ids=["asleep", "stopped", "disk", "running", "unknown"],  # a set has no order to name a test by
 )
 def test_the_diagnosis_follows_the_states(states, says):
     assert f"for 120 s: {says}" in workers._no_answer(3, 120.4, states, "--workers")

@@ -165,3 +165,17 @@ def test_a_failing_run_is_named_and_the_others_go_on(tmp_path, monkeypatch, caps
         0,
     )  # is there already
     assert capsys.readouterr().out == ""
+
+
+def test_protocols_are_measured_on_photographs_beside_k_nn(small):
+    """The scores that a cell of the photograph world has too, here of a cell of scenes."""
+    import cell
+
+    from odis.inference import load
+
+    place, world = small
+    encoder = load(place.work / json.loads(place.result(world, "ibot", 4).read_text())["run"], device="cpu")
+    train, test = world.index("train", place.work), world.index("test", place.work)
+    found = cell.protocols(encoder, train, test, world)
+    assert set(found) == {"hummingbird", "corloc"}
+    assert all(0 <= score["low"] <= score["value"] <= score["high"] <= 100 for score in found.values())

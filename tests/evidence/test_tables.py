@@ -122,6 +122,25 @@ def test_a_cell_is_compared_with_what_it_differs_from(tmp_path):
     assert "| `odis-single` 20.0 | -6.0 |" in tables.study(found, "compute")
 
 
+def test_protocols_have_columns_where_every_cell_was_measured_by_them():
+    import tables
+    from figures import Results
+
+    def cells(*more):
+        value = {"value": 10.0}
+        scores = {"knn": {"crop": value}, "linear": value, "images_map": value, "dense_knn": value}
+        scores |= {name: {"value": 42.0} for name in more}
+        one = {"asked": "crop", "candidate": "near", "flops_per_image": 1e9, "scores": scores}
+        return {0: one}
+
+    everywhere = Results("small", {n: cells("hummingbird", "corloc") for n in ("ibot", "odis-single")})
+    somewhere = Results("small", {"ibot": cells("hummingbird", "corloc"), "odis-single": cells("corloc")})
+    assert "| Hummingbird | CorLoc |" in tables.core(everywhere)
+    assert "| 42.0 | 42.0 |" in tables.core(everywhere)
+    assert "| Hummingbird |" not in tables.core(somewhere)
+    assert "| CorLoc |" in tables.core(somewhere)
+
+
 def test_every_claim_has_one_verdict():
     import tables
     from claims import CLAIMS
