@@ -169,7 +169,7 @@ def evaluate_ade20k(
     run = EvaluationRun("ade20k-linear", encoders, settings, progress, on_row)
     parts = _parts(train, test, settings)
     files = [{real_path(p.images.images.image_path(row)) for row in p.rows} for p in parts]
-    run.notes += overlap_note(len(files[0] & files[1]))
+    run.note(overlap_note(len(files[0] & files[1])))
     require_measurable(*(_found(part) for part in parts))
     classes = len(train.images.classes)
     counts = None

@@ -157,7 +157,7 @@ def evaluate_nyu_depth(
         for part, most in ((train, settings.max_train), (test, settings.max_test))
     )
     same = {real_path(path) for path, _ in train.pairs} & {real_path(path) for path, _ in test.pairs}
-    run.notes += overlap_note(len(same))
+    run.note(overlap_note(len(same)))
     value = training.mean_depth(train)
     if not np.isfinite(value):
         raise DataError(f"{train.path}: knows no depth in any of its {len(train)} train images")
