@@ -14,6 +14,10 @@ from hypothesis import settings
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
+# A shell that runs the tests in the background has interrupts ignored, and all that is started inherits it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 DATA = Path(os.environ.get("ODIS_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 

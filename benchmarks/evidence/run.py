@@ -131,6 +131,9 @@ def _interrupt(running: dict[Job, subprocess.Popen[bytes]]) -> None:
 
 
 def main() -> None:
+    # Started in the background, this ignores interrupts, and so would its runs, which one ends.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

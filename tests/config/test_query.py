@@ -80,7 +80,11 @@ OTHER_FIELDS = {
     "MapFolders": {"images"},
     "SegmentedImages": {"images"},
     # Of protocols, which set the query themselves; each has a size of its own.
+    "Ade20kSettings": {"size"},
     "CorlocSettings": {"size"},
+    "HummingbirdSettings": {"size"},
+    "SegmentedSettings": {"size"},
+    "SegmentedRows": {"images"},
     "MaskcutSettings": {"size"},
     "Propagation": {"context"},  # frames
 }

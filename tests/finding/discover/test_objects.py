@@ -40,7 +40,7 @@ def test_a_clear_object_is_found_where_it_is(method: str):
     assert item.score == pytest.approx(0.5), (
         "its patches agree with each other, and not at all with those beside them"
     )
-    assert object_problem(item, 200, 80, 0) is None
+    assert object_problem(item, 200, 80) is None
     mask = rle.decode(item.mask, 200, 80)
     assert mask.sum() > 0.9 * 80 * 30
     assert mask[:20].sum() == mask[50:].sum() == mask[:, :60].sum() == mask[:, 140:].sum() == 0

@@ -14,7 +14,7 @@ from odis.evaluation.settings import require_given
 
 if TYPE_CHECKING:
     from odis.evaluation.measurable import FoundLabels
-    from odis.evaluation.protocols.ade_training import Part
+    from odis.evaluation.protocols.ade_training import SegmentedRows
     from odis.evaluation.protocols.layouts.segmentation import SegmentedImages
     from odis.evaluation.runner import EvaluationRun
     from odis.inference import Encoder
@@ -201,9 +201,11 @@ def stride_of(side: int) -> int:
     return max(1, round(side * STRIDE / SIDE))
 
 
-def _parts(train: SegmentedImages, test: SegmentedImages, settings: Ade20kSettings) -> tuple[Part, Part]:
+def _parts(
+    train: SegmentedImages, test: SegmentedImages, settings: Ade20kSettings
+) -> tuple[SegmentedRows, SegmentedRows]:
     from odis.evaluation.dense import train_positions
-    from odis.evaluation.protocols.ade_training import Part
+    from odis.evaluation.protocols.ade_training import SegmentedRows
     from odis.evaluation.subset import draw_rows
 
     rows = [
@@ -211,12 +213,12 @@ def _parts(train: SegmentedImages, test: SegmentedImages, settings: Ade20kSettin
         for part, most in ((train, settings.max_train), (test, settings.max_test))
     ]
     return (
-        Part(train, rows[0], train_positions(train.images, train.images)),
-        Part(test, rows[1], train_positions(test.images, train.images)),
+        SegmentedRows(train, rows[0], train_positions(train.images, train.images)),
+        SegmentedRows(test, rows[1], train_positions(test.images, train.images)),
     )
 
 
-def _found(part: Part) -> FoundLabels:
+def _found(part: SegmentedRows) -> FoundLabels:
     """The labels of a part, read image by image until it is clear that something can be measured."""
     import numpy as np
 
@@ -237,7 +239,11 @@ def _found(part: Part) -> FoundLabels:
 
 
 def _model_rows(
-    run: EvaluationRun, source: Encoder, parts: tuple[Part, Part], settings: Ade20kSettings, classes: int
+    run: EvaluationRun,
+    source: Encoder,
+    parts: tuple[SegmentedRows, SegmentedRows],
+    settings: Ade20kSettings,
+    classes: int,
 ) -> Any:
     """The rows of a model, one a head; counts of the first head on the test images, int64 (n, 3, C)."""
     import numpy as np

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SegmentedRows:
     """Rows of a part, and the class in the train part that each of its labels stands for (-1: none)."""
 
     images: SegmentedImages
@@ -79,7 +79,7 @@ class Shows(Dataset["Shown | Skipped"]):
     """
 
     def __init__(
-        self, part: Part, side: int, *, places: range | None = None, seed: int = 0, view: bool = True
+        self, part: SegmentedRows, side: int, *, places: range | None = None, seed: int = 0, view: bool = True
     ) -> None:
         self.part, self.side, self.places, self.seed, self.view = part, side, places, seed, view
 
@@ -126,7 +126,7 @@ def padded_labels(labels: np.ndarray, side: int) -> np.ndarray:
 def train_heads(
     run: EvaluationRun,
     encoder: Encoder,
-    train: Part,
+    train: SegmentedRows,
     side: int,
     settings: Ade20kSettings,
     measure: Callable[[IteratedHeads], list[float]] | None,
@@ -188,7 +188,7 @@ def _device_of(encoder: Encoder) -> list[int]:
     return [encoder.device.index or 0] if encoder.device.type == "cuda" else []
 
 
-def _new_heads(encoder: Encoder, train: Part, side: int, settings: Ade20kSettings) -> IteratedHeads:
+def _new_heads(encoder: Encoder, train: SegmentedRows, side: int, settings: Ade20kSettings) -> IteratedHeads:
     """Every head starts alike, whatever was drawn before."""
     width = window_features(encoder, [np.zeros((3, side, side), np.uint8)], side).shape[1]
     modules = []
@@ -201,7 +201,7 @@ def _new_heads(encoder: Encoder, train: Part, side: int, settings: Ade20kSetting
     return IteratedHeads(modules, beta2=0.999)
 
 
-def _saved(encoder: Encoder, train: Part, side: int, settings: Ade20kSettings) -> Path | None:
+def _saved(encoder: Encoder, train: SegmentedRows, side: int, settings: Ade20kSettings) -> Path | None:
     if settings.cache is None:
         return None
     key = {name: value for name, value in settings.as_dict().items() if name not in ("cache", "keep_every")}
@@ -241,7 +241,7 @@ Scorers = Callable[[Shown, list[np.ndarray]], "list[list[Tensor]]"]
 @torch.no_grad()
 def label_counts(
     run: EvaluationRun,
-    test: Part,
+    test: SegmentedRows,
     side: int,
     stride: int,
     what: str,
