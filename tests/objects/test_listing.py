@@ -209,3 +209,9 @@ def test_labels_are_all_or_none_and_splits_are_never_classes_alone(folders: list
         assert {found.names(image) for image in images} == set(found.classes)
         assert len(found.classes) > 1
         assert found.depth or not {name.lower() for name in found.classes} <= SPLIT_FOLDERS
+
+
+def test_what_an_index_leaves_beside_it_is_no_news(tmp_path: Path) -> None:
+    save(tmp_path, "a.png")
+    touch(tmp_path, "x.skipped.jsonl", "notes.jsonl")
+    assert dict(list_files(tmp_path).others) == {".jsonl files": 1}

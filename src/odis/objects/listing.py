@@ -37,6 +37,9 @@ _KIND = re.compile(r"\.(?=[a-z0-9]*[a-z])[a-z0-9]{1,8}")  # of a file's ending; 
 
 OTHER = "other files"
 
+SKIPPED_LIST = ".skipped.jsonl"
+"""End of the name of the file beside an index that lists what was left out."""
+
 _PICTURES = frozenset(
     {
         *(".heic", ".heif", ".hif", ".avif", ".jxl", ".psd", ".svg", ".exr", ".hdr", ".dng", ".cr2", ".cr3"),
@@ -102,7 +105,7 @@ def list_files(folder: str | Path) -> Listing:
                 listing.skipped.append(Skipped(path, "its name is not UTF-8; rename it"))
         elif suffix == ".parquet":
             listing.parquet.append(relative)
-        else:
+        elif not relative.endswith(SKIPPED_LIST):  # which an index that was written here left behind
             listing.others[f"{suffix} files" if _KIND.fullmatch(suffix) else OTHER] += 1
     listing.images.sort()
     listing.parquet.sort()

@@ -12,6 +12,7 @@ from typing import Any
 
 from odis.machine.files import written_whole
 from odis.objects.clean import Crowd, Mended, SkippedObject, Unread
+from odis.objects.listing import SKIPPED_LIST
 from odis.types import Skipped
 
 EXAMPLES = 3  # of a reason that are shown
@@ -103,7 +104,7 @@ def skips_path(out: str | Path, shard: tuple[int, int] = (1, 1)) -> Path:
     path = Path(out)
     stem = path.stem if path.suffix == ".parquet" else path.name
     share = f".{shard[0]}-of-{shard[1]}" if shard[1] > 1 else ""
-    return path.with_name(f"{stem}{share}.skipped.jsonl")
+    return path.with_name(f"{stem}{share}{SKIPPED_LIST}")
 
 
 def write_skips(path: Path, entries: Iterable[Entry]) -> None:
