@@ -24,6 +24,11 @@ _LARGEST = 10**6  # pixels along a side, where an annotation states the size and
 ANY_LABEL = 2**31
 """Classes of images whose labels are not looked at: every label that an index can hold is below."""
 
+AS_STORED = "EXIF orientations (annotated in the size as stored: boxes are taken for the photo as stored)"
+"""Kind of what is not read of a photo that EXIF turns and whose annotation states the size before that. If
+its boxes were drawn on what a viewer shows, and fit both ways, nothing else tells.
+"""
+
 Skip = Callable[[Skipped], None]
 
 _ODD = np.array(
@@ -81,15 +86,22 @@ def verified_size(
     Raises:
         DataError: The header cannot be read, or is of another size.
     """
+    return _confirmed(path, annotated, look)[0]
+
+
+def _confirmed(
+    path: str | Path, annotated: tuple[int, int] | None, look: Callable[[Image.Image], None] | None
+) -> tuple[tuple[int, int], bool]:
+    """What `verified_size` gives, and whether that is the size as stored of a photo that EXIF turns."""
     sizes = header_sizes(path, look)
     if annotated is None:
-        return sizes[0]
+        return sizes[0], False
     if tuple(annotated) not in sizes:
         raise DataError(
             f"{path}: is {sizes[0][0]} x {sizes[0][1]} pixels, but annotated as {annotated[0]} x "
             f"{annotated[1]}"
         )
-    return annotated
+    return annotated, tuple(annotated) != sizes[0]
 
 
 def object_problem(item: Object, width: int, height: int, *, mask_is_sound: bool = False) -> str | None:
@@ -144,6 +156,7 @@ def usable_size(
     objects: Iterable[str] = (),
     trust: bool = False,
     stored: bool = False,
+    boxes: Callable[[], Iterable[Box]] | None = None,
 ) -> tuple[int, int] | None:
     """`(width, height)` of an image; None if it cannot be used, with it and its objects passed to `skip`.
 
@@ -155,6 +168,7 @@ def usable_size(
         trust: Use the annotated size, if there is one, without opening the image.
         stored: For an image without annotated size, give the size of its stored pixels, before EXIF
             orientation.
+        boxes: Makes the boxes of its objects; asked for where these may be of either frame of a turned photo.
     """
 
     def look(image: Image.Image) -> None:
@@ -164,16 +178,23 @@ def usable_size(
     try:
         if stored and annotated is None:
             return header_sizes(path, look)[-1]
-        return (
-            verified_size(path, annotated, look)
-            if annotated is None or not trust
-            else _possible_size(path, annotated)
-        )
+        if annotated is not None and trust:
+            return _possible_size(path, annotated)
+        size, as_stored = _confirmed(path, annotated, look)
+        if as_stored and boxes is not None and _fit(boxes(), size[::-1]):
+            skip(Unread(str(path), AS_STORED))
+        return size
     except DataError as error:
         skip(Skipped(str(path), reason(error, path)))
         for name in objects:
             skip(SkippedObject(name, "its image cannot be used"))
         return None
+
+
+def _fit(boxes: Iterable[Box], size: tuple[int, int]) -> bool:
+    """Whether there are boxes, and all lie in an image of this size, to two pixels."""
+    corners = list(boxes)
+    return bool(corners) and all(x1 <= size[0] + 2 and y1 <= size[1] + 2 for _, _, x1, y1 in corners)
 
 
 def possible_sizes(sizes: np.ndarray) -> np.ndarray:

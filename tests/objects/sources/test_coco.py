@@ -307,3 +307,30 @@ def test_published_masks_equal_those_of_pycocotools(
                 index.classes[item.label if item.label is not None else -1]
                 == names[annotation["category_id"]]
             )
+
+
+def test_boxes_that_fit_a_turned_photo_both_ways_are_counted(tmp_path: Path) -> None:
+    """The stated size says that they are of the photo as stored; where they fit what a viewer shows too, that
+    is said. Nothing is where they fit one way alone, or the size is the viewer's.
+    """
+    from odis.objects.build import build_index
+
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    (tmp_path / "val").mkdir()
+    (tmp_path / "annotations").mkdir()
+    Image.new("RGB", (120, 80)).save(tmp_path / "val" / "a.jpg", exif=turned)
+    for size, box, told in (
+        ((120, 80), [10, 10, 20, 20], 1),
+        ((120, 80), [90, 10, 20, 20], 0),
+        ((80, 120), [10, 10, 20, 20], 0),
+    ):
+        content = {
+            "images": [{"id": 1, "file_name": "a.jpg", "width": size[0], "height": size[1]}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": box, "iscrowd": 0}],
+            "categories": [{"id": 1, "name": "part"}],
+        }
+        (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(content))
+        summary = build_index("coco", tmp_path, tmp_path / f"{told}{size[0]}{box[0]}.parquet", "val")
+        assert sum(n for kind, n in summary.unread.items() if kind.startswith("EXIF orientations")) == told
+        assert summary.kept == 1

@@ -125,7 +125,7 @@ class InstanceRows:
         place = self._places.plain(name) if ordinary else None
         if place is not None:
             said: list[Skipped] = []
-            found = self._plain_size(place, (size[0], size[1]), block.possible[k], said.append)
+            found = self._plain_size(place, (size[0], size[1]), block, k, said.append)
             objects = None if found is None else block.objects(k, *found)
             if found is not None and objects is not None:
                 for one in said:
@@ -134,12 +134,17 @@ class InstanceRows:
         return self._careful(block, k, self._in_doubt.get(i))
 
     def _plain_size(
-        self, place: str, size: tuple[int, int], possible: bool, skip: Skip
+        self, place: str, size: tuple[int, int], block: _Block, k: int, skip: Skip
     ) -> tuple[int, int] | None:
         """The size of an image where nothing is odd; None if something is, and it is to be read with care."""
         if self._trust:
-            return size if possible and self.settled != "elsewhere" else None
-        return usable_size(f"{self._places.root}{os.sep}{place}", skip, annotated=size)
+            return size if block.possible[k] and self.settled != "elsewhere" else None
+        return usable_size(
+            f"{self._places.root}{os.sep}{place}",
+            skip,
+            annotated=size,
+            boxes=lambda: (one.box for one in block.annotations(k)),
+        )
 
     def _careful(self, block: _Block, k: int, doubt: str | None) -> ImageObjects | None:
         """The row of an image of which something is left out or mended, or may be; None if it is in doubt."""
@@ -165,6 +170,7 @@ class InstanceRows:
             annotated=(width, height) if width else None,
             objects=[called for called, _ in named],
             trust=self._trust,
+            boxes=lambda: (one.box for _, one in named),
         )
         return None if found is None else ImageObjects(place, *found, self._objects(named, found))
 

@@ -259,7 +259,14 @@ class _VocRows:
         called = [item.what for item in named]
         held: list[Skipped] = []
         if not in_doubt(stated, boxes):
-            size = usable_size(path, held.append, annotated=stated, objects=called, trust=self.trust)
+            size = usable_size(
+                path,
+                held.append,
+                annotated=stated,
+                objects=called,
+                trust=self.trust,
+                boxes=lambda: boxes,
+            )
             if size is not None:
                 _pass_on(held, self.skip)
                 return size
