@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from odis.machine.files import written_whole
+from odis.evaluation.protocols.kept_state import read_tensors, write_tensors
 
 
 @dataclass(slots=True)
@@ -84,19 +82,16 @@ class IteratedHeads:
             tensors["history"] = torch.tensor(self.history, dtype=torch.float64)
         for k, head in enumerate(self.heads):
             for name, value in head.module.state_dict().items():
-                tensors[f"{k}.head.{name}"] = value.detach().cpu().contiguous().clone()
+                tensors[f"{k}.head.{name}"] = value
             for name, parameter in head.module.named_parameters():
                 for part, kept in head.optimizer.state[parameter].items():
-                    tensors[f"{k}.{part}.{name}"] = kept.detach().cpu().contiguous().clone()
-        with written_whole(path, errors=(SafetensorError,)) as beside:
-            save_file(tensors, beside)
+                    tensors[f"{k}.{part}.{name}"] = kept
+        write_tensors(path, tensors)
 
     def resume(self, path: Path) -> None:
         """Go on from a saved state; without one, or if it is damaged, from the start."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
-        except (OSError, SafetensorError):
+        found = read_tensors(path)
+        if found is None:
             return
         for k, head in enumerate(self.heads):
             state = head.module.state_dict()

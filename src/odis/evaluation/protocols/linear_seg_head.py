@@ -12,14 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from odis.evaluation.dense import label_pixels
 from odis.evaluation.label_maps import IGNORE
+from odis.evaluation.protocols.kept_state import read_tensors, write_tensors
 from odis.evaluation.protocols.segmentation_scores import iou_counts, pixel_table
-from odis.machine.files import written_whole
 
 _AT_ONCE = 1 << 26  # scores of pixels held at a time while training: 256 MB
 
@@ -110,24 +108,19 @@ class HeadTraining:
 
     def write_state(self, path: Path) -> None:
         """Write the state, to go on from."""
-        tensors = {
-            f"head.{name}": value.detach().cpu().clone() for name, value in self.head.state_dict().items()
-        }
-        tensors |= {f"best.{name}": value.cpu() for name, value in self.best.items()}
+        tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for name, parameter in self.head.named_parameters():
             buffer = self._sgd.state[parameter].get("momentum_buffer")
             if buffer is not None:
-                tensors[f"momentum.{name}"] = buffer.cpu().clone()
+                tensors[f"momentum.{name}"] = buffer
         tensors["history"] = torch.tensor(self.history, dtype=torch.float64)
-        with written_whole(path, errors=(SafetensorError,)) as beside:
-            save_file(tensors, beside)
+        write_tensors(path, tensors)
 
     def read_state(self, path: Path) -> None:
         """Go on from a saved state; without one, or if it is damaged, from the start."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
-        except (OSError, SafetensorError):
+        found = read_tensors(path)
+        if found is None:
             return
         device = self.head.weight.device
         of_head = {name: found[f"head.{name}"] for name in self.head.state_dict()}

@@ -5,7 +5,6 @@ Letters: n images, G heads of one kind of features, D width.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -16,23 +15,22 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms as tv
 
 from odis.errors import DataError, OdisError
 from odis.evaluation.protocols.classify import view_of
+from odis.evaluation.protocols.kept_state import read_tensors, write_tensors
 from odis.evaluation.protocols.layouts.classified import ClassifiedImages
 from odis.evaluation.protocols.linear_heads import LinearHeads
 from odis.evaluation.protocols.linear_settings import LinearImagenetSettings, Schedule
+from odis.evaluation.protocols.store import files_key, key_digest, model_key
 from odis.evaluation.protocols.stream import read_items, read_picture, show_pictures
 from odis.evaluation.protocols.views import pixels_of
 from odis.evaluation.runner import EvaluationRun
 from odis.evaluation.scores import Score, accuracy_score
 from odis.inference import Encoder
-from odis.machine.files import written_whole
 from odis.types import Skipped
 
 
@@ -326,29 +324,23 @@ class _State:
         self._path: Path | None = None
         if settings.cache is None:
             return
-        digest = hashlib.sha256(json.dumps(settings.as_dict() | {"cache": None}, sort_keys=True).encode())
-        for name, value in encoder.model.state_dict().items():
-            digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
-        for part in (train, test):
-            digest.update("\0".join(part.paths).encode(errors="surrogateescape") + part.labels.tobytes())
-        self._path = Path(settings.cache) / f"linear-imagenet-{digest.hexdigest()[:16]}.safetensors"
+        key = {
+            "settings": settings.as_dict() | {"cache": None},
+            "model": model_key(encoder),
+            "files": [files_key(part.paths) for part in (train, test)],
+            "labels": [part.labels.tolist() for part in (train, test)],
+        }
+        self._path = Path(settings.cache) / f"linear-imagenet-{key_digest(key)}.safetensors"
 
     def load(self, heads: dict[str, LinearHeads]) -> Course:
-        """Put the heads where they were, and give what they had reached.
-
-        Raises:
-            DataError: the file is damaged.
-        """
-        if self._path is None or not self._path.exists():
+        """Put the heads where they were, and give what they had reached; see `kept_state.read_tensors`."""
+        found = None if self._path is None else read_tensors(self._path)
+        if found is None:
             return Course()
-        try:
-            with safe_open(self._path, "pt") as file:
-                course = Course(json.loads(file.metadata()["history"]), file.get_tensor("best_right").bool())
-                for kind, of_kind in heads.items():
-                    of_kind.load({n: file.get_tensor(f"{kind}.{n}") for n in of_kind.state()})
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-            raise DataError(f"{self._path}: cannot be read ({error}); remove it to begin again") from error
-        return course
+        for kind, of_kind in heads.items():
+            of_kind.load({name: found[f"{kind}.{name}"] for name in of_kind.state()})
+        history = json.loads(bytes(found["history"].tolist()))
+        return Course(history, found["best_right"].bool())
 
     def keep(self, heads: dict[str, LinearHeads], course: Course) -> None:
         """After an epoch."""
@@ -356,5 +348,5 @@ class _State:
             return
         tensors = {f"{kind}.{n}": t for kind, of_kind in heads.items() for n, t in of_kind.state().items()}
         tensors["best_right"] = course.best_right.to(torch.uint8)
-        with written_whole(self._path) as beside:
-            save_file(tensors, beside, {"history": json.dumps(course.history)})
+        tensors["history"] = torch.tensor(list(json.dumps(course.history).encode()), dtype=torch.uint8)
+        write_tensors(self._path, tensors)
