@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision import transforms as tv
 
 from odis.cli import main
+from odis.config.query import ReadConfig
 from odis.errors import DataError, OdisError
 from odis.evaluation.ground_truth import load_ground_truth
 from odis.evaluation.landmark_scores import landmark_scores
@@ -112,6 +113,13 @@ def test_what_cannot_be_measured_is_one_line(encoder, benchmark: Path, tmp_path:
     truth = load_ground_truth(benchmark / "gnd_roxford5k.pkl")
     with pytest.raises(DataError, match=r"q\.jpg: no such file; the benchmark needs every image"):
         evaluate_landmark_protocol("roxford", ROXFORD.about, encoder(), truth, tmp_path, SETTINGS)
+    for name in ("q", *NAMES):
+        (tmp_path / f"{name}.jpg").write_bytes((benchmark / "jpg" / f"{name}.jpg").read_bytes()[:700])
+    for workers in (0, 1):
+        read = replace(SETTINGS, as_published=True, read=ReadConfig(workers=workers))
+        with pytest.raises(DataError, match=r"\.jpg: .*; the benchmark needs every image") as caught:
+            evaluate_landmark_protocol("roxford", ROXFORD.about, encoder(), truth, tmp_path, read)
+        assert "\n" not in str(caught.value)
     for changed, said in (
         ({"longest": 0}, "longest 0"),
         ({"view": "square"}, "must be one of longest, crop"),

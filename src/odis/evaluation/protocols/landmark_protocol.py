@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
 from odis.evaluation.protocols.about import About, Difference, Published
 from odis.evaluation.protocols.protocol import Protocol, ProtocolSettings, results_of, statistics_of
 from odis.evaluation.settings import require_given
+from odis.types import Box, Skipped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,24 +143,11 @@ def scaled_features(encoder: Encoder, pixels: np.ndarray, readout: str) -> Tenso
     return torch.stack(found, dim=1).cpu()
 
 
-def _pictures(
-    paths: Sequence[str], boxes: Sequence[Any], settings: LandmarkSettings, patch: int
-) -> Iterator[np.ndarray]:
-    from odis.evaluation.protocols.classify import view_of
-    from odis.evaluation.protocols.stream import read_picture
-
-    for path, box in zip(paths, boxes, strict=True):
-        picture = read_picture(path, turn=not settings.as_published)
-        if box is not None:
-            picture = picture.crop(box)
-        yield view_of(224)(picture) if settings.view == "crop" else shrink(picture, settings.longest, patch)
-
-
 def embed(
     run: EvaluationRun,
     encoder: Encoder,
     paths: Sequence[str],
-    boxes: Sequence[Any],
+    boxes: Sequence[Box | None],
     side: str,
     settings: LandmarkSettings,
 ) -> Tensor:
@@ -169,6 +157,15 @@ def embed(
     import numpy as np
     import torch
 
+    from odis.evaluation.protocols.classify import view_of
+    from odis.evaluation.protocols.stream import Pictures, read_items
+
+    view = (
+        view_of(224)
+        if settings.view == "crop"
+        else partial(shrink, longest=settings.longest, patch=encoder.patch_size)
+    )
+    pictures = Pictures(paths, view, turn=not settings.as_published, boxes=boxes)
     waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
     found: dict[int, Tensor] = {}
 
@@ -177,7 +174,9 @@ def embed(
         found.update({number: one for (number, _), one in zip(group, features, strict=True)})
 
     what = f"{encoder.source or 'model'}, {side}"
-    for number, pixels in enumerate(_pictures(paths, boxes, settings, encoder.patch_size)):
+    for number, pixels in enumerate(read_items(pictures, settings.read)):
+        if isinstance(pixels, Skipped):
+            raise DataError(f"{pixels.what}: {pixels.why}; the benchmark needs every image")
         group = waiting.setdefault(pixels.shape, [])
         group.append((number, pixels))
         if len(group) == settings.read.batch_size:

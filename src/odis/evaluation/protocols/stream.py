@@ -16,8 +16,8 @@ from odis.errors import DataError
 from odis.evaluation.protocols.views import PictureView
 from odis.evaluation.runner import EvaluationRun
 from odis.inference import Encoder
-from odis.objects.images import load_image, opened, to_rgb
-from odis.types import Skipped
+from odis.objects.images import load_image, opened, reason_of, to_rgb
+from odis.types import Box, Skipped
 
 T = TypeVar("T")
 
@@ -37,15 +37,26 @@ def read_picture(path: str, *, turn: bool = True) -> Image.Image:
     with opened(path) as image:
         try:
             return to_rgb(image, path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be decoded ({error})") from error
+        except DataError:
+            raise
+        except Exception as error:  # a decoder raises almost anything on bad bytes
+            raise DataError(f"{path}: cannot be decoded ({reason_of(error)})") from error
 
 
 class Pictures(Dataset["np.ndarray | Skipped"]):
-    """Images as a protocol shows them; in the place of one that cannot be read, why."""
+    """Images as a protocol shows them, each cut to its box first if it has one; in the place of one that
+    cannot be read, why.
+    """
 
-    def __init__(self, paths: Sequence[str], view: PictureView, *, turn: bool = True) -> None:
-        self.paths, self.view, self.turn = paths, view, turn
+    def __init__(
+        self,
+        paths: Sequence[str],
+        view: PictureView,
+        *,
+        turn: bool = True,
+        boxes: Sequence[Box | None] | None = None,
+    ) -> None:
+        self.paths, self.view, self.turn, self.boxes = paths, view, turn, boxes
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -53,7 +64,9 @@ class Pictures(Dataset["np.ndarray | Skipped"]):
     def __getitem__(self, i: int) -> np.ndarray | Skipped:
         path = self.paths[i]
         try:
-            return self.view(read_picture(path, turn=self.turn))
+            picture = read_picture(path, turn=self.turn)
+            box = None if self.boxes is None else self.boxes[i]
+            return self.view(picture if box is None else picture.crop(box))
         except DataError as error:
             return Skipped(path, str(error).removeprefix(f"{path}: "))
 
