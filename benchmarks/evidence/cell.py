@@ -23,10 +23,10 @@ from odis.evaluation.dense_knn import DenseKnnSettings, evaluate_dense_knn
 from odis.evaluation.knn import KnnSettings, evaluate_knn
 from odis.evaluation.label_maps import LabelledImages
 from odis.evaluation.linear import LinearSettings, evaluate_linear
-from odis.evaluation.protocols.corloc import CorlocSettings, evaluate_corloc
-from odis.evaluation.protocols.hummingbird import HummingbirdSettings, evaluate_hummingbird
 from odis.evaluation.protocols.layouts.boxed import open_boxed
 from odis.evaluation.protocols.layouts.segmentation import SegmentedImages
+from odis.evaluation.protocols.localization.corloc import CorlocSettings, evaluate_corloc
+from odis.evaluation.protocols.segmentation.hummingbird import HummingbirdSettings, evaluate_hummingbird
 from odis.evaluation.results import write_results
 from odis.evaluation.settings import Grid
 from odis.inference import Encoder, load

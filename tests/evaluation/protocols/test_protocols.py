@@ -24,7 +24,7 @@ SHARED = {
 def test_the_list_has_every_module_that_states_a_protocol():
     stating = {
         path.stem.replace("_", "-")
-        for path in PACKAGE.glob("*.py")
+        for path in PACKAGE.rglob("*.py")
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "PROTOCOL"
     }

@@ -1,0 +1,1 @@
+"""Protocols of images with one class each: `knn-imagenet`, `linear-imagenet`."""

@@ -1,0 +1,1 @@
+"""Protocols of depth: `nyu-depth-linear`."""

@@ -1,0 +1,243 @@
+"""Training the heads of `nyu-depth-linear` and measuring them.
+
+Letters: B images, H, W a view in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from odis.data.views import normalize_pixels
+from odis.errors import DataError
+from odis.evaluation.protocols.depth.depth_head import (
+    DepthHead,
+    depth_loss,
+    first_beta,
+    image_rmse,
+    learning_rate,
+    patch_depth,
+)
+from odis.evaluation.protocols.depth.depth_views import DepthView, padded, resized
+from odis.evaluation.protocols.images.patches import normalized_tokens
+from odis.evaluation.protocols.images.store import FeatureStore, files_key, model_key
+from odis.evaluation.protocols.images.stream import read_items, read_picture
+from odis.evaluation.protocols.images.views import pixels_of
+from odis.evaluation.protocols.layouts.nyu import SIZE, DepthImages, read_depth
+from odis.evaluation.protocols.training.iterated_heads import IteratedHeads, image_at
+from odis.evaluation.runner import EvaluationRun
+from odis.inference import Encoder
+from odis.types import Skipped
+
+if TYPE_CHECKING:
+    from odis.evaluation.protocols.depth.nyu_depth_linear import NyuDepthSettings
+
+Shown = tuple[int, np.ndarray, np.ndarray]
+"""Number of an image, its pixels uint8 (3, H, W), and metres float32 (H, W)."""
+
+
+class DepthPictures(Dataset["Shown | Skipped"]):
+    """Images and depth maps, as they are, or as random views at some places of the series.
+
+    Args:
+        images: The part.
+        turn: Turn photographs as their EXIF says.
+        view: The random view; None shows all of each image once.
+        places: Places of the series of permutations (`image_at`).
+        seed: Of the series and of what the view draws at a place.
+    """
+
+    def __init__(
+        self,
+        images: DepthImages,
+        *,
+        turn: bool,
+        view: DepthView | None = None,
+        places: range = range(0),
+        seed: int = 0,
+    ) -> None:
+        self.images, self.turn, self.view, self.places, self.seed = images, turn, view, places, seed
+
+    def __len__(self) -> int:
+        return len(self.images) if self.view is None else len(self.places)
+
+    def __getitem__(self, i: int) -> Shown | Skipped:
+        place = i if self.view is None else self.places[i]
+        number = i if self.view is None else image_at(place, len(self.images), self.seed)
+        path, of_depth = self.images.pairs[number]
+        try:
+            image, depth = read_picture(path, turn=self.turn), read_depth(of_depth)
+            if image.size != SIZE:
+                raise DataError(f"is {image.width} x {image.height} pixels, must be 640 x 480")
+        except DataError as error:
+            return Skipped(path, str(error).removeprefix(f"{path}: "))
+        if self.view is None:
+            return number, pixels_of(image), depth
+        rng = np.random.default_rng([self.seed, 4, place])
+        return number, *self.view(image, depth, rng)
+
+
+def depth_features(encoder: Encoder, pixels: Tensor) -> Tensor:
+    """Patches (B, D, h, w) of pixels uint8 (B, 3, H, W), zero-padded around to whole patches once they are
+    normalised.
+    """
+    images = normalize_pixels(pixels.to(encoder.device), encoder.mean, encoder.std)
+    patches, grid = normalized_tokens(encoder, padded(images, encoder.patch_size)[0])
+    maps: Tensor = patches.transpose(1, 2).unflatten(2, grid)
+    return maps
+
+
+def train_heads(
+    run: EvaluationRun, encoder: Encoder, train: DepthImages, settings: NyuDepthSettings
+) -> IteratedHeads:
+    """All heads of one model, trained on the same views; goes on where `--cache` has them.
+
+    Raises:
+        DataError: With `--strict`, for the first image that cannot be read; none of a batch can.
+    """
+    heads = _new_heads(encoder, settings)
+    saved = _saved(encoder, train, settings)
+    if saved is not None:
+        heads.resume(saved)
+    view, patch = DepthView(), encoder.patch_size
+    shown, total = (view.height, view.width), settings.iterations
+    places = range(heads.iteration * settings.batch, total * settings.batch)
+    pictures = DepthPictures(
+        train, turn=not settings.as_published, view=view, places=places, seed=settings.seed
+    )
+    what, missed = f"{encoder.source or 'model'}, training", 0
+    for batch in _batches(run, pictures, settings.batch):
+        if batch:
+            features = depth_features(encoder, torch.from_numpy(np.stack([one[1] for one in batch])))
+            truth = torch.from_numpy(np.stack([one[2] for one in batch])).to(encoder.device)
+            t = heads.iteration
+            share = learning_rate(t, total, settings.warm)
+            beta1 = first_beta(t, total, settings.warm, settings.as_published)
+            for head in heads.heads:
+                depth = resized(head.module.train()(features), shown, patch, shown)
+                loss = depth_loss(depth, truth, variance=t >= settings.without_variance)
+                head.step(loss, lr=head.lr * share, beta1=beta1, clip=settings.clip)
+        missed += settings.batch - len(batch)
+        heads.iteration += 1
+        if saved is not None and (heads.iteration % settings.keep_every == 0 or heads.iteration == total):
+            heads.keep(saved)
+        if run.progress is not None:
+            run.progress(what, heads.iteration, total)
+    run.sides["train"] = {
+        "index": train.path,
+        "provenance": "depth maps",
+        "classes": 0,
+        "images": len(train),
+        "unpaired": train.unpaired,
+        "unread_views": missed,
+    }
+    return heads
+
+
+def _new_heads(encoder: Encoder, settings: NyuDepthSettings) -> IteratedHeads:
+    """Every head starts alike, whatever was drawn before."""
+    probe = torch.zeros(1, 3, encoder.patch_size, encoder.patch_size, dtype=torch.uint8)
+    width, modules = depth_features(encoder, probe).shape[1], []
+    for lr in settings.lr:
+        for decay in settings.weight_decay:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(settings.seed)
+                modules.append((DepthHead(width).to(encoder.device), lr, decay))
+    return IteratedHeads(modules, beta2=0.99)
+
+
+def _saved(encoder: Encoder, train: DepthImages, settings: NyuDepthSettings) -> Path | None:
+    if settings.cache is None:
+        return None
+    aside = ("cache", "max_test", "keep_every")
+    key = {name: value for name, value in settings.as_dict().items() if name not in aside}
+    key |= {"protocol": "nyu-depth-linear", "files": files_key(f for pair in train.pairs for f in pair)}
+    folder = FeatureStore(settings.cache, key | model_key(encoder)).folder
+    return None if folder is None else folder / "heads.safetensors"
+
+
+def _batches(run: EvaluationRun, pictures: DepthPictures, batch: int) -> Iterator[list[Shown]]:
+    """Batches in order, without what cannot be read."""
+    waiting: list[Shown] = []
+    for i, item in enumerate(read_items(pictures, run.settings.read)):
+        if isinstance(item, Skipped):
+            if run.settings.read.strict:
+                raise DataError(f"{item.what}: {item.why}")
+            run.note_skipped([item])
+        else:
+            waiting.append(item)
+        if (i + 1) % batch == 0:
+            yield waiting
+            waiting = []
+
+
+@torch.no_grad()
+def errors_on(
+    run: EvaluationRun, encoder: Encoder, heads: IteratedHeads, test: DepthImages, settings: NyuDepthSettings
+) -> tuple[list[int], np.ndarray]:
+    """Which images could be read, and the error of each head on each in metres: float64 (heads, n)."""
+    numbers, errors = [], []
+    shown = (SIZE[1], SIZE[0])
+    pictures = DepthPictures(test, turn=not settings.as_published)
+    what, skipped = f"{encoder.source or 'model'}, test", 0
+    for i, item in enumerate(read_items(pictures, run.settings.read)):
+        if run.progress is not None:
+            run.progress(what, i + 1, len(test))
+        if isinstance(item, Skipped):
+            if run.settings.read.strict:
+                raise DataError(f"{item.what}: {item.why}")
+            run.note_skipped([item])
+            skipped += 1
+            continue
+        number, pixels, truth = item
+        both = torch.from_numpy(np.stack([pixels, pixels[:, :, ::-1]]))
+        features = depth_features(encoder, both)
+        of_image = []
+        for head in heads.heads:
+            maps = resized(head.module.eval()(features), shown, encoder.patch_size, shown)
+            depth = (maps[0] + maps[1].flip(1)) / 2
+            of_image.append(image_rmse(depth.cpu().numpy(), truth))
+        numbers.append(number)
+        errors.append(of_image)
+    run.sides["test"] = {
+        "index": test.path,
+        "provenance": "depth maps",
+        "classes": 0,
+        "images": len(numbers),
+        "skipped": skipped,
+    }
+    return numbers, np.array(errors, dtype=np.float64).reshape(-1, len(heads.heads)).T
+
+
+def mean_depth(train: DepthImages) -> float:
+    """The mean of all known depths in metres; files that cannot be read are passed over."""
+    total, count = 0.0, 0
+    for _, path in train.pairs:
+        try:
+            depth = read_depth(path)
+        except DataError:
+            continue
+        total, count = total + float(depth.sum(dtype=np.float64)), count + int((depth > 0).sum())
+    return total / count if count else float("nan")
+
+
+def plain_errors(test: DepthImages, numbers: Sequence[int], value: float, patch: int) -> np.ndarray:
+    """Errors in metres of one depth everywhere, and of the true depth as whole patches hold it: (2, n)."""
+    found = []
+    shown = (SIZE[1], SIZE[0])
+    for number in numbers:
+        truth = read_depth(test.pairs[number][1])
+        rows, columns = (-(-side // patch) for side in shown)
+        around = np.zeros((rows * patch, columns * patch), np.float32)
+        top, left = (around.shape[0] - shown[0]) // 2, (around.shape[1] - shown[1]) // 2
+        around[top : top + shown[0], left : left + shown[1]] = truth
+        coarse = torch.from_numpy(patch_depth(around, (rows, columns)))[None]
+        again = resized(coarse, shown, patch, shown)[0].numpy()
+        found.append((image_rmse(np.full(truth.shape, value), truth), image_rmse(again, truth)))
+    return np.array(found, dtype=np.float64).reshape(-1, 2).T

@@ -1,0 +1,231 @@
+"""`nyu-depth-linear`: depth by a linear head on frozen patches, NYU Depth v2 (DINOv3's protocol)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from odis.errors import DataError, OdisError
+from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
+from odis.evaluation.protocols.protocol import Protocol, ProtocolSettings, results_of, statistics_of
+from odis.evaluation.protocols.publications.nyu_depth_linear import ABOUT
+from odis.evaluation.settings import require_given
+
+if TYPE_CHECKING:
+    from odis.evaluation.protocols.layouts.nyu import DepthImages
+    from odis.inference import Encoder
+
+SWEEP = ((1e-4, 3e-4, 1e-3), (1e-4, 1e-3))
+"""Learning rates and weight decays of the published sweep."""
+
+
+@dataclass(frozen=True, slots=True)
+class NyuDepthData:
+    """The data set.
+
+    Args:
+        data: Folder of NYU Depth v2 as BTS publishes it: sync, official_splits/test, or lists.
+        train_list: The list of train images, if it is not nyu_train.txt or
+            nyudepthv2_train_files_with_gt.txt in the folder.
+        test_list: That of test images, likewise.
+    """
+
+    data: str = ""
+    train_list: str | None = None
+    test_list: str | None = None
+
+    def open(self) -> tuple[DepthImages, DepthImages]:
+        """Train and test part.
+
+        Raises:
+            OdisError: They are not given.
+            DataError: They cannot be read.
+        """
+        from odis.evaluation.protocols.layouts.nyu import open_nyu
+
+        require_given(self, "data")
+        return open_nyu(self.data, "train", self.train_list), open_nyu(self.data, "test", self.test_list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NyuDepthSettings(ProtocolSettings):
+    """Settings of the protocol.
+
+    Args:
+        lr: Learning rates of AdamW; each with each weight decay trains a head of its own on the same views.
+        weight_decay: Weight decays.
+        sweep: Train the heads of the published sweep: lr 1e-4, 3e-4, 1e-3, each with weight decay 1e-4 and
+            1e-3.
+        iterations: Steps.
+        batch: Views in a step.
+        warm_up: Steps of the warm-up; by default a third of the iterations.
+        without_variance: First steps whose loss leaves the variance out.
+        clip: Largest norm of the gradient.
+        cache: Folder in which the heads are kept while they train; the same call goes on there.
+        keep_every: Steps between two states that are kept.
+    """
+
+    lr: Sequence[float] = (3e-4,)
+    weight_decay: Sequence[float] = (1e-4,)
+    sweep: bool = False
+    iterations: int = 38400
+    batch: int = 16
+    warm_up: int | None = None
+    without_variance: int = 100
+    clip: float = 35.0
+    cache: str | None = None
+    keep_every: int = 500
+
+    def check(self) -> None:
+        """See `EvaluationSettings.check`."""
+        ProtocolSettings.check(self)
+        for name, least in (("iterations", 1), ("batch", 1), ("without_variance", 0), ("keep_every", 1)):
+            if getattr(self, name) < least:
+                raise OdisError(f"{name.replace('_', '-')} {getattr(self, name)} must be {least} or more")
+        if self.warm_up is not None and not 0 <= self.warm_up <= self.iterations:
+            raise OdisError(f"warm-up {self.warm_up} must be from 0 to the {self.iterations} iterations")
+        if not self.lr or min(self.lr) <= 0:
+            raise OdisError(f"lr {list(self.lr)} must be one or more numbers above 0")
+        if not self.weight_decay or min(self.weight_decay) < 0:
+            raise OdisError(f"weight-decay {list(self.weight_decay)} must be one or more numbers, 0 or above")
+        if not self.clip > 0:
+            raise OdisError(f"clip {self.clip:g} must be above 0")
+        if self.sweep and (tuple(self.lr), tuple(self.weight_decay)) != ((3e-4,), (1e-4,)):
+            raise OdisError(
+                "sweep names its own learning rates and weight decays; leave out lr and weight-decay"
+            )
+
+    @property
+    def warm(self) -> int:
+        """Steps of the warm-up."""
+        return self.iterations // 3 if self.warm_up is None else self.warm_up
+
+    def check_models(self, encoders: Sequence[Encoder]) -> None:
+        """See `ProtocolSettings.check_models`; the models must take views of any shape.
+
+        Raises:
+            OdisError: Naming the model.
+        """
+        from odis.evaluation.protocols.images.patches import check_any_shape
+
+        ProtocolSettings.check_models(self, encoders)
+        check_any_shape(encoders, "nyu-depth-linear")
+
+
+def evaluate_nyu_depth(
+    encoders: Encoder | Sequence[Encoder],
+    train: DepthImages,
+    test: DepthImages,
+    settings: NyuDepthSettings,
+    progress: Progress | None = None,
+    on_row: OnRow | None = None,
+) -> dict[str, Any]:
+    """Train linear heads for depth on frozen patches, and measure the last iteration's on the test images.
+
+    Each view is shown once to a model, whatever the number of heads. Memory holds a batch of features.
+
+    Args:
+        encoders: Models to compare.
+        train: Images and depth maps to learn from.
+        test: Images and depth maps to measure on.
+        settings: How.
+        progress: Called after each step and each test image.
+        on_row: Called with the results so far after each row.
+
+    Returns:
+        What `results.json` holds; the RMSE in metres, of each image and then the mean, with 95 % bootstrap
+        intervals over test images. A row is a model and a head; then come the mean depth of the train part
+        everywhere, and the true depth as patches can hold it.
+
+    Raises:
+        OdisError: Settings or models that do not fit.
+        DataError: No depth is known in either part.
+    """
+    import numpy as np
+
+    from odis.evaluation.protocols.depth import depth_training as training
+    from odis.evaluation.runner import EvaluationRun
+    from odis.evaluation.scores import mean_score
+    from odis.evaluation.subset import draw_rows, overlap_note, real_path
+
+    if settings.sweep:
+        settings = replace(settings, lr=SWEEP[0], weight_decay=SWEEP[1], sweep=False)
+    run = EvaluationRun("nyu-depth-linear", encoders, settings, progress, on_row)
+    train, test = (
+        part.select(draw_rows(len(part), most, settings.seed))
+        for part, most in ((train, settings.max_train), (test, settings.max_test))
+    )
+    same = {real_path(path) for path, _ in train.pairs} & {real_path(path) for path, _ in test.pairs}
+    run.note(overlap_note(len(same)))
+    value = training.mean_depth(train)
+    if not np.isfinite(value):
+        raise DataError(f"{train.path}: knows no depth in any of its {len(train)} train images")
+
+    def score(errors: np.ndarray, numbers: Sequence[int]) -> dict[str, Any]:
+        if not np.isfinite(errors).any():
+            raise DataError(f"{test.path}: knows no depth in any of its {len(test)} test images")
+        # Scores are in percent: metres are given as hundredths.
+        return {"RMSE": mean_score(errors / 100, np.asarray(numbers), seed=settings.seed)}
+
+    numbers: list[int] = []
+    for source in run.encoders:
+        run.start()
+        encoder = statistics_of(source, settings)
+        if settings.as_published:
+            encoder = replace(encoder, precision="fp32")
+        heads = training.train_heads(run, encoder, train, settings)
+        numbers, errors = training.errors_on(run, encoder, heads, test, settings)
+        means = [float(np.nanmean(of)) if np.isfinite(of).any() else np.inf for of in errors]
+        for k, head in enumerate(heads.heads):
+            mode = f"linear head, lr {head.lr:g}, weight decay {head.weight_decay:g}"
+            best = len(means) > 1 and k == int(np.argmin(means))
+            run.add(
+                source,
+                mode + (", best of the sweep on the test part" if best else ""),
+                score(errors[k], numbers),
+                size="416 x 544 px",
+                lr=head.lr,
+                weight_decay=head.weight_decay,
+                iterations=settings.iterations,
+            )
+    for k, patch in enumerate(sorted({encoder.patch_size for encoder in run.encoders})):
+        run.start()
+        mean, through = training.plain_errors(test, numbers, value, patch)
+        if not k:
+            run.add_bound(
+                "chance", f"{value:.3f} m everywhere", score(mean, numbers), provenance="mean of train"
+            )
+        run.add_bound(
+            "ceiling", f"true depth, patches of {patch} px", score(through, numbers), provenance="depth maps"
+        )
+    return results_of(run, ABOUT, settings) | {"unit": "metres"}
+
+
+def _run(
+    models: Models,
+    data: NyuDepthData,
+    settings: NyuDepthSettings,
+    progress: Progress | None,
+    on_row: OnRow | None,
+) -> dict[str, Any]:
+    train, test = data.open()
+    return evaluate_nyu_depth(models(), train, test, settings, progress, on_row)
+
+
+PROTOCOL = Protocol(
+    name="nyu-depth-linear",
+    summary="Depth on NYUv2 (DINOv3): a linear head with 256 bins on frozen patches; RMSE in metres",
+    data=NyuDepthData(),
+    settings=NyuDepthSettings(),
+    run=_run,
+    titles={
+        "nyu-depth-linear": Titles(
+            "nyu-depth-linear: {test}",
+            "Depth by a linear head, NYUv2",
+            "The root mean squared error of depth in metres, of each image and then the mean. Lower is "
+            "better.",
+        )
+    },
+    about=ABOUT,
+)

@@ -1,0 +1,1 @@
+"""Protocols of objects that are found without annotations: `corloc`, `maskcut`."""

@@ -1,0 +1,1 @@
+"""What each protocol's publication states: source, settings, figures, and what ours differ in."""

@@ -1,0 +1,1 @@
+"""Protocols of landmarks: `roxford`, `rparis`."""

@@ -1,0 +1,1 @@
+"""What the trainings of heads share: steps, schedules, and the state that an interrupted one goes on from."""
