@@ -41,13 +41,47 @@ def _covered(shares: np.ndarray, threshold: float, margin: int = 0) -> np.ndarra
     return wide
 
 
+def _component_boxes(mask: np.ndarray, margin: int) -> np.ndarray:
+    """The boxes of the connected components (8 neighbours), `margin` patches wider: bool (rows, columns)."""
+    rows, columns = mask.shape
+    labels = {(r, c): k for k, (r, c) in enumerate(np.argwhere(mask).tolist())}
+    changed = True
+    while changed:  # every patch takes the least label around it, until none changes
+        changed = False
+        for r, c in labels:
+            around = [(r + dr, c + dc) for dr in (-1, 0, 1) for dc in (-1, 0, 1)]
+            least = min(labels[near] for near in around if near in labels)
+            changed |= least != labels[r, c]
+            labels[r, c] = least
+    wide = np.zeros_like(mask)
+    for k in set(labels.values()):
+        mine = [place for place, label in labels.items() if label == k]
+        for r in range(min(r for r, _ in mine) - margin, max(r for r, _ in mine) + margin + 1):
+            for c in range(min(c for _, c in mine) - margin, max(c for _, c in mine) + margin + 1):
+                if 0 <= r < rows and 0 <= c < columns:
+                    wide[r, c] = True
+    return wide
+
+
 def _object_mask(
-    item: Object, size: tuple[int, int], crop: Crop, grid: tuple[int, int], threshold: float, margin: int
+    item: Object,
+    size: tuple[int, int],
+    crop: Crop,
+    grid: tuple[int, int],
+    threshold: float,
+    margin: int,
+    mask_shape: str = "area",
 ) -> np.ndarray:
     """The patches of an object of an image of `size` (width, height): bool (rows, columns)."""
     if item.mask is None:
-        return _covered(_box_shares(item.box, crop, grid), threshold, margin)
-    return _covered(_mask_shares(rle.decode(item.mask, *size), crop, grid), threshold)
+        shares = _box_shares(item.box, crop, grid)
+        if threshold == 0:
+            shares[shares < 1e-9] = 0  # a rounding error is no overlap
+    else:
+        shares = _mask_shares(rle.decode(item.mask, *size), crop, grid)
+    if mask_shape == "component-boxes":
+        return _component_boxes(_covered(shares, threshold), margin)
+    return _covered(shares, threshold, margin if item.mask is None else 0)
 
 
 @pytest.fixture(scope="session")

@@ -234,7 +234,13 @@ def expected_slot(slow, view, box, mask, views, min_visible):
     side = int(view.object_masks.shape[1] ** 0.5)
     item = Object(box, None if mask is None else rle.encode(mask))
     on_grid = slow.object_mask(
-        item, (100, 75), view.crop, (side, side), views.mask_coverage, views.mask_margin
+        item,
+        (100, 75),
+        view.crop,
+        (side, side),
+        views.mask_coverage,
+        views.mask_margin,
+        views.mask_shape,
     )
     share = overlap(view.crop, box)
     visible = share > 0 and share >= min_visible and bool(on_grid.any())
@@ -252,7 +258,14 @@ def pixel_mask(i: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"mask_margin": 1}, {"mask_coverage": 0.9}, {"object_masks": False}, {"object_crops": False}],
+    [
+        {},
+        {"mask_margin": 1},
+        {"mask_coverage": 0.9},
+        {"mask_coverage": 0, "mask_shape": "component-boxes", "mask_margin": 1},
+        {"object_masks": False},
+        {"object_crops": False},
+    ],
 )
 @pytest.mark.parametrize("min_visible", [0.0, 0.4])
 def test_object_masks_and_visibility_follow_the_rules(slow, change, min_visible):

@@ -337,6 +337,7 @@ def card(enc: Encoder) -> dict:
         "std": list(STD),
         "mask_coverage": 0.3,
         "mask_margin": 1,
+        "mask_shape": "component-boxes",
         "provenance": "annotated",
         "step": 7,
         "recipe": "demo",
@@ -347,7 +348,7 @@ def card(enc: Encoder) -> dict:
 def test_a_run_and_its_file_load_as_they_were_trained(tmp_path: Path) -> None:
     enc = encoder()
     save_model(tmp_path / "model.safetensors", enc.model, card(enc))
-    enc.mask_coverage, enc.mask_margin = 0.3, 1
+    enc.mask_coverage, enc.mask_margin, enc.mask_shape = 0.3, 1, "component-boxes"
     expected = enc.embed([picture(64, 64)], [BOXES[3:4]])[0].objects
     for source in (tmp_path, str(tmp_path / "model.safetensors")):
         loaded = load(source, device="cpu")

@@ -3,6 +3,7 @@ by hand.
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +15,17 @@ from torchvision.transforms.v2 import functional as tv
 
 import odis
 from odis.backbones.baseline import build_baseline, takes_object_tokens
+from odis.backbones.build import build_vit
+from odis.backbones.saved import save_model
 from odis.config.options import load_recipe
 from odis.config.query import QueryConfig
+from odis.data.views import make_sample
 from odis.errors import ConfigError, DataError, OdisError
 from odis.inference import load
 from odis.method.vit import ObjectViT
 from odis.train.checkpoint import checkpoints
-from odis.train.loop import pretrain
+from odis.train.loop import model_card, pretrain
+from odis.types import ImageObjects, Object
 
 BOXES = np.array([(0, 0, 40, 40), (20, 10, 80, 60)], dtype=np.float32)
 
@@ -213,3 +218,46 @@ def test_the_package_names_what_it_has() -> None:
     names = "Object, __version__, evaluate, index, load, pretrain"
     with pytest.raises(AttributeError, match=f"no attribute 'lode'; it has {names}$"):
         odis.lode  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {},
+        {"mask_coverage": 0.0, "mask_margin": 1, "mask_shape": "component-boxes"},
+        {"mask_coverage": 0.0, "mask_margin": 1},
+    ],
+)
+def test_objects_are_queried_by_the_patches_that_training_reads(tmp_path, rule):
+    """A view of the whole image has the masks that a query of it has, through the model file."""
+    views = {
+        "global_size": 32,
+        "local_views": 0,
+        "global_scale": (1.0, 1.0),
+        "ratio": (1.0, 1.0),
+        "flip": 0.0,
+    }
+    model = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "object_tokens": "read-only"}
+    settings = {f"views__{k}": v for k, v in (views | rule).items()} | {
+        f"model__{k}": v for k, v in model.items()
+    }
+    config = load_recipe("debug", data="x", objects__per_image=2, **settings)
+    run = SimpleNamespace(config=config, patch_size=8, provenance="x", step=1, recipe="debug")
+    save_model(tmp_path / "model.safetensors", build_vit(config.model, 32), model_card(run))
+    inside = np.zeros((40, 40), dtype=bool)
+    inside[3:12, 3:5] = inside[20:22, 30:39] = True
+    objects = (Object((1, 1, 19.5, 9)), Object((3, 3, 39, 22), odis.objects.rle.encode(inside)))
+    image = picture(40, 40)
+    trained, _, _ = make_sample(
+        np.random.default_rng(0),
+        image,
+        ImageObjects("a.png", 40, 40, objects),
+        config.objects,
+        config.views,
+        config.prediction,
+        8,
+    )
+    asked = load(tmp_path, device="cpu").query_builder(QueryConfig())(image, objects)[0].masks
+    for view in trained:
+        assert view.crop.width == view.crop.height == 40
+        assert sorted(view.object_masks.tolist()) == sorted(asked.tolist())

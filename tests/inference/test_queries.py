@@ -30,6 +30,7 @@ def builder(mode: str = "masked-attention", **changes) -> QueryBuilder:
         "patch": 8,
         "coverage": 0.5,
         "margin": 0,
+        "mask_shape": "area",
         "one_each": False,
         "fill": (124, 116, 104),
     }

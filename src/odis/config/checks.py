@@ -115,11 +115,7 @@ def _check_views(config: PretrainConfig) -> None:
     _interval(config, "views.ratio", 100)
     _shares(config, "views.min_coverage", "views.flip", "views.jitter", "views.grayscale")
     _shares(config, "views.blur", "views.solarize")
-    _require(
-        0 < views.mask_coverage <= 1,
-        "views.mask_coverage",
-        f"is {views.mask_coverage}, must be above 0 and at most 1",
-    )
+    _shares(config, "views.mask_coverage")
     _at_least(config, 0, "views.mask_margin", unit=" patches")
     for strength, most in zip(views.jitter_strength, (1, 1, 1, 0.5)):
         _require(0 <= strength <= most, "views.jitter_strength", f"is {strength}, must be from 0 to {most:g}")

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+MaskShape = Literal["area", "component-boxes"]
+
 
 @dataclass
 class LoaderConfig:
@@ -77,8 +79,11 @@ class ViewsConfig:
         local_crops: `object-aware` local crops overlap the target; `free` ones do not have to.
         object_masks: `[OBJ]` attends to its object's patches only. If false, to the whole view.
         mask_coverage: A patch belongs to an object that covers this share of it. For small and thin objects
-            the share is relative to the patch that they cover most.
-        mask_margin: Patches by which the object mask of a box is widened on every side.
+            the share is relative to the patch that they cover most. 0 is any overlap.
+        mask_shape: `area` is the patches that the object covers. `component-boxes` replaces each connected
+            component of them by its bounding box.
+        mask_margin: Patches by which an object mask is widened on every side: with `area` that of a box, with
+            `component-boxes` also that of a mask.
         flip: Probability of mirroring a view.
         jitter: Probability of colour jitter.
         jitter_strength: Ranges of the jitter: brightness, contrast, saturation, hue.
@@ -103,6 +108,7 @@ class ViewsConfig:
     local_crops: Literal["object-aware", "free"] = "object-aware"
     object_masks: bool = True
     mask_coverage: float = 0.5
+    mask_shape: MaskShape = "area"
     mask_margin: int = 0
     flip: float = 0.5
     jitter: float = 0.8

@@ -191,7 +191,9 @@ def _object_masks(
 ) -> tuple[np.ndarray, np.ndarray]:
     """bool (V, Q, P), all-true where the slot is not visible, and bool (V, Q): which slots are."""
     corners = crops.astype(np.float64)
-    found = objects_on_grid(shapes, corners, flips, grid, views.mask_coverage, views.mask_margin)
+    found = objects_on_grid(
+        shapes, corners, flips, grid, views.mask_coverage, views.mask_margin, views.mask_shape
+    )
     shown = coverage(corners, shapes.boxes) >= objects.min_visible
     return _in_slots(found, shown, objects.per_image, views.object_masks)
 

@@ -18,7 +18,7 @@ from odis.backbones.attention_maps import object_attention_maps
 from odis.backbones.baseline import TimmBaseline
 from odis.backbones.features import last_blocks
 from odis.config.query import MODES, QueryConfig
-from odis.config.training import PretrainConfig
+from odis.config.training import MaskShape, PretrainConfig
 from odis.data.views import normalize_pixels
 from odis.errors import OdisError
 from odis.inference.pictures import Picture, as_objects, as_pixels, is_one_picture
@@ -44,7 +44,8 @@ class Encoder:
         std: Channel deviations.
         mask_coverage: Share of a patch that an object must cover for the patch to belong to it, relative to
             the patch it covers most.
-        mask_margin: Patches by which masks of box objects are widened.
+        mask_margin: Patches by which masks are widened: of boxes, or with `component-boxes` all.
+        mask_shape: Which patches the covered ones become (`views.mask_shape`).
         object_readout: `token`, or `mean-pool` for a model whose objects are means of patches.
         precision: Arithmetic of the forward pass: `fp32`, `bf16` or `fp16`.
         provenance: Where the objects it was trained on came from.
@@ -58,6 +59,7 @@ class Encoder:
     std: tuple[float, float, float]
     mask_coverage: float = 0.5
     mask_margin: int = 0
+    mask_shape: MaskShape = "area"
     object_readout: str = "token"
     precision: str = "fp32"
     provenance: str = ""
@@ -82,6 +84,7 @@ class Encoder:
             views.std,
             views.mask_coverage,
             views.mask_margin,
+            views.mask_shape,
             object_readout=config.model.object_readout,
             precision=precision,
             provenance=provenance,
@@ -155,6 +158,7 @@ class Encoder:
             self.patch_size,
             self.mask_coverage,
             self.mask_margin,
+            self.mask_shape,
             one_each,
             fill,
             square,

@@ -70,6 +70,7 @@ def _trained(path: Path) -> Encoder:
             tuple(card["std"]),
             card["mask_coverage"],
             card["mask_margin"],
+            card.get("mask_shape", "area"),  # models of 0.1 have no other
             object_readout=card["model"]["object_readout"],
             provenance=card["provenance"],
             card=card,

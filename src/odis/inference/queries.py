@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
 from odis.config.query import Mode
+from odis.config.training import MaskShape
 from odis.data.geometry.patches import object_shapes, objects_on_grid, patch_grid
 from odis.errors import DataError
 from odis.objects.clean import usable_objects
@@ -53,7 +54,8 @@ class QueryBuilder:
         patch: Side of a patch in pixels.
         coverage: Share of a patch that an object must cover, relative to the patch it covers most, as in
             training.
-        margin: Patches by which masks of box objects are widened, as in training.
+        margin: Patches by which masks are widened, as in training.
+        mask_shape: Which patches the covered ones become, as in training.
         one_each: One object a query, as `single` object tokens need.
         fill: Colour outside the box (`blackout`), 0..255.
         square: For models that take one shape only: rows and columns of their feature map. Every image is
@@ -66,6 +68,7 @@ class QueryBuilder:
     patch: int
     coverage: float
     margin: int
+    mask_shape: MaskShape
     one_each: bool
     fill: tuple[int, int, int]
     square: tuple[int, int] | None = None
@@ -125,7 +128,9 @@ class QueryBuilder:
         boxes = np.array([item.box for item in objects], dtype=np.float64).reshape(-1, 4)
         shapes = object_shapes(boxes, [item.mask for item in objects], width, height)
         crops = np.array([[crop.x0, crop.y0, crop.x1, crop.y1]])
-        masks = objects_on_grid(shapes, crops, np.array([crop.flip]), grid, self.coverage, self.margin)
+        masks = objects_on_grid(
+            shapes, crops, np.array([crop.flip]), grid, self.coverage, self.margin, self.mask_shape
+        )
         of_view: np.ndarray = masks[0]
         return of_view
 

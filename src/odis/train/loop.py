@@ -285,6 +285,7 @@ def model_card(run: TrainState) -> dict[str, Any]:
         "std": list(views.std),
         "mask_coverage": views.mask_coverage,
         "mask_margin": views.mask_margin,
+        "mask_shape": views.mask_shape,
         "provenance": run.provenance,
         "step": run.step,
         "recipe": run.recipe,

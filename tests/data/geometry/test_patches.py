@@ -1,6 +1,7 @@
 """From objects to patches, against loops over pixels, supersampling, and numpy one object at a time."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -214,11 +215,12 @@ def test_the_whole_image_fills_every_view(crop, grid, threshold):
     grids,
     st.integers(0, 4),
     st.integers(0, 2),
+    st.sampled_from(["area", "component-boxes"]),
 )
-def test_all_objects_in_all_views_equal_each_in_each(slow, data, views, grid, n, margin):
+def test_all_objects_in_all_views_equal_each_in_each(slow, data, views, grid, n, margin, mask_shape):
     """Boxes and pixel masks mixed, in views mirrored or not, against numpy, one object in one view."""
     rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
-    threshold, exact = data.draw(st.sampled_from([1e-3, 0.3, 0.5, 1.0])), data.draw(st.booleans())
+    threshold, exact = data.draw(st.sampled_from([0, 1e-3, 0.5, 1.0])), data.draw(st.booleans())
     objects = []
     for _ in range(n):
         low, size = rng.integers(0, (28, 22)), rng.integers(1, 12, 2)
@@ -230,12 +232,72 @@ def test_all_objects_in_all_views_equal_each_in_each(slow, data, views, grid, n,
         objects.append(Object(box, rle.encode(mask) if mask.any() and rng.random() < 0.6 else None))
     boxes = np.array([item.box for item in objects]).reshape(-1, 4)
     shapes = object_shapes(boxes, [item.mask for item in objects], 30, 24)
-    found = objects_on_grid(shapes, *corners_of(views), grid, threshold, margin)
+    found = objects_on_grid(shapes, *corners_of(views), grid, threshold, margin, mask_shape)
     assert found.shape == (len(views), n, *grid)
     assert found.dtype == bool
     for v, crop in enumerate(views):
         for k, item in enumerate(objects):
-            assert (found[v, k] == slow.object_mask(item, (30, 24), crop, grid, threshold, margin)).all()
+            rule = slow.object_mask(item, (30, 24), crop, grid, threshold, margin, mask_shape)
+            assert (found[v, k] == rule).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([0.003, 0.02, 0.1]),
+    crops(),
+    st.tuples(st.integers(1, 8), st.integers(1, 8)),
+    st.integers(0, 1),
+)
+def test_any_pixel_and_component_boxes_pixel_by_pixel(seed, share, crop, grid, margin):
+    """Every pixel marks the patches that it touches, the patches that touch are joined, and of each group the
+    box is filled: as it would be written down, without a share of anything.
+    """
+    mask = np.random.default_rng(seed).random((24, 30)) < share
+    mask[0, 0] = True
+    height, width = Fraction(crop.height, grid[0]), Fraction(crop.width, grid[1])
+    touched = set()
+    for y, x in np.argwhere(mask[crop.y0 : crop.y1, crop.x0 : crop.x1]).tolist():
+        for r in range(grid[0]):
+            for c in range(grid[1]):
+                across = x + 1 > c * width and x < (c + 1) * width
+                if across and y + 1 > r * height and y < (r + 1) * height:
+                    touched.add((r, grid[1] - 1 - c if crop.flip else c))
+    groups: list[set] = []
+    for r, c in touched:
+        near = [g for g in groups if any(abs(r - y) <= 1 and abs(c - x) <= 1 for y, x in g)]
+        groups = [g for g in groups if g not in near] + [{(r, c)}.union(*near)]
+    expected = np.zeros(grid, dtype=bool)
+    for group in groups:
+        rows, columns = zip(*group)
+        for r in range(max(min(rows) - margin, 0), min(max(rows) + margin + 1, grid[0])):
+            for c in range(max(min(columns) - margin, 0), min(max(columns) + margin + 1, grid[1])):
+                expected[r, c] = True
+    shapes = object_shapes(np.array([[0, 0, 30, 24]]), [rle.encode(mask)], 30, 24)
+    found = objects_on_grid(shapes, *corners_of([crop]), grid, 0, margin, "component-boxes")
+    assert (found[0, 0] == expected).all()
+
+
+def test_component_boxes_by_hand():
+    """Two strokes that meet at a corner are one component; a dot two patches away is another."""
+    mask = np.zeros((24, 30), dtype=bool)
+    mask[0:4, 0:4] = mask[4:8, 4:8] = mask[16:20, 20:24] = True  # patches of 4 x 5 pixels
+    shapes = object_shapes(np.array([[0, 0, 24, 20]]), [rle.encode(mask)], 30, 24)
+    view = corners_of([Crop(0, 0, 30, 24)])
+    exact = objects_on_grid(shapes, *view, (6, 6), 0, 0, "area")[0, 0]
+    assert np.argwhere(exact).tolist() == [[0, 0], [1, 0], [1, 1], [4, 4]]
+    boxed = objects_on_grid(shapes, *view, (6, 6), 0, 0, "component-boxes")[0, 0]
+    assert np.argwhere(boxed).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [4, 4]]
+    wide = objects_on_grid(shapes, *view, (6, 6), 0, 1, "component-boxes")[0, 0]
+    assert wide.tolist() == [[c < 3 for c in range(6)]] * 3 + [[c > 2 for c in range(6)]] * 3
+    assert (objects_on_grid(shapes, *view, (6, 6), 0, 1, "area")[0, 0] == exact).all()  # as of a mask
+
+
+def test_a_box_that_ends_where_a_patch_begins_does_not_touch_it():
+    crop, third = Crop(3, 0, 13, 10), 10 / 3
+    for k in range(1, 3):
+        box = (3, 0, 3 + k * third, 10)  # as rounded, a little short or a little long
+        assert covered_by(box, crop, (1, 3), 0).tolist() == [[c < k for c in range(3)]]
 
 
 def test_a_mask_of_another_size_is_refused():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from odis.config.training import MaskShape
 from odis.machine.compiled import compiled
 from odis.objects import rle
 
@@ -81,28 +82,43 @@ def objects_on_grid(
     grid: tuple[int, int],
     threshold: float,
     margin: int,
+    mask_shape: MaskShape = "area",
 ) -> np.ndarray:
     """The patches that belong to each object in each view.
 
     A patch belongs to an object that covers enough of it, measured by the patch that the object covers most.
     For an object that fills a patch somewhere, enough is `threshold` of a patch. A small or thin object (a
     stroke, a pole, a far bicycle) fills none: against a fixed share it would keep one chance patch that jumps
-    from view to view. An object has no patch only where it covers nothing at all.
+    from view to view. An object has no patch only where it covers nothing at all. At a threshold of 0 any
+    overlap is enough.
+
+    With `component-boxes` these patches are taken apart into connected components (8 neighbours), and each
+    component is replaced by its bounding box, as the code lineage of arXiv 2506.05409 does.
 
     Args:
         shapes: The areas of the objects.
         crops: (V, 4): x0, y0, x1, y1 of the views' crops in pixels of the image.
         flips: bool (V,): which views are mirrored.
         grid: Rows and columns of patches.
-        threshold: Least share of the largest share, above 0 and at most 1.
-        margin: Patches by which the masks of box objects are widened on every side, corners included.
+        threshold: Least share of the largest share, from 0 to 1.
+        margin: Patches by which masks are widened on every side, corners included: with `area` those of box
+            objects, with `component-boxes` all.
+        mask_shape: Which patches the covered ones become.
 
     Returns:
         bool (V, n, rows, columns).
     """
     corners = np.asarray(crops, dtype=np.float64)
     return _on_grid(
-        shapes.boxes, shapes.rectangles, shapes.starts, corners, flips, *grid, float(threshold), margin
+        shapes.boxes,
+        shapes.rectangles,
+        shapes.starts,
+        corners,
+        flips,
+        *grid,
+        float(threshold),
+        margin,
+        mask_shape == "component-boxes",
     )
 
 
@@ -117,14 +133,19 @@ def _on_grid(
     columns: int,
     threshold: float,
     margin: int,
+    as_boxes: bool,
 ) -> np.ndarray:
+    # At a threshold of 0 a rounding error would be an overlap.
+    least = _ROUNDING if threshold == 0 else 0.0
     masks = np.empty((len(crops), len(boxes), rows, columns), dtype=np.bool_)
     for k in range(len(boxes)):
         is_box = starts[k] == starts[k + 1]
         parts = boxes[k : k + 1] if is_box else rectangles[starts[k] : starts[k + 1]]
-        shares = patch_coverage(parts, crops, flips, rows, columns, 0.0 if is_box else _SLIVER)
+        shares = patch_coverage(parts, crops, flips, rows, columns, least if is_box else _SLIVER)
         mask = _covered_enough(shares, threshold)
-        masks[:, k] = _widen(mask, margin) if is_box and margin > 0 else mask
+        if as_boxes:
+            mask = _component_boxes(mask)
+        masks[:, k] = _widen(mask, margin) if (is_box or as_boxes) and margin > 0 else mask
     return masks
 
 
@@ -234,3 +255,32 @@ def _widen(mask: np.ndarray, margin: int) -> np.ndarray:
                 if mask[i, r, c]:
                     wide[i, max(r - margin, 0) : r + margin + 1, max(c - margin, 0) : c + margin + 1] = True
     return wide
+
+
+@compiled()
+def _component_boxes(mask: np.ndarray) -> np.ndarray:
+    """The bounding boxes of the connected components of each mask, filled: bool (n, rows, columns)."""
+    n, rows, columns = mask.shape
+    filled = np.zeros((n, rows, columns), dtype=np.bool_)
+    seen = np.zeros((n, rows, columns), dtype=np.bool_)
+    waiting = np.empty((rows * columns, 2), dtype=np.int64)
+    for i in range(n):
+        for r in range(rows):
+            for c in range(columns):
+                if seen[i, r, c] or not mask[i, r, c]:
+                    continue
+                top, left, bottom, right = r, c, r, c
+                waiting[0, 0], waiting[0, 1], count = r, c, 1
+                seen[i, r, c] = True
+                while count > 0:
+                    count -= 1
+                    y, x = waiting[count, 0], waiting[count, 1]
+                    top, bottom, left, right = min(top, y), max(bottom, y), min(left, x), max(right, x)
+                    for near_y in range(max(y - 1, 0), min(y + 2, rows)):
+                        for near_x in range(max(x - 1, 0), min(x + 2, columns)):
+                            if mask[i, near_y, near_x] and not seen[i, near_y, near_x]:
+                                seen[i, near_y, near_x] = True
+                                waiting[count, 0], waiting[count, 1] = near_y, near_x
+                                count += 1
+                filled[i, top : bottom + 1, left : right + 1] = True
+    return filled

@@ -159,6 +159,7 @@ class AskedImages(Dataset["_Asked | Skipped"]):
             grid,
             builder.coverage,
             builder.margin,
+            builder.mask_shape,
         )[0].reshape(len(objects), -1)
         seen = masks.any(axis=1)
         return masks[seen], int((~seen).sum())
