@@ -147,6 +147,11 @@ def test_values_have_their_declared_types():
         (["--views.global_size", "1.5"], "views.global_size: must be int", "got 1.5"),
         (["--train.steps", "1.5"], "train.steps: must be one of [int, null]", "got 1.5"),
         (["--optim.base_lr", "fast"], "optim.base_lr: must be float", "got fast"),
+        (
+            ["--optim.freeze_last_layer_epochs", "ever"],
+            "optim.freeze_last_layer_epochs: must be a float or one of ['always']",
+            "got ever",
+        ),
         (["--objects.use", "perhaps"], "objects.use: must be bool", "got perhaps"),
         (
             ["--train.precision", "fp8"],

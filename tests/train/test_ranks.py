@@ -73,7 +73,11 @@ def losses(out: Path) -> list[list[float]]:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"loss.centering": "center", "loss.image_weight": 1.0},
+        {
+            "loss.centering": "center",
+            "loss.image_weight": 1.0,
+            "optim.clip": "parameter", "optim.clip_grad": 0.01,
+        },
         {
             "loss.centering": "sinkhorn",
             "loss.image_weight": 0.5, "loss.koleo_weight": 0.5,

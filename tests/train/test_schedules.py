@@ -59,3 +59,21 @@ def test_momentum_and_decay_end_where_they_should_and_the_last_layer_thaws() -> 
 def test_a_warm_up_longer_than_the_run_still_reaches_the_peak() -> None:
     s = schedules(640, train__steps=10, train__batch_size=64, optim__warmup_epochs=50.0)
     assert max(s.at(i).lr for i in range(10)) == pytest.approx(s.lr)
+
+
+def test_a_freeze_longer_than_the_run_ends_half_way_unless_it_is_for_always() -> None:
+    short = {"train__steps": 10, "train__batch_size": 64}
+    s = schedules(640, **short, optim__freeze_last_layer_epochs=900.0)
+    assert [s.at(i).last_layer_frozen for i in range(10)] == [True] * 5 + [False] * 5
+    s = schedules(640, **short, optim__freeze_last_layer_epochs="always")
+    assert all(s.at(i).last_layer_frozen for i in range(10))
+
+
+@given(
+    images=st.integers(1, 500), batch=st.integers(1, 64), steps=st.integers(2, 100), epochs=st.floats(0, 20)
+)
+def test_prototypes_that_may_train_do(images: int, batch: int, steps: int, epochs: float) -> None:
+    s = schedules(images, train__steps=steps, train__batch_size=batch, optim__freeze_last_layer_epochs=epochs)
+    frozen = [s.at(i).last_layer_frozen for i in range(steps)]
+    assert frozen == sorted(frozen, reverse=True), "frozen at first, then no longer"
+    assert sum(frozen) == min(round(epochs * images / batch), steps // 2)

@@ -200,6 +200,32 @@ def test_gradients_are_clipped_and_frozen_prototypes_have_none(data: str, tmp_pa
     assert frozen == [True, False, False, False]
 
 
+@pytest.mark.parametrize(("precision", "steps"), [("fp32", 2), ("fp16", 16)])
+def test_each_parameter_is_clipped_by_itself_and_the_global_norm_is_logged(
+    data: str, tmp_path: Path, spy: Spy, monkeypatch: pytest.MonkeyPatch, precision: str, steps: int
+) -> None:
+    """Also in fp16, where gradients are unscaled first and the scaler takes the step."""
+    clipped: list[list[float]] = []
+    step = torch.optim.AdamW.step
+
+    def note(self: torch.optim.AdamW, *given: Any) -> Any:
+        clipped.append([float(p.grad.norm()) for p in spy.student.parameters() if p.grad is not None])
+        return step(self, *given)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", note)
+    config = config_of(
+        data, optim__clip_grad=1e-4, optim__clip="parameter", train__steps=steps, train__precision=precision
+    )
+    loop.pretrain(config, tmp_path)
+    taken = [norms for norms in clipped if np.isfinite(norms).all()]
+    assert taken
+    for norms in taken:
+        assert max(norms) == pytest.approx(1e-4, rel=0.02)
+        assert sum(norm > 0.9e-4 for norm in norms) > 5
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["grad_norm"] > 1e-2, "of all gradients together, before"
+
+
 def test_drop_path_is_a_function_of_seed_and_step(data: str, tmp_path: Path, spy: Spy) -> None:
     settings = {
         "model__drop_path": 0.5,

@@ -172,7 +172,9 @@ def _check_optimisation(config: PretrainConfig) -> None:
     _at_least(config, 1, "loss.sinkhorn_iterations")
     _at_least(config, 0, "optim.base_lr", "optim.min_lr", "optim.clip_grad")
     _at_least(config, 0, "optim.weight_decay", "optim.weight_decay_end")
-    _at_least(config, 0, "optim.warmup_epochs", "optim.freeze_last_layer_epochs", unit=" epochs")
+    _at_least(config, 0, "optim.warmup_epochs", unit=" epochs")
+    if config.optim.freeze_last_layer_epochs != "always":
+        _at_least(config, 0, "optim.freeze_last_layer_epochs", unit=" epochs, or always")
     _require(all(0 <= b < 1 for b in betas), "optim.betas", f"is {list(betas)}, must be from 0 to below 1")
 
 

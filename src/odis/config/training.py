@@ -232,12 +232,17 @@ class OptimConfig:
     Args:
         base_lr: Learning rate for batch 256. The run uses base_lr * batch_size / 256.
         min_lr: Learning rate at the end of the cosine; not scaled with the batch.
-        warmup_epochs: Epochs of linear learning-rate warm-up.
+        warmup_epochs: Epochs of linear learning-rate warm-up, at most half of the run.
         weight_decay: Weight decay at the start of its cosine.
         weight_decay_end: Weight decay at the end of its cosine.
         betas: Betas of AdamW.
-        clip_grad: Largest global gradient norm. 0 does not clip.
-        freeze_last_layer_epochs: Epochs in which the prototypes are frozen.
+        decay_tokens: Decay `[CLS]`, registers, positions, mask and object tokens too, as DINO and iBOT do. If
+            false, they are left alone, as norms and biases are.
+        clip_grad: Largest gradient norm. 0 does not clip.
+        clip: What `clip_grad` bounds: the `global` norm of all gradients, or that of each `parameter` on its
+            own, as in DINO and iBOT, whose 3.0 and 0.3 mean that.
+        freeze_last_layer_epochs: Epochs in which the prototypes are frozen, at most half of the run; `always`
+            never trains them.
         momentum_teacher: EMA momentum at the start. It rises to 1 along a cosine.
     """
 
@@ -247,8 +252,10 @@ class OptimConfig:
     weight_decay: float = 0.04
     weight_decay_end: float = 0.4
     betas: tuple[float, float] = (0.9, 0.999)
+    decay_tokens: bool = False
     clip_grad: float = 3.0
-    freeze_last_layer_epochs: float = 1.0
+    clip: Literal["global", "parameter"] = "global"
+    freeze_last_layer_epochs: float | Literal["always"] = 1.0
     momentum_teacher: float = 0.996
 
 

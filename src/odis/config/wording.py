@@ -97,4 +97,4 @@ def one_line(message: str, arguments: Sequence[str], options: Sequence[str]) -> 
         ('":', ":"),
     ):
         message = message.replace(ugly, plain)
-    return message
+    return re.sub(r"one of \[(\w+), one of \[(.*?)\]\]", r"a \1 or one of [\2]", message)

@@ -57,18 +57,19 @@ class Schedules:
         return self.config.optim.base_lr * self.config.train.batch_size / 256
 
     def _steps(self, epochs: float) -> int:
-        # At most half of the run, so that a short run reaches its peak too.
+        # At most half of the run, so that a short run reaches its peak and moves its prototypes too.
         return min(round(epochs * self.steps_per_epoch), self.total_steps // 2)
 
     def at(self, step: int) -> Settings:
         """Settings of step `step` (0 to total_steps - 1)."""
         optim, loss, total = self.config.optim, self.config.loss, self.total_steps
         temp_steps = self._steps(loss.warmup_teacher_temp_epochs)
+        frozen = optim.freeze_last_layer_epochs
         share = min(1.0, step / temp_steps) if temp_steps else 1.0
         return Settings(
             lr=cosine(step, total, self.lr, min(optim.min_lr, self.lr), self._steps(optim.warmup_epochs)),
             weight_decay=cosine(step, total, optim.weight_decay, optim.weight_decay_end),
             momentum_teacher=cosine(step, total, optim.momentum_teacher, 1.0),
             teacher_temp=loss.warmup_teacher_temp + share * (loss.teacher_temp - loss.warmup_teacher_temp),
-            last_layer_frozen=step < round(optim.freeze_last_layer_epochs * self.steps_per_epoch),
+            last_layer_frozen=frozen == "always" or step < self._steps(frozen),
         )

@@ -95,7 +95,7 @@ def train_step(run: TrainState, micro_batches: list[Batch], *, meters: bool = Fa
             for parameter in head.last_layer.parameters():
                 parameter.grad = None
     run.scaler.unscale_(run.optimizer) if run.scaler.is_enabled() else None
-    norm = clip_gradients(run.student, run.config.optim.clip_grad)
+    norm = clip_gradients(run.student, run.config.optim.clip_grad, run.config.optim.clip)
     if run.scaler.is_enabled():
         # In fp16 an overflowing gradient is how the scale is found: only the loss itself tells of trouble.
         run.scaler.step(run.optimizer)
