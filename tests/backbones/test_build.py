@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from odis.backbones.build import build_vit
+from odis.backbones.build import build_vit, recomputed
 from odis.config.training import ModelConfig
 from odis.errors import ConfigError
 
@@ -20,7 +20,7 @@ def test_build_vit_follows_the_config():
     )
     assert set(model.state_dict()) == set(reference.state_dict()) | {"mask_token", "object_token"}
     assert model.patch_embed.grid_size == (6, 6)
-    assert model.grad_checkpointing
+    assert model.call is recomputed
     assert model.blocks[1].drop_path1.drop_prob == pytest.approx(0.2)
     assert isinstance(
         build_vit(ModelConfig(**TINY, drop_path=0.2), 48, drop_path=0.0).blocks[1].drop_path1,

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from odis.backbones.adapters import start_object_token
 from odis.backbones.build import build_vit
 from odis.backbones.saved import save_model
 from odis.config.query import MODES
@@ -135,7 +136,7 @@ def test_whole_image_is_timms_class_token() -> None:
         enc = encoder(object_tokens)
         enc.model.load_state_dict(state, strict=False)
         if object_tokens == "read-only":
-            enc.model.start_object_token()
+            start_object_token(enc.model)
         image = picture(32, 32)
         with torch.no_grad():
             expected = vit.eval().forward_features(network_input(image, 32, 32))[0]

@@ -13,7 +13,7 @@ from torch import Tensor
 from odis.kernels import attention as chosen
 from odis.kernels import choose
 from odis.kernels.bmm_attention import bmm_attention
-from odis.method.attention import dense_mask, object_attention, visible_keys
+from odis.method.attention import object_attention, visible_at, visible_keys
 from odis.method.layout import TokenLayout
 
 KINDS = ["single", "read-only"]
@@ -27,7 +27,7 @@ def some_keys(generator: torch.Generator, views: int, patches: int, queries: int
 
 
 def by_torch(qkv: Tensor, keys: Tensor | None, kind: str) -> Tensor:
-    mask = None if keys is None else dense_mask(keys, kind).unsqueeze(1)
+    mask = None if keys is None else visible_at(keys, kind, keys.shape[2] - keys.shape[1]).unsqueeze(1)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 

@@ -9,11 +9,7 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
-from odis.method.attention import (
-    dense_mask,
-    object_attention,
-    visible_keys,
-)
+from odis.method.attention import object_attention, visible_at, visible_keys
 from odis.method.layout import ObjectTokens, TokenLayout
 
 D, PATCHES = 24, 6
@@ -22,6 +18,11 @@ D, PATCHES = 24, 6
 def keys_of(masks: Tensor, kind: ObjectTokens, class_token: bool = True, registers: int = 0) -> Tensor:
     _, queries, patches = masks.shape
     return visible_keys(masks, TokenLayout(kind, class_token, int(class_token) + registers, patches, queries))
+
+
+def dense_mask(keys: Tensor, kind: ObjectTokens) -> Tensor:
+    """bool (B, T, T): who sees whom."""
+    return visible_at(keys, kind, keys.shape[2] - keys.shape[1])
 
 
 def by_hand(attn: Attention, x: Tensor, visible: Tensor) -> Tensor:

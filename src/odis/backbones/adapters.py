@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from odis.backbones.dense_blocks import DenseViT, splits_queries
 from odis.method.layout import ObjectTokens
 from odis.method.vit import ObjectViT
 
@@ -29,7 +30,6 @@ class PlainArchitecture:
     has_class_token: bool
     num_prefix_tokens: int
     no_embed_class: bool
-    not_decayed: frozenset[str]
 
     @classmethod
     def of(cls, vit: VisionTransformer) -> PlainArchitecture:
@@ -40,13 +40,7 @@ class PlainArchitecture:
         """
         if not vit.dynamic_img_size:
             raise ValueError("the timm model takes one image size; create it with dynamic_img_size=True")
-        return cls(
-            vit.embed_dim,
-            vit.has_class_token,
-            vit.num_prefix_tokens,
-            vit.no_embed_class,
-            frozenset(vit.no_weight_decay()),
-        )
+        return cls(vit.embed_dim, vit.has_class_token, vit.num_prefix_tokens, vit.no_embed_class)
 
     def embed_patches(self, net: Any, images: Tensor) -> Tensor:
         """(B, rows, columns, D) of images (B, C, H, W), without positions."""
@@ -80,18 +74,6 @@ class PlainArchitecture:
         normed: Tensor = net.fc_norm(net.norm(x))
         return normed
 
-    def class_start(self, net: Any) -> Tensor | None:
-        """(1, 1, D): `[CLS]` with its position, if it has one."""
-        start: Tensor | None = net.cls_token
-        if start is None or net.pos_embed is None or self.no_embed_class:
-            return start
-        position: Tensor = net.pos_embed[:, :1]
-        return start + position
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that timm does not decay."""
-        return set(self.not_decayed)
-
 
 def adopt(vit: VisionTransformer, object_tokens: ObjectTokens) -> ObjectViT:
     """A timm model as an `ObjectViT`, which shares its parameters and modules; the model stays what it was.
@@ -100,15 +82,47 @@ def adopt(vit: VisionTransformer, object_tokens: ObjectTokens) -> ObjectViT:
         vit: A `VisionTransformer` made with `dynamic_img_size=True`.
         object_tokens: `single` or `read-only`.
     """
-    return ObjectViT(PlainArchitecture.of(vit), _parts(vit), object_tokens).train(vit.training)
+    kind = ObjectViT if all(splits_queries(block) for block in vit.blocks) else DenseViT
+    model = kind(PlainArchitecture.of(vit), _parts(vit, object_tokens), object_tokens)
+    start_object_token(model)
+    return model.train(vit.training)
 
 
-def _parts(vit: VisionTransformer) -> Iterator[tuple[str, nn.Parameter | nn.Module | None]]:
-    """Parameters and modules in timm's order, without classifier and pooling; None for a parameter that it
-    has not.
+def _parts(
+    vit: VisionTransformer, object_tokens: ObjectTokens
+) -> Iterator[tuple[str, nn.Parameter | nn.Module | None]]:
+    """Parameters and modules in timm's order, without classifier and pooling, and tokens of our own; None for
+    a parameter that timm's model has not.
     """
     found = dict(vit.named_parameters(recurse=False))
     yield from found.items()
     yield from ((name, None) for name in ("cls_token", "reg_token", "pos_embed") if name not in found)
     yield from ((name, module) for name, module in vit.named_children() if name not in _WITHOUT)
     yield "head", nn.Identity()  # timm's conversion of weights asks for it
+    yield "mask_token", _token(vit)
+    if object_tokens == "read-only":
+        yield "object_token", nn.Parameter(torch.zeros(1, 1, vit.embed_dim))
+
+
+def _token(vit: VisionTransformer) -> nn.Parameter:
+    """(1, 1, D), from a truncated normal of deviation .02."""
+    token = nn.Parameter(torch.zeros(1, 1, vit.embed_dim))
+    trunc_normal_(token, std=0.02)
+    return token
+
+
+@torch.no_grad()
+def start_object_token(model: ObjectViT) -> None:
+    """Set a read-only object token to `[CLS]` at the first block, so that both read the same at first.
+
+    It includes the position of `[CLS]`, if that has one. Without `[CLS]` it is drawn at random. `single` has
+    no such token.
+    """
+    if model.object_tokens == "single":
+        return
+    net: Any = model
+    if net.cls_token is None:
+        trunc_normal_(model.object_token, std=0.02)
+        return
+    has_position = net.pos_embed is not None and not model.no_embed_class
+    model.object_token.copy_(net.cls_token + net.pos_embed[:, :1] if has_position else net.cls_token)

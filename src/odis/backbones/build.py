@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
+import torch
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from odis.backbones.adapters import adopt
 from odis.backbones.names import PLAIN, name_fault
 from odis.backbones.weights import load_timm_weights, one_line
 from odis.config.training import ModelConfig, PretrainConfig
 from odis.errors import ConfigError
+from odis.method.block import Branch
 from odis.method.heads import ProjectionHead
 from odis.method.pair import Network, teacher_of
 from odis.method.vit import ObjectViT
@@ -44,8 +50,17 @@ def build_vit(config: ModelConfig, image_size: int, drop_path: float | None = No
     model = adopt(vit, config.object_tokens if token_readout else "single")
     if config.weights not in (None, "timm"):
         load_timm_weights(model, config.weights)
-    model.set_grad_checkpointing(config.grad_checkpointing)
+    if config.grad_checkpointing:
+        model.call = recomputed
     return model
+
+
+def recomputed(function: Branch, *given: Any) -> Tensor:
+    """`function(*given)`, computed again in the backward pass to save memory."""
+    if not torch.is_grad_enabled():
+        return function(*given)
+    out: Tensor = checkpoint(function, *given, use_reentrant=False)
+    return out
 
 
 def build_pair(config: PretrainConfig) -> tuple[Network, Network]:

@@ -12,6 +12,7 @@ import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 
+from odis.backbones.adapters import start_object_token
 from odis.errors import ConfigError, DataError
 from odis.machine.files import check_readable
 
@@ -54,7 +55,7 @@ def load_timm_weights(model: ObjectViT, path: str | Path) -> None:
     _check(path, state, expected, part)
     model.load_state_dict(state, strict=True)
     if "object_token" in expected and "object_token" not in own:
-        model.start_object_token()
+        start_object_token(model)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

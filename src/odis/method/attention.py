@@ -47,16 +47,14 @@ def visible_keys(object_masks: Tensor, layout: TokenLayout) -> Tensor:
     return torch.cat([closed, whole, object_masks, own], dim=-1)
 
 
-def dense_mask(keys: Tensor, kind: ObjectTokens) -> Tensor:
-    """The same visibility as an explicit mask over all queries, bool (B, T, T), for attention that cannot be
-    split.
+def visible_at(keys: Tensor, kind: ObjectTokens, context: int) -> Tensor:
+    """The keys (B, Q, T) of object queries and of so many context queries, bool (B, Q + context, T), in the
+    order of the tokens.
     """
     views, queries, tokens = keys.shape
-    context = keys.new_ones(views, tokens - queries, tokens)
-    if kind == "single":
-        return torch.cat([keys, context], dim=1)
-    context[:, :, tokens - queries :] = False
-    return torch.cat([context, keys], dim=1)
+    seen = tokens if kind == "single" else tokens - queries
+    open_ = (torch.arange(tokens, device=keys.device) < seen).expand(views, context, tokens)
+    return torch.cat([keys, open_] if kind == "single" else [open_, keys], dim=1)
 
 
 def object_attention(
@@ -83,21 +81,17 @@ def attend(
 ) -> Tensor:
     """What every token of `object_attention` gathers, (..., h * d), before it is projected."""
     qkv = kernels.linear(attn.qkv, x)
-    if packed is not None:
-        qkv = packed.unpack(qkv)
-    gathered = _attend(attn, qkv.unflatten(-1, (3, attn.num_heads, attn.head_dim)), keys, kind)
-    return gathered if packed is None else packed.pack(gathered)
-
-
-def _attend(attn: Attention, qkv: Tensor, keys: Tensor | None, kind: ObjectTokens) -> Tensor:
-    """(B, T, h * d) of (B, T, 3, h, d)."""
+    qkv = qkv if packed is None else packed.unpack(qkv)
+    qkv = qkv.unflatten(-1, (3, attn.num_heads, attn.head_dim))  # (B, T, 3, h, d)
     dropout = attn.attn_drop.p if attn.training else 0.0
     normed = not (isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity))
     kernel = kernels.attention(qkv, masked=keys is not None, dropout=dropout, normed=normed)
-    if kernel is not None:
-        return kernel(qkv, keys, kind == "single")
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, h, T, d)
-    return split_attention(attn.q_norm(q), attn.k_norm(k), v, keys, kind, dropout)
+    if kernel is None:
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, h, T, d)
+        gathered = split_attention(attn.q_norm(q), attn.k_norm(k), v, keys, kind, dropout)
+    else:
+        gathered = kernel(qkv, keys, kind == "single")
+    return gathered if packed is None else packed.pack(gathered)
 
 
 def split_attention(
@@ -120,21 +114,18 @@ def split_attention(
     if keys is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
     queries, tokens = keys.shape[1:]
-    mask = keys.unsqueeze(1)  # (B, 1, Q, T)
+    first, context = kind == "single", tokens - queries
     # Split, not sliced twice: the gradient of a split is one concatenation, that of two slices two padded
     # tensors and their sum.
-    if kind == "single":
-        object_q, context_q = q.split([queries, tokens - queries], dim=2)
-        objects = F.scaled_dot_product_attention(object_q, k, v, attn_mask=mask, dropout_p=dropout)
-        context = F.scaled_dot_product_attention(context_q, k, v, dropout_p=dropout)
-        parts = [objects, context]
-    else:
-        last = tokens - queries
-        context_q, object_q = q.split([last, queries], dim=2)
-        context = F.scaled_dot_product_attention(context_q, k[:, :, :last], v[:, :, :last], dropout_p=dropout)
-        objects = F.scaled_dot_product_attention(object_q, k, v, attn_mask=mask, dropout_p=dropout)
-        parts = [context, objects]
-    return torch.cat([part.transpose(1, 2) for part in parts], dim=1).flatten(2)
+    parts = q.split([queries, context] if first else [context, queries], dim=2)
+    object_q, context_q = parts if first else parts[::-1]
+    mask = keys.unsqueeze(1)  # (B, 1, Q, T)
+    objects = F.scaled_dot_product_attention(object_q, k, v, attn_mask=mask, dropout_p=dropout)
+    if not first:
+        k, v = k[:, :, :context], v[:, :, :context]
+    others = F.scaled_dot_product_attention(context_q, k, v, dropout_p=dropout)
+    gathered = [objects, others] if first else [others, objects]
+    return torch.cat([part.transpose(1, 2) for part in gathered], dim=1).flatten(2)
 
 
 def project(attn: Attention, gathered: Tensor, x: Tensor) -> Tensor:

@@ -9,30 +9,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import Attention, Block, ResPostBlock
+from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor, nn
 
 from odis import kernels
 from odis.kernels import PackedTokens
-from odis.method.attention import attend, attention_at, object_attention, project
+from odis.method.attention import attend, attention_at, object_attention, project, visible_at
 from odis.method.layout import ObjectTokens
 
 Branch = Callable[..., Tensor]
-
-
-def splits_queries(block: nn.Module) -> bool:
-    """Whether a block is of the common kind, whose attention this module takes apart: timm's `Block` or
-    `ResPostBlock` with `Attention`.
-    """
-    return type(block) in (Block, ResPostBlock) and type(block.attn) is Attention
 
 
 def attention_branch(
     block: Any, x: Tensor, keys: Tensor | None, kind: ObjectTokens, packed: PackedTokens | None = None
 ) -> Tensor:
     """What attention adds to the tokens x (B, T, D), or packed (N, D): see `attention.object_attention`."""
-    branch = object_attention(block.attn, attention_input(block, x), keys, kind, packed)
-    return block.norm1(branch) if type(block) is ResPostBlock else block.ls1(branch)
+    return _scaled(block, object_attention(block.attn, attention_input(block, x), keys, kind, packed))
 
 
 def mlp_branch(block: Any, x: Tensor) -> Tensor:
@@ -47,21 +39,16 @@ def attention_input(block: Any, x: Tensor) -> Tensor:
     return x if type(block) is ResPostBlock else block.norm1(x)
 
 
-def drop_views(drop_path: nn.Module, branch: Tensor, packed: PackedTokens | None) -> Tensor:
-    """Drop path, by views."""
-    if packed is None or isinstance(drop_path, nn.Identity) or not drop_path.training:
-        return drop_path(branch)
-    return branch * packed.of_views(drop_path(branch.new_ones(packed.views, 1)))
+def _scaled(block: Any, branch: Tensor) -> Tensor:
+    """What attention adds, from its output."""
+    return block.norm1(branch) if type(block) is ResPostBlock else block.ls1(branch)
 
 
-def drop_scale(drop_path: nn.Module, x: Tensor, rows: Tensor) -> Tensor | None:
-    """What drop path multiplies these rows of the tokens x (B, T, D) by, (N, 1); None: nothing.
-
-    Each view's number is drawn as if all tokens were there.
-    """
+def drop_scale(drop_path: nn.Module, x: Tensor, views: int) -> Tensor | None:
+    """What drop path multiplies the tokens of each view by, (B, 1), of the type of x; None: nothing."""
     if isinstance(drop_path, nn.Identity) or not drop_path.training:
         return None
-    return drop_path(x.new_ones(len(x), 1))[rows // x.shape[1]]
+    return drop_path(x.new_ones(views, 1))
 
 
 def block_at(
@@ -80,13 +67,13 @@ def block_at(
     read, no query.
 
     Args:
-        block: A block that `splits_queries`.
+        block: A block of the common kind (`backbones.dense_blocks.splits_queries`).
         x: (B, T, D) tokens before it.
         keys: bool (B, Q, T), as in `object_attention`.
         kind: Which token is the object's.
         rows: int64 (N,), which tokens: rows of the flattened (B * T).
-        positions: int64 (n,), ascending: the positions among which all of them are, in every view; None if
-            any token may be selected.
+        positions: int64 (n,), ascending: the positions among which all of them are, in every view, and all
+            object tokens; None if any token may be selected.
         scale1: (N, 1) of drop path, see `drop_scale`.
         scale2: The same for the second branch.
 
@@ -97,22 +84,11 @@ def block_at(
     if positions is None:
         gathered = attend(block.attn, normed, keys, kind).flatten(0, 1)[rows]
     else:
-        few = attention_at(block.attn, normed, normed[:, positions], _visible_at(keys, kind, positions))
+        visible = None if keys is None else visible_at(keys, kind, len(positions) - keys.shape[1])
+        few = attention_at(block.attn, normed, normed[:, positions], visible)
         view, position = rows // x.shape[1], rows % x.shape[1]
         gathered = few.flatten(0, 1)[view * len(positions) + torch.searchsorted(positions, position)]
-    branch = project(block.attn, gathered, normed.flatten(0, 1)[rows])
-    branch = block.norm1(branch) if type(block) is ResPostBlock else block.ls1(branch)
+    branch = _scaled(block, project(block.attn, gathered, normed.flatten(0, 1)[rows]))
     y = x.flatten(0, 1)[rows] + (branch if scale1 is None else branch * scale1)
     branch = mlp_branch(block, y)
     return y + (branch if scale2 is None else branch * scale2)
-
-
-def _visible_at(keys: Tensor | None, kind: ObjectTokens, positions: Tensor) -> Tensor | None:
-    """bool (B, n, T): what the tokens at these positions see; None: all. All object tokens are among them, or
-    none.
-    """
-    if keys is None or kind == "single":
-        return keys
-    views, queries, tokens = keys.shape
-    context = torch.arange(tokens, device=keys.device) < tokens - queries
-    return torch.cat([context.expand(views, len(positions) - queries, tokens), keys], dim=1)

@@ -1,6 +1,6 @@
 """A timm ViT plus object tokens and a mask token.
 
-`ObjectViT` takes over the modules of a timm model; what it adds is `mask_token` (hidden patches) and, for
+`ObjectViT` takes over the modules of a timm model; beside them it has `mask_token` (hidden patches) and, for
 `read-only` object tokens, `object_token`. With an all-true object mask and timm's weights every output equals
 timm's.
 
@@ -14,59 +14,40 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from odis import kernels
 from odis.kernels import PackedTokens
-from odis.method.attention import dense_mask, visible_keys
-from odis.method.block import (
-    Branch,
-    attention_branch,
-    block_at,
-    drop_scale,
-    drop_views,
-    mlp_branch,
-    splits_queries,
-)
+from odis.method.attention import visible_keys
+from odis.method.block import Branch, attention_branch, block_at, drop_scale, mlp_branch
 from odis.method.layout import ObjectTokens, SelectedRows, TokenLayout
 from odis.types import SelectedTokens, Tokens
 
 
 class Architecture(Protocol):
-    """What `ObjectViT` asks of a class of timm ViTs; `backbones/adapters.py` has one adapter for each.
-
-    `net` is the `ObjectViT`, which holds timm's parameters and modules under timm's names.
-    """
+    """What `ObjectViT`, here `net`, asks of a class of timm ViTs: see `backbones/adapters.py`."""
 
     embed_dim: int  # D
     has_class_token: bool  # `[CLS]` stands first
     num_prefix_tokens: int  # `[CLS]` and registers
     no_embed_class: bool  # these have no position
 
-    def embed_patches(
-        self, net: Any, images: Tensor
-    ) -> Tensor: ...  # (B, rows, columns, D), without positions
-    def add_prefix(self, net: Any, patches: Tensor) -> Tensor: ...  # (B, T, D) of these, with positions
-    def normalize(self, net: Any, x: Tensor) -> Tensor: ...  # the final norm
-    def class_start(
-        self, net: Any
-    ) -> Tensor | None: ...  # (1, 1, D), `[CLS]` at the first block, if there is one
-    def no_weight_decay(self) -> set[str]: ...  # names of parameters
+    # (B, rows, columns, D) without positions; (B, T, D) of these, with positions; the final norm
+    def embed_patches(self, net: Any, images: Tensor) -> Tensor: ...
+    def add_prefix(self, net: Any, patches: Tensor) -> Tensor: ...
+    def normalize(self, net: Any, x: Tensor) -> Tensor: ...
 
 
 class ObjectViT(nn.Module):
     """A timm ViT that reads objects (DESIGN, section 3; ODIS, arXiv 2506.05409).
 
     State-dict keys are those of the timm model without a classifier, plus `mask_token` and `object_token`
-    (`read-only` only). Blocks of the common kind (`block.splits_queries`) attend with split queries; any
-    other kind is given an explicit T x T mask, which is as correct but slower. `backbones.adapters.adopt`
-    makes one of a timm model.
+    (`read-only` only). Its blocks are of timm's common kind. `backbones.adapters.adopt` makes one of a timm
+    model.
 
     Args:
         architecture: The adapter of the timm model's class.
-        parts: The timm model's parameters and modules, under their names; they are shared, not copied.
+        parts: Parameters and modules under their names: the timm model's, which are shared, and the tokens.
         object_tokens: `single`: `[CLS]` stands for the object. `read-only`: object tokens beside the others.
     """
 
@@ -75,6 +56,7 @@ class ObjectViT(nn.Module):
     norm_pre: Any
     mask_token: nn.Parameter
     object_token: nn.Parameter
+    split_queries = True  # object queries attend apart from the others
 
     def __init__(
         self,
@@ -94,38 +76,10 @@ class ObjectViT(nn.Module):
                 self.add_module(name, part)
             else:
                 self.register_parameter(name, part)
-        self.split_queries = all(splits_queries(block) for block in self.blocks)
-        self.grad_checkpointing = False
         self.attention_branch: Branch = attention_branch
         self.mlp_branch: Branch = mlp_branch
         self.last_block: Branch = block_at
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
-        trunc_normal_(self.mask_token, std=0.02)
-        if object_tokens == "read-only":
-            self.object_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
-            self.start_object_token()
-
-    @torch.no_grad()
-    def start_object_token(self) -> None:
-        """Set the read-only object token to what `[CLS]` is at the first block, so that both read the same at
-        first.
-
-        It includes the position embedding of `[CLS]`, if there is one. Without a class token it is drawn at
-        random.
-        """
-        start = self.architecture.class_start(self)
-        if start is None:
-            trunc_normal_(self.object_token, std=0.02)
-        else:
-            self.object_token.copy_(start)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that are not decayed."""
-        return self.architecture.no_weight_decay() | {"mask_token", "object_token"}
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute blocks in the backward pass, to save memory."""
-        self.grad_checkpointing = enable
+        self.call: Branch = _call  # takes a block and what it is given
 
     def forward(
         self, images: Tensor, object_masks: Tensor | None = None, prediction_masks: Tensor | None = None
@@ -185,15 +139,7 @@ class ObjectViT(nn.Module):
             objects=layout.object_rows(objects),
             patches=layout.patch_rows(patches),
         )
-        if self.split_queries:
-            packed = kernels.packing(len(x), layout.context, layout.own, objects)
-            x = self.apply_blocks(self.blocks[:-1], x if packed is None else packed.pack(x), keys, packed)
-            x = x if packed is None else packed.unpack(x)
-            # Where no patch is selected, only a few positions of a view can be.
-            few = None if len(patches) else layout.summary_positions(image, x.device)
-            x = self._last_block(x, keys, rows.stacked(), few)
-        else:
-            x = self.apply_blocks(self.blocks, x, keys).flatten(0, 1)[rows.stacked()]
+        x = self.tokens_at(x, keys, layout, rows, objects)
         of_image, of_objects, of_patches = rows.split(self.architecture.normalize(self, x))
         return SelectedTokens(of_objects if layout.queries else None, of_image if image else None, of_patches)
 
@@ -229,35 +175,41 @@ class ObjectViT(nn.Module):
         self, blocks: Iterable[nn.Module], x: Tensor, keys: Tensor | None, packed: PackedTokens | None = None
     ) -> Tensor:
         """Tokens x (B, T, D), or packed (N, D), after these blocks."""
-        masks = keys
-        if keys is not None and not self.split_queries:
-            # Additive, since some of timm's unfused attentions add their mask as it is.
-            visible = dense_mask(keys, self.object_tokens).unsqueeze(1)
-            masks = torch.zeros_like(visible, dtype=x.dtype).masked_fill_(~visible, float("-inf"))
         for block in blocks:
-            x = self._checkpointed(self._block, block, x, masks, packed)
+            x = self.call(self._block, block, x, keys, packed)
         return x
 
-    def _block(self, block: Any, x: Tensor, masks: Tensor | None, packed: PackedTokens | None) -> Tensor:
-        if not self.split_queries:
-            return block(x) if masks is None else block(x, attn_mask=masks)
-        branch = self.attention_branch(block, x, masks, self.object_tokens, packed)
-        x = x + drop_views(block.drop_path1, branch, packed)
-        return x + drop_views(block.drop_path2, self.mlp_branch(block, x), packed)
-
-    def _last_block(self, x: Tensor, keys: Tensor | None, rows: Tensor, positions: Tensor | None) -> Tensor:
-        """`block_at` of these rows; with drop path and checkpointing."""
+    def tokens_at(
+        self, x: Tensor, keys: Tensor | None, layout: TokenLayout, rows: SelectedRows, objects: Tensor
+    ) -> Tensor:
+        """These rows (N, D) of the tokens x (B, T, D) after all blocks; objects as in `forward_selected`."""
+        packed = kernels.packing(len(x), layout.context, layout.own, objects)
+        x = self.apply_blocks(self.blocks[:-1], x if packed is None else packed.pack(x), keys, packed)
+        x = x if packed is None else packed.unpack(x)
         block: Any = self.blocks[-1]
-        scales = [drop_scale(drop, x, rows) for drop in (block.drop_path1, block.drop_path2)]
-        return self._checkpointed(
-            self.last_block, block, x, keys, self.object_tokens, rows, positions, *scales
-        )
+        scales = [drop_scale(drop, x, len(x)) for drop in (block.drop_path1, block.drop_path2)]
+        at = rows.stacked()
+        at_rows = [None if scale is None else scale[at // layout.tokens] for scale in scales]
+        # Where no patch is selected, only a few positions of a view can be.
+        few = None if len(rows.patches) else layout.summary_positions(len(rows.image) > 0, x.device)
+        return self.call(self.last_block, block, x, keys, self.object_tokens, at, few, *at_rows)
 
-    def _checkpointed(self, function: Branch, *given: Any) -> Tensor:
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            out: Tensor = checkpoint(function, *given, use_reentrant=False)
-            return out
-        return function(*given)
+    def _block(self, block: Any, x: Tensor, keys: Tensor | None, packed: PackedTokens | None) -> Tensor:
+        branch = self.attention_branch(block, x, keys, self.object_tokens, packed)
+        x = _add(x, branch, block.drop_path1, packed)
+        return _add(x, self.mlp_branch(block, x), block.drop_path2, packed)
+
+
+def _add(x: Tensor, branch: Tensor, drop_path: nn.Module, packed: PackedTokens | None) -> Tensor:
+    """A residual sum; drop path draws by views."""
+    scale = drop_scale(drop_path, branch, len(x) if packed is None else packed.views)
+    if scale is None:
+        return x + branch
+    return x + branch * (scale[:, None] if packed is None else packed.of_views(scale))
+
+
+def _call(function: Branch, *given: Any) -> Tensor:
+    return function(*given)
 
 
 def _require_shape(name: str, masks: Tensor, shape: tuple[int, ...]) -> None:
