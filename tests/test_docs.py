@@ -24,7 +24,7 @@ from odis.config.options import add_config, load_recipe, new_parser, to_config
 from odis.config.query import MODES
 from odis.config.recipes import recipe_names
 from odis.errors import ConfigError
-from odis.train.loop import model_card
+from odis.train.saved_state import model_card
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))

@@ -21,7 +21,7 @@ from odis.config.training import ModelConfig
 from odis.method.vit import ObjectViT
 from odis.objects import rle
 from odis.objects.index import write_index
-from odis.train.loop import model_card
+from odis.train.saved_state import model_card
 from odis.types import ImageObjects, Object
 
 EVALUATIONS = ["knn", "linear", "transfer", "retrieval", "dense-knn", "segment"]

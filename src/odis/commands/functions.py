@@ -77,7 +77,13 @@ def index(
     return ObjectIndex.open(out)
 
 
-def pretrain(config: PretrainConfig | str | Path | None, out: str | Path, **settings: Any) -> Path:
+def pretrain(
+    config: PretrainConfig | str | Path | None,
+    out: str | Path,
+    *,
+    restart_from: int | None = None,
+    **settings: Any,
+) -> Path:
     """Pretrain until the run is complete, as `odis pretrain` does; the same call resumes.
 
     `odis.pretrain("odis-small", "runs/photos", data="photos.parquet", train__epochs=20)`
@@ -85,6 +91,8 @@ def pretrain(config: PretrainConfig | str | Path | None, out: str | Path, **sett
     Args:
         config: A recipe by name or path, a whole config, or None for the defaults.
         out: Folder of the run.
+        restart_from: Step of a checkpoint to go on from, with other settings of `optim`, `loss` or
+            `train.precision` if given; later checkpoints are removed.
         settings: Change the recipe; `__` stands for the dot: `train__epochs=20`.
 
     Returns:
@@ -102,10 +110,10 @@ def pretrain(config: PretrainConfig | str | Path | None, out: str | Path, **sett
         config = load_recipe(config, **settings)
     elif settings:
         raise ConfigError(f"{', '.join(settings)}: goes with a recipe; a whole config has its own settings")
-    return run_pretraining(config, Path(out), recipe)
+    return run_pretraining(config, Path(out), recipe, restart_from)
 
 
-def run_pretraining(config: PretrainConfig, out: Path, recipe: str) -> Path:
+def run_pretraining(config: PretrainConfig, out: Path, recipe: str, restart_from: int | None = None) -> Path:
     """Pretrain, with a k-NN evaluation now and then if `val` names an index; `recipe` is for the record.
 
     Raises:
@@ -113,7 +121,7 @@ def run_pretraining(config: PretrainConfig, out: Path, recipe: str) -> Path:
     """
     check(config)  # before `val` is read
     evaluate = periodic_knn(config) if config.val else None
-    return loop.pretrain(config, out, recipe=recipe, evaluate=evaluate)
+    return loop.pretrain(config, out, recipe=recipe, evaluate=evaluate, restart_from=restart_from)
 
 
 Model = str | Path | Encoder

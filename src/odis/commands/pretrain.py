@@ -19,6 +19,13 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=str, help="folder of the run: config.yaml, metrics, checkpoints, model.safetensors"
     )
+    parser.add_argument(
+        "--restart-from",
+        type=int | None,
+        default=None,
+        help="step of a checkpoint to go on from, with other settings of optim, loss or train.precision if "
+        "given; later checkpoints are removed",
+    )
     add_config(parser)
 
 
@@ -34,4 +41,4 @@ def run(options: Any) -> None:
 
     from odis.commands.functions import run_pretraining
 
-    run_pretraining(config, Path(options.out), recipe_name(options))
+    run_pretraining(config, Path(options.out), recipe_name(options), options.restart_from)

@@ -22,7 +22,12 @@ def checkpoints(folder: Path) -> list[Path]:
 def newest_step(folder: Path) -> int:
     """How many steps the newest checkpoint in `folder` holds; 0 if there is none."""
     found = checkpoints(folder)
-    return int(found[-1].stem.removeprefix("step-")) if found else 0
+    return step_of(found[-1]) if found else 0
+
+
+def step_of(path: Path) -> int:
+    """How many steps a file named `step-NNNNNNNN` holds."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:

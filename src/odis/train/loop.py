@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from odis import __version__
-from odis.backbones.saved import save_model
 from odis.config.checks import check
-from odis.config.training import PretrainConfig, as_dict
+from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
 from odis.data.pixels.reader import make_folders
 from odis.data.pixels.shrink import are_large
-from odis.errors import ConfigError, DataError, OdisError
+from odis.errors import ConfigError, OdisError
 from odis.machine.devices import describe_device, peak_memory, resolve_device
 from odis.machine.ranks import Ranks, launch, ranks
 from odis.method.vit import ObjectViT
 from odis.objects.check import require_objects
 from odis.objects.index import ObjectIndex
-from odis.train.checkpoint import checkpoints, load_checkpoint, newest_step, save_checkpoint
+from odis.train.checkpoint import checkpoints, newest_step
 from odis.train.fingerprints import fingerprints
 from odis.train.rediscovery import Rounds, provenance_of
 from odis.train.run_folder import prepare
 from odis.train.run_log import RunLog, Throughput
+from odis.train.saved_state import is_good, restore_state, save_state
 from odis.train.start import Settled, build_run, settle_precision
 from odis.train.stop import Interrupted, Stop, stop_signals
 from odis.train.update import TrainState, train_step
@@ -39,7 +37,12 @@ Evaluate = Callable[[ObjectViT, PretrainConfig], dict[str, float]]
 
 
 def pretrain(
-    config: PretrainConfig, out: Path, *, recipe: str = "", evaluate: Evaluate | None = None
+    config: PretrainConfig,
+    out: Path,
+    *,
+    recipe: str = "",
+    evaluate: Evaluate | None = None,
+    restart_from: int | None = None,
 ) -> Path:
     """Train in `out` until the run is complete, from its newest checkpoint if it has one.
 
@@ -48,6 +51,8 @@ def pretrain(
         out: The run's folder.
         recipe: Name of the recipe, for the record.
         evaluate: Called every `train.knn_every` steps and at the end.
+        restart_from: Go on after this step, of which there is a checkpoint, and forget the steps behind it;
+            `optim`, `loss` and `train.precision` may then differ. The same call again resumes.
 
     Returns:
         `out`, which holds `model.safetensors` (the teacher's backbone), `config.yaml`, `metrics.jsonl` and
@@ -62,7 +67,7 @@ def pretrain(
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     with ranks(resolve_device(config.train.device, "train.device")) as here:
-        run, index, settled = _start(config, out, here, recipe)
+        run, index, settled = _start(config, out, here, recipe, restart_from)
         log = RunLog(
             out, here, total_steps=run.schedules.total_steps, start_step=run.step,
             prototypes=config.head.prototypes, tensorboard=config.train.tensorboard,
@@ -75,7 +80,7 @@ def pretrain(
 
 
 def _start(
-    config: PretrainConfig, out: Path, here: Ranks, recipe: str
+    config: PretrainConfig, out: Path, here: Ranks, recipe: str, restart_from: int | None
 ) -> tuple[TrainState, ObjectIndex, Settled]:
     index = ObjectIndex.open(config.data, config.strict, config.root)
     if len(index) == 0:
@@ -88,11 +93,12 @@ def _start(
     run = build_run(config, here, images=len(index), provenance=provenance_of(config, index), recipe=recipe)
     if here.is_first:
         resolved = _resolved(run, index, settled.asked)
-        prepare(out, config, resolved | {"fingerprints": fingerprints(config, index)})
+        resolved |= {"fingerprints": fingerprints(config, index)}
+        prepare(out, config, resolved, restart_from)
     here.barrier()
     saved = checkpoints(out / "checkpoints")
     if saved:
-        _restore(run, saved[-1])
+        restore_state(run, saved[-1])
     return run, index, settled
 
 
@@ -160,8 +166,8 @@ def _train(
         except Interrupted:
             if run.step > newest_step(out / "checkpoints"):
                 _check_finite(run, run.pending, log, out)
-                _save(run, out)
-            log.say(f"stopped after step {run.step}; the same command resumes")
+                _save_if_good(run, log, out)
+            _say_stopped(run, log, out)
             raise
     skipped = f"; {log.skipped} files or objects skipped, named in skipped.jsonl" if log.skipped else ""
     log.say(f"done: {out / 'model.safetensors'}{skipped}")
@@ -208,9 +214,9 @@ def _train_on(
         if run.step == end or stopping or (train.checkpoint_every and run.step % train.checkpoint_every == 0):
             _check_finite(run, run.pending, log, out)
             run.pending = None
-            _save(run, out)
+            _save_if_good(run, log, out)
         if stopping:
-            log.say(f"stopped after step {run.step}; the same command resumes")
+            _say_stopped(run, log, out)
             raise KeyboardInterrupt
         if evaluate is not None and (
             run.step == total or (train.knn_every and run.step % train.knn_every == 0)
@@ -246,61 +252,39 @@ def _check_finite(
     run.nonfinite += 1
     log.nonfinite(step, paths)
     if run.nonfinite >= run.config.train.nonfinite_limit:
-        saved = checkpoints(out / "checkpoints")
-        last = f"the last good state is {saved[-1]}" if saved else "no checkpoint was written yet"
-        raise OdisError(
-            f"{run.nonfinite} steps in a row were not finite; {last}; try a lower optim.base_lr or "
-            f"train.precision fp32"
+        raise OdisError(f"{run.nonfinite} steps in a row were not finite; {_last_good(run, out)}")
+
+
+def _last_good(run: TrainState, out: Path) -> str:
+    """Which state is good, and how to go on from it."""
+    step, lower = newest_step(out / "checkpoints"), run.config.optim.base_lr / 2
+    if not step:
+        return (
+            "no checkpoint was written yet; try a lower optim.base_lr or train.precision fp32, in a new --out"
         )
+    return (
+        f"the last good state is {checkpoints(out / 'checkpoints')[-1]}; to go on from it, try "
+        f"--restart-from {step} with a lower --optim.base_lr ({lower:g}) or --train.precision fp32"
+    )
 
 
-def _save(run: TrainState, out: Path) -> None:
-    if run.ranks.is_first:
-        state = {
-            "step": run.step,
-            "student": run.student.state_dict(),
-            "teacher": run.teacher.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
-            "centers": run.centers.state_dict(),
-            "scaler": run.scaler.state_dict(),
-            "nonfinite": run.nonfinite,
-            "config": as_dict(run.config),
-            "card": model_card(run),
-            "odis_version": __version__,
-        }
-        # The model first: if the run is killed in between, the resume writes it again with the checkpoint.
-        save_model(out / "model.safetensors", run.teacher.backbone, model_card(run))
-        save_checkpoint(out / "checkpoints", run.step, state, run.config.train.keep)
-    run.ranks.barrier()
+def _save_if_good(run: TrainState, log: RunLog, out: Path) -> None:
+    """Save a state that is finite and whose step was taken; at the end of the run, one whose step was not
+    will do.
+
+    Raises:
+        OdisError: The run ends in a state that is not finite.
+    """
+    at_end = run.step == run.schedules.total_steps
+    if is_good(run) and (at_end or not run.nonfinite):
+        save_state(run, out)
+    elif at_end:
+        raise OdisError(f"the run ends in weights that are not finite; {_last_good(run, out)}")
+    elif run.ranks.is_first:
+        log.warn(f"step {run.step}: is not finite, so this state is not saved")
 
 
-def model_card(run: TrainState) -> dict[str, Any]:
-    """The card in `model.safetensors`: enough to rebuild the backbone and query it as it was trained."""
-    views = run.config.views
-    return {
-        "model": asdict(run.config.model) | {"weights": None},
-        "image_size": views.global_size,
-        "patch_size": run.patch_size,
-        "mean": list(views.mean),
-        "std": list(views.std),
-        "mask_coverage": views.mask_coverage,
-        "mask_margin": views.mask_margin,
-        "mask_shape": views.mask_shape,
-        "provenance": run.provenance,
-        "step": run.step,
-        "recipe": run.recipe,
-        "odis_version": __version__,
-    }
-
-
-def _restore(run: TrainState, path: Path) -> None:
-    state = load_checkpoint(path)
-    try:
-        for name in ("student", "teacher", "optimizer", "centers", "scaler"):
-            getattr(run, name).load_state_dict(state[name])
-        run.step, run.nonfinite = state["step"], state["nonfinite"]
-    except (KeyError, RuntimeError, ValueError) as e:
-        written = f"odis {state.get('odis_version')} wrote it, this is {__version__}"
-        raise DataError(
-            f"{path}: does not fit the run's settings ({written}): {str(e).splitlines()[0]}"
-        ) from e
+def _say_stopped(run: TrainState, log: RunLog, out: Path) -> None:
+    saved = newest_step(out / "checkpoints")
+    where = "" if saved == run.step else f", {f'after step {saved}' if saved else 'from the start'}"
+    log.say(f"stopped after step {run.step}; the same command resumes{where}")

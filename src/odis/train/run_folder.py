@@ -17,7 +17,7 @@ from odis.config.training import PretrainConfig, as_dict
 from odis.errors import ConfigError, DataError, OdisWarning
 from odis.machine.devices import DTYPES
 from odis.machine.files import write_text_whole
-from odis.train.checkpoint import newest_step
+from odis.train.checkpoint import checkpoints, newest_step, step_of
 from odis.train.schedules import Schedules
 
 FREE = {
@@ -42,6 +42,9 @@ FREE = {
 """Settings that a resume may change, and what they change; what is trained stays the same, to rounding."""
 
 _BY_CONTENT = ("data", "model.weights")  # compared by their fingerprints, where both are known
+_OF_RESTART = ("optim.", "loss.", "train.precision")
+"""What the settings that a restart may change begin with."""
+
 _LENGTH = {"train.epochs", "train.steps"}  # compared by the schedules
 
 
@@ -80,33 +83,84 @@ def _git_state() -> str | None:
     return commit + ("+changes" if dirty.strip() else "")
 
 
-def prepare(out: Path, config: PretrainConfig, resolved: dict[str, Any]) -> None:
+def prepare(
+    out: Path, config: PretrainConfig, resolved: dict[str, Any], restart_from: int | None = None
+) -> None:
     """Create the run in `out`, or enter it again, and write its `config.yaml`.
+
+    A restart removes the checkpoints and found objects behind its step, and is noted in `config.yaml` under
+    `restarts`. The restart that was noted last is not done again.
 
     Args:
         out: The run's folder.
         config: The run's config; `train.precision` is no longer `auto`.
         resolved: What the settings come to on this data and machine.
+        restart_from: The step to go on after, with settings of `optim`, `loss` and `train.precision` that may
+            be others; None goes on from the newest checkpoint.
 
     Raises:
         ConfigError: if `out` holds a run with other settings, on other data, or whose schedules do not go on
-            to the length asked for. The message lists the differences.
+            to the length asked for: the message lists the differences. Or if there is no checkpoint of
+            `restart_from`.
         DataError: if `out` holds something else.
     """
     path = out / "config.yaml"
-    new = as_dict(config)
+    new, restarts = as_dict(config), []
     if path.exists():
-        _compare(out, read_config(out), config, resolved)
+        before = read_config(out)
+        restarts = list(before.get("restarts") or [])
+        changed = _restart_changes(before, new)
+        if restart_from is None or (restarts and not changed and restarts[-1]["step"] == restart_from):
+            _compare(out, before, config, resolved)
+        else:
+            _compare(out, before, config, resolved, may_change=tuple(changed))
+            _forget_after(out, restart_from)
+            restarts.append({"step": restart_from, "changed": changed})
+    elif restart_from is not None:
+        raise ConfigError(f"restart-from: {out} holds no run to restart")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(
             f"{out}: exists and is not a run (no config.yaml); give an empty or new folder with --out"
         )
     out.mkdir(parents=True, exist_ok=True)
-    record = {"config": new, "resolved": resolved, "versions": _versions(), "git": _git_state()}
+    record: dict[str, Any] = {"config": new, "resolved": resolved}
+    record |= {"restarts": restarts} if restarts else {}
+    record |= {"versions": _versions(), "git": _git_state()}
     write_text_whole(path, yaml.safe_dump(record, sort_keys=False))
 
 
-def _compare(out: Path, record: dict[str, Any], config: PretrainConfig, resolved: dict[str, Any]) -> None:
+def _restart_changes(record: dict[str, Any], config: dict[str, Any]) -> dict[str, list[Any]]:
+    """Settings that only a restart may change: before, and now."""
+    before, now = _flat(record["config"]), _flat(config)
+    return {
+        name: [before.get(name), value]
+        for name, value in now.items()
+        if name.startswith(_OF_RESTART) and before.get(name) != value
+    }
+
+
+def _forget_after(out: Path, step: int) -> None:
+    """Remove the checkpoints behind a step, and the objects that their teachers found.
+
+    Raises:
+        ConfigError: There is no checkpoint of that step.
+    """
+    saved = {step_of(path): path for path in checkpoints(out / "checkpoints")}
+    if step not in saved:
+        there = f"those of {', '.join(map(str, saved))}" if saved else "none"
+        raise ConfigError(f"restart-from: {out} has no checkpoint of step {step}; it has {there}")
+    found = {step_of(path): path for path in (out / "objects").glob("step-????????.parquet")}
+    for path in [path for by_step in (saved, found) for at, path in by_step.items() if at > step]:
+        path.unlink()
+
+
+def _compare(
+    out: Path,
+    record: dict[str, Any],
+    config: PretrainConfig,
+    resolved: dict[str, Any],
+    may_change: tuple[str, ...] = (),
+) -> None:
     """Refuse to resume a run as what it is not.
 
     Args:
@@ -115,6 +169,7 @@ def _compare(out: Path, record: dict[str, Any], config: PretrainConfig, resolved
         config: The config to resume it with.
         resolved: As of `prepare`; `fingerprints`, if they are there, tell data and weights apart. A run of an
             earlier version has none, and is compared by paths and the number of images.
+        may_change: Settings that may differ.
 
     Raises:
         ConfigError: See `prepare`.
@@ -126,7 +181,9 @@ def _compare(out: Path, record: dict[str, Any], config: PretrainConfig, resolved
     changed = [
         name
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and name not in same and not _is_free(name, before, now)
+        if before.get(name) != now.get(name)
+        and name not in {*same, *may_change}
+        and not _is_free(name, before, now)
     ]
     if _LENGTH & set(changed):
         why = _length_fault(out, before, config, resolved["images"])

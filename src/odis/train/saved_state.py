@@ -1,0 +1,91 @@
+"""The state of a run on disk: what is kept, what is published, and where a later call goes on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odis import __version__
+from odis.backbones.saved import save_model
+from odis.config.training import as_dict
+from odis.errors import DataError
+from odis.train.checkpoint import load_checkpoint, save_checkpoint
+from odis.train.update import TrainState
+
+_PARTS = ("student", "teacher", "optimizer", "centers", "scaler")
+
+
+def is_good(run: TrainState) -> bool:
+    """Whether every weight, center and moment is finite: a state that can be trained on and published."""
+    tensors = [t for name in _PARTS for t in _tensors(getattr(run, name).state_dict())]
+    checks = [torch.isfinite(t).all().to(run.ranks.device) for t in tensors if t.is_floating_point()]
+    return bool(torch.stack(checks).all())
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [tensor for one in inner for tensor in _tensors(one)]
+
+
+def save_state(run: TrainState, out: Path) -> None:
+    """Write the state as a checkpoint, and the teacher's backbone as `model.safetensors`. All ranks call it.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    if run.ranks.is_first:
+        state: dict[str, Any] = {name: getattr(run, name).state_dict() for name in _PARTS}
+        state |= {
+            "step": run.step,
+            "nonfinite": run.nonfinite,
+            "config": as_dict(run.config),
+            "card": model_card(run),
+            "odis_version": __version__,
+        }
+        # The model first: if the run is killed in between, the resume writes it again with the checkpoint.
+        save_model(out / "model.safetensors", run.teacher.backbone, model_card(run))
+        save_checkpoint(out / "checkpoints", run.step, state, run.config.train.keep)
+    run.ranks.barrier()
+
+
+def restore_state(run: TrainState, path: Path) -> None:
+    """Take over the state in a checkpoint.
+
+    Raises:
+        DataError: if the file is damaged, or of a run with other settings.
+    """
+    state = load_checkpoint(path)
+    try:
+        for name in _PARTS:
+            getattr(run, name).load_state_dict(state[name])
+        run.step, run.nonfinite = state["step"], state["nonfinite"]
+    except (KeyError, RuntimeError, ValueError) as e:
+        written = f"odis {state.get('odis_version')} wrote it, this is {__version__}"
+        raise DataError(
+            f"{path}: does not fit the run's settings ({written}): {str(e).splitlines()[0]}"
+        ) from e
+
+
+def model_card(run: TrainState) -> dict[str, Any]:
+    """The card in `model.safetensors`: enough to rebuild the backbone and query it as it was trained."""
+    views = run.config.views
+    return {
+        "model": asdict(run.config.model) | {"weights": None},
+        "image_size": views.global_size,
+        "patch_size": run.patch_size,
+        "mean": list(views.mean),
+        "std": list(views.std),
+        "mask_coverage": views.mask_coverage,
+        "mask_margin": views.mask_margin,
+        "mask_shape": views.mask_shape,
+        "provenance": run.provenance,
+        "step": run.step,
+        "recipe": run.recipe,
+        "odis_version": __version__,
+    }

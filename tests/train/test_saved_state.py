@@ -1,0 +1,144 @@
+"""What is kept of a run whose steps stop being finite, and how it goes on."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from odis.config.options import load_recipe
+from odis.errors import ConfigError, OdisError
+from odis.inference import load
+from odis.objects.index import write_index
+from odis.train import loop, update
+from odis.train.checkpoint import checkpoints, load_checkpoint, step_of
+from odis.train.run_folder import read_config
+from odis.types import ImageObjects, Object
+
+TINY: dict[str, Any] = {
+    "views__global_size": 32, "views__local_size": 16, "views__local_views": 1, "model__embed_dim": 32,
+    "model__depth": 1, "model__num_heads": 2, "head__prototypes": 24, "head__hidden": 20,
+    "head__bottleneck": 12, "train__batch_size": 4, "train__device": "cpu", "loader__workers": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(root / f"{i}.png")
+        rows.append(ImageObjects(f"{i}.png", 48, 40, (Object((4.0, 5.0, 30.0, 30.0)),)))
+    write_index(root / "index.parquet", rows, root=root, provenance="annotated", classes=[])
+    return str(root / "index.parquet")
+
+
+def pretrain(data: str, out: Path, restart_from: int | None = None, **more: Any) -> Path:
+    return loop.pretrain(load_recipe("debug", data=data, **TINY | more), out, restart_from=restart_from)
+
+
+def steps(out: Path) -> list[int]:
+    return [step_of(path) for path in checkpoints(out / "checkpoints")]
+
+
+def poison_losses(monkeypatch: pytest.MonkeyPatch, poisoned: set[int]) -> None:
+    """Make the loss of some steps NaN."""
+    compute, train_step, current = update.compute_losses, loop.train_step, [0]
+
+    def losses(*args: Any) -> Any:
+        found = compute(*args)
+        return replace(found, total=found.total * float("nan")) if current[0] in poisoned else found
+
+    def noted(run: loop.TrainState, micro_batches: list, **more: Any) -> None:
+        current[0] = run.step + 1
+        train_step(run, micro_batches, **more)
+
+    monkeypatch.setattr(update, "compute_losses", losses)
+    monkeypatch.setattr(loop, "train_step", noted)
+
+
+def poison_centers(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """From a step on the teacher's centers are NaN, so no loss is ever finite again; not even after a resume
+    from such a state.
+    """
+    train_step = loop.train_step
+
+    def poisoned(run: loop.TrainState, micro_batches: list, **more: Any) -> None:
+        train_step(run, micro_batches, **more)
+        if run.step == at:
+            for value in run.centers.state_dict().values():
+                value.fill_(float("nan"))
+
+    monkeypatch.setattr(loop, "train_step", poisoned)
+
+
+def test_a_streak_of_bad_steps_leaves_the_good_states(
+    index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint a step, two kept: the streak would push all good ones out."""
+    poison_centers(monkeypatch, at=4)
+    settings = {"train__steps": 30, "train__nonfinite_limit": 6, "train__checkpoint_every": 1}
+    with pytest.raises(OdisError, match=r"6 steps in a row .*step-00000003\.pt; .*--restart-from 3 .*0\.000"):
+        pretrain(index, tmp_path, **settings, train__keep=2)
+    assert steps(tmp_path) == [2, 3]
+    for path in checkpoints(tmp_path / "checkpoints"):
+        state = load_checkpoint(path)
+        assert all(t.isfinite().all() for part in ("student", "centers") for t in state[part].values())
+    assert load(tmp_path).card["step"] == 3, "what is published is good as well"
+
+
+def test_a_restart_goes_on_with_other_settings_once(
+    index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    settings = {"train__steps": 8, "train__checkpoint_every": 2, "train__keep": 9}
+    pretrain(index, tmp_path / "straight", **settings)
+    run, lower = tmp_path / "run", {"optim__base_lr": 1e-5}
+    pretrain(index, run, **settings)
+    with pytest.raises(ConfigError, match=r"optim\.base_lr: .* -> 1e-05"):
+        pretrain(index, run, **settings, **lower)
+    with pytest.raises(ConfigError, match=r"restart-from: .*no checkpoint of step 3; .* 2, 4, 6"):
+        pretrain(index, run, 3, **settings, **lower)
+    with pytest.raises(ConfigError, match=r"model\.drop_path: 0\.0 -> 0\.5"):
+        pretrain(index, run, 4, **settings, **lower, model__drop_path=0.5)
+    assert steps(run) == [2, 4, 6, 8], "a refusal changes nothing"
+    with monkeypatch.context() as patch:  # killed on the way
+        patch.setattr(loop, "train_step", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("killed")))
+        with pytest.raises(RuntimeError, match="killed"):
+            pretrain(index, run, 4, **settings, **lower)
+    assert steps(run) == [2, 4]
+    pretrain(index, run, 4, **settings, **lower)
+    assert steps(run) == [2, 4, 6, 8]
+    capsys.readouterr()
+    pretrain(index, run, 4, **settings, **lower)
+    assert "the run is complete" in capsys.readouterr().err, "the same command resumes"
+    assert read_config(run)["restarts"][-1]["changed"] == {"optim.base_lr": [0.0005, 1e-5]}
+    states = [load_checkpoint(checkpoints(out / "checkpoints")[-1]) for out in (run, tmp_path / "straight")]
+    rates = [state["optimizer"]["param_groups"][0]["lr"] for state in states]
+    assert 0 < rates[0] < rates[1]
+
+
+def test_a_folder_without_a_run_cannot_be_restarted(index: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"restart-from: .*holds no run"):
+        pretrain(index, tmp_path, 2)
+
+
+def test_a_last_step_that_is_not_taken_ends_the_run_all_the_same(
+    index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison_losses(monkeypatch, {4})
+    pretrain(index, tmp_path, train__steps=4)
+    assert steps(tmp_path) == [4]
+    assert all(torch.isfinite(t).all() for t in load(tmp_path).model.state_dict().values())
+
+
+def test_a_run_that_ends_in_weights_that_are_not_finite_publishes_nothing(
+    index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison_centers(monkeypatch, at=3)
+    with pytest.raises(OdisError, match=r"the run ends in weights that are not finite; .*step-00000002"):
+        pretrain(index, tmp_path, train__steps=4, train__checkpoint_every=1)
+    assert load(tmp_path).card["step"] == 2
