@@ -19,7 +19,7 @@ from odis.cli import main
 from odis.config.feature_tables import FeatureTableConfig
 from odis.config.query import QueryConfig, ReadConfig
 from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
-from odis.errors import DataError, OdisError
+from odis.errors import DataError, OdisError, OdisWarning
 from odis.inference import Encoder, embed_index
 from odis.inference import feature_tables as export
 from odis.inference.feature_tables import export_features
@@ -127,6 +127,19 @@ def test_a_second_call_makes_only_what_is_missing(
     assert seen[-1] == (7, 7)
     assert [p.read_bytes() for p in parts] == whole
     assert len(vectors(tmp_path / "out")) == sum(i % 4 for i in range(7)), "what is torn is not read"
+
+
+def test_a_damaged_part_is_named_and_made_again(encoder: Encoder, index: ObjectIndex, tmp_path: Path) -> None:
+    settings = FeatureTableConfig(QueryConfig(("crop",)), part_images=4)
+    part = export_features(encoder, index, tmp_path / "out", settings)[1]
+    whole, rng = part.read_bytes(), np.random.default_rng(0)
+    for at in rng.integers(0, len(whole), 8):
+        data = bytearray(whole)
+        data[at] ^= 1 << int(rng.integers(8))
+        part.write_bytes(data)
+        with pytest.warns(OdisWarning, match=rf"{part.name}: is .*; it is made again$"):
+            export_features(encoder, index, tmp_path / "out", settings)
+        assert part.read_bytes() == whole
 
 
 def test_ranks_share_the_parts_and_write_what_one_process_writes(

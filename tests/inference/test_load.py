@@ -24,7 +24,8 @@ from odis.errors import ConfigError, DataError, OdisError
 from odis.inference import load
 from odis.method.vit import ObjectViT
 from odis.train.checkpoint import checkpoints
-from odis.train.loop import model_card, pretrain
+from odis.train.loop import pretrain
+from odis.train.saved_state import model_card
 from odis.types import ImageObjects, Object
 
 BOXES = np.array([(0, 0, 40, 40), (20, 10, 80, 60)], dtype=np.float32)

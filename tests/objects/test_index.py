@@ -277,7 +277,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4:80] = bytes(76)
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"i\.parquet: cannot be read"):
+    with pytest.raises(DataError, match=r"i\.parquet: is damaged"):
         len(ObjectIndex.open(path))
 
 

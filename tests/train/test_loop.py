@@ -246,17 +246,28 @@ def test_complete_run_called_again_says_so_and_changes_nothing(
     } == before
 
 
-def test_damaged_newest_checkpoint_is_one_line_and_deleting_it_resumes(
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_aloud(
     index: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     arguments = options(index, tmp_path, train__steps=4, train__checkpoint_every=2)
     refuse_nothing(capsys, arguments)
-    newest = checkpoints(tmp_path / "checkpoints")[-1]
-    newest.write_bytes(newest.read_bytes()[:1000])
+    folder = tmp_path / "checkpoints"
+    before, newest = checkpoints(folder)
+    losses = [line["loss"] for line in lines(tmp_path / "metrics.jsonl")]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    said = refuse_nothing(capsys, arguments)
+    assert f"warning: {newest}: is damaged" in said
+    assert f"the run goes on from {before.name}\n" in said
+    assert "resumed after step 2" in said
+    assert [line["loss"] for line in lines(tmp_path / "metrics.jsonl")] == losses
+    assert [p.name for p in sorted(folder.iterdir())] == [before.name, newest.name, f"{newest.name}.damaged"]
+    for path in checkpoints(folder):
+        path.write_bytes(path.read_bytes()[:1000])
     line = refused(capsys, "pretrain", *arguments)
-    assert line.startswith(f"odis pretrain: {newest}: not a whole checkpoint")
-    newest.unlink()
-    assert "resumed after step 2" in refuse_nothing(capsys, arguments)
+    assert line.startswith(f"odis pretrain: {newest}: is damaged")
+    assert line.endswith(f"no other is whole: remove {folder} to begin again")
 
 
 def test_checkpoint_of_another_model_is_one_line(

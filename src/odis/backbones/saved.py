@@ -15,6 +15,13 @@ from safetensors.torch import load_file, save_file
 from odis.backbones.build import build_vit
 from odis.config.training import ModelConfig
 from odis.errors import DataError
+from odis.machine.checksums import (
+    SAFETENSORS_KEY,
+    UNSEALED,
+    seal_safetensors,
+    verify_archive,
+    verify_safetensors,
+)
 from odis.machine.files import check_readable, written_whole
 from odis.method.vit import ObjectViT
 
@@ -32,8 +39,9 @@ def save_model(path: Path, backbone: ObjectViT, card: dict[str, Any]) -> None:
         DataError: if it cannot be written.
     """
     weights = {k: v.contiguous() for k, v in backbone.state_dict().items()}
-    with written_whole(path, errors=(SafetensorError,)) as beside:
-        save_file(weights, beside, metadata={"odis": json.dumps(card)})
+    about = {"odis": json.dumps(card), SAFETENSORS_KEY: UNSEALED}
+    with written_whole(path, errors=(SafetensorError,), seal=seal_safetensors) as beside:
+        save_file(weights, beside, metadata=about)
 
 
 def load_model(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
@@ -43,6 +51,7 @@ def load_model(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
         DataError: if the file is missing, cut short, or not written by `save_model`.
     """
     check_readable(path)
+    verify_safetensors(path)
     try:
         with safe_open(path, framework="pt") as f:
             card = json.loads((f.metadata() or {})["odis"])
@@ -66,6 +75,7 @@ def load_teacher(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
         DataError: if the file is cut short, or no checkpoint that odis wrote.
     """
     check_readable(path)
+    verify_archive(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # damaged files raise anything

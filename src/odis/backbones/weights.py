@@ -14,6 +14,7 @@ from torch import Tensor
 
 from odis.backbones.adapters import start_object_token
 from odis.errors import ConfigError, DataError
+from odis.machine.checksums import verify_safetensors
 from odis.machine.files import check_readable
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def read_layout(path: Path) -> tuple[dict[str, Tensor], str]:
         raise ConfigError(f"model.weights: {error}") from error
     try:
         if path.suffix == ".safetensors":
+            verify_safetensors(path)
             return safetensors.torch.load_file(path), ""
         # The options that a program was called with often lie beside the weights: values, no code.
         with torch.serialization.safe_globals([argparse.Namespace]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,9 +18,10 @@ import torch
 
 from odis import __version__
 from odis.config.feature_tables import FeatureTableConfig
-from odis.errors import DataError, OdisError
+from odis.errors import DataError, OdisError, OdisWarning
 from odis.inference.encoder import Encoder
 from odis.inference.stream import IndexFeatures, stream_index
+from odis.machine.checksums import DamagedError, seal_parquet, verify_parquet
 from odis.machine.files import write_json_whole, written_whole
 from odis.objects.index import ObjectIndex
 from odis.types import Skipped
@@ -64,8 +66,9 @@ def export_features(
 ) -> list[Path]:
     """Write the features of an index as `out/part-00000.parquet` and so on; the same call resumes.
 
-    Parts that exist are kept. A part holds the same rows whoever writes it. Ranks take turns, do not
-    communicate, and may be killed and restarted. Sorted by name, the parts are in the order of the index.
+    Parts that exist are kept, unless they are damaged. A part holds the same rows whoever writes it. Ranks
+    take turns, do not communicate, and may be killed and restarted. Sorted by name, the parts are in the
+    order of the index.
 
     Args:
         encoder: The model.
@@ -99,7 +102,7 @@ def export_features(
     done, paths = 0, []
     for part in mine:
         path, rows = out / f"part-{part:05d}.parquet", _rows(part, settings, index)
-        if not path.exists():
+        if not _is_whole(path):
             before = done
             chunks = stream_index(
                 encoder,
@@ -114,13 +117,25 @@ def export_features(
             if skip is not None:
                 for skipped in found.skipped:
                     skip(skipped)
-            with written_whole(path, errors=(pa.ArrowException,)) as beside:
+            with written_whole(path, errors=(pa.ArrowException,), seal=seal_parquet) as beside:
                 pq.write_table(_table(found, index, schema), beside, compression="zstd")
         done += len(rows)
         paths.append(path)
         if progress is not None:
             progress(done, total)
     return paths
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a part is there and undamaged; a damaged one is named, to be made again."""
+    if not path.exists():
+        return False
+    try:
+        verify_parquet(path)
+    except DamagedError as error:
+        warnings.warn(f"{error}; it is made again", OdisWarning, stacklevel=3)
+        return False
+    return True
 
 
 def _counted(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from odis.errors import DataError
+from odis.machine.checksums import Seal
 
 try:
     import fcntl
@@ -29,7 +30,11 @@ _LONGEST = 150  # bytes of the target's name in a temporary name; file systems a
 
 @contextlib.contextmanager
 def written_whole(
-    path: str | Path, *, cache: bool = False, errors: tuple[type[Exception], ...] = ()
+    path: str | Path,
+    *,
+    cache: bool = False,
+    errors: tuple[type[Exception], ...] = (),
+    seal: Seal | None = None,
 ) -> Iterator[Path]:
     """Gives a temporary file beside `path`, and renames it to `path` when the block ends.
 
@@ -42,6 +47,7 @@ def written_whole(
         cache: Skip fsync and the search for leftovers: for many small files that are checked when they are
             read and can be made again.
         errors: Exceptions besides `OSError` that a library raises when it cannot write.
+        seal: Gives the file its checksum; see `checksums.py`.
 
     Raises:
         DataError: if the file cannot be written, in one line.
@@ -61,6 +67,11 @@ def written_whole(
             yield beside
             if beside.stat().st_mode != mode:  # safetensors puts another file there, for its owner only
                 beside.chmod(mode)
+            if seal is not None:
+                place, content = seal(beside)
+                with beside.open("rb+") as file:
+                    file.seek(place)
+                    file.write(content)
             if not cache:
                 _bring_to_disk(beside)
             os.replace(beside, target)

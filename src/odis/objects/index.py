@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from odis import __version__
 from odis.config.renamed import translate
 from odis.errors import DataError, OdisWarning
+from odis.machine.checksums import seal_parquet
 from odis.machine.files import check_readable, written_whole
 from odis.objects.check import Statistics, problems, statistics
 from odis.objects.images import image_size
@@ -223,7 +224,7 @@ def write_index(
     path = Path(path).absolute()
     schema = index_schema(path, root=root, provenance=provenance, classes=classes)
     with (
-        written_whole(path, errors=(pa.ArrowException,)) as beside,
+        written_whole(path, errors=(pa.ArrowException,), seal=seal_parquet) as beside,
         pq.ParquetWriter(beside, schema, compression="zstd") as writer,
     ):
         source = iter(rows)

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from odis.errors import DataError
+from odis.machine.checksums import Seal, seal_parquet, verify_parquet
 from odis.machine.files import move_whole, written_whole
 from odis.objects.index import PART_NAME, ObjectIndex, index_schema, made_with
 from odis.objects.table import to_batch
@@ -114,7 +115,7 @@ class Parts:
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
             writer.write_batch(to_batch(rows, schema))
-        self._replace(f"{part:06d}.parquet", sink.getvalue())
+        self._replace(f"{part:06d}.parquet", sink.getvalue(), seal_parquet)
 
     def finish(self, count: int) -> None:
         """Make the index of the `count` parts (of those that are this shard's), and remove the hidden folder.
@@ -145,7 +146,7 @@ class Parts:
     def _join(self, wanted: list[int]) -> None:
         paths = [self.folder / f"{k:06d}.parquet" for k in wanted]
         with (
-            written_whole(self.out) as beside,
+            written_whole(self.out, errors=(pa.ArrowException,), seal=seal_parquet) as beside,
             pq.ParquetWriter(beside, pq.read_schema(paths[0]), compression="zstd") as writer,
         ):
             for batch in _regrouped(paths):
@@ -212,8 +213,8 @@ class Parts:
                 f"remove {self.folder}"
             )
 
-    def _replace(self, name: str, content: bytes | pa.Buffer) -> None:
-        with written_whole(self.folder / name) as beside:
+    def _replace(self, name: str, content: bytes | pa.Buffer, seal: Seal | None = None) -> None:
+        with written_whole(self.folder / name, seal=seal) as beside:
             beside.write_bytes(content)
 
 
@@ -240,6 +241,7 @@ def _regrouped(paths: list[Path], rows: int = 4096) -> Iterator[pa.Table]:
     """
     waiting: list[pa.Table] = []
     for path in paths:
+        verify_parquet(path)
         for batch in pq.ParquetFile(path).iter_batches(rows):
             waiting.append(pa.Table.from_batches([batch]))
             if sum(map(len, waiting)) >= rows:

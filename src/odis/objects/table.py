@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from odis.errors import DataError
+from odis.machine.checksums import DamagedError, verify_parquet
 from odis.machine.files import written_whole
 from odis.objects.columns import Columns, ObjectSlice
 from odis.types import ImageObjects, Object
@@ -204,6 +205,7 @@ def read_schema(path: str | Path) -> pa.Schema:
         DataError: It is missing, not Parquet, or lacks columns of an object index.
     """
     try:
+        verify_parquet(Path(path), rows=False)
         schema = pq.read_schema(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
@@ -221,10 +223,11 @@ def read_batches(files: list[str]) -> Iterator[pa.RecordBatch]:
     """The rows of Parquet files in order, in the index's types.
 
     Raises:
-        DataError: A file cannot be read, or a column has a type that does not fit.
+        DataError: A file cannot be read or is damaged, or a column has a type that does not fit.
     """
     for path in files:
         try:
+            verify_parquet(Path(path))
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(_BATCH_ROWS, columns=SCHEMA.names):
                     yield _conform(batch, path)
@@ -252,6 +255,8 @@ def load_batches(files: list[str]) -> list[pa.RecordBatch]:
         return [batch for batch in read_batches(files) if len(batch)]
     try:
         mapped = _mapped_copy(files)
+    except DamagedError:
+        raise
     except (OSError, DataError):  # no folder can be written, or none to the end: memory is what is left
         return [batch for batch in read_batches(files) if len(batch)]
     reader = pa.ipc.open_file(pa.memory_map(str(mapped)))

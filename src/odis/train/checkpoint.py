@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from odis.errors import DataError
-from odis.machine.files import check_readable, written_whole
+from odis.machine.checksums import seal_archive, verify_archive
+from odis.machine.files import check_readable, move_whole, written_whole
 
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
@@ -39,7 +40,10 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     path = folder / f"step-{step:08d}.pt"
     try:
         # On a full disk torch raises a RuntimeError, whose context is the OSError.
-        with written_whole(path, errors=(RuntimeError,)) as beside, beside.open("wb") as file:
+        with (
+            written_whole(path, errors=(RuntimeError,), seal=seal_archive) as beside,
+            beside.open("wb") as file,
+        ):
             torch.save(state, file)
     except DataError as error:
         before = checkpoints(folder)
@@ -50,6 +54,31 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     return path
 
 
+def newest_whole(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """The state in the newest checkpoint that is whole, and what is wrong with those after it; no state if
+    there is no checkpoint.
+
+    Raises:
+        DataError: if there are checkpoints, and none is whole.
+    """
+    faults: list[str] = []
+    for path in reversed(checkpoints(folder)):
+        try:
+            return load_checkpoint(path), faults
+        except DataError as error:
+            faults.append(str(error))
+    if faults:
+        raise DataError(f"{faults[0]}; no other is whole: remove {folder} to begin again")
+    return None, []
+
+
+def set_aside(folder: Path, step: int) -> None:
+    """Rename the checkpoints after `step`, which are damaged, to `step-NNNNNNNN.pt.damaged`."""
+    for path in checkpoints(folder):
+        if step_of(path) > step:
+            move_whole(path, path.with_name(f"{path.name}.damaged"))
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The state in `path`, on the CPU. Names of earlier versions ("centres") are translated.
 
@@ -58,11 +87,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     check_readable(path)
     try:
+        verify_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except DataError:
+        raise
     except Exception as e:
-        raise DataError(
-            f"{path}: not a whole checkpoint ({type(e).__name__}); delete it to resume from the one before"
-        ) from e
+        raise DataError(f"{path}: not a whole checkpoint ({type(e).__name__})") from e
     if not isinstance(state, dict) or not {"step", "student", "teacher", "optimizer"} <= state.keys():
         raise DataError(f"{path}: not an odis checkpoint: it lacks step, student, teacher or optimizer")
     if isinstance(centres := state.pop("centres", None), dict):

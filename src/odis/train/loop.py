@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
 from odis.data.pixels.reader import make_folders
 from odis.data.pixels.shrink import are_large
-from odis.errors import ConfigError, OdisError
+from odis.errors import ConfigError, OdisError, OdisWarning
 from odis.machine.devices import describe_device, peak_memory, resolve_device
 from odis.machine.ranks import Ranks, launch, ranks
 from odis.method.vit import ObjectViT
@@ -96,9 +97,7 @@ def _start(
         resolved |= {"fingerprints": fingerprints(config, index)}
         prepare(out, config, resolved, restart_from)
     here.barrier()
-    saved = checkpoints(out / "checkpoints")
-    if saved:
-        restore_state(run, saved[-1])
+    restore_state(run, out, lambda fault: warnings.warn(fault, OdisWarning, stacklevel=2))
     return run, index, settled
 
 

@@ -15,6 +15,7 @@ from odis import __version__
 from odis.config.renamed import translate
 from odis.config.training import PretrainConfig, as_dict
 from odis.errors import ConfigError, DataError, OdisWarning
+from odis.machine.checksums import verify_archive
 from odis.machine.devices import DTYPES
 from odis.machine.files import write_text_whole
 from odis.train.checkpoint import checkpoints, newest_step, step_of
@@ -144,11 +145,13 @@ def _forget_after(out: Path, step: int) -> None:
 
     Raises:
         ConfigError: There is no checkpoint of that step.
+        DataError: It is damaged.
     """
     saved = {step_of(path): path for path in checkpoints(out / "checkpoints")}
     if step not in saved:
         there = f"those of {', '.join(map(str, saved))}" if saved else "none"
         raise ConfigError(f"restart-from: {out} has no checkpoint of step {step}; it has {there}")
+    verify_archive(saved[step])
     found = {step_of(path): path for path in (out / "objects").glob("step-????????.parquet")}
     for path in [path for by_step in (saved, found) for at, path in by_step.items() if at > step]:
         path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from odis import __version__
 from odis.backbones.saved import save_model
 from odis.config.training import as_dict
 from odis.errors import DataError
-from odis.train.checkpoint import load_checkpoint, save_checkpoint
+from odis.train.checkpoint import newest_whole, save_checkpoint, set_aside
 from odis.train.update import TrainState
 
 _PARTS = ("student", "teacher", "optimizer", "centers", "scaler")
@@ -54,13 +55,22 @@ def save_state(run: TrainState, out: Path) -> None:
     run.ranks.barrier()
 
 
-def restore_state(run: TrainState, path: Path) -> None:
-    """Take over the state in a checkpoint.
+def restore_state(run: TrainState, out: Path, warn: Callable[[str], None]) -> None:
+    """Take over the state of the newest checkpoint that is whole, if there is one. All ranks call it.
+
+    Args:
+        run: Gets the state.
+        out: The run's folder. Damaged checkpoints get another name.
+        warn: Called on the first rank with a line about each damaged one.
 
     Raises:
-        DataError: if the file is damaged, or of a run with other settings.
+        DataError: if there are checkpoints and none is whole, or of a run with other settings.
     """
-    state = load_checkpoint(path)
+    folder = out / "checkpoints"
+    state, faults = newest_whole(folder)
+    if state is None:
+        return
+    path = folder / f"step-{state['step']:08d}.pt"
     try:
         for name in _PARTS:
             getattr(run, name).load_state_dict(state[name])
@@ -70,6 +80,11 @@ def restore_state(run: TrainState, path: Path) -> None:
         raise DataError(
             f"{path}: does not fit the run's settings ({written}): {str(e).splitlines()[0]}"
         ) from e
+    run.ranks.barrier()  # all have read
+    if faults and run.ranks.is_first:
+        for fault in faults:
+            warn(f"{fault}; the run goes on from {path.name}")
+        set_aside(folder, run.step)
 
 
 def model_card(run: TrainState) -> dict[str, Any]:
