@@ -241,6 +241,25 @@ def test_features_that_hold_the_depth_reach_the_ceiling_and_noise_chance(encoder
         assert (error < 0.6 * chance) if holds else (0.8 * chance < error < 1.5 * chance)
 
 
+def test_features_that_say_nothing_give_one_depth(encoder, folder, monkeypatch):
+    """Patches that are all 0 leave the biases; of one depth everywhere, the loss is least at the geometric
+    mean.
+    """
+    train, test, model = open_nyu(folder, "train"), open_nyu(folder, "test"), encoder()
+
+    def features(encoder, pixels):
+        return torch.zeros(len(pixels), 3, pixels.shape[2] // 16, pixels.shape[3] // 16)
+
+    monkeypatch.setattr(training, "depth_features", features)
+    monkeypatch.setattr(type(model), "patch_size", 16)
+    tuned = replace(SETTINGS, iterations=12, batch=1, lr=(0.2,), without_variance=0)
+    error = evaluate_nyu_depth(model, train, test, tuned)["rows"][0]["scores"]["RMSE"]["value"]
+    depths = np.concatenate([d[d > 0] for d in (training.read_depth(path) for _, path in train.pairs)])
+    one = np.full((480, 640), np.exp(np.log(depths).mean()))
+    expected = np.mean([image_rmse(one, training.read_depth(path)) for _, path in test.pairs])
+    assert error == pytest.approx(expected, rel=0.02)
+
+
 def test_it_runs_from_the_command_line_with_a_sweep(encoder, folder, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("odis.commands.functions.load", lambda source, **_: encoder(source))
     out = tmp_path / "n.json"
@@ -259,7 +278,6 @@ def test_it_runs_from_the_command_line_with_a_sweep(encoder, folder, monkeypatch
 
 
 def test_published_statistics_and_precision(encoder, folder, monkeypatch):
-    asked = []
     real = training.depth_features
 
     def features(model, pixels):

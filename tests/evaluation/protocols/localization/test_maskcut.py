@@ -103,6 +103,53 @@ def test_the_truth_scores_100_and_the_last_row_is_chance(folder: Path, tmp_path)
     assert found["test"]["images"] == 6
 
 
+def test_noise_gives_the_chance_beside_it(encoder, monkeypatch, tmp_path):
+    """Objects drawn as those of the set are, whatever the picture shows, score as the chance row does; masks
+    cut from features of noise do not score more.
+    """
+    rng, rows = np.random.default_rng(2), []
+
+    def drawn() -> Object:
+        x0, y0 = rng.integers(0, 12, 2)
+        mask = np.zeros((24, 32), bool)
+        mask[y0 : y0 + rng.integers(8, 13), x0 : x0 + rng.integers(10, 21)] = True
+        return Object(found_masks.box_of(mask), rle.encode(mask))
+
+    Image.new("RGB", (32, 24)).save(tmp_path / "0.png")
+    content = (tmp_path / "0.png").read_bytes()
+    for i in range(120):
+        (tmp_path / f"{i}.png").write_bytes(content)
+        rows.append(ImageObjects(f"{i}.png", 32, 24, tuple(drawn() for _ in range(2))))
+    write_index(tmp_path / "i.parquet", rows, root=tmp_path, provenance="annotated", classes=[])
+    images, model = open_boxed(tmp_path / "i.parquet"), encoder()
+
+    class Finder:
+        finder = type("F", (), {"size": 24})()
+
+        def __call__(self, pictures):
+            return [[[replace(drawn(), score=float(rng.random())) for _ in range(2)] for _ in pictures]]
+
+    def scores() -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+        found, chance = (row["scores"] for row in evaluate_maskcut(model, images, SETTINGS)["rows"])
+        wide = {name: score["high"] - score["low"] for name, score in chance.items()}
+        first, second = ({n: s["value"] for n, s in of.items()} for of in (found, chance))
+        return first, second, wide
+
+    def noise(network, pixels, facet):
+        grid = pixels.shape[-2] // 8, pixels.shape[-1] // 8
+        return torch.from_numpy(rng.normal(size=(len(pixels), grid[0] * grid[1], 4))).float(), grid
+
+    monkeypatch.setattr("odis.finding.discover.discoverer.patch_features", noise)
+    found, chance, wide = scores()
+    assert found["AP50 box"] < chance["AP50 box"] + wide["AP50 box"]
+    monkeypatch.setattr(found_masks, "OurDiscovery", lambda *_: Finder())
+    found, chance, wide = scores()
+    for name in ("AP50 box", "AR100 box"):
+        assert chance[name] > 5
+        # Two independent draws: the interval is four deviations of one.
+        assert found[name] == pytest.approx(chance[name], abs=1.5 * wide[name])
+
+
 def test_annotated_boxes_move_with_the_sides_of_the_image():
     from odis.evaluation.protocols.layouts.boxed import BoxedImages
 

@@ -1,8 +1,10 @@
 """`roxford` and `rparis` against the protocol written out image by image."""
 
+import itertools
 import json
 import pickle
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,9 @@ from odis.cli import main
 from odis.config.query import ReadConfig
 from odis.errors import DataError, OdisError
 from odis.evaluation.ground_truth import load_ground_truth
-from odis.evaluation.landmark_scores import landmark_scores
+from odis.evaluation.landmark_scores import LandmarkQuery, Landmarks, landmark_scores
 from odis.evaluation.protocols.protocol import IMAGENET_MEAN, IMAGENET_STD
+from odis.evaluation.protocols.retrieval import landmark_protocol
 from odis.evaluation.protocols.retrieval.landmark_protocol import (
     LandmarkSettings,
     evaluate_landmark_protocol,
@@ -89,6 +92,47 @@ def test_rows_are_the_protocol_written_out(encoder, benchmark: Path, published: 
                 value = 100 * np.nanmean(expected[setup]["ap"])
                 assert row["scores"][f"{setup} mAP"]["value"] == pytest.approx(value, abs=1e-3)
     assert next(rows, None) is None
+
+
+def test_noise_gives_chance_and_features_that_hold_the_landmark_the_ceiling(
+    encoder, benchmark: Path, monkeypatch
+):
+    """Chance: the mean of the average precision over every order of the images that count."""
+    queries = [LandmarkQuery("q", (0, 0, 9, 9), *map(np.array, ([0], [1], [2])))] * 400
+    truth = Landmarks(["a", "b", "c", "d"], queries)
+
+    def precision(order: tuple[str, ...], positives: str) -> float:
+        found, total = 0, 0.0
+        for rank, image in enumerate(order):
+            if image in positives:
+                total += ((found / rank if rank else 1) + (found + 1) / (rank + 1)) / 2
+                found += 1
+        return total / len(positives)
+
+    chance = {
+        "medium mAP": np.mean([precision(order, "ab") for order in itertools.permutations("abd")]),
+        "hard mAP": np.mean([precision(order, "b") for order in itertools.permutations("bd")]),
+    }
+    rng = np.random.default_rng(0)
+
+    def noise(encoder, pixels, readout):
+        return torch.from_numpy(rng.normal(size=(len(pixels), 3, 16)))
+
+    monkeypatch.setattr(landmark_protocol, "scaled_features", noise)
+    measure = partial(evaluate_landmark_protocol, "roxford", ROXFORD.about, encoder(), truth)
+    settings = replace(SETTINGS, read=ReadConfig(batch_size=400))
+    found = measure(benchmark / "jpg", settings)["rows"]
+    for row in found:
+        for name, value in chance.items():  # a precision deviates by at most a half
+            assert row["scores"][name]["value"] == pytest.approx(100 * value, abs=400 * 0.5 / 20)
+
+    def told(run, encoder, paths, boxes, side, settings):
+        shows = torch.tensor([[1.0, 0.0] if Path(p).stem in "qab" else [0.0, 1.0] for p in paths])
+        return shows[:, None].repeat(1, 3, 1)
+
+    monkeypatch.setattr(landmark_protocol, "embed", told)
+    for row in measure(benchmark / "jpg", settings)["rows"]:
+        assert {name: row["scores"][name]["value"] for name in chance} == dict.fromkeys(chance, 100)
 
 
 def test_an_image_is_never_enlarged_and_cut_to_whole_patches():

@@ -252,6 +252,24 @@ def test_features_that_hold_the_classes_come_near_the_ceiling_and_noise_does_not
     assert reached[False][0] < chance + 15
 
 
+def test_features_that_say_nothing_give_the_most_frequent_class(encoder, folder, monkeypatch):
+    """Patches that are all 0 leave the biases."""
+
+    def features(encoder, views, side):
+        return torch.zeros(len(views), 4, side // 8, side // 8)
+
+    monkeypatch.setattr(training, "window_features", features)
+    train, test = parts(folder)
+    tuned = replace(SETTINGS, iterations=20, batch=4, lr=(0.5,))
+    row = evaluate_ade20k(encoder(), train, test, tuned)["rows"][0]
+    ((guess, iou),) = [(name, value) for name, value in row["iou"].items() if value > 0]
+    labels = np.concatenate([test.images.read(i)[1].ravel() for i in range(4)])
+    labels = labels[labels >= 0]
+    share = 100 * (labels == test.images.classes.index(guess)).mean()
+    assert iou == pytest.approx(share, abs=1e-3)
+    assert row["scores"]["mIoU"]["value"] == pytest.approx(share / len(set(labels.tolist())), abs=1e-3)
+
+
 def test_chance_and_ceiling_are_what_slow_counts_say(encoder, folder):
     train, test = parts(folder)
     results = evaluate_ade20k(encoder(), train, test, SETTINGS)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from odis.evaluation.protocols.layouts.davis import resize_map
 
-_AT_ONCE = 1 << 25  # similarities held at a time: 128 MB
+_AT_ONCE = 1 << 24  # similarities held at a time: 128 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,9 @@ def propagate(
 ) -> Iterator[Tensor]:
     """Labels of every frame but the first: (P, C) shares, which sum to 1.
 
+    In float64: exp(cosine / .1) has ten times the rounding of a cosine, and the carried labels are summed up
+    from frame to frame.
+
     Args:
         features: (P, D) of each frame, on any device; they are used at length 1.
         first: (P, C), those of the first frame.
@@ -71,12 +74,12 @@ def propagate(
         settings: How.
     """
     frames = iter(features)
-    start = F.normalize(next(frames).float(), dim=1)
+    start = _unit(next(frames))
     window = near(grid, settings.radius, start.device)
     context: deque[tuple[Tensor, Tensor]] = deque(maxlen=settings.context)
-    first = first.to(start.device, torch.float32)
+    first = first.to(start)
     for frame in frames:
-        current = F.normalize(frame.float(), dim=1)
+        current = _unit(frame)
         sources = [(start, first), *context]
         labels = carry(
             current,
@@ -87,6 +90,11 @@ def propagate(
         )
         context.append((current, labels))
         yield labels
+
+
+def _unit(features: Tensor) -> Tensor:
+    exact = torch.float32 if features.device.type == "mps" else torch.float64  # MPS has no float64
+    return F.normalize(features.to(exact), dim=1)
 
 
 def near(grid: tuple[int, int], radius: int, device: torch.device | None = None) -> Tensor:
