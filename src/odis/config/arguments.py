@@ -27,7 +27,8 @@ def add_arguments(
 
     `batch_size` becomes `--batch-size`; a bool that is False becomes a flag; a sequence is written with
     commas (`--k 10,20`). The field's metadata may say `option` (another name), `repeat` (a sequence given by
-    repeating the option) or `only` (of a dataclass: which of its fields).
+    repeating the option), `only` (of a dataclass: which of its fields) or `offered` (false: it is no option,
+    since a command for which it means nothing shares the dataclass).
 
     Args:
         parser: Gets the options.
@@ -37,7 +38,7 @@ def add_arguments(
     """
     hints, helps = get_type_hints(type(settings)), _helps(type(settings)) | dict(helps or {})
     for one in fields(settings):
-        if only is not None and one.name not in only:
+        if not _is_offered(one, only):
             continue
         value, hint = getattr(settings, one.name), hints[one.name]
         name = f"--{_option(one).replace('_', '-')}"
@@ -72,7 +73,7 @@ def read_arguments(settings: T, options: Any, only: Collection[str] | None = Non
     hints = get_type_hints(type(settings))
     changes: dict[str, Any] = {}
     for one in fields(settings):
-        if only is not None and one.name not in only:
+        if not _is_offered(one, only):
             continue
         value, name = getattr(settings, one.name), _option(one)
         if is_dataclass(value):
@@ -102,6 +103,8 @@ def with_values(settings: T, values: Mapping[str, Any]) -> tuple[T, list[str]]:
     changes: dict[str, Any] = {}
     names: list[str] = []
     for one in fields(settings):
+        if not _is_offered(one):
+            continue
         value, name = getattr(settings, one.name), _option(one)
         if is_dataclass(value):
             changes[one.name], more = with_values(value, values)
@@ -120,6 +123,10 @@ def with_values(settings: T, values: Mapping[str, Any]) -> tuple[T, list[str]]:
             raise OdisError(f"{name}: is {values[name]!r}, must be {_words(hints[one.name])}")
         changes[one.name] = given
     return cast(T, replace(cast(Any, settings), **changes)), names
+
+
+def _is_offered(one: Field[Any], only: Collection[str] | None = None) -> bool:
+    return bool(one.metadata.get("offered", True)) and (only is None or one.name in only)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from odis.cli import main
+from odis.commands.functions import evaluate
 from odis.config.arguments import add_arguments
 from odis.config.options import new_parser
+from odis.errors import OdisError
 from odis.evaluation import EVALUATIONS, TITLES
 from odis.evaluation.protocols import PROTOCOLS
 
@@ -16,9 +18,17 @@ ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = ROOT / "src" / "odis" / "evaluation" / "protocols"
 
 SHARED = {
-    "--batch-size", "--workers", "--device", "--precision", "--strict",
-    "--max-train", "--max-test", "--seed", "--as-published",
+    "--batch-size", "--workers", "--device", "--precision", "--strict", "--seed", "--as-published",
 }  # fmt: skip
+
+WITHOUT = {  # a train part, or images that may be left out
+    "overcluster": {"--max-train"},
+    "corloc": {"--max-train"},
+    "maskcut": {"--max-train"},
+    "davis": {"--max-train"},
+    "roxford": {"--max-train", "--max-test"},
+    "rparis": {"--max-train", "--max-test"},
+}
 
 
 def test_the_list_has_every_module_that_states_a_protocol():
@@ -62,6 +72,7 @@ def test_options_have_their_help_and_those_of_queries_are_the_protocols_own(name
     helps = {a.option_strings[0]: a.help for a in parser._actions if a.option_strings[0] != "-h"}
     assert set(helps) >= SHARED
     assert not set(helps) & {"--mode", "--images", "--context"}
+    assert {"--max-train", "--max-test"} - set(helps) == WITHOUT.get(name, set())
     assert all(text and "\n" not in text for text in helps.values())
 
 
@@ -69,6 +80,15 @@ def test_options_have_their_help_and_those_of_queries_are_the_protocols_own(name
 def test_default_settings_pass_their_own_check(name: str):
     PROTOCOLS[name].settings.check()
     assert PROTOCOLS[name].settings.as_dict()["as_published"] is False
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_what_means_nothing_in_a_protocol_is_no_setting_of_it(name: str):
+    for option in WITHOUT[name]:
+        setting = option.removeprefix("--").replace("-", "_")
+        with pytest.raises(OdisError, match=f"{setting}: {name} has no such setting"):
+            evaluate(name, "timm:x", **{setting: 3})
+        assert setting not in PROTOCOLS[name].settings.as_dict()
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -7,10 +7,11 @@ A module of this package states its protocol as `PROTOCOL`; adding one touches i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from odis.config.query import QueryConfig
+from odis.errors import OdisError
 from odis.evaluation.evaluation import Evaluation
 from odis.evaluation.protocols.about import About
 from odis.evaluation.settings import EvaluationSettings
@@ -39,8 +40,23 @@ class ProtocolSettings(EvaluationSettings):
     as_published: bool = False
 
     def check(self) -> None:
-        """See `EvaluationSettings.check`."""
+        """See `EvaluationSettings.check`; what the protocol does not offer must not be given.
+
+        Raises:
+            OdisError: naming the setting and what is allowed.
+        """
+        for name in self._not_offered():
+            if getattr(self, name) is not None:
+                raise OdisError(f"{name.replace('_', '-')}: this protocol has no such setting")
         self.check_counts()
+
+    def as_dict(self) -> dict[str, Any]:
+        """See `EvaluationSettings.as_dict`; without what the protocol does not offer."""
+        left_out = self._not_offered()
+        return {name: v for name, v in EvaluationSettings.as_dict(self).items() if name not in left_out}
+
+    def _not_offered(self) -> list[str]:
+        return [one.name for one in fields(self) if not one.metadata.get("offered", True)]
 
     def check_models(self, encoders: Sequence[Encoder]) -> None:
         """A protocol says itself which models it takes; see `EvaluationSettings.check_models`.
@@ -49,6 +65,13 @@ class ProtocolSettings(EvaluationSettings):
             OdisError: there is no model.
         """
         EvaluationSettings.check_models(self, encoders)
+
+
+def not_offered() -> Any:
+    """A field of `EvaluationSettings` that means nothing in a protocol: no option, and refused if it is
+    given.
+    """
+    return field(default=None, metadata={"offered": False})
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,6 +278,7 @@ def test_it_runs_from_the_command_line_with_a_sweep(encoder, folder, monkeypatch
 
 
 def test_published_statistics_and_precision(encoder, folder, monkeypatch):
+    asked = []
     real = training.depth_features
 
     def features(model, pixels):

@@ -261,7 +261,7 @@ def test_it_runs_from_the_command_line(encoder, folder: Path, tmp_path, monkeypa
         ({"size": 0}, "size 0"),
         ({"size": 24, "as_published": True}, "own size"),
         ({"tau": 1.5}, "tau 1.5"),
-        ({"max_train": 3}, "no train part"),
+        ({"max_train": 3}, "max-train: this protocol has no such"),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(change, line: str):

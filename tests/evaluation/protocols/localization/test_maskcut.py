@@ -207,7 +207,7 @@ def test_what_cannot_be_measured_is_one_line(folder: Path):
         ({"size": 0}, "size 0"),
         ({"size": 48, "as_published": True}, "squashed to 480"),
         ({"tau": 1.0}, "tau 1"),
-        ({"max_train": 1}, "no train part"),
+        ({"max_train": 1}, "max-train: this protocol has no such"),
     ):
         with pytest.raises(OdisError, match=line):
             MaskcutSettings(**change).check()

@@ -170,7 +170,7 @@ def test_what_cannot_be_measured_is_one_line(encoder, benchmark: Path, tmp_path:
     ):
         with pytest.raises(OdisError, match=said):
             replace(SETTINGS, **changed).check()
-    with pytest.raises(OdisError, match="needs every query"):
+    with pytest.raises(OdisError, match="max-test: this protocol has no such setting"):
         replace(SETTINGS, max_test=3).check()
 
 

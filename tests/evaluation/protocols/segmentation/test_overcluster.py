@@ -129,7 +129,7 @@ def test_what_cannot_be_measured_is_one_line(encoder, segmented):
         evaluate_overcluster(model, test, replace(SETTINGS, clusters=(5,)))
     with pytest.raises(OdisError, match="clusters 500: there are only 64 patches"):
         evaluate_overcluster(model, test, replace(SETTINGS, clusters=(500,)))
-    with pytest.raises(OdisError, match="max-train: nothing is trained"):
+    with pytest.raises(OdisError, match="max-train: this protocol has no such setting"):
         replace(SETTINGS, max_train=3).check()
     for change in (
         {"clusters": (1,)},

@@ -316,7 +316,7 @@ def test_what_cannot_be_measured_is_one_line(encoder, folder: Path, tmp_path):
     for change, line in (
         ({"top": 0}, "top 0"),
         ({"temperature": 0.0}, "temperature 0"),
-        ({"max_train": 2}, "no train part"),
+        ({"max_train": 2}, "max-train: this protocol has no such"),
     ):
         with pytest.raises(OdisError, match=line):
             replace(SETTINGS, **change).check()

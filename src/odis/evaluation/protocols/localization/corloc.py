@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from odis.errors import OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
-from odis.evaluation.protocols.protocol import Protocol, ProtocolSettings, results_of, statistics_of
+from odis.evaluation.protocols.protocol import (
+    Protocol,
+    ProtocolSettings,
+    not_offered,
+    results_of,
+    statistics_of,
+)
 from odis.evaluation.protocols.publications.corloc import ABOUT
 from odis.evaluation.settings import require_given
 
@@ -68,6 +74,7 @@ class CorlocSettings(ProtocolSettings):
         cache: Folder in which found boxes are kept; an interrupted call goes on there.
     """
 
+    max_train: int | None = not_offered()
     method: Sequence[str] = ("seeds", "spectral")
     size: int | None = None
     facet: Literal["key", "query", "value", "token"] | None = None
@@ -86,8 +93,6 @@ class CorlocSettings(ProtocolSettings):
             raise OdisError(f"size {self.size}: as published, images are shown at their own size")
         if not -1 <= self.tau < 1:
             raise OdisError(f"tau {self.tau:g} must be from -1 to below 1")
-        if self.max_train is not None:
-            raise OdisError("max-train: there is no train part")
 
     def check_models(self, encoders: Sequence[Encoder]) -> None:
         """Models that cannot be asked so are refused; there may be none.

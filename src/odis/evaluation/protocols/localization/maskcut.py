@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from odis.errors import OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
-from odis.evaluation.protocols.protocol import Protocol, ProtocolSettings, results_of, statistics_of
+from odis.evaluation.protocols.protocol import (
+    Protocol,
+    ProtocolSettings,
+    not_offered,
+    results_of,
+    statistics_of,
+)
 from odis.evaluation.protocols.publications.maskcut import ABOUT
 from odis.evaluation.settings import require_given
 
@@ -64,6 +70,7 @@ class MaskcutSettings(ProtocolSettings):
         cache: Folder in which found masks are kept; an interrupted call goes on there.
     """
 
+    max_train: int | None = not_offered()
     max_objects: int = 3
     size: int | None = None
     facet: Literal["key", "query", "value", "token"] | None = None
@@ -81,8 +88,6 @@ class MaskcutSettings(ProtocolSettings):
             raise OdisError(f"size {self.size}: as published, images are squashed to {PUBLISHED_SIDE}")
         if not -1 <= self.threshold < 1:
             raise OdisError(f"tau {self.threshold:g} must be from -1 to below 1")
-        if self.max_train is not None:
-            raise OdisError("max-train: there is no train part")
 
     @property
     def threshold(self) -> float:

@@ -14,7 +14,13 @@ from odis.config.query import QueryConfig
 from odis.errors import DataError, OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
 from odis.evaluation.protocols.about import About, Difference, Published
-from odis.evaluation.protocols.protocol import Protocol, ProtocolSettings, results_of, statistics_of
+from odis.evaluation.protocols.protocol import (
+    Protocol,
+    ProtocolSettings,
+    not_offered,
+    results_of,
+    statistics_of,
+)
 from odis.evaluation.settings import require_given
 from odis.types import Box, Skipped
 
@@ -57,6 +63,8 @@ class LandmarkSettings(ProtocolSettings):
         readout: cls, or cls+mean (iBOT's for ViT-B: with the mean of the patches).
     """
 
+    max_train: int | None = not_offered()
+    max_test: int | None = not_offered()
     longest: int = 512
     view: Literal["longest", "crop"] = "longest"
     readout: Literal["cls", "cls+mean"] = "cls"
@@ -69,8 +77,6 @@ class LandmarkSettings(ProtocolSettings):
         for name, value, allowed in (("view", self.view, VIEWS), ("readout", self.readout, READOUTS)):
             if value not in allowed:
                 raise OdisError(f"{name} {value!r} must be one of {', '.join(allowed)}")
-        if self.max_train is not None or self.max_test is not None:
-            raise OdisError("max-train and max-test: the benchmark needs every query and every image")
 
     def check_models(self, encoders: Sequence[Encoder]) -> None:
         """See `ProtocolSettings.check_models`; the whole image needs a model of any size.

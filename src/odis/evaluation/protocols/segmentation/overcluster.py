@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from odis.errors import OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
-from odis.evaluation.protocols.protocol import Protocol, results_of, statistics_of
+from odis.evaluation.protocols.protocol import Protocol, not_offered, results_of, statistics_of
 from odis.evaluation.protocols.publications.overcluster import ABOUT
 from odis.evaluation.protocols.segmentation.segmented_settings import (
     PATCHES,
@@ -45,6 +45,7 @@ class OverclusterSettings(SegmentedSettings):
         per_cluster: Centres are found on at most this many patches a cluster; 0 is all.
     """
 
+    max_train: int | None = not_offered()
     clusters: Sequence[int] = (0, 500)
     components: int = 50
     iterations: int = 100
@@ -55,8 +56,6 @@ class OverclusterSettings(SegmentedSettings):
     def check(self) -> None:
         """See `EvaluationSettings.check`."""
         SegmentedSettings.check(self)
-        if self.max_train is not None:
-            raise OdisError("max-train: nothing is trained; the test part alone is clustered")
         if not self.clusters or min(self.clusters) < 0 or 1 in self.clusters:
             raise OdisError(
                 f"clusters {','.join(map(str, self.clusters))!r} must be 0 (the classes), or above 1"

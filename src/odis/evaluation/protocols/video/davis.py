@@ -12,6 +12,7 @@ from odis.evaluation.protocols.protocol import (
     IMAGENET_MEAN,
     Protocol,
     ProtocolSettings,
+    not_offered,
     results_of,
 )
 from odis.evaluation.protocols.publications.davis import ABOUT
@@ -67,6 +68,7 @@ class DavisSettings(ProtocolSettings):
         cache: Folder in which the scores of each video are kept; an interrupted call goes on there.
     """
 
+    max_train: int | None = not_offered()
     short: int = 480
     frames: int = 7
     radius: int = 12
@@ -82,8 +84,6 @@ class DavisSettings(ProtocolSettings):
                 raise OdisError(f"{name} {getattr(self, name)} must be {least} or more")
         if not self.temperature > 0:
             raise OdisError(f"temperature {self.temperature:g} must be above 0")
-        if self.max_train is not None:
-            raise OdisError("max-train: there is no train part")
 
     def check_models(self, encoders: Sequence[Encoder]) -> None:
         """See `ProtocolSettings.check_models`; the models must take frames of any shape.
