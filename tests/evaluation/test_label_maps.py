@@ -20,7 +20,8 @@ from pycocotools import mask as coco_mask
 
 from odis.data.geometry.patches import mask_rectangles, patch_coverage
 from odis.errors import DataError, OdisError
-from odis.evaluation.label_maps import BACKGROUND, IGNORE, VOC_CLASSES, LabelledImages, patch_label_shares
+from odis.evaluation.label_layouts import VOC_CLASSES, open_label_maps
+from odis.evaluation.label_maps import BACKGROUND, IGNORE, LabelledImages, patch_label_shares
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects, Object, Skipped
@@ -201,11 +202,11 @@ def voc(tmp_path: Path) -> Path:
     root = tmp_path / "VOC2012"
     lists = root / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
-    (lists / "val.txt").write_text("2007_b\n2007_a \n\n")
-    (lists / "train.txt").write_text("2007_c\n")
-    for name in "abc":
-        photo(root / "JPEGImages" / f"2007_{name}.jpg")
-        palette_png(root / "SegmentationClass" / f"2007_{name}.png", VOC_VALUES)
+    (lists / "val.txt").write_text("2007_000002\n2007_000001 \n\n")
+    (lists / "train.txt").write_text("2007_000003\n")
+    for number in (1, 2, 3):
+        photo(root / "JPEGImages" / f"2007_{number:06}.jpg")
+        palette_png(root / "SegmentationClass" / f"2007_{number:06}.png", VOC_VALUES)
     return root
 
 
@@ -226,7 +227,7 @@ def ade(tmp_path: Path) -> Path:
 
 
 def test_voc_is_read(voc: Path) -> None:
-    data = LabelledImages.open_label_maps(voc, "val")
+    data = open_label_maps(voc, "val")
     assert (data.path, data.provenance, len(data)) == (str(voc), "label-maps", 2)
     assert data.classes == list(VOC_CLASSES)
     assert (len(VOC_CLASSES), VOC_CLASSES[0], VOC_CLASSES[15], VOC_CLASSES[20]) == (
@@ -236,14 +237,14 @@ def test_voc_is_read(voc: Path) -> None:
         "tvmonitor",
     )
     assert [data.image_path(i) for i in range(2)] == [
-        str(voc / "JPEGImages" / f"2007_{n}.jpg") for n in "ba"
+        str(voc / "JPEGImages" / f"2007_{n:06}.jpg") for n in (2, 1)
     ]  # as listed
     image, labels, skipped = data.read(1)
     assert (image.mode, image.size, skipped, labels.dtype) == ("RGB", (WIDTH, HEIGHT), [], np.int32)
     expected = VOC_VALUES.astype(int)
     expected[expected == 255] = IGNORE
     np.testing.assert_array_equal(labels, expected)
-    assert len(LabelledImages.open_label_maps(str(voc), "train")) == 1
+    assert len(open_label_maps(str(voc), "train")) == 1
 
 
 def test_ade_is_read(ade: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +253,7 @@ def test_ade_is_read(ade: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for p in ade.glob("images/*/*")
     }
     monkeypatch.setattr(os, "listdir", lambda folder: unsorted[str(folder)])
-    data = LabelledImages.open_label_maps(ade, "train")
+    data = open_label_maps(ade, "train")
     assert (data.path, data.provenance, len(data)) == (str(ade), "label-maps", 2)
     assert [data.image_path(i) for i in range(2)] == [
         str(ade / "images" / "training" / f"ADE_train_{k}.jpg") for k in (1, 2)
@@ -267,18 +268,18 @@ def test_ade_is_read(ade: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (labels[0, :4] == IGNORE).all()
     assert labels.max() == 149
     for split in ("val", "validation"):
-        assert LabelledImages.open_label_maps(ade, split).image_path(0).endswith("ADE_val_1.jpg")
+        assert open_label_maps(ade, split).image_path(0).endswith("ADE_val_1.jpg")
     (ade / "objectInfo150.txt").unlink()
-    assert LabelledImages.open_label_maps(ade, "val").classes == [f"class {k}" for k in range(1, 151)]
+    assert open_label_maps(ade, "val").classes == [f"class {k}" for k in range(1, 151)]
 
 
 @pytest.mark.parametrize("turned", [True, False])
 def test_a_map_of_the_turned_or_the_stored_photo_fits(voc: Path, turned: bool) -> None:
-    path = voc / "JPEGImages" / "2007_a.jpg"
+    path = voc / "JPEGImages" / "2007_000001.jpg"
     photo(path, orientation=8)
     values = np.ascontiguousarray(np.rot90(VOC_VALUES)) if turned else VOC_VALUES
-    palette_png(voc / "SegmentationClass" / "2007_a.png", values)
-    image, labels, _ = LabelledImages.open_label_maps(voc, "val").read(1)
+    palette_png(voc / "SegmentationClass" / "2007_000001.png", values)
+    image, labels, _ = open_label_maps(voc, "val").read(1)
     assert image.size == labels.shape[::-1] == values.shape[::-1]
     stored = np.asarray(Image.open(path))
     np.testing.assert_array_equal(np.asarray(image), np.rot90(stored) if turned else stored)
@@ -289,8 +290,8 @@ def test_maps_of_other_depths_hold_the_same_values(voc: Path, dtype: type) -> No
     values = (
         np.where(VOC_VALUES == 15, 255, 0) if dtype is bool else VOC_VALUES
     )  # 1 bit a pixel: black and white, 0 and 255
-    grey_png(voc / "SegmentationClass" / "2007_b.png", values.astype(dtype))
-    labels = LabelledImages.open_label_maps(voc, "val").read(0)[1]
+    grey_png(voc / "SegmentationClass" / "2007_000002.png", values.astype(dtype))
+    labels = open_label_maps(voc, "val").read(0)[1]
     np.testing.assert_array_equal(labels, np.where(values == 255, IGNORE, values.astype(int)))
 
 
@@ -299,25 +300,52 @@ def test_maps_of_other_depths_hold_the_same_values(voc: Path, dtype: type) -> No
     [
         (
             np.full((HEIGHT, WIDTH), 21, dtype=np.uint8),
-            r"2007_b\.png: has the value 21; its values may be 0 to 20 and 255 \(VOC\)",
+            r"2007_000002\.png: has the value 21; its values may be 0 to 20 and 255, the lines of its list",
         ),
-        (np.full((HEIGHT, WIDTH), 256, dtype=np.uint16), r"2007_b\.png: has the value 256"),
+        (np.full((HEIGHT, WIDTH), 256, dtype=np.uint16), r"2007_000002\.png: has the value 256"),
         (
             np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8),
-            r"2007_b\.png: has RGB pixels; a label map has one value a pixel",
+            r"2007_000002\.png: has RGB pixels; a label map has one value a pixel",
         ),
         (
             np.zeros((WIDTH, HEIGHT), dtype=np.uint8),
-            r"2007_b\.png: is 9 x 12 pixels, but its image .*2007_b\.jpg is 12 x 9",
+            r"2007_000002\.png: is 9 x 12 pixels, but its image .*2007_000002\.jpg is 12 x 9",
         ),
     ],
 )
 def test_a_map_that_does_not_fit_is_named(voc: Path, values: np.ndarray, message: str) -> None:
-    grey_png(voc / "SegmentationClass" / "2007_b.png", values)
-    data = LabelledImages.open_label_maps(voc, "val")
+    grey_png(voc / "SegmentationClass" / "2007_000002.png", values)
+    (voc / "class_names.txt").write_text("\n".join(VOC_CLASSES))
+    data = open_label_maps(voc, "val")
     with pytest.raises(DataError, match=message):
         data.read(0)
     data.read(1)
+
+
+def test_vocs_names_are_given_where_the_values_are_vocs(voc: Path) -> None:
+    assert open_label_maps(voc, "val").classes == list(VOC_CLASSES)
+    data = open_label_maps(voc, "val")
+    grey_png(voc / "SegmentationClass" / "2007_000002.png", np.full((HEIGHT, WIDTH), 22, np.uint8))
+    with pytest.raises(DataError, match=r"its values may be 0 to 20 and 255 \(VOC\)"):
+        data.read(0)
+    found = open_label_maps(voc, "train")  # shows no 22 itself
+    assert found.classes == list(VOC_CLASSES)
+    found = open_label_maps(voc, "val")
+    assert found.classes == ["background", *(f"class {k}" for k in range(1, 23))]
+    assert found.background == 0
+    for name in (1, 2, 3):
+        for folder, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+            (voc / folder / f"2007_{name:06}.{ending}").rename(voc / folder / f"a{name}.{ending}")
+    (voc / "ImageSets" / "Segmentation" / "val.txt").write_text("a1\na3\n")
+    found = open_label_maps(voc, "val")  # values of VOC, but names that say nothing
+    assert found.classes[1] == "class 1"
+    assert len(found.classes) == 23  # of the whole folder
+    (voc / "labelmap.txt").write_text(
+        "".join(f"{'background' if not k else f'c{k}'}:{k},0,0::\n" for k in range(21))
+    )
+    found = open_label_maps(voc, "val")
+    assert found.classes == ["background", *(f"c{k}" for k in range(1, 21))]
+    assert found.background == 0
 
 
 def test_ade_refuses_values_above_150(ade: Path) -> None:
@@ -325,12 +353,12 @@ def test_ade_refuses_values_above_150(ade: Path) -> None:
     with pytest.raises(
         DataError, match=r"ADE_val_1\.png: has the value 151; its values may be 0 to 150 \(ADE20K\)"
     ):
-        LabelledImages.open_label_maps(ade, "val").read(0)
+        open_label_maps(ade, "val").read(0)
 
 
-@pytest.mark.parametrize("file", ["SegmentationClass/2007_b.png", "JPEGImages/2007_b.jpg"])
+@pytest.mark.parametrize("file", ["SegmentationClass/2007_000002.png", "JPEGImages/2007_000002.jpg"])
 def test_files_that_are_missing_or_broken_are_named(voc: Path, file: str) -> None:
-    data, path = LabelledImages.open_label_maps(voc, "val"), voc / file
+    data, path = open_label_maps(voc, "val"), voc / file
     whole = path.read_bytes()
     cut = whole[: -40 if path.suffix == ".jpg" else whole.index(b"IDAT") + 8]
     for content, reason in (
@@ -360,41 +388,41 @@ def test_files_that_are_missing_or_broken_are_named(voc: Path, file: str) -> Non
 def test_folders_voc_lacks_are_named(voc: Path, missing: str, message: str) -> None:
     shutil.rmtree(voc / missing)
     with pytest.raises(DataError, match=message) as caught:
-        LabelledImages.open_label_maps(voc, "val")
+        open_label_maps(voc, "val")
     assert "\n" not in str(caught.value)
 
 
 def test_splits_voc_lacks_are_named(voc: Path) -> None:
     with pytest.raises(DataError, match=r"trainval\.txt: no such file; splits that are there: train, val"):
-        LabelledImages.open_label_maps(voc, "trainval")
+        open_label_maps(voc, "trainval")
     lists = voc / "ImageSets" / "Segmentation"
     (lists / "val.txt").write_text("\n \n")
     with pytest.raises(DataError, match=r"val\.txt: lists no images"):
-        LabelledImages.open_label_maps(voc, "val")
+        open_label_maps(voc, "val")
     (lists / "val.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(DataError, match=r"val\.txt: is not UTF-8 text"):
-        LabelledImages.open_label_maps(voc, "val")
+        open_label_maps(voc, "val")
 
 
 def test_what_ade_lacks_is_named(ade: Path) -> None:
     with pytest.raises(DataError, match="has no split 'test'; ADE20K's layout has train and val"):
-        LabelledImages.open_label_maps(ade, "test")
+        open_label_maps(ade, "test")
     info = ade / "objectInfo150.txt"
     info.write_text(info.read_text().replace("\n77 \t", "\n77 "))
     with pytest.raises(DataError, match=r"objectInfo150\.txt: does not name class 77"):
-        LabelledImages.open_label_maps(ade, "val")
+        open_label_maps(ade, "val")
     (ade / "images" / "validation" / "ADE_val_1.jpg").unlink()
     with pytest.raises(DataError, match=r"validation: holds no images \(\.jpg\)"):
-        LabelledImages.open_label_maps(ade, "val")
+        open_label_maps(ade, "val")
     shutil.rmtree(ade / "annotations" / "validation")
     with pytest.raises(DataError, match=r"annotations.validation: no such folder; ADE20K's layout has one"):
-        LabelledImages.open_label_maps(ade, "val")
+        open_label_maps(ade, "val")
     with pytest.raises(DataError, match="no such folder"):
-        LabelledImages.open_label_maps(ade / "nowhere", "val")
+        open_label_maps(ade / "nowhere", "val")
 
 
 def test_workers_read_the_same(voc: Path, tmp_path: Path) -> None:
-    for data in (LabelledImages.open_label_maps(voc, "val"), opened(tmp_path, of_mask(1, 1, 5, 5, 0))):
+    for data in (open_label_maps(voc, "val"), opened(tmp_path, of_mask(1, 1, 5, 5, 0))):
         here = [data.read(i)[1] for i in range(len(data))]  # opens the index, whose tables do not travel
         copy = pickle.loads(pickle.dumps(data))
         assert (copy.path, copy.provenance, copy.classes, len(copy)) == (

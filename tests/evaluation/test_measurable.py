@@ -188,7 +188,8 @@ def maps(folder: Path, values: Sequence[int], split: str) -> Path:
     """VOC's layout: one image a value, whose left half has it and whose right half is background."""
     for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    names = [f"{split}{i}" for i in range(len(values))]
+    year = {"train": 2007, "val": 2008}[split]
+    names = [f"{year}_{i:06}" for i in range(len(values))]
     (folder / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names))
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
         pixels = np.random.default_rng(i).integers(0, 256, (16, 24, 3), dtype=np.uint8)

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as tv
 from odis.config.query import QueryConfig
 from odis.data.workers import WorkerLoader
 from odis.errors import DataError, OdisError
+from odis.evaluation.label_layouts import open_label_maps
 from odis.evaluation.label_maps import IGNORE, LabelledImages, patch_label_shares
 from odis.evaluation.measurable import FoundLabels, require_classes, require_measurable
 from odis.evaluation.runner import EvaluationRun
@@ -78,7 +79,7 @@ def open_labelled(path: str | Path, split: str, *, boxes: bool = False) -> Label
 
     Args:
         path: Where.
-        split: Of label maps, see `LabelledImages.open_label_maps`; an index has one.
+        split: Of label maps, see `label_layouts.open_label_maps`; an index has one.
         boxes: Of an index, see `LabelledImages.from_index`.
 
     Raises:
@@ -86,7 +87,7 @@ def open_labelled(path: str | Path, split: str, *, boxes: bool = False) -> Label
     """
     path = Path(path)
     if path.is_dir() and not any(path.glob("*.parquet")):
-        return LabelledImages.open_label_maps(path, split)
+        return open_label_maps(path, split)
     index = ObjectIndex.open(path)
     data = LabelledImages.from_index(index, boxes)
     if not Subset(index, range(len(index))).labelled(1):

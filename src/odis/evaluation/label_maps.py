@@ -1,19 +1,11 @@
-"""Ground truth of semantic segmentation: a class for every pixel, from object masks or PNG label maps.
-
-Two published layouts of label maps are read:
-
-- VOC: `JPEGImages/NAME.jpg`, `SegmentationClass/NAME.png` (0..20, 255 is ignored),
-  `ImageSets/Segmentation/SPLIT.txt`.
-- ADE20K (SceneParsing, ADEChallengeData2016): `images/training/NAME.jpg`, `annotations/training/NAME.png`
-  (1..150, 0 is ignored), the same below `validation`, and `objectInfo150.txt` with the names of the classes.
+"""Ground truth of semantic segmentation: a class for every pixel, from object masks or PNG label maps. Where
+label maps lie, see `label_layouts.py`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -34,15 +26,6 @@ BACKGROUND = 0
 LABEL_MAPS = "label-maps"
 """Provenance of labels read from label maps."""
 
-VOC_CLASSES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car",
-    "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike",
-    "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
-
-_ADE_CLASSES = 150
-_ADE_SPLITS = {"train": "training", "training": "training", "val": "validation", "validation": "validation"}
-
 REFUSED = -2  # in a lookup: the layout has no such value
 _MAP_MODES = frozenset({"P", "L", "1", "I", "I;16"})
 
@@ -50,7 +33,7 @@ _MAP_MODES = frozenset({"P", "L", "1", "I", "I;16"})
 class LabelledImages:
     """Images and the class of each of their pixels. Picklable: the workers of a data loader read from it.
 
-    Made by `from_index` or `open_label_maps`.
+    Made by `from_index`, or by a layout of label maps.
 
     Attributes:
         path: The index or the root of the label maps, to name it in messages.
@@ -115,31 +98,6 @@ class LabelledImages:
             index=index,
             boxes=boxes,
             background=BACKGROUND,
-        )
-
-    @staticmethod
-    def open_label_maps(root: str | Path, split: str) -> LabelledImages:
-        """Open one split of label maps in VOC's or ADE20K's layout (see the module), told by the folders.
-
-        Args:
-            root: The folder that holds `SegmentationClass`, or `images` and `annotations`.
-            split: VOC: the name of a list in `ImageSets/Segmentation`. ADE20K: `train` or `val`.
-
-        Raises:
-            DataError: Neither layout; a split, folder or class list that is missing or cannot be read; no
-                images.
-        """
-        root = Path(root)
-        if not root.is_dir():
-            raise DataError(f"{root}: no such folder")
-        if (root / "SegmentationClass").is_dir():
-            return _open_voc(root, split)
-        if (root / "annotations").is_dir() and (root / "images").is_dir():
-            return _open_ade(root, split)
-        raise DataError(
-            f"{root}: holds no label maps in a known layout: VOC (JPEGImages, SegmentationClass, "
-            f"ImageSets/Segmentation) "
-            "or ADE20K (images/training, annotations/training, and validation)"
         )
 
     def __len__(self) -> int:
@@ -263,84 +221,6 @@ def _filled(item: Object, width: int, height: int) -> tuple[slice, slice]:
         return slice(first, max(int(min(high, end) + 0.5), first + 1))
 
     return span(y0, y1, height), span(x0, x1, width)
-
-
-def _open_voc(root: Path, split: str) -> LabelledImages:
-    images, maps, lists = root / "JPEGImages", root / "SegmentationClass", root / "ImageSets" / "Segmentation"
-    for folder in (images, lists):
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; VOC's layout has one")
-    chosen = lists / f"{split}.txt"
-    if not chosen.is_file():
-        there = ", ".join(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
-        raise DataError(f"{chosen}: no such file; splits that are there: {there}")
-    names = [name for line in _text(chosen).splitlines() if (name := line.strip())]
-    if not names:
-        raise DataError(f"{chosen}: lists no images")
-    files = [(str(images / f"{name}.jpg"), str(maps / f"{name}.png")) for name in names]
-    lookup = np.full(256, REFUSED, dtype=np.int32)
-    lookup[: len(VOC_CLASSES)] = range(len(VOC_CLASSES))
-    lookup[255] = IGNORE
-    return LabelledImages(
-        str(root),
-        LABEL_MAPS,
-        list(VOC_CLASSES),
-        files=files,
-        lookup=lookup,
-        values="0 to 20 and 255 (VOC)",
-        background=BACKGROUND,
-    )
-
-
-def _open_ade(root: Path, split: str) -> LabelledImages:
-    if split not in _ADE_SPLITS:
-        raise DataError(f"{root}: has no split {split!r}; ADE20K's layout has train and val")
-    images, maps = (root / part / _ADE_SPLITS[split] for part in ("images", "annotations"))
-    for folder in (images, maps):
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; ADE20K's layout has one")
-    names = sorted(
-        name for name in os.listdir(images) if name.lower().endswith(".jpg") and not name.startswith(".")
-    )
-    if not names:
-        raise DataError(f"{images}: holds no images (.jpg)")
-    files = [(str(images / name), str(maps / f"{os.path.splitext(name)[0]}.png")) for name in names]
-    lookup = np.full(256, REFUSED, dtype=np.int32)
-    lookup[: _ADE_CLASSES + 1] = range(-1, _ADE_CLASSES)
-    assert lookup[0] == IGNORE
-    return LabelledImages(
-        str(root), LABEL_MAPS, _ade_names(root), files=files, lookup=lookup, values="0 to 150 (ADE20K)"
-    )
-
-
-def _ade_names(root: Path) -> list[str]:
-    """Names from `objectInfo150.txt` (a line of titles, then Idx, Ratio, Train, Val, Name, tab-separated), or
-    numbers without it.
-    """
-    path = root / "objectInfo150.txt"
-    if not path.exists():
-        return [f"class {number}" for number in range(1, _ADE_CLASSES + 1)]
-    names: dict[int, str] = {}
-    for line in _text(path).splitlines()[1:]:
-        fields = [field.strip() for field in line.split("\t")]
-        if len(fields) == 5 and fields[0].isdecimal() and fields[4]:
-            names[int(fields[0])] = fields[4]
-    missing = [number for number in range(1, _ADE_CLASSES + 1) if number not in names]
-    if missing:
-        raise DataError(
-            f"{path}: does not name class {missing[0]}; each line is Idx, Ratio, Train, Val, Name, with "
-            f"tabs between"
-        )
-    return [names[number] for number in range(1, _ADE_CLASSES + 1)]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text") from error
 
 
 def patch_label_shares(labels: np.ndarray, grid: tuple[int, int], classes: int) -> np.ndarray:

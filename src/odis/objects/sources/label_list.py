@@ -37,17 +37,58 @@ class LabelList:
     last: int  # value of the last line
 
 
+@dataclass(frozen=True, slots=True)
+class ListedClass:
+    """One line of a list; its place among the lines, from 0, is the value that stands for it."""
+
+    name: str
+    colour: tuple[int, int, int] | None
+    line: int  # number in the file, from 1
+
+
 def find_list(*folders: Path | None) -> LabelList | None:
     """The list of classes in the first of some folders that has one; None if none has.
 
     Raises:
         DataError: It cannot be read.
     """
+    path = find_list_file(*folders)
+    return None if path is None else read_list(path)
+
+
+def find_list_file(*folders: Path | None) -> Path | None:
+    """The path of the list in the first of some folders that has one; None if none has."""
     for folder in folders:
         for name in (LABEL_MAP, CLASS_NAMES):
             if folder is not None and os.path.isfile(folder / name):
-                return read_list(folder / name)
+                return folder / name
     return None
+
+
+def read_lines(path: Path) -> list[ListedClass]:
+    """The lines of `labelmap.txt` or `class_names.txt`, the background among them.
+
+    Raises:
+        DataError: It cannot be read, or has a line that is none of its form.
+    """
+    try:
+        lines = read_text(path).lines
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    found = []
+    for number, line in lines:
+        if path.name == LABEL_MAP and line.startswith("#"):
+            continue
+        if UNKNOWN in line:
+            raise DataError(f"{path}: line {number} is not UTF-8; save the file as UTF-8")
+        name, _, rest = line.partition(":") if path.name == LABEL_MAP else (line, "", "")
+        name = name.strip()
+        if not name:
+            raise DataError(f"{path}: line {number} is {short(line)}, must be name:r,g,b:parts:actions")
+        colour = _COLOUR.match(rest)
+        shade = (int(colour[1]), int(colour[2]), int(colour[3])) if colour else None
+        found.append(ListedClass(name, shade, number))
+    return found
 
 
 def read_list(path: Path) -> LabelList:
@@ -56,32 +97,21 @@ def read_list(path: Path) -> LabelList:
     Raises:
         DataError: It cannot be read, names no class, or has a line that is none of its form.
     """
-    try:
-        lines = read_text(path).lines
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
     named: list[str] = []
     values: dict[int, int] = {}
     colours: dict[tuple[int, int, int], int | None] = {}
     first = False
-    lines = [(number, line) for number, line in lines if path.name != LABEL_MAP or not line.startswith("#")]
-    for value, (number, line) in enumerate(lines):
-        if UNKNOWN in line:
-            raise DataError(f"{path}: line {number} is not UTF-8; save the file as UTF-8")
-        name, _, rest = line.partition(":") if path.name == LABEL_MAP else (line, "", "")
-        name = name.strip()
-        if not name:
-            raise DataError(f"{path}: line {number} is {short(line)}, must be name:r,g,b:parts:actions")
-        background = _BACKGROUND.fullmatch(name) is not None
+    lines = read_lines(path)
+    for value, one in enumerate(lines):
+        background = _BACKGROUND.fullmatch(one.name) is not None
         first = first or (value == 0 and background)
         position = None if background else len(named)
         if position is not None:
-            named.append(name)
+            named.append(one.name)
             values[value] = position
-        if colour := _COLOUR.match(rest):
-            red, green, blue = map(int, colour.groups())
-            if colours.setdefault((red, green, blue), position) != position:
-                raise DataError(f"{path}: line {number} has a colour of another class, {red},{green},{blue}")
+        if one.colour is not None and colours.setdefault(one.colour, position) != position:
+            shade = ",".join(map(str, one.colour))
+            raise DataError(f"{path}: line {one.line} has a colour of another class, {shade}")
     if not named or len(lines) > _MOST_LINES:
         raise DataError(f"{path}: names {len(named)} classes; a label map has from 1 to {_MOST_LINES - 1}")
     return LabelList(path, distinct(named, list(values)), values, colours, first, len(lines) - 1)

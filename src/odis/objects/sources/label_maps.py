@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -101,7 +101,7 @@ def read(
         classes = named.names
     elif layout.of_ade:
         classes = ade_classes(root / "objectInfo150.txt")
-    elif _are_voc(root, layout, maps):
+    elif are_voc(root, [(name, layout.maps / _file(maps, name)) for name in layout.names]):
         classes = list(VOC_CLASSES)
     else:
         classes = [f"class {k}" for k in range(1, _highest(layout, maps) + 1)]
@@ -122,13 +122,18 @@ FORMAT = AnnotationFormat(
 )
 
 
-def _are_voc(root: Path, layout: MapLayout, maps: ImageNames) -> bool:
-    """Whether maps without a list of classes are shown to be VOC's (see above)."""
-    by_name = all(_VOC_NAME.fullmatch(name) for name in layout.names)
+def are_voc(root: Path, maps: Sequence[tuple[str, Path]]) -> bool:
+    """Whether maps without a list of classes are shown to be VOC's (see above).
+
+    Args:
+        root: Folder that holds `Annotations`, if there are any.
+        maps: Name and path of each map.
+    """
+    by_name = all(_VOC_NAME.fullmatch(name) for name, _ in maps)
     agree = 0
-    for name in layout.names[:_LOOKED_AT]:
+    for name, file in maps[:_LOOKED_AT]:
         try:
-            values, palette = values_of(layout.maps / _file(maps, name))
+            values, palette = values_of(file)
         except DataError:
             continue  # it is named when its row is due
         values -= {IGNORED}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from odis.errors import DataError, OdisError
-from odis.evaluation.label_maps import IGNORE, VOC_CLASSES
+from odis.evaluation.label_layouts import VOC_CLASSES
+from odis.evaluation.label_maps import IGNORE
 from odis.evaluation.protocols.layouts.coco_stuff import SUPER_CLASSES
 from odis.evaluation.protocols.layouts.plain_maps import CAMVID
 from odis.evaluation.protocols.layouts.segmentation import open_segmented, rows_of_list

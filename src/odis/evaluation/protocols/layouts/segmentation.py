@@ -21,9 +21,10 @@ from typing import Literal
 import numpy as np
 
 from odis.errors import DataError, OdisError
-from odis.evaluation.label_maps import IGNORE, LABEL_MAPS, REFUSED, VOC_CLASSES, LabelledImages
+from odis.evaluation.label_layouts import VOC_CLASSES, of_voc, open_ade
+from odis.evaluation.label_maps import IGNORE, LABEL_MAPS, REFUSED, LabelledImages
 from odis.evaluation.protocols.layouts.coco_stuff import SUPER_CLASSES
-from odis.evaluation.protocols.layouts.plain_maps import find_maps, open_plain, read_class_list
+from odis.evaluation.protocols.layouts.plain_maps import find_maps, open_plain
 
 TARGETS = tuple(SUPER_CLASSES)
 
@@ -111,7 +112,7 @@ def open_segmented(
     if layout == "voc":
         return _open_voc(root, split, part)
     if layout == "ade20k":
-        return SegmentedImages(LabelledImages.open_label_maps(root, split or part), layout)
+        return SegmentedImages(open_ade(root, split or part), layout)
     if layout == "cityscapes":
         return _open_cityscapes(root, split or part)
     if layout == "coco-stuff":
@@ -226,14 +227,8 @@ def _open_voc(root: Path, split: str, part: str) -> SegmentedImages:
         return str(folder / f"{name}.png")
 
     files = [(str(images / endings.get(name, f"{name}.jpg")), map_of(name)) for name in names]
-    own = read_class_list(root)
-    if own is not None:
-        return SegmentedImages(own.open(root, files, ()), "label-maps")
-    lookup = _lookup({value: value for value in range(len(VOC_CLASSES))}, (255,))
-    found = LabelledImages(
-        str(root), LABEL_MAPS, list(VOC_CLASSES), files=files, lookup=lookup, values="0 to 20 and 255 (VOC)"
-    )
-    return SegmentedImages(found, "voc")
+    found = of_voc(root, files)
+    return SegmentedImages(found, "voc" if found.classes == list(VOC_CLASSES) else "label-maps")
 
 
 def _open_cityscapes(root: Path, split: str) -> SegmentedImages:
