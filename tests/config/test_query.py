@@ -81,11 +81,10 @@ OTHER_FIELDS = {
     "SegmentedImages": {"images"},
     # Of protocols, which set the query themselves; each has a size of its own.
     "Ade20kSettings": {"size"},
-    "CorlocSettings": {"size"},
+    "FoundSettings": {"size"},
     "HummingbirdSettings": {"size"},
     "SegmentedSettings": {"size"},
     "SegmentedRows": {"images"},
-    "MaskcutSettings": {"size"},
     "Propagation": {"context"},  # frames
 }
 

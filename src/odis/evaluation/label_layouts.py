@@ -162,6 +162,11 @@ def _open_voc(root: Path, split: str) -> LabelledImages:
 
 
 def open_ade(root: Path, split: str) -> LabelledImages:
+    """One split of ADE20K (see the module).
+
+    Raises:
+        DataError: A split, folder or class list that is missing or cannot be read; no images.
+    """
     if split not in _ADE_SPLITS:
         raise DataError(f"{root}: has no split {split!r}; ADE20K's layout has train and val")
     images, maps = (root / part / _ADE_SPLITS[split] for part in ("images", "annotations"))

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from odis import __version__
-from odis.errors import OdisWarning
+from odis.errors import DataError, OdisWarning
 from odis.evaluation.evaluation import OnRow, Progress
 from odis.evaluation.scores import Score
 from odis.evaluation.settings import EvaluationSettings
@@ -117,6 +117,16 @@ class EvaluationRun:
     def note_skipped(self, skipped: Sequence[Skipped]) -> None:
         """Record files and objects that could not be used."""
         self._skipped.update({(item.what, item.why): None for item in skipped})
+
+    def skip(self, *items: Skipped) -> None:
+        """Record files or objects that could not be used.
+
+        Raises:
+            DataError: With `--strict`, for the first of them.
+        """
+        if items and self.settings.read.strict:
+            raise DataError(f"{items[0].what}: {items[0].why}")
+        self.note_skipped(items)
 
     def add(self, encoder: Encoder, mode: str, scores: dict[str, Score], **more: Any) -> None:
         """Add a row: a model in a mode, its scores, and further entries."""

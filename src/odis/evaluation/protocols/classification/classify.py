@@ -20,11 +20,11 @@ from odis.config.query import QueryConfig
 from odis.data.geometry.patches import object_shapes, objects_on_grid, patch_grid
 from odis.errors import DataError, OdisError
 from odis.evaluation.measurable import FoundLabels, require_measurable
-from odis.evaluation.protocols.images.stream import read_items, read_picture
+from odis.evaluation.protocols.images.stream import read_batches, read_picture
 from odis.evaluation.protocols.images.views import CenterCrop
 from odis.evaluation.protocols.layouts.classified import ClassifiedImages
 from odis.evaluation.runner import EvaluationRun
-from odis.evaluation.subset import draw_rows
+from odis.evaluation.subset import draw_rows, overlap_note
 from odis.inference import Encoder
 from odis.inference.queries import Query, QueryBuilder
 from odis.objects.clean import usable_objects
@@ -59,6 +59,23 @@ def drawn(images: ClassifiedImages, most: int | None, seed: int) -> ClassifiedIm
     """All images, or `most` of them drawn by the seed."""
     rows = draw_rows(len(images), most, seed)
     return images if len(rows) == len(images) else images.select(rows)
+
+
+def draw_parts(
+    run: EvaluationRun, train: ClassifiedImages, test: ClassifiedImages
+) -> tuple[ClassifiedImages, ClassifiedImages, np.ndarray]:
+    """Both parts, drawn as the run's settings say, and `matched_labels` of the test part. Images that are in
+    both are noted in the run.
+
+    Raises:
+        DataError: See `matched_labels`.
+    """
+    settings = run.settings
+    train = drawn(train, settings.max_train, settings.seed)
+    test = drawn(test, settings.max_test, settings.seed)
+    labels = matched_labels(test, train)
+    run.note(overlap_note(same_files(test, train)))
+    return train, test, labels
 
 
 def same_files(test: ClassifiedImages, train: ClassifiedImages) -> int:
@@ -184,31 +201,21 @@ def part_features(
         OdisError: `obj` of images without an object index; features that are not finite.
         DataError: with `--strict`, for the first image that cannot be read.
     """
-    read, objects = run.settings.read, set(settings.readout) != {"cls"}
+    objects = set(settings.readout) != {"cls"}
     if objects and images.index is None:
         raise OdisError(f"readout obj: {images.path} is no object index, so there are no boxes to ask about")
     builder = None
     if objects:
         builder = encoder.query_builder(QueryConfig(("masked-attention",), size=settings.crop))
     dataset = AskedImages(images, view_of(settings.crop), builder, turn=not settings.as_published)
-    what, skipped, unseen, bare = f"{encoder.source or 'model'}, {side}", 0, 0, 0
-    waiting: list[tuple[int, _Asked]] = []
-    for number, item in enumerate(read_items(dataset, read)):
-        if isinstance(item, Skipped):
-            if read.strict:
-                raise DataError(f"{item.what}: {item.why}")
-            run.note_skipped([item])
-            skipped += 1
-        else:
-            waiting.append((number, item))
-            unseen += item.left_out
-            bare += objects and not len(item.masks)
-        if waiting and (len(waiting) == read.batch_size or number == len(images) - 1):
-            yield _read_batch(encoder, builder, waiting, settings.readout, side)
-            waiting = []
-        if run.progress is not None:
-            run.progress(what, number + 1, len(images))
-    counts = {"images": len(images) - skipped, "skipped": skipped, "unlabelled": images.unlabelled}
+    shown, unseen, bare = 0, 0, 0
+    for batch in read_batches(run, dataset, f"{encoder.source or 'model'}, {side}"):
+        shown += len(batch)
+        unseen += sum(item.left_out for _, item in batch)
+        bare += sum(objects and not len(item.masks) for _, item in batch)
+        yield _read_batch(encoder, builder, batch, settings.readout, side)
+    skipped = len(images) - shown
+    counts = {"images": shown, "skipped": skipped, "unlabelled": images.unlabelled}
     described = {"index": images.path, "provenance": images.provenance, "classes": len(images.classes)}
     run.sides[side] = described | counts
     if objects:

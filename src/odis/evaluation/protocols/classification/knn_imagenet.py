@@ -121,25 +121,15 @@ def evaluate_knn_imagenet(
     import torch
 
     from odis.evaluation.neighbours import NearestNeighbours, vote
-    from odis.evaluation.protocols.classification.classify import (
-        drawn,
-        matched_labels,
-        part_features,
-        same_files,
-    )
+    from odis.evaluation.protocols.classification.classify import draw_parts, part_features
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import accuracy_score
-    from odis.evaluation.subset import overlap_note
 
     run = EvaluationRun("knn-imagenet", encoders, settings, progress, on_row)
-    train, test = (
-        drawn(train, settings.max_train, settings.seed),
-        drawn(test, settings.max_test, settings.seed),
-    )
+    train, test, matched = draw_parts(run, train, test)
+    labels = torch.from_numpy(matched)
     if len(train) < max(settings.k):
         raise OdisError(f"k {max(settings.k)} must be from 1 to the {len(train)} train images")
-    labels = torch.from_numpy(matched_labels(test, train))
-    run.note(overlap_note(same_files(test, train)))
     for source in run.encoders:
         run.start()
         encoder = statistics_of(source, settings)

@@ -43,18 +43,12 @@ def evaluate_linear_imagenet(
     Raises:
         OdisError: for classes that do not go together, or settings that do not fit.
     """
-    from odis.evaluation.protocols.classification.classify import drawn, matched_labels, same_files
+    from odis.evaluation.protocols.classification.classify import draw_parts
     from odis.evaluation.protocols.classification.linear_training import measure_model
     from odis.evaluation.runner import EvaluationRun
-    from odis.evaluation.subset import overlap_note
 
     run = EvaluationRun("linear-imagenet", encoders, settings, progress, on_row)
-    train, test = (
-        drawn(train, settings.max_train, settings.seed),
-        drawn(test, settings.max_test, settings.seed),
-    )
-    labels = matched_labels(test, train)
-    run.notes = overlap_note(same_files(test, train))
+    train, test, labels = draw_parts(run, train, test)
     for source in run.encoders:
         run.start()
         encoder = statistics_of(source, settings)

@@ -5,8 +5,8 @@ Letters: B images, H, W a view in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,11 +26,17 @@ from odis.evaluation.protocols.depth.depth_head import (
 )
 from odis.evaluation.protocols.depth.depth_views import DepthView, padded, resized
 from odis.evaluation.protocols.images.patches import normalized_tokens
-from odis.evaluation.protocols.images.store import FeatureStore, files_key, model_key
-from odis.evaluation.protocols.images.stream import read_items, read_picture
+from odis.evaluation.protocols.images.store import files_key
+from odis.evaluation.protocols.images.stream import read_batches, read_picture
 from odis.evaluation.protocols.images.views import pixels_of
 from odis.evaluation.protocols.layouts.nyu import SIZE, DepthImages, read_depth
-from odis.evaluation.protocols.training.iterated_heads import IteratedHeads, image_at
+from odis.evaluation.protocols.training.iterated_heads import (
+    IteratedHeads,
+    image_at,
+    new_heads,
+    state_file,
+    train_iterations,
+)
 from odis.evaluation.runner import EvaluationRun
 from odis.inference import Encoder
 from odis.types import Skipped
@@ -101,34 +107,24 @@ def train_heads(
     Raises:
         DataError: With `--strict`, for the first image that cannot be read; none of a batch can.
     """
-    heads = _new_heads(encoder, settings)
-    saved = _saved(encoder, train, settings)
+    probe = torch.zeros(1, 3, encoder.patch_size, encoder.patch_size, dtype=torch.uint8)
+    width = depth_features(encoder, probe).shape[1]
+    heads = new_heads(settings, lambda: DepthHead(width), encoder.device, beta2=0.99)
+    files = files_key(file for pair in train.pairs for file in pair)
+    saved = state_file(settings, encoder, "nyu-depth-linear", ("max_test",), files=files)
     if saved is not None:
         heads.resume(saved)
-    view, patch = DepthView(), encoder.patch_size
-    shown, total = (view.height, view.width), settings.iterations
-    places = range(heads.iteration * settings.batch, total * settings.batch)
-    pictures = DepthPictures(
-        train, turn=not settings.as_published, view=view, places=places, seed=settings.seed
+    places = range(heads.iteration * settings.batch, settings.iterations * settings.batch)
+    what = f"{encoder.source or 'model'}, training"
+    missed = train_iterations(
+        run,
+        heads,
+        train_views(train, settings, places),
+        settings,
+        what,
+        step=partial(train_step, encoder, heads, settings),
+        saved=saved,
     )
-    what, missed = f"{encoder.source or 'model'}, training", 0
-    for batch in _batches(run, pictures, settings.batch):
-        if batch:
-            features = depth_features(encoder, torch.from_numpy(np.stack([one[1] for one in batch])))
-            truth = torch.from_numpy(np.stack([one[2] for one in batch])).to(encoder.device)
-            t = heads.iteration
-            share = learning_rate(t, total, settings.warm)
-            beta1 = first_beta(t, total, settings.warm, settings.as_published)
-            for head in heads.heads:
-                depth = resized(head.module.train()(features), shown, patch, shown)
-                loss = depth_loss(depth, truth, variance=t >= settings.without_variance)
-                head.step(loss, lr=head.lr * share, beta1=beta1, clip=settings.clip)
-        missed += settings.batch - len(batch)
-        heads.iteration += 1
-        if saved is not None and (heads.iteration % settings.keep_every == 0 or heads.iteration == total):
-            heads.keep(saved)
-        if run.progress is not None:
-            run.progress(what, heads.iteration, total)
     run.sides["train"] = {
         "index": train.path,
         "provenance": "depth maps",
@@ -140,79 +136,61 @@ def train_heads(
     return heads
 
 
-def _new_heads(encoder: Encoder, settings: NyuDepthSettings) -> IteratedHeads:
-    """Every head starts alike, whatever was drawn before."""
-    probe = torch.zeros(1, 3, encoder.patch_size, encoder.patch_size, dtype=torch.uint8)
-    width, modules = depth_features(encoder, probe).shape[1], []
-    for lr in settings.lr:
-        for decay in settings.weight_decay:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(settings.seed)
-                modules.append((DepthHead(width).to(encoder.device), lr, decay))
-    return IteratedHeads(modules, beta2=0.99)
+def train_views(train: DepthImages, settings: NyuDepthSettings, places: range) -> DepthPictures:
+    """The random views at some places of the series."""
+    return DepthPictures(
+        train, turn=not settings.as_published, view=DepthView(), places=places, seed=settings.seed
+    )
 
 
-def _saved(encoder: Encoder, train: DepthImages, settings: NyuDepthSettings) -> Path | None:
-    if settings.cache is None:
-        return None
-    aside = ("cache", "max_test", "keep_every")
-    key = {name: value for name, value in settings.as_dict().items() if name not in aside}
-    key |= {"protocol": "nyu-depth-linear", "files": files_key(f for pair in train.pairs for f in pair)}
-    folder = FeatureStore(settings.cache, key | model_key(encoder)).folder
-    return None if folder is None else folder / "heads.safetensors"
+def train_step(
+    encoder: Encoder, heads: IteratedHeads, settings: NyuDepthSettings, batch: Sequence[Shown]
+) -> None:
+    """One step of all heads on the same views."""
+    t, shown = heads.iteration, batch[0][2].shape[:2]
+    features = depth_features(encoder, torch.from_numpy(np.stack([pixels for _, pixels, _ in batch])))
+    truth = torch.from_numpy(np.stack([metres for _, _, metres in batch])).to(encoder.device)
+    share = learning_rate(t, settings.iterations, settings.warm)
+    beta1 = first_beta(t, settings.iterations, settings.warm, settings.as_published)
+    for head in heads.heads:
+        depth = resized(head.module.train()(features), shown, encoder.patch_size, shown)
+        loss = depth_loss(depth, truth, variance=t >= settings.without_variance)
+        head.step(loss, lr=head.lr * share, beta1=beta1, clip=settings.clip)
 
 
-def _batches(run: EvaluationRun, pictures: DepthPictures, batch: int) -> Iterator[list[Shown]]:
-    """Batches in order, without what cannot be read."""
-    waiting: list[Shown] = []
-    for i, item in enumerate(read_items(pictures, run.settings.read)):
-        if isinstance(item, Skipped):
-            if run.settings.read.strict:
-                raise DataError(f"{item.what}: {item.why}")
-            run.note_skipped([item])
-        else:
-            waiting.append(item)
-        if (i + 1) % batch == 0:
-            yield waiting
-            waiting = []
-
-
-@torch.no_grad()
 def errors_on(
     run: EvaluationRun, encoder: Encoder, heads: IteratedHeads, test: DepthImages, settings: NyuDepthSettings
 ) -> tuple[list[int], np.ndarray]:
     """Which images could be read, and the error of each head on each in metres: float64 (heads, n)."""
     numbers, errors = [], []
-    shown = (SIZE[1], SIZE[0])
     pictures = DepthPictures(test, turn=not settings.as_published)
-    what, skipped = f"{encoder.source or 'model'}, test", 0
-    for i, item in enumerate(read_items(pictures, run.settings.read)):
-        if run.progress is not None:
-            run.progress(what, i + 1, len(test))
-        if isinstance(item, Skipped):
-            if run.settings.read.strict:
-                raise DataError(f"{item.what}: {item.why}")
-            run.note_skipped([item])
-            skipped += 1
-            continue
-        number, pixels, truth = item
-        both = torch.from_numpy(np.stack([pixels, pixels[:, :, ::-1]]))
-        features = depth_features(encoder, both)
-        of_image = []
-        for head in heads.heads:
-            maps = resized(head.module.eval()(features), shown, encoder.patch_size, shown)
-            depth = (maps[0] + maps[1].flip(1)) / 2
-            of_image.append(image_rmse(depth.cpu().numpy(), truth))
-        numbers.append(number)
-        errors.append(of_image)
+    for batch in read_batches(run, pictures, f"{encoder.source or 'model'}, test"):
+        for _, item in batch:
+            numbers.append(item[0])
+            errors.append(image_errors(encoder, heads, item))
     run.sides["test"] = {
         "index": test.path,
         "provenance": "depth maps",
         "classes": 0,
         "images": len(numbers),
-        "skipped": skipped,
+        "skipped": len(test) - len(numbers),
     }
     return numbers, np.array(errors, dtype=np.float64).reshape(-1, len(heads.heads)).T
+
+
+@torch.no_grad()
+def image_errors(encoder: Encoder, heads: IteratedHeads, item: Shown) -> list[float]:
+    """The error of each head on an image in metres: the mean of what it says of it and of its mirror
+    image.
+    """
+    _, pixels, truth = item
+    shown, found = (SIZE[1], SIZE[0]), []
+    features = depth_features(encoder, torch.from_numpy(np.stack([pixels, pixels[:, :, ::-1]])))
+    for head in heads.heads:
+        maps = resized(head.module.eval()(features), shown, encoder.patch_size, shown)
+        depth = (maps[0] + maps[1].flip(1)) / 2
+        found.append(image_rmse(depth.cpu().numpy(), truth))
+    return found
 
 
 def mean_depth(train: DepthImages) -> float:

@@ -10,14 +10,12 @@ from odis.errors import DataError, OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
 from odis.evaluation.protocols.protocol import Protocol, ProtocolSettings, results_of, statistics_of
 from odis.evaluation.protocols.publications.nyu_depth_linear import ABOUT
+from odis.evaluation.protocols.training.iterated_settings import IteratedSettings
 from odis.evaluation.settings import require_given
 
 if TYPE_CHECKING:
     from odis.evaluation.protocols.layouts.nyu import DepthImages
     from odis.inference import Encoder
-
-SWEEP = ((1e-4, 3e-4, 1e-3), (1e-4, 1e-3))
-"""Learning rates and weight decays of the published sweep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,52 +47,31 @@ class NyuDepthData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NyuDepthSettings(ProtocolSettings):
+class NyuDepthSettings(IteratedSettings):
     """Settings of the protocol.
 
     Args:
-        lr: Learning rates of AdamW; each with each weight decay trains a head of its own on the same views.
-        weight_decay: Weight decays.
-        sweep: Train the heads of the published sweep: lr 1e-4, 3e-4, 1e-3, each with weight decay 1e-4 and
-            1e-3.
-        iterations: Steps.
-        batch: Views in a step.
         warm_up: Steps of the warm-up; by default a third of the iterations.
         without_variance: First steps whose loss leaves the variance out.
         clip: Largest norm of the gradient.
-        cache: Folder in which the heads are kept while they train; the same call goes on there.
-        keep_every: Steps between two states that are kept.
     """
 
     lr: Sequence[float] = (3e-4,)
     weight_decay: Sequence[float] = (1e-4,)
-    sweep: bool = False
     iterations: int = 38400
-    batch: int = 16
     warm_up: int | None = None
     without_variance: int = 100
     clip: float = 35.0
-    cache: str | None = None
-    keep_every: int = 500
 
     def check(self) -> None:
         """See `EvaluationSettings.check`."""
-        ProtocolSettings.check(self)
-        for name, least in (("iterations", 1), ("batch", 1), ("without_variance", 0), ("keep_every", 1)):
-            if getattr(self, name) < least:
-                raise OdisError(f"{name.replace('_', '-')} {getattr(self, name)} must be {least} or more")
-        if self.warm_up is not None and not 0 <= self.warm_up <= self.iterations:
-            raise OdisError(f"warm-up {self.warm_up} must be from 0 to the {self.iterations} iterations")
-        if not self.lr or min(self.lr) <= 0:
-            raise OdisError(f"lr {list(self.lr)} must be one or more numbers above 0")
-        if not self.weight_decay or min(self.weight_decay) < 0:
-            raise OdisError(f"weight-decay {list(self.weight_decay)} must be one or more numbers, 0 or above")
+        IteratedSettings.check(self)
+        if self.without_variance < 0:
+            raise OdisError(f"without-variance {self.without_variance} must be 0 or more")
+        if self.warm_up is not None:
+            self.check_warm_up(self.warm_up)
         if not self.clip > 0:
             raise OdisError(f"clip {self.clip:g} must be above 0")
-        if self.sweep and (tuple(self.lr), tuple(self.weight_decay)) != ((3e-4,), (1e-4,)):
-            raise OdisError(
-                "sweep names its own learning rates and weight decays; leave out lr and weight-decay"
-            )
 
     @property
     def warm(self) -> int:
@@ -149,8 +126,7 @@ def evaluate_nyu_depth(
     from odis.evaluation.scores import mean_score
     from odis.evaluation.subset import draw_rows, overlap_note, real_path
 
-    if settings.sweep:
-        settings = replace(settings, lr=SWEEP[0], weight_decay=SWEEP[1], sweep=False)
+    settings = settings.swept()
     run = EvaluationRun("nyu-depth-linear", encoders, settings, progress, on_row)
     train, test = (
         part.select(draw_rows(len(part), most, settings.seed))

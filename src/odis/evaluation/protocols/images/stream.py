@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import islice
+from typing import TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -76,6 +77,57 @@ def read_items(dataset: Dataset[T], read: ReadConfig) -> Iterator[T]:
     return iter(WorkerLoader(dataset, workers=read.workers, batch_size=None))
 
 
+def read_batches(
+    run: EvaluationRun, dataset: Dataset[T | Skipped], what: str
+) -> Iterator[list[tuple[int, T]]]:
+    """Items of a dataset behind their numbers, in order, `--batch-size` at a time. Those that cannot be read
+    are skipped and named.
+
+    Args:
+        run: Is told what was skipped.
+        dataset: Has a length.
+        what: What the progress is called.
+
+    Raises:
+        DataError: With `--strict`, for the first that cannot be read.
+    """
+    read, count = run.settings.read, length_of(dataset)
+    waiting: list[tuple[int, T]] = []
+    for number, item in enumerate(read_items(dataset, read)):
+        if isinstance(item, Skipped):
+            run.skip(item)
+        else:
+            waiting.append((number, item))
+        if waiting and (len(waiting) == read.batch_size or number == count - 1):
+            yield waiting
+            waiting = []
+        if run.progress is not None:
+            run.progress(what, number + 1, count)
+
+
+def read_steps(run: EvaluationRun, dataset: Dataset[T | Skipped], batch: int) -> Iterator[list[T]]:
+    """Items of a dataset in order, for one step of a training after the other: `batch` each, the last may
+    have fewer, less those that cannot be read.
+
+    Raises:
+        DataError: With `--strict`, for the first that cannot be read.
+    """
+    items = read_items(dataset, run.settings.read)
+    for _ in range(0, length_of(dataset), batch):
+        found: list[T] = []
+        for item in islice(items, batch):
+            if isinstance(item, Skipped):
+                run.skip(item)
+            else:
+                found.append(item)
+        yield found
+
+
+def length_of(dataset: Dataset[T]) -> int:
+    """How many items a dataset has."""
+    return len(cast(Sized, dataset))
+
+
 @dataclass(slots=True)
 class PictureBatch:
     """A batch of pictures."""
@@ -106,23 +158,8 @@ def show_pictures(
     Raises:
         DataError: With `--strict`, for the first picture that cannot be read.
     """
-    read = run.settings.read
-    what = f"{encoder.source or 'model'}, {side}"
-    numbers: list[int] = []
-    parts: list[np.ndarray] = []
-    skipped = 0
-    for number, item in enumerate(read_items(Pictures(paths, view, turn=turn), read)):
-        if isinstance(item, Skipped):
-            if read.strict:
-                raise DataError(f"{item.what}: {item.why}")
-            run.note_skipped([item])
-            skipped += 1
-        else:
-            numbers.append(number)
-            parts.append(item)
-        if len(parts) == read.batch_size or (parts and number == len(paths) - 1):
-            yield PictureBatch(numbers, np.stack(parts))
-            numbers, parts = [], []
-        if run.progress is not None:
-            run.progress(what, number + 1, len(paths))
-    run.sides[side] = run.sides.get(side, {}) | {"images": len(paths) - skipped, "skipped": skipped}
+    shown = 0
+    for batch in read_batches(run, Pictures(paths, view, turn=turn), f"{encoder.source or 'model'}, {side}"):
+        shown += len(batch)
+        yield PictureBatch([number for number, _ in batch], np.stack([pixels for _, pixels in batch]))
+    run.sides[side] = run.sides.get(side, {}) | {"images": shown, "skipped": len(paths) - shown}

@@ -40,9 +40,8 @@ def first_box(objects: Sequence[Object]) -> Box | None:
     return objects[int(np.argmax(scores))].box
 
 
-def predicted_boxes(index: ObjectIndex, images: BoxedImages) -> tuple[list[Box | None], int]:
-    """The most confident box that an index has for each image, matched by the path of its file; and how many
-    images it does not have.
+def rows_in(index: ObjectIndex, images: BoxedImages) -> list[int | None]:
+    """The row that an index has for each image, matched by the path of its file; None where it has none.
 
     Raises:
         DataError: It has none of the images.
@@ -54,10 +53,20 @@ def predicted_boxes(index: ObjectIndex, images: BoxedImages) -> tuple[list[Box |
             f"{index.path} has none of the images of {images.path}; images are matched by the path of their "
             "file"
         )
+    return found
+
+
+def predicted_boxes(index: ObjectIndex, images: BoxedImages) -> tuple[list[Box | None], int]:
+    """The most confident box that an index has for each image, and how many images it does not have.
+
+    Raises:
+        DataError: It has none of the images.
+    """
+    found = rows_in(index, images)
     boxes = [
         None if row is None else first_box(usable_objects(index[row], ANY_LABEL).objects) for row in found
     ]
-    return boxes, sum(row is None for row in found)
+    return boxes, found.count(None)
 
 
 def whole_image_hits(images: BoxedImages) -> np.ndarray:

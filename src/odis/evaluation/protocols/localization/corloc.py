@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from odis.errors import OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
+from odis.evaluation.protocols.localization.found_settings import FoundData, FoundSettings, begin
 from odis.evaluation.protocols.protocol import (
     Protocol,
-    ProtocolSettings,
-    not_offered,
     results_of,
     statistics_of,
 )
 from odis.evaluation.protocols.publications.corloc import ABOUT
-from odis.evaluation.settings import require_given
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,81 +28,28 @@ if TYPE_CHECKING:
 METHODS = {"seeds": "seeds (LOST)", "spectral": "spectral (TokenCut)"}
 
 
-@dataclass(frozen=True, slots=True)
-class CorlocData:
-    """The images with true boxes, and what is held against them.
-
-    Args:
-        test: Pascal VOC (a folder such as VOCdevkit/VOC2007), COCO, or an object index (.parquet).
-        split: VOC: a list of ImageSets/Main, by default trainval. COCO: train2014, val2017, ...
-        file_list: Only images that this file lists, a name a line: COCO20k's coco_20k_filenames.txt.
-        predicted: Object index whose most confident box of each image is scored, as a detector's is; again
-            for more. No model is needed then.
-    """
-
-    test: str = ""
-    split: str | None = None
-    file_list: str | None = None
-    predicted: Sequence[str] = field(default=(), metadata={"repeat": True})
-
-    def open(self) -> BoxedImages:
-        """The images.
-
-        Raises:
-            OdisError: They are not given.
-            DataError: They cannot be read, or have no box.
-        """
-        from odis.evaluation.protocols.layouts.boxed import open_boxed
-
-        require_given(self, "test")
-        return open_boxed(self.test, self.split, self.file_list)
-
-
 @dataclass(frozen=True, kw_only=True)
-class CorlocSettings(ProtocolSettings):
+class CorlocSettings(FoundSettings):
     """Settings of the protocol.
 
     Args:
         method: How objects are found: seeds (LOST), spectral (TokenCut); comma-separated.
-        size: Side of the square whose area images are shown at, with their aspect; by default the model's
-            own. As published, images are shown at their own size.
-        facet: Features that are read: key, query, value or token; by default key, or token for a model
-            without keys.
         tau: Spectral: cosine above which two patches belong together.
-        cache: Folder in which found boxes are kept; an interrupted call goes on there.
     """
 
-    max_train: int | None = not_offered()
     method: Sequence[str] = ("seeds", "spectral")
-    size: int | None = None
-    facet: Literal["key", "query", "value", "token"] | None = None
     tau: float = 0.2
-    cache: str | None = None
 
     def check(self) -> None:
         """See `EvaluationSettings.check`."""
-        ProtocolSettings.check(self)
+        FoundSettings.check(self)
         wrong = [name for name in self.method if name not in METHODS]
         if wrong or not self.method:
             raise OdisError(f"method {','.join(wrong)!r} must be some of {', '.join(METHODS)}")
-        if self.size is not None and self.size < 1:
-            raise OdisError(f"size {self.size} must be 1 or more")
         if self.size is not None and self.as_published:
             raise OdisError(f"size {self.size}: as published, images are shown at their own size")
         if not -1 <= self.tau < 1:
             raise OdisError(f"tau {self.tau:g} must be from -1 to below 1")
-
-    def check_models(self, encoders: Sequence[Encoder]) -> None:
-        """Models that cannot be asked so are refused; there may be none.
-
-        Raises:
-            OdisError: Naming the model.
-        """
-        if self.as_published:
-            from odis.evaluation.protocols.localization.discovery import check_own_size
-
-            for encoder in encoders:
-                check_own_size(encoder)
 
     def configs(self) -> list[DiscoverConfig]:
         """Discovery's settings of each method."""
@@ -158,25 +103,10 @@ def evaluate_corloc(
     from odis.evaluation.protocols.localization import box_hits as local
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import mean_score
-    from odis.evaluation.subset import draw_rows
     from odis.objects.index import ObjectIndex
 
     run = EvaluationRun("corloc", encoders, settings, progress, on_row)
-    if not run.encoders and not predicted:
-        raise OdisError("nothing to score: give --model, or --predicted with an object index")
-    rows = draw_rows(len(images), settings.max_test, settings.seed)
-    images = images if len(rows) == len(images) else images.select(rows)
-    run.note_skipped(images.skipped)
-    run.sides["test"] = {
-        "index": images.path,
-        "provenance": images.provenance,
-        "classes": images.classes,
-        "images": len(images),
-        **{name: value for name, value in images.counts().items() if name != "objects"},
-        "boxes": images.counts()["objects"],
-    }
-    if images.not_there:
-        run.notes.append(f"{images.not_there:,} listed images are not in the annotations")
+    images = begin(run, images, predicted, "boxes")
     if images.without_objects:
         run.notes.append(f"{images.without_objects:,} images have no true box and are left out")
     chances = {
@@ -267,7 +197,7 @@ def _published_boxes(
 
 def _run(
     models: Models,
-    data: CorlocData,
+    data: FoundData,
     settings: CorlocSettings,
     progress: Progress | None,
     on_row: OnRow | None,
@@ -279,7 +209,7 @@ def _run(
 PROTOCOL = Protocol(
     name="corloc",
     summary="CorLoc (LOST): one box an image by seeds or spectral cuts, on VOC07, VOC12, COCO20k; its chance",
-    data=CorlocData(),
+    data=FoundData(),
     settings=CorlocSettings(),
     run=_run,
     titles={

@@ -84,9 +84,7 @@ def stream_found(
 
     for number, item in store.stream(len(images), make):
         if isinstance(item, Skipped):
-            if read.strict:
-                raise DataError(f"{item.what}: {item.why}")
-            run.note_skipped([item])
+            run.skip(item)
             skipped += 1
         else:
             yield number, item

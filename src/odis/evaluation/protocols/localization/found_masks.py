@@ -5,7 +5,6 @@ Letters: H, W the image in pixels; S the side of the square it is shown in.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,8 @@ from scipy import ndimage
 from torch.nn.functional import normalize
 
 from odis.config.training import DiscoverConfig
-from odis.errors import DataError
 from odis.evaluation.protocols.layouts.boxed import BoxedImages
+from odis.evaluation.protocols.localization.box_hits import rows_in
 from odis.evaluation.protocols.localization.discovery import (
     OurDiscovery,
     facet_features,
@@ -127,18 +126,11 @@ def objects_of_index(index: ObjectIndex, images: BoxedImages) -> tuple[list[Imag
     Raises:
         DataError: It has none of the images.
     """
-    rows = {os.path.realpath(index.image_path(i)): i for i in range(len(index))}
-    places = [rows.get(os.path.realpath(path)) for path in images.paths]
-    if all(place is None for place in places):
-        raise DataError(
-            f"{index.path} has none of the images of {images.path}; images are matched by the path of their "
-            f"file"
-        )
-    found = []
+    places, found = rows_in(index, images), []
     for place, row in zip(places, images.rows):
         objects = () if place is None else usable_objects(index[place], ANY_LABEL).objects
         found.append(ImageObjects(row.image, row.width, row.height, objects))
-    return found, sum(place is None for place in places)
+    return found, places.count(None)
 
 
 def of_other_images(images: BoxedImages, seed: int) -> list[ImageObjects]:

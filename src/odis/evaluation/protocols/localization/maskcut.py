@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from odis.errors import OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
+from odis.evaluation.protocols.localization.found_settings import FoundData, FoundSettings, begin
 from odis.evaluation.protocols.protocol import (
     Protocol,
-    ProtocolSettings,
-    not_offered,
     results_of,
     statistics_of,
 )
 from odis.evaluation.protocols.publications.maskcut import ABOUT
-from odis.evaluation.settings import require_given
 
 if TYPE_CHECKING:
     from odis.evaluation.protocols.layouts.boxed import BoxedImages
@@ -26,64 +24,23 @@ if TYPE_CHECKING:
 PUBLISHED_SIDE, PUBLISHED_TAU = 480, 0.15
 
 
-@dataclass(frozen=True, slots=True)
-class MaskcutData:
-    """The images with true objects, and what is held against them.
-
-    Args:
-        test: COCO, Pascal VOC (boxes alone), or an object index (.parquet).
-        split: COCO: val2017, ... VOC: a list of ImageSets/Main, by default trainval.
-        file_list: Only images that this file lists, a name a line: COCO20k's coco_20k_filenames.txt.
-        predicted: Object index that is scored, as a detector's objects are; again for more. No model is
-            needed then.
-    """
-
-    test: str = ""
-    split: str | None = None
-    file_list: str | None = None
-    predicted: Sequence[str] = field(default=(), metadata={"repeat": True})
-
-    def open(self) -> BoxedImages:
-        """The images, those without objects too.
-
-        Raises:
-            OdisError: They are not given.
-            DataError: They cannot be read, or have no object.
-        """
-        from odis.evaluation.protocols.layouts.boxed import open_boxed
-
-        require_given(self, "test")
-        return open_boxed(self.test, self.split, self.file_list, keep_empty=True)
-
-
 @dataclass(frozen=True, kw_only=True)
-class MaskcutSettings(ProtocolSettings):
+class MaskcutSettings(FoundSettings):
     """Settings of the protocol.
 
     Args:
         max_objects: Masks of an image.
-        size: Side of the square whose area images are shown at, with their aspect; by default the model's
-            own. As published, images are squashed to 480 x 480.
-        facet: Features that are read: key, query, value or token; by default key, or token for a model
-            without keys.
         tau: Cosine above which two patches belong together; by default .2, as published .15.
-        cache: Folder in which found masks are kept; an interrupted call goes on there.
     """
 
-    max_train: int | None = not_offered()
     max_objects: int = 3
-    size: int | None = None
-    facet: Literal["key", "query", "value", "token"] | None = None
     tau: float | None = None
-    cache: str | None = None
 
     def check(self) -> None:
         """See `EvaluationSettings.check`."""
-        ProtocolSettings.check(self)
+        FoundSettings.check(self)
         if self.max_objects < 1:
             raise OdisError(f"max-objects {self.max_objects} must be 1 or more")
-        if self.size is not None and self.size < 1:
-            raise OdisError(f"size {self.size} must be 1 or more")
         if self.size is not None and self.as_published:
             raise OdisError(f"size {self.size}: as published, images are squashed to {PUBLISHED_SIDE}")
         if not -1 <= self.threshold < 1:
@@ -93,18 +50,6 @@ class MaskcutSettings(ProtocolSettings):
     def threshold(self) -> float:
         """The tau that is used."""
         return self.tau if self.tau is not None else PUBLISHED_TAU if self.as_published else 0.2
-
-    def check_models(self, encoders: Sequence[Encoder]) -> None:
-        """Models that cannot be asked so are refused; there may be none.
-
-        Raises:
-            OdisError: Naming the model.
-        """
-        if self.as_published:
-            from odis.evaluation.protocols.localization.discovery import check_own_size
-
-            for encoder in encoders:
-                check_own_size(encoder)
 
 
 def evaluate_maskcut(
@@ -142,29 +87,14 @@ def evaluate_maskcut(
         of_other_images,
     )
     from odis.evaluation.runner import EvaluationRun
-    from odis.evaluation.subset import draw_rows
     from odis.objects.index import ObjectIndex
 
     run = EvaluationRun("maskcut", encoders, settings, progress, on_row)
-    if not run.encoders and not predicted:
-        raise OdisError("nothing to score: give --model, or --predicted with an object index")
-    rows = draw_rows(len(images), settings.max_test, settings.seed)
-    images = images if len(rows) == len(images) else images.select(rows)
+    images = begin(run, images, predicted, "annotated")
     if not any(row.objects for row in images.rows):
         raise OdisError(
             f"{images.path}: none of the {len(images)} images has an object; nothing can be found"
         )
-    run.note_skipped(images.skipped)
-    run.sides["test"] = {
-        "index": images.path,
-        "provenance": images.provenance,
-        "classes": images.classes,
-        "images": len(images),
-        **{name: value for name, value in images.counts().items() if name != "objects"},
-        "annotated": images.counts()["objects"],
-    }
-    if images.not_there:
-        run.notes.append(f"{images.not_there:,} listed images are not in the annotations")
     if not _has_masks(images):
         run.notes.append(f"{images.path}: some objects have no mask; only boxes are scored")
     everything = list(range(len(images)))
@@ -223,19 +153,19 @@ def _scores(
 
 def _run(
     models: Models,
-    data: MaskcutData,
+    data: FoundData,
     settings: MaskcutSettings,
     progress: Progress | None,
     on_row: OnRow | None,
 ) -> dict[str, Any]:
-    images = data.open()
+    images = data.open(keep_empty=True)
     return evaluate_maskcut(models(), images, settings, progress, on_row, predicted=data.predicted)
 
 
 PROTOCOL = Protocol(
     name="maskcut",
     summary="MaskCut (CutLER): up to 3 masks an image by repeated cuts; AP50 and AR100 without classes",
-    data=MaskcutData(),
+    data=FoundData(),
     settings=MaskcutSettings(),
     run=_run,
     titles={

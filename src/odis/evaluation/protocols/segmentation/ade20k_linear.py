@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,104 +10,46 @@ from odis.errors import OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
 from odis.evaluation.protocols.protocol import Protocol, ProtocolSettings, results_of, statistics_of
 from odis.evaluation.protocols.publications.ade20k_linear import ABOUT
-from odis.evaluation.settings import require_given
+from odis.evaluation.protocols.segmentation.segmented_settings import SegmentedData
+from odis.evaluation.protocols.training.iterated_settings import IteratedSettings
 
 if TYPE_CHECKING:
-    from odis.evaluation.measurable import FoundLabels
     from odis.evaluation.protocols.layouts.segmentation import SegmentedImages
     from odis.evaluation.protocols.segmentation.ade_training import SegmentedRows
     from odis.evaluation.runner import EvaluationRun
     from odis.inference import Encoder
 
-SWEEP = ((1e-4, 3e-4, 1e-3), (1e-4, 1e-3))
-"""Learning rates and weight decays of the published sweep."""
-
 SIDE, STRIDE = 512, 341
 
 
-@dataclass(frozen=True, slots=True)
-class Ade20kData:
-    """The two parts.
-
-    Args:
-        train: ADE20K 2016 (ADEChallengeData2016), or other label maps or an index with masks, to learn from.
-        train_split: List or folder of it; by default train.
-        test: The same, to measure on.
-        test_split: List or folder of it; by default val.
-    """
-
-    train: str = ""
-    train_split: str = ""
-    test: str = ""
-    test_split: str = ""
-
-    def open(self) -> tuple[SegmentedImages, SegmentedImages]:
-        """Train and test part.
-
-        Raises:
-            OdisError: One is not given.
-            DataError: One cannot be read, or has no label.
-        """
-        from odis.evaluation.protocols.layouts.segmentation import open_segmented
-
-        require_given(self, "train", "test")
-        train = open_segmented(self.train, self.train_split, part="train")
-        return train, open_segmented(self.test, self.test_split, part="val")
-
-
 @dataclass(frozen=True, kw_only=True)
-class Ade20kSettings(ProtocolSettings):
+class Ade20kSettings(IteratedSettings):
     """Settings of the protocol.
 
     Args:
         size: Side of views and windows in pixels; by default 512, or 32 patches of a model whose patches do
             not tile it (448 for patches of 14).
-        lr: Learning rates of AdamW; each with each weight decay trains a head of its own on the same views.
-        weight_decay: Weight decays.
-        sweep: Train the heads of the published sweep: lr 1e-4, 3e-4, 1e-3, each with weight decay 1e-4 and
-            1e-3.
         dropout: Share of channels that are dropped in training.
-        iterations: Steps.
-        batch: Views in a step.
         warm_up: Steps of the warm-up.
         measure_every: As published, steps between two measurements on the test part, the best of which
             counts.
-        cache: Folder in which the heads are kept while they train; the same call goes on there.
-        keep_every: Steps between two states that are kept.
     """
 
     size: int | None = None
-    lr: Sequence[float] = (1e-3,)
-    weight_decay: Sequence[float] = (1e-3,)
-    sweep: bool = False
     dropout: float = 0.1
-    iterations: int = 40000
-    batch: int = 16
     warm_up: int = 1500
     measure_every: int = 5000
-    cache: str | None = None
-    keep_every: int = 500
 
     def check(self) -> None:
         """See `EvaluationSettings.check`."""
-        ProtocolSettings.check(self)
-        for name, least in (("iterations", 1), ("batch", 1), ("measure_every", 1), ("keep_every", 1)):
-            if getattr(self, name) < least:
-                raise OdisError(f"{name.replace('_', '-')} {getattr(self, name)} must be {least} or more")
+        IteratedSettings.check(self)
+        if self.measure_every < 1:
+            raise OdisError(f"measure-every {self.measure_every} must be 1 or more")
         if self.size is not None and self.size < 1:
             raise OdisError(f"size {self.size} must be 1 or more")
-        if not 0 <= self.warm_up <= self.iterations:
-            raise OdisError(f"warm-up {self.warm_up} must be from 0 to the {self.iterations} iterations")
-        if not self.lr or min(self.lr) <= 0:
-            raise OdisError(f"lr {list(self.lr)} must be one or more numbers above 0")
-        if not self.weight_decay or min(self.weight_decay) < 0:
-            raise OdisError(f"weight-decay {list(self.weight_decay)} must be one or more numbers, 0 or above")
+        self.check_warm_up(self.warm_up)
         if not 0 <= self.dropout < 1:
             raise OdisError(f"dropout {self.dropout:g} must be from 0 to below 1")
-        if self.sweep and (tuple(self.lr), tuple(self.weight_decay)) != ((1e-3,), (1e-3,)):
-            raise OdisError(
-                "sweep names its own learning rates and weight decays; leave out lr and weight-decay"
-            )
 
     def side_of(self, encoder: Encoder) -> int:
         """Side of a model's views in pixels."""
@@ -158,19 +100,19 @@ def evaluate_ade20k(
         OdisError: Settings or models that do not fit.
         DataError: Nothing could be measured: no class, one class only, or none in common.
     """
-    from odis.evaluation.measurable import require_measurable
+    from odis.evaluation.dense import train_positions
     from odis.evaluation.protocols.segmentation import ade_training as training
+    from odis.evaluation.protocols.segmentation.segmented import draw_segmented
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import iou_score
-    from odis.evaluation.subset import overlap_note, real_path
 
-    if settings.sweep:
-        settings = replace(settings, lr=SWEEP[0], weight_decay=SWEEP[1], sweep=False)
+    settings = settings.swept()
     run = EvaluationRun("ade20k-linear", encoders, settings, progress, on_row)
-    parts = _parts(train, test, settings)
-    files = [{real_path(p.images.images.image_path(row)) for row in p.rows} for p in parts]
-    run.note(overlap_note(len(files[0] & files[1])))
-    require_measurable(*(_found(part) for part in parts))
+    train_rows, test_rows = draw_segmented(run, train, test)
+    parts = (
+        training.SegmentedRows(train, train_rows, train_positions(train.images, train.images)),
+        training.SegmentedRows(test, test_rows, train_positions(test.images, train.images)),
+    )
     classes = len(train.images.classes)
     counts = None
     for source in run.encoders:
@@ -201,43 +143,6 @@ def stride_of(side: int) -> int:
     return max(1, round(side * STRIDE / SIDE))
 
 
-def _parts(
-    train: SegmentedImages, test: SegmentedImages, settings: Ade20kSettings
-) -> tuple[SegmentedRows, SegmentedRows]:
-    from odis.evaluation.dense import train_positions
-    from odis.evaluation.protocols.segmentation.ade_training import SegmentedRows
-    from odis.evaluation.subset import draw_rows
-
-    rows = [
-        draw_rows(len(part.images), most, settings.seed)
-        for part, most in ((train, settings.max_train), (test, settings.max_test))
-    ]
-    return (
-        SegmentedRows(train, rows[0], train_positions(train.images, train.images)),
-        SegmentedRows(test, rows[1], train_positions(test.images, train.images)),
-    )
-
-
-def _found(part: SegmentedRows) -> FoundLabels:
-    """The labels of a part, read image by image until it is clear that something can be measured."""
-    import numpy as np
-
-    from odis.errors import DataError
-    from odis.evaluation.label_maps import IGNORE
-    from odis.evaluation.measurable import FoundLabels
-
-    images = part.images.images
-
-    def labels() -> Iterator[int]:
-        for row in part.rows:
-            try:
-                yield from (label for label in np.unique(images.read(row)[1]).tolist() if label != IGNORE)
-            except DataError:  # named when it is shown
-                continue
-
-    return FoundLabels(images.path, images.classes, labels(), "pixels", images.background)
-
-
 def _model_rows(
     run: EvaluationRun,
     source: Encoder,
@@ -256,7 +161,7 @@ def _model_rows(
         encoder = replace(encoder, precision="fp32")
     side = settings.side_of(encoder)
     stride, name = stride_of(side), source.source or "model"
-    many = len(settings.lr) * len(settings.weight_decay)
+    many = len(settings.heads)
 
     def counted(heads: Any) -> Any:
         scorers = training.head_scorers(encoder, heads, side, settings.read.batch_size)
@@ -297,7 +202,7 @@ def _model_rows(
 
 def _run(
     models: Models,
-    data: Ade20kData,
+    data: SegmentedData,
     settings: Ade20kSettings,
     progress: Progress | None,
     on_row: OnRow | None,
@@ -309,7 +214,7 @@ def _run(
 PROTOCOL = Protocol(
     name="ade20k-linear",
     summary="Segmentation on ADE20K (DINOv3): a linear head on frozen patches, sliding windows; mIoU",
-    data=Ade20kData(),
+    data=SegmentedData(),
     settings=Ade20kSettings(),
     run=_run,
     titles={

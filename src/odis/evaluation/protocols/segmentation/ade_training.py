@@ -5,9 +5,8 @@ Letters: B images, S side of a view, C classes, n images measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,14 +20,20 @@ from odis.data.views import normalize_pixels
 from odis.errors import DataError
 from odis.evaluation.label_maps import IGNORE, patch_label_shares
 from odis.evaluation.protocols.images.patches import normalized_tokens
-from odis.evaluation.protocols.images.store import FeatureStore, files_key, model_key
-from odis.evaluation.protocols.images.stream import read_items
+from odis.evaluation.protocols.images.store import files_key
+from odis.evaluation.protocols.images.stream import read_batches
 from odis.evaluation.protocols.images.views import pixels_of
 from odis.evaluation.protocols.layouts.segmentation import SegmentedImages
 from odis.evaluation.protocols.segmentation.ade_views import RandomWindow, short_side
 from odis.evaluation.protocols.segmentation.channel_head import ChannelHead, learning_rate, pixel_loss
 from odis.evaluation.protocols.segmentation.window_scores import best_class, stitched, windows
-from odis.evaluation.protocols.training.iterated_heads import IteratedHeads, image_at
+from odis.evaluation.protocols.training.iterated_heads import (
+    IteratedHeads,
+    image_at,
+    new_heads,
+    state_file,
+    train_iterations,
+)
 from odis.evaluation.runner import EvaluationRun
 from odis.evaluation.scores import confusion, iou_score, overlaps
 from odis.inference import Encoder
@@ -141,35 +146,43 @@ def train_heads(
         settings: How.
         measure: Measures all heads every `settings.measure_every` steps, into their history; None for never.
     """
-    heads = _new_heads(encoder, train, side, settings)
-    saved = _saved(encoder, train, side, settings)
+    classes = len(train.images.images.classes)
+    width = window_features(encoder, [np.zeros((3, side, side), np.uint8)], side).shape[1]
+    heads = new_heads(
+        settings, lambda: ChannelHead(width, classes, settings.dropout), encoder.device, beta2=0.999
+    )
+    images = train.images.images
+    saved = state_file(
+        settings,
+        encoder,
+        "ade20k-linear",
+        files=files_key(images.image_path(row) for row in train.rows),
+        classes=list(images.classes),
+        side=side,
+    )
     if saved is not None:
         heads.resume(saved)
-    total, what, missed = settings.iterations, f"{encoder.source or 'model'}, training", 0
-    places = range(heads.iteration * settings.batch, total * settings.batch)
-    views = Shows(train, side, places=places, seed=settings.seed)
-    for batch in _batches(run, views, settings.batch):
-        if batch:
-            features = window_features(encoder, [one.pixels for one in batch], side)
-            stacked = np.stack([padded_labels(one.shown, side) for one in batch])
-            labels = torch.from_numpy(stacked).long().to(encoder.device)
-            share = learning_rate(heads.iteration, total, settings.warm_up)
-            for k, head in enumerate(heads.heads):
-                # Channels are dropped by step and head alone: a resumed run drops the same.
-                with torch.random.fork_rng(devices=_device_of(encoder)):
-                    torch.manual_seed(_draw(settings.seed, heads.iteration, k))
-                    scores = head.module.train()(features)
-                loss = pixel_loss(scores, labels, whole=settings.as_published)
-                head.step(loss, lr=head.lr * share, beta1=0.9)
-        missed += settings.batch - len(batch)
-        heads.iteration += 1
-        now = heads.iteration
-        if measure is not None and (now % settings.measure_every == 0 or now == total):
+    places = range(heads.iteration * settings.batch, settings.iterations * settings.batch)
+
+    def step(batch: Sequence[Shown]) -> None:
+        for one in batch:
+            run.skip(*one.skipped)
+        train_step(encoder, heads, side, settings, batch)
+
+    def after(now: int) -> None:
+        if measure is not None and (now % settings.measure_every == 0 or now == settings.iterations):
             heads.history.append(measure(heads))
-        if saved is not None and (now % settings.keep_every == 0 or now == total):
-            heads.keep(saved)
-        if run.progress is not None:
-            run.progress(what, now, total)
+
+    missed = train_iterations(
+        run,
+        heads,
+        Shows(train, side, places=places, seed=settings.seed),
+        settings,
+        f"{encoder.source or 'model'}, training",
+        step=step,
+        after=after,
+        saved=saved,
+    )
     run.sides["train"] = {
         "index": train.images.images.path,
         "provenance": train.images.images.provenance,
@@ -188,57 +201,27 @@ def _device_of(encoder: Encoder) -> list[int]:
     return [encoder.device.index or 0] if encoder.device.type == "cuda" else []
 
 
-def _new_heads(encoder: Encoder, train: SegmentedRows, side: int, settings: Ade20kSettings) -> IteratedHeads:
-    """Every head starts alike, whatever was drawn before."""
-    width = window_features(encoder, [np.zeros((3, side, side), np.uint8)], side).shape[1]
-    modules = []
-    for lr in settings.lr:
-        for decay in settings.weight_decay:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(settings.seed)
-                head = ChannelHead(width, len(train.images.images.classes), settings.dropout)
-            modules.append((head.to(encoder.device), lr, decay))
-    return IteratedHeads(modules, beta2=0.999)
-
-
-def _saved(encoder: Encoder, train: SegmentedRows, side: int, settings: Ade20kSettings) -> Path | None:
-    if settings.cache is None:
-        return None
-    key = {name: value for name, value in settings.as_dict().items() if name not in ("cache", "keep_every")}
-    images = train.images.images
-    files = files_key(images.image_path(row) for row in train.rows)
-    key |= {"protocol": "ade20k-linear", "files": files, "classes": list(images.classes), "side": side}
-    folder = FeatureStore(settings.cache, key | model_key(encoder)).folder
-    return None if folder is None else folder / "heads.safetensors"
-
-
-def _batches(run: EvaluationRun, views: Shows, batch: int) -> Iterator[list[Shown]]:
-    """Batches in order, without what cannot be read."""
-    waiting: list[Shown] = []
-    for i, item in enumerate(read_items(views, run.settings.read)):
-        if isinstance(item, Skipped):
-            if run.settings.read.strict:
-                raise DataError(f"{item.what}: {item.why}")
-            run.note_skipped([item])
-        else:
-            _note_objects(run, item)
-            waiting.append(item)
-        if (i + 1) % batch == 0:
-            yield waiting
-            waiting = []
-
-
-def _note_objects(run: EvaluationRun, item: Shown) -> None:
-    if item.skipped and run.settings.read.strict:
-        raise DataError(f"{item.skipped[0].what}: {item.skipped[0].why}")
-    run.note_skipped(item.skipped)
+def train_step(
+    encoder: Encoder, heads: IteratedHeads, side: int, settings: Ade20kSettings, batch: Sequence[Shown]
+) -> None:
+    """One step of all heads on the same views."""
+    features = window_features(encoder, [one.pixels for one in batch], side)
+    stacked = np.stack([padded_labels(one.shown, side) for one in batch])
+    labels = torch.from_numpy(stacked).long().to(encoder.device)
+    share = learning_rate(heads.iteration, settings.iterations, settings.warm_up)
+    for k, head in enumerate(heads.heads):
+        # Channels are dropped by step and head alone: a resumed run drops the same.
+        with torch.random.fork_rng(devices=_device_of(encoder)):
+            torch.manual_seed(_draw(settings.seed, heads.iteration, k))
+            scores = head.module.train()(features)
+        loss = pixel_loss(scores, labels, whole=settings.as_published)
+        head.step(loss, lr=head.lr * share, beta1=0.9)
 
 
 Scorers = Callable[[Shown, list[np.ndarray]], "list[list[Tensor]]"]
 """Of each head, scores (C, h, w) of each window, from an image and the pixels of its windows."""
 
 
-@torch.no_grad()
 def label_counts(
     run: EvaluationRun,
     test: SegmentedRows,
@@ -254,36 +237,34 @@ def label_counts(
     """
     numbers: list[int] = []
     counts: list[list[np.ndarray]] = []
-    skipped = 0
-    for i, item in enumerate(read_items(Shows(test, side), run.settings.read)):
-        if run.progress is not None:
-            run.progress(what, i + 1, len(test.rows))
-        if isinstance(item, Skipped):
-            if run.settings.read.strict:
-                raise DataError(f"{item.what}: {item.why}")
-            run.note_skipped([item])
-            skipped += 1
-            continue
-        _note_objects(run, item)
-        size = item.shown.shape
-        corners = windows(size[0], size[1], side, stride)
-        views = [item.pixels[:, top : top + side, left : left + side] for top, left in corners]
-        found = []
-        for scores in scorers(item, views):
-            label = best_class(stitched(scores, corners, (size[0], size[1]), side), item.labels.shape[:2])
-            truth = torch.from_numpy(item.labels).to(label.device)
-            found.append(overlaps(confusion(label, truth, classes, ignore=IGNORE)))
-        numbers.append(item.number)
-        counts.append(found)
+    for batch in read_batches(run, Shows(test, side), what):
+        for _, item in batch:
+            run.skip(*item.skipped)
+            numbers.append(item.number)
+            counts.append(image_counts(item, side, stride, scorers, classes))
     run.sides["test"] = {
         "index": test.images.images.path,
         "provenance": test.images.images.provenance,
         "images": len(numbers),
-        "skipped": skipped,
+        "skipped": len(test.rows) - len(numbers),
         "classes": classes,
     }
     whole = np.array(counts, dtype=np.int64).reshape(len(numbers), heads, 3, classes)
     return numbers, whole.transpose(1, 0, 2, 3)
+
+
+@torch.no_grad()
+def image_counts(item: Shown, side: int, stride: int, scorers: Scorers, classes: int) -> list[np.ndarray]:
+    """For each head the pixels of each class in both, predicted and labelled, of an image: int64 (3, C)."""
+    size = item.shown.shape
+    corners = windows(size[0], size[1], side, stride)
+    views = [item.pixels[:, top : top + side, left : left + side] for top, left in corners]
+    found = []
+    for scores in scorers(item, views):
+        label = best_class(stitched(scores, corners, (size[0], size[1]), side), item.labels.shape[:2])
+        truth = torch.from_numpy(item.labels).to(label.device)
+        found.append(overlaps(confusion(label, truth, classes, ignore=IGNORE)))
+    return found
 
 
 def head_scorers(encoder: Encoder, heads: IteratedHeads, side: int, batch: int) -> Scorers:

@@ -185,9 +185,7 @@ class SegmentedReader:
         store = FeatureStore(folder, self._key(views) | key if folder else {})
         for number, item in store.stream(count, lambda numbers: self._made(views, side, finish, numbers)):
             if isinstance(item, Skipped):
-                if self.settings.read.strict:
-                    raise DataError(f"{item.what}: {item.why}")
-                self.run.note_skipped([item])
+                self.run.skip(item)
                 skipped.add(views.row(number))
             else:
                 self.grid = (int(item["grid"][0]), int(item["grid"][1]))
@@ -227,9 +225,7 @@ class SegmentedReader:
                         f"{views.part.images.path}: shows {item.foreign!r}, a class that the train part does "
                         f"not list"
                     )
-                if self.settings.read.strict and item.skipped:
-                    raise DataError(f"{item.skipped[0].what}: {item.skipped[0].why}")
-                self.run.note_skipped(item.skipped)
+                self.run.skip(*item.skipped)
                 shown += 1
             waiting.append((numbers[i], item))
             if shown == self.settings.read.batch_size or i == last:

@@ -6,17 +6,26 @@ Letters: B images, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from odis.evaluation.protocols.images.store import FeatureStore, model_key
+from odis.evaluation.protocols.images.stream import read_steps
+from odis.evaluation.protocols.training.iterated_settings import IteratedSettings
 from odis.evaluation.protocols.training.kept_state import read_tensors, write_tensors
+from odis.evaluation.runner import EvaluationRun
+from odis.inference import Encoder
+from odis.types import Skipped
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -105,6 +114,77 @@ class IteratedHeads:
                 head.optimizer.state[parameter].update(kept)
         self.iteration = int(found["iteration"])
         self.history = found["history"].tolist() if "history" in found else []
+
+
+def new_heads(
+    settings: IteratedSettings, make: Callable[[], nn.Module], device: torch.device, beta2: float
+) -> IteratedHeads:
+    """A head for each learning rate and weight decay; every one starts alike, whatever was drawn before."""
+    made = []
+    for lr, decay in settings.heads:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            made.append((make().to(device), lr, decay))
+    return IteratedHeads(made, beta2)
+
+
+def state_file(
+    settings: IteratedSettings, encoder: Encoder, protocol: str, aside: Sequence[str] = (), **key: Any
+) -> Path | None:
+    """Where the heads of a model are kept, if anywhere.
+
+    Args:
+        settings: They depend on all of these, but not on where and how often they are kept.
+        encoder: The model.
+        protocol: Its name.
+        aside: More settings that they do not depend on.
+        key: What else they depend on.
+    """
+    if settings.cache is None:
+        return None
+    left_out = {"cache", "keep_every", *aside}
+    asked = {name: value for name, value in settings.as_dict().items() if name not in left_out}
+    folder = FeatureStore(settings.cache, asked | {"protocol": protocol} | key | model_key(encoder)).folder
+    return None if folder is None else folder / "heads.safetensors"
+
+
+def train_iterations(
+    run: EvaluationRun,
+    heads: IteratedHeads,
+    views: Dataset[T | Skipped],
+    settings: IteratedSettings,
+    what: str,
+    *,
+    step: Callable[[list[T]], None],
+    after: Callable[[int], None] | None = None,
+    saved: Path | None = None,
+) -> int:
+    """Train from the iteration on that the heads have reached; how many views could not be read.
+
+    Args:
+        run: Is told what was skipped.
+        heads: What is trained.
+        views: Those of all steps that are left.
+        settings: How many steps, of how many views, and how often the state is kept.
+        what: What the progress is called.
+        step: One step of all heads on the views that could be read.
+        after: Called with the number of steps after each.
+        saved: Where the state is kept.
+    """
+    total, missed = settings.iterations, 0
+    for batch in read_steps(run, views, settings.batch):
+        if batch:
+            step(batch)
+        missed += settings.batch - len(batch)
+        heads.iteration += 1
+        now = heads.iteration
+        if after is not None:
+            after(now)
+        if saved is not None and (now % settings.keep_every == 0 or now == total):
+            heads.keep(saved)
+        if run.progress is not None:
+            run.progress(what, now, total)
+    return missed
 
 
 def image_at(place: int, count: int, seed: int) -> int:
