@@ -4,6 +4,7 @@ depend on.
 
 from __future__ import annotations
 
+import copy
 import json
 import statistics
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from typing import Any
 
 import torch
 from grid import ALL_OBJECTS, METHODS, REFERENCE, Cell
+from supervised import train_with_labels
 from worlds import World
 
+from odis.backbones.saved import save_model
 from odis.benchmark.flops import count_flops
 from odis.config.options import load_recipe
 from odis.config.query import MODES, QueryConfig
@@ -21,10 +24,8 @@ from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
 from odis.evaluation.dense_knn import DenseKnnSettings, evaluate_dense_knn
 from odis.evaluation.knn import KnnSettings, evaluate_knn
-from odis.evaluation.label_maps import LabelledImages
 from odis.evaluation.linear import LinearSettings, evaluate_linear
 from odis.evaluation.protocols.layouts.boxed import open_boxed
-from odis.evaluation.protocols.layouts.segmentation import SegmentedImages
 from odis.evaluation.protocols.localization.corloc import CorlocSettings, evaluate_corloc
 from odis.evaluation.protocols.segmentation.hummingbird import HummingbirdSettings, evaluate_hummingbird
 from odis.evaluation.results import write_results
@@ -32,6 +33,7 @@ from odis.evaluation.settings import Grid
 from odis.inference import Encoder, load
 from odis.machine.devices import resolve_device
 from odis.machine.ranks import ranks
+from odis.method.vit import ObjectViT
 from odis.objects.index import ObjectIndex
 from odis.train.loop import pretrain
 from odis.train.metrics import collapse_warning
@@ -57,6 +59,15 @@ NEIGHBOURS = 1000
 
 MEMORY = 20_000
 """Patches in the memory of in-context segmentation."""
+
+DENSE_TEST = 300
+"""Test images at most whose patches are labelled, or in which objects are found."""
+
+KEPT_SEED = 0
+"""Of every cell the backbone of this seed is kept beside its figures."""
+
+WARMUP = 0.06
+"""Share of a run over which the rate rises, where its length is said in images."""
 
 PROBE_STEPS = 1000
 """Steps of the linear probes."""
@@ -106,6 +117,10 @@ def config_of(world: World, cell: Cell, candidate: str, data: str, seed: int) ->
     settings: dict[str, Any] = {**world.candidates[candidate], **METHODS[cell.method], **cell.settings}
     if settings.get("objects.per_image") == ALL_OBJECTS:
         settings["objects.per_image"] = world.most_objects
+    length = cell.images or world.images
+    if length is not None:
+        epochs = world.epochs(length)
+        settings = {"train.epochs": epochs, "optim.warmup_epochs": round(WARMUP * epochs, 4), **settings}
     settings |= {"train.seed": seed, "data": data}
     return load_recipe(
         str(world.base), **{name.replace(".", "__"): value for name, value in settings.items()}
@@ -158,18 +173,41 @@ def plan(place: Place, world: World, cell: Cell, seed: int) -> Plan:
 
 def run_cell(place: Place, world: World, cell: Cell, seed: int) -> None:
     """Train, measure on the test part, and write the figures; a call after an interruption goes on."""
-    planned = plan(place, world, cell, seed)
-    figures = trained(place, world, cell.name, planned.config, seed)
-    scores = measured(place, world, figures.pop("encoder"))
-    figures |= {"candidate": planned.candidate, "asked": planned.asked, "objects": cell.objects}
-    figures |= {
-        "flops_per_image": planned.flops_per_image,
-        "flops": planned.flops_per_image * figures["images_seen"],
-    }
-    write_results(
-        place.result(world, cell.name, seed),
-        {"world": world.name, "cell": cell.name, "seed": seed, "scores": scores, **figures},
-    )
+    if cell.labels:
+        config = config_of(
+            world, cell, next(iter(world.candidates)), world.index("train", place.work).path, seed
+        )
+        figures = trained(place, world, cell.name, config, seed, labels=True)
+        encoder = figures.pop("encoder")
+        figures |= {"candidate": "-", "asked": asked_best(place, world, encoder), "objects": cell.objects}
+    else:
+        planned = plan(place, world, cell, seed)
+        figures = trained(place, world, cell.name, planned.config, seed)
+        encoder = figures.pop("encoder")
+        figures |= {"candidate": planned.candidate, "asked": planned.asked, "objects": cell.objects}
+        figures |= {
+            "flops_per_image": planned.flops_per_image,
+            "flops": planned.flops_per_image * figures["images_seen"],
+        }
+    path = place.result(world, cell.name, seed)
+    figures["scores"] = measured(place, world, encoder)
+    if seed == KEPT_SEED:
+        keep_backbone(encoder, path.with_suffix(".safetensors"))
+    write_results(path, {"world": world.name, "cell": cell.name, "seed": seed, **figures})
+
+
+def asked_best(place: Place, world: World, encoder: Encoder) -> str:
+    """The way to ask that is best on the images that settings are chosen on, for a network without
+    candidates.
+    """
+    scores = object_knn(encoder, world.index("train", place.work), world.index("choose", place.work), world)
+    return max(ASKED, key=lambda asked: scores[asked]["value"])
+
+
+def keep_backbone(encoder: Encoder, path: Path) -> None:
+    """Write a network in 16 bits, for measures on data that is not here; `odis.load` opens it."""
+    assert isinstance(encoder.model, ObjectViT)
+    save_model(path, copy.deepcopy(encoder.model).half(), encoder.card)
 
 
 def run_trial(place: Place, world: World, method: str, candidate: str) -> None:
@@ -186,10 +224,15 @@ def run_trial(place: Place, world: World, method: str, candidate: str) -> None:
     )
 
 
-def trained(place: Place, world: World, name: str, config: PretrainConfig, seed: int) -> dict[str, Any]:
+def trained(
+    place: Place, world: World, name: str, config: PretrainConfig, seed: int, *, labels: bool = False
+) -> dict[str, Any]:
     """The run of a config, made or gone on with: its encoder, and what its folder says of it."""
     run = world.folder(place.work) / "runs" / f"{name}-seed{seed}"
-    pretrain(config, run, recipe=name)
+    if labels:
+        train_with_labels(config, run)
+    else:
+        pretrain(config, run, recipe=name)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if "images_per_second" in line]
     record = read_config(run)
@@ -209,7 +252,7 @@ def trained(place: Place, world: World, name: str, config: PretrainConfig, seed:
         "feature_spread",
     )
     return {
-        "encoder": load(run, device=config.train.device),
+        "encoder": load(run, device=config.train.device, precision=config.train.precision),
         "run": str(run.relative_to(place.work)),
         "steps": lines[-1]["step"],
         "images_seen": lines[-1]["step"] * batch,
@@ -241,7 +284,7 @@ def object_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, world: W
         mode = "masked-attention" if window else asked
         # A box that is cut out, and a window, are resized to the size of a view; whole images are asked about
         # at their own.
-        size = None if window or mode == "crop" else world.side
+        size = None if window or mode == "crop" else world.side_of(encoder.image_size)
         settings = KnnSettings(
             query=QueryConfig(modes=(mode,), size=size, context=CONTEXT if window else None),
             k=(K,),
@@ -254,56 +297,68 @@ def object_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, world: W
 def measured(place: Place, world: World, encoder: Encoder) -> dict[str, Any]:
     """Every measure of a trained network on the test part."""
     train, test = world.index("train", place.work), world.index("test", place.work)
+    side = world.side_of(encoder.image_size)
     torch.manual_seed(0)
     grid = Grid(steps=PROBE_STEPS)
     linear = evaluate_linear(
-        encoder,
-        train,
-        test,
-        LinearSettings(query=QueryConfig(size=world.side), grid=grid, max_train=NEIGHBOURS),
+        encoder, train, test, LinearSettings(query=QueryConfig(size=side), grid=grid, max_train=NEIGHBOURS)
     )
     images = evaluate_linear(
         encoder,
         train,
         test,
         LinearSettings(
-            query=QueryConfig(modes=("whole-image",), images=True, size=world.side),
+            query=QueryConfig(modes=("whole-image",), images=True, size=side),
             grid=grid,
             multi_label=True,
             max_train=NEIGHBOURS,
         ),
     )
-    # Boxes: strokes are thinner than patches, so that by masks most of every patch is background and nothing
-    # else is ever found.
-    labelled = [
-        LabelledImages.from_index(world.boxes(part, place.work), boxes=True) for part in ("train", "test")
-    ]
-    dense = evaluate_dense_knn(
-        encoder,
-        *labelled,
-        DenseKnnSettings(query=QueryConfig(size=world.side), max_patches=20_000, max_train=NEIGHBOURS),
-    )
     scores = {
         "knn": object_knn(encoder, train, test, world),
         "linear": linear["rows"][0]["scores"]["top-1"],
         "images_map": images["rows"][0]["scores"]["mAP"],
-        "dense_knn": dense["rows"][0]["scores"]["mIoU"],
     }
-    return scores | (protocols(encoder, train, test, world) if world.name == "photographs" else {})
+    return scores | patches_measured(place, world, encoder)
 
 
-def protocols(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, world: World) -> dict[str, Any]:
-    """Scores of two published protocols at this size: `hummingbird` by the masks of objects, its plain mIoU
-    at temperature .02, and `corloc` of discovery by seeds.
+def patches_measured(place: Place, world: World, encoder: Encoder) -> dict[str, Any]:
+    """Scores of patches: `dense_knn`; of worlds of photographs two published protocols at this size too:
+    `hummingbird`, its plain mIoU at temperature .02, and `corloc` of discovery by seeds.
     """
-    masks = [SegmentedImages(LabelledImages.from_index(index), "index") for index in (train, test)]
+    work, side = place.work, world.side_of(encoder.image_size)
+    dense = evaluate_dense_knn(
+        encoder,
+        world.labelled("train", work),
+        world.labelled("test", work),
+        DenseKnnSettings(
+            query=QueryConfig(size=side), max_patches=MEMORY, max_train=NEIGHBOURS, max_test=DENSE_TEST
+        ),
+    )
+    scores = {"dense_knn": dense["rows"][0]["scores"]["mIoU"]}
+    return scores | (protocols(place, world, encoder) if world.photographed else {})
+
+
+def protocols(place: Place, world: World, encoder: Encoder) -> dict[str, Any]:
+    """The published protocols of `patches_measured`."""
+    work, side = place.work, world.side_of(encoder.image_size)
     in_context = evaluate_hummingbird(
         encoder,
-        *masks,
-        HummingbirdSettings(size=world.side, memory=(MEMORY,), passes=1, beta=(0.02,), max_train=NEIGHBOURS),
+        world.segmented("train", work),
+        world.segmented("test", work),
+        HummingbirdSettings(
+            size=side,
+            memory=(MEMORY,),
+            passes=1,
+            beta=(0.02,),
+            max_train=NEIGHBOURS,
+            max_test=DENSE_TEST,
+        ),
     )
     located = evaluate_corloc(
-        encoder, open_boxed(test.path), CorlocSettings(method=("seeds",), size=world.side)
+        encoder,
+        open_boxed(world.index("test", work).path),
+        CorlocSettings(method=("seeds",), size=side, max_test=DENSE_TEST),
     )
     return {
         "hummingbird": in_context["rows"][0]["scores"]["mIoU, beta 0.02"],

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from cell import Place, chosen, config_of, flops_per_image
 from grid import METHODS, Cell
-from worlds import World, worlds
+from worlds import Roots, World, worlds
 
 from odis.benchmark.measure import batches_of, peak_gib, start
 from odis.config.training import PretrainConfig
@@ -96,8 +96,9 @@ def main() -> None:
         "--results", type=Path, default=HERE / "results", help="figures (default: beside this file)"
     )
     parser.add_argument(
-        "--photographs", type=Path, help="Tiny-ImageNet's folder, for photographs and tiny-imagenet"
+        "--photographs", type=Path, help="Tiny-ImageNet's folder, for photographs, -50 and tiny-imagenet"
     )
+    parser.add_argument("--voc", type=Path, help="the folder VOCdevkit/VOC2012, for voc")
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -111,7 +112,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images a batch (default: the study's)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision (default: the study's)")
     args = parser.parse_args()
-    known = worlds(args.photographs)
+    known = worlds(Roots(photographs=args.photographs, voc=args.voc))
     if args.world not in known:
         parser.error(f"no world {args.world!r}; there are {', '.join(known)}")
     world, place = known[args.world], Place(args.work.resolve(), args.results.resolve())

@@ -31,6 +31,9 @@ class Cell:
             (`jitter=0.1,drop=0.3`).
         compute: Length of the run as a share of the arithmetic of `REFERENCE`; None for as many images as the
             reference sees.
+        images: Length of the run in images, in worlds whose runs are of several lengths.
+        labels: Whether it is trained with the labels (`supervised.py`), to see how much there is to be
+            gained.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Cell:
     settings: Mapping[str, Any] = field(default_factory=dict)
     objects: str = "annotated"
     compute: float | None = None
+    images: int | None = None
+    labels: bool = False
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -69,12 +74,47 @@ def _around(name: str, objects: str = "annotated", **settings: Any) -> Cell:
     )
 
 
+UNTRAINED_RUN = {"train.steps": 1, "train.log_every": 1}
+"""The rate of a run's first step is 0."""
+
+UNTRAINED = Cell("untrained", REFERENCE, UNTRAINED_RUN)
+
+LENGTHS = {"30k": 30_000, "100k": 100_000, "300k": 300_000}
+"""Images that runs on photographs see. Each is a run with its own schedules."""
+
+TABLE = (
+    "ibot",
+    "odis-single",
+    "odis-read-only-all",
+    "crop-only",
+    "dino",
+    "mask-only",
+    "mean-pool",
+)
+"""The methods that are compared at every length, those first that the claims are about."""
+
+AUTHORS: dict[str, dict[str, Any]] = {}
+"""Each choice of the authors' own code on its own, by a short name."""
+
+GEOMETRIES: dict[str, dict[str, int]] = {
+    "16-64": {"model.patch_size": 16, "views.global_size": 64},
+    "12-96": {"model.patch_size": 12, "views.global_size": 96},
+    "8-96": {"model.patch_size": 8, "views.global_size": 96},
+}
+"""Side of a patch and of a view, beside the base of 8 and 64: 4 x 4, 8 x 8 and 12 x 12 patches a view, as the
+base has 8 x 8.
+"""
+
+ACROSS = ("ibot", "odis-read-only-all", "crop-only", "odis-single")
+"""The methods that are compared at several numbers of patches across an object."""
+
+
+def _supervised(length: str) -> Cell:
+    return Cell(f"supervised.{length}", REFERENCE, images=LENGTHS[length], labels=True)
+
+
 STUDIES: dict[str, list[Cell]] = {
-    # Untrained: the rate of a run's first step is 0.
-    "core": [
-        *(Cell(name, name) for name in METHODS),
-        Cell("untrained", REFERENCE, {"train.steps": 1, "train.log_every": 1}),
-    ],
+    "core": [*(Cell(name, name) for name in METHODS), UNTRAINED],
     "compute": [
         *(Cell(f"{name}.compute", name, compute=1.0) for name in METHODS if name != REFERENCE),
         Cell(f"{BEST}.half-compute", BEST, compute=0.5),
@@ -114,9 +154,32 @@ STUDIES: dict[str, list[Cell]] = {
         for method in ("dino", "ibot", "crop-only", REFERENCE, BEST)
         for name, rate in (("rate-half", 4.0e-3), ("rate-double", 16.0e-3))
     ],
+    "headroom": [UNTRAINED, *map(_supervised, LENGTHS)],
+    **{
+        length: [Cell(f"{name}.{length}", name, images=images) for name in TABLE]
+        for length, images in LENGTHS.items()
+    },
+    "authors-one-by-one": [
+        Cell(f"{REFERENCE}.{name}.100k", REFERENCE, settings, images=LENGTHS["100k"])
+        for name, settings in AUTHORS.items()
+    ],
+    "patches": [
+        *(
+            Cell(f"{name}.{geometry}.100k", name, sides, images=LENGTHS["100k"])
+            for geometry, sides in GEOMETRIES.items()
+            for name in ACROSS
+        ),
+        *(
+            Cell(f"untrained.{geometry}", REFERENCE, {**sides, **UNTRAINED_RUN})
+            for geometry, sides in GEOMETRIES.items()
+        ),
+    ],
 }
 
-ONE_SEED = ("sampling", "margin", "image-term", "locals", "teacher", "heads", "longer", "rate")
+ONE_SEED = (
+    *("sampling", "margin", "image-term", "locals", "teacher", "heads", "longer", "rate"),
+    *("headroom", *LENGTHS, "authors-one-by-one", "patches"),
+)
 """Studies of which one seed is run unless more are asked for."""
 
 CANDIDATES: dict[str, dict[str, Any]] = {

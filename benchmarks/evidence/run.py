@@ -19,12 +19,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cell import K, Place, run_cell, run_trial
 from grid import METHODS, ONE_SEED, REFERENCE, STUDIES, Cell, cells
-from worlds import World, worlds
+from worlds import Roots, World, worlds
 
 HERE = Path(__file__).parent
 
@@ -38,9 +38,15 @@ class Job:
     result: Path
 
 
-def trials(place: Place, world: World, studies: list[str]) -> list[Job]:
+def trials(place: Place, world: World, studies: list[str], only: list[str] | None) -> list[Job]:
     """Trials that cells of these studies wait for."""
-    methods = {cell.method for study in studies for cell in cells(study)} | {REFERENCE}
+    methods = {
+        name
+        for study in studies
+        for cell in cells(study)
+        if (only is None or cell.name in only) and not cell.labels
+        for name in ((cell.method, REFERENCE) if cell.compute is not None else (cell.method,))
+    }
     return [
         Job(
             f"choose.{method}.{candidate}",
@@ -56,20 +62,16 @@ def trials(place: Place, world: World, studies: list[str]) -> list[Job]:
 def runs(
     place: Place, world: World, studies: list[str], seeds: list[int] | None, only: list[str] | None
 ) -> list[Job]:
-    """Cells of these studies, seed after seed, so that an interrupted study has whole seeds."""
+    """Cells of these studies, seed after seed, so that an interrupted call has whole seeds of all."""
     jobs: list[tuple[int, int, Job]] = []
     for number, study in enumerate(studies):
         for seed in seeds if seeds is not None else [0] if study in ONE_SEED else [0, 1, 2]:
             for cell in cells(study):
                 if only is None or cell.name in only:
                     arguments = ("cell", study, cell.name, str(seed))
-                    jobs.append(
-                        (
-                            number,
-                            seed,
-                            Job(f"{cell.name}-seed{seed}", arguments, place.result(world, cell.name, seed)),
-                        )
-                    )
+                    name, result = f"{cell.name}-seed{seed}", place.result(world, cell.name, seed)
+                    if all(job.result != result for _, _, job in jobs):  # a cell may be in several studies
+                        jobs.append((seed, number, Job(name, arguments, result)))
     return [job for _, _, job in sorted(jobs, key=lambda item: item[:2])]
 
 
@@ -140,7 +142,8 @@ def main() -> None:
     parser.add_argument(
         "--world",
         default="scenes",
-        help="the data: scenes, scenes-context, scenes-one, photographs or tiny-imagenet (default: scenes)",
+        help="the data: scenes, scenes-context, scenes-one, photographs, photographs-50, tiny-imagenet, voc "
+        "(default: scenes)",
     )
     parser.add_argument(
         "--study", nargs="+", default=["core"], choices=list(STUDIES), help="what is compared (default: core)"
@@ -165,7 +168,11 @@ def main() -> None:
         "--results", type=Path, default=HERE / "results", help="figures (default: beside this file)"
     )
     parser.add_argument(
-        "--photographs", type=Path, help="Tiny-ImageNet's folder, for photographs and tiny-imagenet"
+        "--photographs", type=Path, help="Tiny-ImageNet's folder, for photographs, -50 and tiny-imagenet"
+    )
+    parser.add_argument("--voc", type=Path, help="the folder VOCdevkit/VOC2012, for voc")
+    parser.add_argument(
+        "--candidates", nargs="+", help="only these settings to choose from (default: all of the world)"
     )
     parser.add_argument(
         "--images",
@@ -174,13 +181,19 @@ def main() -> None:
     )
     parser.add_argument("--job", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    known = worlds(args.photographs)
+    known = worlds(Roots(photographs=args.photographs, voc=args.voc))
     if args.world not in known:
-        missing = "" if args.photographs else "; photographs and tiny-imagenet need --photographs"
+        missing = "" if args.photographs else "; photographs, -50 and tiny-imagenet need --photographs"
+        missing += "" if args.voc else "; voc needs --voc"
         parser.error(f"no world {args.world!r}; there are {', '.join(known)}{missing}")
     world, place = known[args.world], Place(args.work.resolve(), args.results.resolve())
     if args.images is not None:
         world = world.of_size(args.images)
+    if args.candidates is not None:
+        unknown = [name for name in args.candidates if name not in world.candidates]
+        if unknown:
+            parser.error(f"no candidate {unknown[0]!r}; there are {', '.join(world.candidates)}")
+        world = replace(world, candidates={name: world.candidates[name] for name in args.candidates})
     if args.job:
         try:
             _run_job(place, world, args.job)
@@ -194,6 +207,8 @@ def main() -> None:
     end = time.monotonic() + 60 * args.minutes
     base = ["--world", args.world, "--work", str(place.work), "--results", str(place.results)]
     base += ["--photographs", str(args.photographs.resolve())] if args.photographs else []
+    base += ["--voc", str(args.voc.resolve())] if args.voc else []
+    base += ["--candidates", *args.candidates] if args.candidates else []
     base += ["--images", str(args.images)] if args.images is not None else []
     world.folder(place.work).mkdir(parents=True, exist_ok=True)
     with (world.folder(place.work) / ".lock").open("w") as lock:
@@ -208,7 +223,9 @@ def main() -> None:
         for part in ("train", "test"):
             world.boxes(part, place.work)
         logs = world.folder(place.work) / "logs"
-        failed, left = work_through(trials(place, world, args.study), base, logs, args.processes, end)
+        failed, left = work_through(
+            trials(place, world, args.study, args.cells), base, logs, args.processes, end
+        )
         if not failed and not left:
             failed, left = work_through(
                 runs(place, world, args.study, args.seeds, args.cells), base, logs, args.processes, end

@@ -2,16 +2,17 @@
 what is tested once.
 
 A world is a folder of three object indexes. `train` is trained on, and its objects are the neighbours of the
-k-NN. `choose` are images that no run is trained on, composed from the same source pictures as `train`;
-settings are chosen on them. `test` is composed from source pictures that are nowhere else.
+k-NN. `choose` are images that no run is trained on (of composed scenes: from the same source pictures as
+`train`); settings are chosen on them. `test` is composed from source pictures that are nowhere else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from grid import CANDIDATES, WIDER
@@ -19,21 +20,48 @@ from photographs import write_photograph_scenes
 
 from odis.config.options import load_recipe
 from odis.errors import DataError
+from odis.evaluation.label_maps import LabelledImages
+from odis.evaluation.protocols.layouts.segmentation import SegmentedImages, open_segmented
 from odis.finding.corpus import find_objects
 from odis.finding.discover.discoverer import Discoverer
 from odis.inference import load
 from odis.objects.edit.perturb import Noise, perturb_index
 from odis.objects.index import ObjectIndex, write_index
 from odis.objects.scenes.write import write_scenes
-from odis.objects.sources import tiny_imagenet
+from odis.objects.sources import coco, tiny_imagenet, voc
+from odis.objects.sources.reader import AnnotationReader
 from odis.train.loop import pretrain
+from odis.types import Skipped
 
 HERE = Path(__file__).parent
 
+PATCHES_8 = HERE / "patches-8.yaml"
+
 DISCOVERY_RECIPE = "scenes-whole-image"
+
+_LISTS = {"train": "train", "test": "val"}  # of label maps
+
+_LENGTH = 30_000  # images of the short runs of photographs
 
 
 @dataclass(frozen=True, slots=True)
+class Roots:
+    """Where data sets that are not made here lie, if they do.
+
+    Args:
+        photographs: Tiny-ImageNet in its published layout.
+        voc: `VOCdevkit/VOC2012`.
+        coco: COCO 2017 in its published layout.
+        nuclei: Microscopy images in `images`, COCO's JSON with masks in `annotations`.
+    """
+
+    photographs: Path | None = None
+    voc: Path | None = None
+    coco: Path | None = None
+    nuclei: Path | None = None
+
+
+@dataclass(frozen=True)
 class World:
     """One data set.
 
@@ -48,10 +76,14 @@ class World:
         test: Images tested on.
         side: Of an image in pixels: models are asked about whole images at this size, so that objects are as
             large as in training.
-        most_objects: Objects an image has at most.
+        most_objects: Objects an image has at most, or nearly all images have: `all` of them in a view.
+        images: Images that a run sees if its cell does not say; None for the epochs of `base`.
+        maps: Root of label maps in VOC's layout, which measures of patches read; None fills objects' boxes.
         discover: Whether objects can be discovered by the recipe that was made for scenes of digits.
         choose_share: Length of the runs that settings are chosen by, over that of the runs that are reported.
         candidates: What every method chooses from (`grid.CANDIDATES`).
+        photographed: Whether published protocols of patches are measured too.
+        shrunk: Images to train on, over those of its full size.
     """
 
     name: str
@@ -63,13 +95,38 @@ class World:
     test: int
     side: int
     most_objects: int
+    images: int | None = None
+    maps: Path | None = None
     discover: bool = False
     choose_share: float = 0.5
     candidates: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: CANDIDATES)
+    photographed: bool = False
+    shrunk: float = 1.0
 
     def of_size(self, images: int) -> World:
-        """The same with so many images to train on, and no more than that to choose and test on."""
-        return replace(self, train=images, choose=min(self.choose, images), test=min(self.test, images))
+        """The same with so many images to train on, and no more than that to choose and test on; runs are
+        shorter by as much.
+        """
+        return replace(
+            self,
+            train=images,
+            choose=min(self.choose, images),
+            test=min(self.test, images),
+            shrunk=self.shrunk * images / self.train,
+        )
+
+    def epochs(self, images: int) -> float:
+        """Epochs in which a run sees so many images (of a world of its full size)."""
+        return round(images * self.shrunk / self.train, 4)
+
+    @cached_property
+    def view(self) -> int:
+        """Side in pixels of the global views of `base`."""
+        return load_recipe(str(self.base), data="-").views.global_size
+
+    def side_of(self, view: int) -> int:
+        """Side at which whole images are shown to a network that was trained on views of another side."""
+        return self.side * view // self.view
 
     def folder(self, work: Path) -> Path:
         """Where its data and runs are."""
@@ -126,6 +183,20 @@ class World:
             write_index(path, rows, root=index.root, provenance=index.provenance, classes=index.classes)
         return ObjectIndex.open(path)
 
+    def labelled(self, part: Literal["train", "test"], work: Path) -> LabelledImages:
+        """The images of `train` or `test` with a class for every pixel, for measures of patches."""
+        if self.maps is not None:
+            return LabelledImages.open_label_maps(self.maps, _LISTS[part])
+        # Strokes of digits are thinner than patches, so that by masks most of every patch is background and
+        # nothing else is ever found.
+        return LabelledImages.from_index(self.boxes(part, work), boxes=True)
+
+    def segmented(self, part: Literal["train", "test"], work: Path) -> SegmentedImages:
+        """The same as the protocols of segmentation take them."""
+        if self.maps is not None:
+            return open_segmented(self.maps, _LISTS[part], part="train" if part == "train" else "val")
+        return SegmentedImages(self.labelled(part, work), "index")
+
     def _discover(self, train: ObjectIndex, path: Path, work: Path) -> None:
         """What a network that was trained on whole images alone finds in them."""
         if not self.discover:
@@ -164,25 +235,35 @@ def _photographs(root: Path, **fixed: Any) -> Callable[..., None]:
     return write
 
 
-def _tiny_imagenet(root: Path, held_out: int) -> Callable[..., None]:
-    """Tiny-ImageNet itself: nothing is written but indexes. Its train part is divided by a draw that is the
-    same every time.
+def _published(
+    read: Callable[[str], AnnotationReader], held_out: int, *, undivided: bool = False
+) -> Callable[..., None]:
+    """A published data set: nothing is written but indexes. Its train part is divided by a draw that is the
+    same every time: `held_out` images are what settings are chosen on, or in a set that is published
+    `undivided` what is tested on.
     """
 
     def write(folder: Path, index: Path, *, count: int, split: str, seed: int) -> None:
-        rows = list(tiny_imagenet.read(root, split, lambda _: None).rows)
-        if split == "train":
+        source = read(split)
+        rows = list(source.rows)
+        if split == "train" or undivided:
             drawn = np.random.default_rng(0).permutation(len(rows))
             drawn = drawn[held_out:] if seed == 0 else drawn[:held_out]
             rows = [rows[i] for i in np.sort(drawn[:count])]
-        classes = tiny_imagenet.read(root, split, lambda _: None).classes
-        write_index(index, rows[:count], root=root, provenance="annotated", classes=classes)
+        write_index(
+            index, rows[:count], root=source.root, provenance=source.provenance, classes=source.classes
+        )
 
     return write
 
 
-def worlds(photographs: Path | None = None) -> Mapping[str, World]:
-    """All data sets by name; those of photographs only if Tiny-ImageNet's folder is given."""
+def _named(skipped: Skipped) -> None:
+    print(f"left out: {skipped.what}: {skipped.why}", flush=True)
+
+
+def worlds(roots: Roots | None = None) -> Mapping[str, World]:
+    """All data sets by name; of those that are not made here, the ones whose folder is given."""
+    roots = roots or Roots()
     scenes = World(
         "scenes", "scenes of digits", HERE / "scenes.yaml", _scenes(), 6000, 500, 500, 96, 5, discover=True
     )
@@ -204,18 +285,36 @@ def worlds(photographs: Path | None = None) -> Mapping[str, World]:
             discover=False,
         ),
     }
-    if photographs is not None:
-        write = _photographs(photographs)
-        found["photographs"] = World(
-            "photographs", "scenes of photographs", HERE / "photographs.yaml", write, 6000, 500, 500, 128, 4
-        )  # fmt: skip
-        whole = _tiny_imagenet(photographs, held_out := 1000)
-        base = HERE / "tiny-imagenet.yaml"
+    if (root := roots.photographs) is not None:
+        photographs = World(
+            "photographs",
+            "scenes of photographs",
+            HERE / "photographs.yaml",
+            _photographs(root),
+            6000,
+            500,
+            500,
+            128,
+            4,
+            photographed=True,
+        )
+        found["photographs"] = photographs
+        found["photographs-50"] = replace(
+            photographs,
+            name="photographs-50",
+            says="scenes of photographs of 50 classes",
+            base=PATCHES_8,
+            write=_photographs(root, classes=50),
+            train=10_000,
+            test=2500,
+            images=_LENGTH,
+            choose_share=1.0,
+        )
         found["tiny-imagenet"] = World(
             "tiny-imagenet",
             "Tiny-ImageNet, 100 classes",
-            base,
-            whole,
+            HERE / "tiny-imagenet.yaml",
+            _published(lambda split: tiny_imagenet.read(root, split, _named), held_out := 1000),
             21_000,
             held_out,
             5000,
@@ -224,4 +323,60 @@ def worlds(photographs: Path | None = None) -> Mapping[str, World]:
             choose_share=0.25,
             candidates=WIDER,
         )
+    if (devkit := roots.voc) is not None:
+        found["voc"] = World(
+            "voc",
+            "photographs of Pascal VOC 2012",
+            PATCHES_8,
+            _published(lambda split: voc.read(devkit, split, _named), held_out := 300),
+            2484,
+            held_out,
+            696,
+            128,
+            6,  # 96 % of its images have no more
+            images=_LENGTH,
+            maps=devkit,
+            choose_share=1.0,
+            photographed=True,
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A data set on which networks of another world are measured.
+
+    Args:
+        name: Of its folder.
+        says: What it is, for tables.
+        write: As `World.write`.
+        train: Images whose objects and patches are neighbours.
+        test: Images that are measured.
+    """
+
+    name: str
+    says: str
+    write: Callable[..., None]
+    train: int
+    test: int
+
+    def index(self, part: Literal["train", "test"], work: Path) -> ObjectIndex:
+        """`train` or `test`, made if it is not there."""
+        path = work / self.name / f"{part}.parquet"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            count, split, seed = (self.train, "train", 0) if part == "train" else (self.test, "val", 2)
+            self.write(path.with_suffix(""), path, count=count, split=split, seed=seed)
+        return ObjectIndex.open(path)
+
+
+def transfers(roots: Roots) -> Mapping[str, Transfer]:
+    """The data sets to transfer to whose folders are given."""
+    found = {}
+    if (root := roots.coco) is not None:
+        parts = _published(lambda split: coco.read(root, f"{split}2017", _named), 0)
+        found["coco617"] = Transfer("coco617", "photographs of COCO 2017", parts, 223, 210)
+    if (slides := roots.nuclei) is not None:
+        parts = _published(lambda _: coco.read(slides, None, _named), 129, undivided=True)
+        found["nuclei"] = Transfer("nuclei", "microscopy images of nuclei", parts, 300, 129)
     return found

@@ -21,24 +21,33 @@ def cells():
     return {cell.name: cell for study in grid.STUDIES for cell in grid.cells(study)}
 
 
-@pytest.mark.parametrize("base", ["scenes", "photographs", "tiny-imagenet"])
-def test_every_cell_can_train_and_changes_what_it_says(base, tmp_path):
+def known_worlds():
+    import worlds
+
+    return worlds.worlds(worlds.Roots(photographs=Path("somewhere"), voc=Path("elsewhere")))
+
+
+@pytest.mark.parametrize("base", ["scenes", "photographs", "photographs-50", "tiny-imagenet", "voc"])
+def test_every_cell_can_train_and_changes_what_it_says(base):
     import cell as one
     import grid
     import worlds
 
-    known = worlds.worlds(tmp_path)
-    assert set(known) == {"scenes", "scenes-context", "scenes-one", "photographs", "tiny-imagenet"}
+    known = known_worlds()
+    assert set(worlds.worlds()) == {"scenes", "scenes-context", "scenes-one"}
+    assert set(known) - set(worlds.worlds()) == {"photographs", "photographs-50", "tiny-imagenet", "voc"}
     world = known[base]
     candidate = "middle"
     plain = flat(as_dict(one.config_of(world, grid.Cell("plain", "odis-single"), candidate, "x.parquet", 3)))
     for name, cell in cells().items():
-        if base != "scenes" and cell.name not in grid.METHODS:
+        home = "photographs-50" if cell.images else "scenes"
+        if base != home and cell.name not in grid.METHODS:
             continue  # the same settings on another base
         config = one.config_of(world, cell, candidate, "x.parquet", 3)
         check(config)
         changed = {key for key, value in flat(as_dict(config)).items() if value != plain[key]}
-        assert changed <= set(grid.METHODS[cell.method]) | set(cell.settings), name
+        length = {"train.epochs", "optim.warmup_epochs"} if cell.images else set()
+        assert changed <= set(grid.METHODS[cell.method]) | set(cell.settings) | length, name
         assert config.train.seed == 3
 
 
@@ -66,21 +75,52 @@ def test_methods_are_the_recipes_of_their_names(tmp_path):
         }
 
 
-def test_cells_of_different_studies_have_different_names():
+def test_cells_of_one_name_are_one_cell():
     import grid
 
-    names = [cell.name for study in grid.STUDIES for cell in grid.cells(study)]
-    assert len(set(names)) == len(names)
+    met = {}
+    for cell in (cell for study in grid.STUDIES for cell in grid.cells(study)):
+        assert met.setdefault(cell.name, cell) == cell
     assert set(grid.ONE_SEED) <= set(grid.STUDIES)
     with pytest.raises(ValueError, match="no study 'nothing'"):
         grid.cells("nothing")
 
 
+@pytest.mark.parametrize("base", ["photographs-50", "voc"])
+def test_a_length_in_images_is_what_a_run_sees(base):
+    """Whatever an epoch is; and a world of a tenth of the size has runs of a tenth of the length."""
+    import cell as one
+    import grid
+
+    from odis.train.schedules import Schedules
+
+    known, world = cells(), known_worlds()[base]
+    for name, images in grid.LENGTHS.items():
+        for size in (world, world.of_size(world.train // 10)):
+            config = one.config_of(size, known[f"ibot.{name}"], "near", "x.parquet", 0)
+            steps = Schedules(config, size.train).total_steps
+            assert steps * 64 * world.train / size.train == pytest.approx(images, rel=0.02)
+            assert config.optim.warmup_epochs == pytest.approx(0.06 * config.train.epochs, rel=1e-3)
+    trial = one.config_of(world, grid.Cell("ibot", "ibot"), "near", "x.parquet", 0)
+    assert trial.train.epochs * world.train == pytest.approx(30_000, rel=1e-3)
+
+
+def test_whole_images_are_shown_as_large_as_in_training(tmp_path):
+    """Twice the view, twice the image; and its side is tiled by the patches of every cell."""
+    import cell as one
+    import grid
+
+    world = known_worlds()["voc"]
+    assert (world.side_of(64), world.side_of(96), world.side_of(128)) == (128, 192, 256)
+    for cell in grid.cells("patches"):
+        config = one.config_of(world, cell, "near", "x.parquet", 0)
+        assert world.side_of(config.views.global_size) % config.model.patch_size == 0
+
+
 def test_all_objects_are_as_many_as_an_image_of_the_world_has():
     import cell as one
     import grid
-    import worlds
 
-    for world in worlds.worlds(Path("somewhere")).values():
+    for world in known_worlds().values():
         config = one.config_of(world, grid.Cell("all", "odis-read-only-all"), "far", "x.parquet", 0)
         assert config.objects.per_image == world.most_objects

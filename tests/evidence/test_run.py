@@ -128,12 +128,13 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
     for arguments, said in (
         (
             ("--world", "moon"),
-            "no world 'moon'; there are scenes, scenes-context, scenes-one; photographs and "
-            "tiny-imagenet need --photographs",
+            "no world 'moon'; there are scenes, scenes-context, scenes-one; photographs, -50 and "
+            "tiny-imagenet need --photographs; voc needs --voc",
         ),
         (("--processes", "0"), "--processes 0 must be 1 or more"),
         (("--images", "3"), "--images 3 must be 20 or more"),
         (("--study", "everything"), "invalid choice: 'everything'"),
+        (("--candidates", "nearest"), "no candidate 'nearest'; there are near, middle, far"),
     ):
         monkeypatch.setattr("sys.argv", ["run.py", "--work", str(tmp_path / "work"), *arguments])
         with pytest.raises(SystemExit) as stopped:
@@ -175,7 +176,44 @@ def test_protocols_are_measured_on_photographs_beside_k_nn(small):
 
     place, world = small
     encoder = load(place.work / json.loads(place.result(world, "ibot", 4).read_text())["run"], device="cpu")
-    train, test = world.index("train", place.work), world.index("test", place.work)
-    found = cell.protocols(encoder, train, test, world)
+    found = cell.protocols(place, world, encoder)
     assert set(found) == {"hummingbird", "corloc"}
     assert all(0 <= score["low"] <= score["value"] <= score["high"] <= 100 for score in found.values())
+
+
+def test_a_kept_backbone_is_the_run_in_16_bits(small, tmp_path):
+    import cell
+
+    from odis.inference import load
+
+    place, world = small
+    run = place.work / json.loads(place.result(world, "ibot", 4).read_text())["run"]
+    assert not place.result(world, "ibot", 4).with_suffix(".safetensors").exists()  # seed 0 alone is kept
+    whole, kept = load(run, device="cpu"), tmp_path / "kept.safetensors"
+    cell.keep_backbone(whole, kept)
+    assert kept.stat().st_size < 0.6 * (run / "model.safetensors").stat().st_size
+    again = load(kept, device="cpu")
+    assert again.card == whole.card
+    weights = whole.model.state_dict()
+    for name, value in again.model.state_dict().items():
+        assert value.dtype == weights[name].dtype
+        assert (value == weights[name].half()).all()
+
+
+def test_all_cells_of_a_seed_come_before_the_next_seed(tmp_path):
+    import cell
+    import grid
+    import run as runner
+    import worlds
+
+    place, world = cell.Place(tmp_path, tmp_path), worlds.worlds()["scenes"]
+    jobs = runner.runs(place, world, ["core", "headroom", "noise"], [0, 1], None)
+    names = [one.name for study in ("core", "headroom", "noise") for one in grid.cells(study)]
+    once = list(dict.fromkeys(names))  # the untrained network is in two of them
+    assert len(once) == len(names) - 1
+    assert [job.name for job in jobs] == [f"{name}-seed{seed}" for seed in (0, 1) for name in once]
+    only = ["ibot", "odis-read-only-all.jitter-0.1"]
+    waits = {job.arguments[1] for job in runner.trials(place, world, ["core", "noise"], only)}
+    assert waits == {"ibot", "odis-read-only-all"}
+    waits = {job.arguments[1] for job in runner.trials(place, world, ["headroom"], ["supervised.30k"])}
+    assert not waits
