@@ -11,25 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from grid import ALL_OBJECTS, METHODS, REFERENCE, Cell
+from measure import ASKED, Parts, measured, object_knn
 from supervised import train_with_labels
 from worlds import World
 
 from odis.backbones.saved import save_model
 from odis.benchmark.flops import count_flops
 from odis.config.options import load_recipe
-from odis.config.query import MODES, QueryConfig
 from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
-from odis.evaluation.dense_knn import DenseKnnSettings, evaluate_dense_knn
-from odis.evaluation.knn import KnnSettings, evaluate_knn
-from odis.evaluation.linear import LinearSettings, evaluate_linear
-from odis.evaluation.protocols.layouts.boxed import open_boxed
-from odis.evaluation.protocols.localization.corloc import CorlocSettings, evaluate_corloc
-from odis.evaluation.protocols.segmentation.hummingbird import HummingbirdSettings, evaluate_hummingbird
 from odis.evaluation.results import write_results
-from odis.evaluation.settings import Grid
 from odis.inference import Encoder, load
 from odis.machine.devices import resolve_device
 from odis.machine.ranks import ranks
@@ -40,28 +32,8 @@ from odis.train.metrics import collapse_warning
 from odis.train.run_folder import read_config
 from odis.train.start import build_run
 
-K = 20
-
-CONTEXT = 1.6
-"""Window over the box, in which an object is about as large as in a view of training."""
-
-WINDOW = "masked-attention, window"
-
-ASKED = (*MODES, WINDOW)
-"""How objects are asked about: the five modes on images of the world's size, and masked attention in a
-window.
-"""
-
 CHOOSE_SEED = 1000
 
-NEIGHBOURS = 1000
-"""Train images whose objects are neighbours, or on which a classifier is trained."""
-
-MEMORY = 20_000
-"""Patches in the memory of in-context segmentation."""
-
-DENSE_TEST = 300
-"""Test images at most whose patches are labelled, or in which objects are found."""
 
 KEPT_SEED = 0
 """Of every cell the backbone of this seed is kept beside its figures."""
@@ -69,8 +41,6 @@ KEPT_SEED = 0
 WARMUP = 0.06
 """Share of a run over which the rate rises, where its length is said in images."""
 
-PROBE_STEPS = 1000
-"""Steps of the linear probes."""
 
 # over which the arithmetic of a step is averaged: how many patches are hidden and objects shown differs
 _BATCHES = 4
@@ -190,17 +160,33 @@ def run_cell(place: Place, world: World, cell: Cell, seed: int) -> None:
             "flops": planned.flops_per_image * figures["images_seen"],
         }
     path = place.result(world, cell.name, seed)
-    figures["scores"] = measured(place, world, encoder)
+    figures["scores"] = measured(encoder, parts(place, world, encoder))
     if seed == KEPT_SEED:
         keep_backbone(encoder, path.with_suffix(".safetensors"))
     write_results(path, {"world": world.name, "cell": cell.name, "seed": seed, **figures})
+
+
+def parts(place: Place, world: World, encoder: Encoder) -> Parts:
+    """What a network of a world is measured on, once."""
+    work = place.work
+    segmented = (
+        (world.segmented("train", work), world.segmented("test", work)) if world.photographed else None
+    )
+    return Parts(
+        world.index("train", work),
+        world.index("test", work),
+        (world.labelled("train", work), world.labelled("test", work)),
+        segmented,
+        world.side_of(encoder.image_size),
+    )
 
 
 def asked_best(place: Place, world: World, encoder: Encoder) -> str:
     """The way to ask that is best on the images that settings are chosen on, for a network without
     candidates.
     """
-    scores = object_knn(encoder, world.index("train", place.work), world.index("choose", place.work), world)
+    train, choose = world.index("train", place.work), world.index("choose", place.work)
+    scores = object_knn(encoder, train, choose, world.side_of(encoder.image_size))
     return max(ASKED, key=lambda asked: scores[asked]["value"])
 
 
@@ -217,7 +203,8 @@ def run_trial(place: Place, world: World, method: str, candidate: str) -> None:
     config.train.epochs *= world.choose_share
     figures = trained(place, world, f"choose.{method}.{candidate}", config, CHOOSE_SEED)
     encoder = figures.pop("encoder")
-    scores = {"knn": object_knn(encoder, train, world.index("choose", place.work), world)}
+    side = world.side_of(encoder.image_size)
+    scores = {"knn": object_knn(encoder, train, world.index("choose", place.work), side)}
     path = place.trial(world, method, candidate)
     write_results(
         path, {"world": world.name, "cell": method, "candidate": candidate, "scores": scores, **figures}
@@ -274,93 +261,3 @@ def trained(
 
 def _befores(lines: list[dict[str, Any]]) -> list[int]:
     return [0, *(line["step"] for line in lines[:-1])]
-
-
-def object_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, world: World) -> dict[str, Any]:
-    """k-NN accuracy of objects in every way to ask, with its interval over test images."""
-    found = {}
-    for asked in ASKED:
-        window = asked == WINDOW
-        mode = "masked-attention" if window else asked
-        # A box that is cut out, and a window, are resized to the size of a view; whole images are asked about
-        # at their own.
-        size = None if window or mode == "crop" else world.side_of(encoder.image_size)
-        settings = KnnSettings(
-            query=QueryConfig(modes=(mode,), size=size, context=CONTEXT if window else None),
-            k=(K,),
-            max_train=NEIGHBOURS,
-        )
-        found[asked] = evaluate_knn(encoder, train, test, settings)["rows"][0]["scores"][f"k={K}"]
-    return found
-
-
-def measured(place: Place, world: World, encoder: Encoder) -> dict[str, Any]:
-    """Every measure of a trained network on the test part."""
-    train, test = world.index("train", place.work), world.index("test", place.work)
-    side = world.side_of(encoder.image_size)
-    torch.manual_seed(0)
-    grid = Grid(steps=PROBE_STEPS)
-    linear = evaluate_linear(
-        encoder, train, test, LinearSettings(query=QueryConfig(size=side), grid=grid, max_train=NEIGHBOURS)
-    )
-    images = evaluate_linear(
-        encoder,
-        train,
-        test,
-        LinearSettings(
-            query=QueryConfig(modes=("whole-image",), images=True, size=side),
-            grid=grid,
-            multi_label=True,
-            max_train=NEIGHBOURS,
-        ),
-    )
-    scores = {
-        "knn": object_knn(encoder, train, test, world),
-        "linear": linear["rows"][0]["scores"]["top-1"],
-        "images_map": images["rows"][0]["scores"]["mAP"],
-    }
-    return scores | patches_measured(place, world, encoder)
-
-
-def patches_measured(place: Place, world: World, encoder: Encoder) -> dict[str, Any]:
-    """Scores of patches: `dense_knn`; of worlds of photographs two published protocols at this size too:
-    `hummingbird`, its plain mIoU at temperature .02, and `corloc` of discovery by seeds.
-    """
-    work, side = place.work, world.side_of(encoder.image_size)
-    dense = evaluate_dense_knn(
-        encoder,
-        world.labelled("train", work),
-        world.labelled("test", work),
-        DenseKnnSettings(
-            query=QueryConfig(size=side), max_patches=MEMORY, max_train=NEIGHBOURS, max_test=DENSE_TEST
-        ),
-    )
-    scores = {"dense_knn": dense["rows"][0]["scores"]["mIoU"]}
-    return scores | (protocols(place, world, encoder) if world.photographed else {})
-
-
-def protocols(place: Place, world: World, encoder: Encoder) -> dict[str, Any]:
-    """The published protocols of `patches_measured`."""
-    work, side = place.work, world.side_of(encoder.image_size)
-    in_context = evaluate_hummingbird(
-        encoder,
-        world.segmented("train", work),
-        world.segmented("test", work),
-        HummingbirdSettings(
-            size=side,
-            memory=(MEMORY,),
-            passes=1,
-            beta=(0.02,),
-            max_train=NEIGHBOURS,
-            max_test=DENSE_TEST,
-        ),
-    )
-    located = evaluate_corloc(
-        encoder,
-        open_boxed(world.index("test", work).path),
-        CorlocSettings(method=("seeds",), size=side, max_test=DENSE_TEST),
-    )
-    return {
-        "hummingbird": in_context["rows"][0]["scores"]["mIoU, beta 0.02"],
-        "corloc": located["rows"][0]["scores"]["CorLoc"],
-    }

@@ -22,8 +22,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cell import K, Place, run_cell, run_trial
+from cell import Place, run_cell, run_trial
 from grid import METHODS, ONE_SEED, REFERENCE, STUDIES, Cell, cells
+from measure import K
 from worlds import Roots, World, worlds
 
 HERE = Path(__file__).parent

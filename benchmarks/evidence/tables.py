@@ -14,10 +14,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cell import ASKED
 from claims import CLAIMS
 from figures import Figure, Measure, Results, knn, score, verdict
 from grid import METHODS, REFERENCE, STUDIES
+from measure import ASKED
 from plots import draw
 
 HERE = Path(__file__).parent

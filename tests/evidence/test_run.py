@@ -11,10 +11,11 @@ def small(tmp_path_factory):
     """One cell of the study on 30 scenes, with the settings that are chosen from cut down to one."""
     import cell
     import grid
+    import measure
     import worlds
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cell, "PROBE_STEPS", 50)
+        patch.setattr(measure, "PROBE_STEPS", 50)
         folder = tmp_path_factory.mktemp("evidence")
         place, world = (
             cell.Place(folder / "work", folder / "results"),
@@ -27,7 +28,7 @@ def small(tmp_path_factory):
 
 
 def test_a_cell_writes_what_its_figures_depend_on(small):
-    import cell
+    import measure
 
     place, world = small
     result = json.loads(place.result(world, "ibot", 4).read_text())
@@ -37,7 +38,7 @@ def test_a_cell_writes_what_its_figures_depend_on(small):
         4,
         "near",
     )
-    assert set(result["scores"]["knn"]) == set(cell.ASKED)
+    assert set(result["scores"]["knn"]) == set(measure.ASKED)
     assert all(score["low"] <= score["value"] <= score["high"] for score in result["scores"]["knn"].values())
     assert {"linear", "images_map", "dense_knn"} <= set(result["scores"])
     assert result["steps"] == 2  # 5 epochs of 30 images
@@ -171,13 +172,14 @@ def test_a_failing_run_is_named_and_the_others_go_on(tmp_path, monkeypatch, caps
 def test_protocols_are_measured_on_photographs_beside_k_nn(small):
     """The scores that a cell of the photograph world has too, here of a cell of scenes."""
     import cell
+    import measure
 
     from odis.inference import load
 
     place, world = small
     encoder = load(place.work / json.loads(place.result(world, "ibot", 4).read_text())["run"], device="cpu")
-    found = cell.protocols(place, world, encoder)
-    assert set(found) == {"hummingbird", "corloc"}
+    found = measure.patches(encoder, cell.parts(place, replace(world, photographed=True), encoder))
+    assert set(found) == {"dense_knn", "hummingbird", "corloc"}
     assert all(0 <= score["low"] <= score["value"] <= score["high"] <= 100 for score in found.values())
 
 

@@ -1,0 +1,155 @@
+"""The measures of a network: the same for every cell, and for kept backbones on any other data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from odis.config.query import MODES, QueryConfig
+from odis.evaluation.dense_knn import DenseKnnSettings, evaluate_dense_knn
+from odis.evaluation.knn import KnnSettings, evaluate_knn
+from odis.evaluation.label_maps import LabelledImages
+from odis.evaluation.linear import LinearSettings, evaluate_linear
+from odis.evaluation.protocols.layouts.boxed import open_boxed
+from odis.evaluation.protocols.layouts.segmentation import SegmentedImages
+from odis.evaluation.protocols.localization.corloc import CorlocSettings, evaluate_corloc
+from odis.evaluation.protocols.segmentation.hummingbird import HummingbirdSettings, evaluate_hummingbird
+from odis.evaluation.settings import Grid
+from odis.inference import Encoder
+from odis.objects.index import ObjectIndex
+
+K = 20
+
+CONTEXT = 1.6
+"""Window over the box, in which an object is about as large as in a view of training."""
+
+WINDOW = "masked-attention, window"
+
+ASKED = (*MODES, WINDOW)
+"""How objects are asked about: the five modes on images of the world's size, and masked attention in a
+window.
+"""
+
+RATIO = 2
+"""Side at which whole images of other data are shown, over that of a view: as for scenes and VOC."""
+
+NEIGHBOURS = 1000
+"""Train images whose objects are neighbours, or on which a classifier is trained."""
+
+MEMORY = 20_000
+"""Patches in the memory of in-context segmentation."""
+
+DENSE_TEST = 300
+"""Test images at most whose patches are labelled, or in which objects are found."""
+
+PROBE_STEPS = 1000
+"""Steps of the linear probes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a network is measured on.
+
+    Args:
+        train: Its objects are neighbours, and train linear classifiers.
+        test: Its objects and images are classified.
+        labelled: Train and test images with a class for every pixel.
+        segmented: The same as the protocols of segmentation take them; None to leave those protocols out.
+        side: At which whole images are shown, in pixels.
+    """
+
+    train: ObjectIndex
+    test: ObjectIndex
+    labelled: tuple[LabelledImages, LabelledImages]
+    segmented: tuple[SegmentedImages, SegmentedImages] | None
+    side: int
+
+
+def object_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, side: int) -> dict[str, Any]:
+    """k-NN accuracy of objects in every way to ask, with its interval over test images."""
+    found = {}
+    for asked in ASKED:
+        window = asked == WINDOW
+        mode = "masked-attention" if window else asked
+        # A box that is cut out, and a window, are resized to the size of a view; whole images are asked about
+        # at their own.
+        size = None if window or mode == "crop" else side
+        settings = KnnSettings(
+            query=QueryConfig(modes=(mode,), size=size, context=CONTEXT if window else None),
+            k=(K,),
+            max_train=NEIGHBOURS,
+        )
+        found[asked] = evaluate_knn(encoder, train, test, settings)["rows"][0]["scores"][f"k={K}"]
+    return found
+
+
+def probes(encoder: Encoder, parts: Parts) -> dict[str, Any]:
+    """Linear probes: `linear` of objects by masked attention, `images_map` of the classes of whole images."""
+    torch.manual_seed(0)
+    grid = Grid(steps=PROBE_STEPS)
+    linear = evaluate_linear(
+        encoder,
+        parts.train,
+        parts.test,
+        LinearSettings(query=QueryConfig(size=parts.side), grid=grid, max_train=NEIGHBOURS),
+    )
+    images = evaluate_linear(
+        encoder,
+        parts.train,
+        parts.test,
+        LinearSettings(
+            query=QueryConfig(modes=("whole-image",), images=True, size=parts.side),
+            grid=grid,
+            multi_label=True,
+            max_train=NEIGHBOURS,
+        ),
+    )
+    return {
+        "linear": linear["rows"][0]["scores"]["top-1"],
+        "images_map": images["rows"][0]["scores"]["mAP"],
+    }
+
+
+def patches(encoder: Encoder, parts: Parts) -> dict[str, Any]:
+    """Scores of patches: `dense_knn`; and, where the protocols of segmentation are measured, `hummingbird`,
+    its plain mIoU at temperature .02, and `corloc` of discovery by seeds.
+    """
+    dense = evaluate_dense_knn(
+        encoder,
+        *parts.labelled,
+        DenseKnnSettings(
+            query=QueryConfig(size=parts.side), max_patches=MEMORY, max_train=NEIGHBOURS, max_test=DENSE_TEST
+        ),
+    )
+    scores = {"dense_knn": dense["rows"][0]["scores"]["mIoU"]}
+    if parts.segmented is None:
+        return scores
+    in_context = evaluate_hummingbird(
+        encoder,
+        *parts.segmented,
+        HummingbirdSettings(
+            size=parts.side,
+            memory=(MEMORY,),
+            passes=1,
+            beta=(0.02,),
+            max_train=NEIGHBOURS,
+            max_test=DENSE_TEST,
+        ),
+    )
+    located = evaluate_corloc(
+        encoder,
+        open_boxed(parts.test.path),
+        CorlocSettings(method=("seeds",), size=parts.side, max_test=DENSE_TEST),
+    )
+    return scores | {
+        "hummingbird": in_context["rows"][0]["scores"]["mIoU, beta 0.02"],
+        "corloc": located["rows"][0]["scores"]["CorLoc"],
+    }
+
+
+def measured(encoder: Encoder, parts: Parts) -> dict[str, Any]:
+    """Every measure of a trained network."""
+    knn = object_knn(encoder, parts.train, parts.test, parts.side)
+    return {"knn": knn, **probes(encoder, parts), **patches(encoder, parts)}
