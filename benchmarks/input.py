@@ -40,6 +40,7 @@ from rich.table import Table
 from torchvision import transforms
 
 from odis.config.options import load_recipe
+from odis.data import framing
 from odis.data import views as view_module
 from odis.data.dataset import ViewDataset
 from odis.data.pixels import reader as reader_module
@@ -100,11 +101,12 @@ def published() -> Callable[[Image.Image], list[torch.Tensor]]:
 
 
 PARTS = {
-    "decoding": (reader_module, ("decode",)), "objects": (view_module, ("choose_objects", "_object_masks")),
-    "crops": (view_module, ("_draw_crops",)), "resizing": (view_module, ("resized_crop",)),
+    "decoding": (reader_module, ("decode",)),
+    "objects": (framing, ("choose_objects",)), "masks": (view_module, ("_object_masks",)),
+    "crops": (framing, ("draw_crops",)), "resizing": (view_module, ("resized_crop",)),
     "photometrics": (view_module, ("to_chw", "apply_photometrics")),
 }  # fmt: skip
-OF_OBJECTS = ("objects", "crops")
+OF_OBJECTS = ("objects", "masks", "crops")
 
 
 def time_parts(parts: dict[str, float]) -> None:

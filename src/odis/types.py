@@ -85,7 +85,7 @@ class View:
 
     pixels: Tensor  # float32 (3, S, S), normalised
     crop: Crop
-    object_masks: Tensor  # bool (Q, P); all-true where `visible` is false
+    object_masks: Tensor  # bool (Q, P); where `visible` is false all-true, or empty (see `make_sample`)
     visible: Tensor  # bool (Q,): the slot holds an object and the object has a patch in this view
 
 
@@ -124,7 +124,7 @@ class Batch:
         Tensor  # int64: object rows of global views whose object another global view shows too
     )
     student_local_rows: Tensor  # int64: object rows of local views whose object a global view shows too
-    pairs: Tensor  # float32 (): how many (teacher view, student view, object) pairs the batch holds
+    pairs: Tensor  # float32 (): the (teacher view, student view, object) pairs that the object term is over
     paths: list[str]  # B image paths
     indices: list[int]  # B rows of the object index
     skipped: list[Skipped] = field(default_factory=list)

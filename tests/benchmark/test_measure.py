@@ -120,3 +120,28 @@ def test_resampling_counts_candidates(tmp_path: Path):
     assert found.mean == pytest.approx(sum(q**k for k in range(5)), abs=0.15)
     assert found.microseconds > 0
     assert found.free_microseconds > 0
+
+
+def test_resampling_counts_first_crops(tmp_path: Path):
+    """Crops of 50 x 50 pixels, of which an object of 10 x 10 covers .04 if it is whole."""
+    config = load_recipe(
+        "debug",
+        data="x",
+        objects__target="first-crop",
+        objects__first_crop_draws=3,
+        views__global_scale=(0.25, 0.25),
+        views__ratio=(1.0, 1.0),
+        views__min_coverage=0.0,
+        views__candidates=4,
+    )
+    index = objects_index(tmp_path, (70, 70, 80, 80))
+    found = resampling(config, index)
+    whole, any_pixel = (21 / 51) ** 2, (30 / 51) ** 2  # corners from 30, and from 21, of 0..50 on each axis
+    none = (1 - whole) ** 3
+    views = 2 - none  # an image without a target has no second view to count
+    first = (whole + (1 - none) * any_pixel) / views
+    never = (none + (1 - none) * (1 - any_pixel) ** 4) / views
+    assert found.first == pytest.approx(first, abs=4 * (first * (1 - first) / 150) ** 0.5)
+    assert found.none == pytest.approx(never, abs=4 * (never * (1 - never) / 150) ** 0.5)
+    too_much = replace(config, objects=replace(config.objects, first_crop_coverage=0.05))
+    assert resampling(too_much, index).none == 1

@@ -51,6 +51,13 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("objects.per_image", {"objects.per_image": 0}),
     ("objects.per_image", {"objects.per_image": 2}),
     ("objects.per_image", {"objects.per_image": 2, "objects.use": False, **READ_ONLY}),
+    ("objects.unit", {"objects.unit": "classes", "objects.use": False}),
+    ("objects.unit", {"objects.unit": "classes", "objects.rediscover_every": 1.0}),
+    ("objects.target", {"objects.target": "first-crop", "objects.use": False}),
+    ("objects.target", {"objects.target": "first-crop", "views.object_crops": False}),
+    ("objects.sampling", {"objects.target": "first-crop", "objects.sampling": "uniform"}),
+    ("objects.first_crop_coverage", {"objects.first_crop_coverage": 1.1}),
+    ("objects.first_crop_draws", {"objects.first_crop_draws": 0}),
     ("objects.min_size", {"objects.min_size": -0.5}),
     ("objects.min_visible", {"objects.min_visible": 1.1}),
     ("objects.min_visible", {"objects.min_visible": -0.1}),
@@ -71,6 +78,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("views.global_views", {"views.global_views": 1}),
     ("views.local_views", {"views.local_views": -1}),
     ("views.candidates", {"views.candidates": 0}),
+    ("views.local_candidates", {"views.local_candidates": 0}),
+    ("views.local_masks", {"views.local_masks": False, "objects.per_image": 2, **READ_ONLY}),
     ("views.global_size", {"views.global_size": 0}),
     ("views.local_size", {"views.local_size": 0}),
     ("views.global_scale", {"views.global_scale": (0.5, 0.2)}),
@@ -96,6 +105,9 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("prediction.spread", {"prediction.spread": 0.4}),
     ("prediction.spread", {"prediction.ratio": 0.9, "prediction.spread": 0.2}),
     ("prediction.spread", {"prediction.spread": -0.1}),
+    ("prediction.keep_object", {"prediction.keep_object": -1}),
+    ("prediction.keep_object", {"prediction.keep_object": 1, "views.object_masks": False}),
+    ("prediction.keep_object", {"prediction.keep_object": 1, "objects.use": False}),
     ("loss.patch_weight", {"prediction.probability": 0.0}),
     ("loss.patch_weight", {"prediction.ratio": 0.0, "prediction.spread": 0.0}),
     ("model.patch_size", {"model.patch_size": 0}),
@@ -201,12 +213,18 @@ def in_range() -> st.SearchStrategy[PretrainConfig]:
     def draw_config(draw: st.DrawFn) -> PretrainConfig:
         read_only, use = draw(st.booleans()), draw(st.booleans())
         masks = draw(st.booleans())
+        per_image = draw(st.integers(1, 9)) if read_only and use else 1
+        first_crop = use and draw(st.booleans())
         ratio = draw(st.floats(0.01, 1))
         accumulate = draw(st.integers(1, 4))
         changes = {
             "objects.use": use,
-            "objects.per_image": draw(st.integers(1, 9)) if read_only and use else 1,
-            "objects.sampling": draw(st.sampled_from(["area", "uniform"])),
+            "objects.per_image": per_image,
+            "objects.unit": draw(st.sampled_from(["instances", "classes"])) if use else "instances",
+            "objects.target": "first-crop" if first_crop else "index",
+            "objects.first_crop_coverage": draw(share),
+            "objects.first_crop_draws": draw(st.integers(1, 20)),
+            "objects.sampling": "area" if first_crop else draw(st.sampled_from(["area", "uniform"])),
             "objects.min_size": draw(st.floats(0, 50)),
             "objects.min_visible": draw(share),
             "views.global_views": draw(st.integers(2, 4)),
@@ -214,7 +232,9 @@ def in_range() -> st.SearchStrategy[PretrainConfig]:
             "views.global_scale": draw(rising(0.01, 1)),
             "views.local_scale": draw(rising(0.01, 1)),
             "views.ratio": draw(rising(0.1, 10)),
-            "views.object_crops": draw(st.booleans()),
+            "views.object_crops": first_crop or draw(st.booleans()),
+            "views.local_candidates": draw(st.none() | st.integers(1, 30)),
+            "views.local_masks": per_image > 1 or draw(st.booleans()),
             "views.min_coverage": draw(share),
             "views.local_crops": draw(st.sampled_from(["object-aware", "free"])),
             "views.object_masks": masks,
@@ -225,6 +245,8 @@ def in_range() -> st.SearchStrategy[PretrainConfig]:
             "views.blur": draw(st.tuples(share, share, share)),
             "prediction.probability": draw(st.floats(0.01, 1)),
             "prediction.ratio": ratio,
+            "prediction.keep_object": draw(st.integers(0, 4)) if use and masks else 0,
+            "loss.missing_pairs": draw(st.sampled_from(["skip", "zero"])),
             "prediction.spread": draw(st.floats(0, min(ratio, 1 - ratio))),
             "model.object_tokens": "read-only" if read_only else "single",
             "model.object_readout": "mean-pool"

@@ -69,6 +69,18 @@ def test_collating_equals_the_explicit_loops():
     assert batch.student_local_rows.tolist() == sorted(student_local)
     assert 0 < len(student_global) < len(teacher)
     assert batch.pairs.item() == pairs
+    every = sum(
+        1
+        for _ in samples
+        for _ in range(slots)
+        for u in range(views)
+        for v in range(views + local_views)
+        if v != u
+    )
+    zero = collate(samples, "zero")
+    assert zero.pairs.item() == every > pairs
+    assert zero.teacher_rows.equal(batch.teacher_rows)
+    assert zero.student_local_rows.equal(batch.student_local_rows)
     assert batch.hidden.tolist() == sorted(hidden)
     assert batch.hidden_weight.tolist() == pytest.approx([w for _, w in sorted(weight)])
     assert batch.hidden_weight.dtype == batch.pairs.dtype == torch.float32

@@ -24,8 +24,8 @@ from odis.data.loader import make_loader
 from odis.data.pixels.shrink import LARGE
 from odis.data.raw_batch import RawBatch, parts_of
 from odis.errors import DataError
-from odis.objects.index import ObjectIndex
-from odis.types import Batch
+from odis.objects.index import ObjectIndex, write_index
+from odis.types import Batch, ImageObjects, Object
 
 PIXELS = {"global_views", "local_views"}
 
@@ -111,6 +111,57 @@ def test_a_batch_is_the_same_bit_for_bit_from_any_start_and_worker(images):
             load(images, config(workers=workers, keep=keep), start_step=start, steps=4),
             strict=True,
         ):
+            assert_equal(a, b)
+
+
+AUTHORS = {
+    "objects__unit": "classes",
+    "objects__target": "first-crop",
+    "objects__first_crop_coverage": 0.3,
+    "objects__first_crop_draws": 2,
+    "views__min_coverage": 0.0,
+    "views__candidates": 2,
+    "views__local_crops": "free",
+    "views__local_masks": False,
+    "views__mask_coverage": 0.0,
+    "views__mask_shape": "component-boxes",
+    "views__mask_margin": 1,
+    "views__global_scale": (0.05, 0.3),
+    "loss__missing_pairs": "zero",
+    "prediction__keep_object": 2,
+}
+
+
+def test_the_authors_objects_are_the_same_on_both_paths_and_from_any_start(tmp_path):
+    """What a resume or other workers change: nothing, bit for bit."""
+    rng, rows = np.random.default_rng(3), []
+    for i in range(7):
+        pixels = rng.integers(0, 256, (48, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        low = rng.random((5, 2)) * 0.7
+        boxes = np.concatenate([low, low + 0.3], 1) * (60, 48, 60, 48)
+        objects = tuple(Object(tuple(box), label=k % 2) for k, box in enumerate(boxes.tolist()))
+        rows.append(ImageObjects(f"{i}.png", 60, 48, objects))
+    write_index(tmp_path / "i.parquet", rows, root=tmp_path, provenance="annotated", classes=["a", "b"])
+    index = ObjectIndex.open(tmp_path / "i.parquet")
+
+    def settings(**changes) -> PretrainConfig:
+        chosen = config(**changes)
+        for name, value in AUTHORS.items():
+            section, key = name.split("__")
+            setattr(getattr(chosen, section), key, value)
+        return chosen
+
+    whole, theirs = load(index, settings(), steps=4), load(index, settings(render="cpu"), steps=4)
+    for one, other in zip(whole, theirs, strict=True):
+        assert_equal(one, other, but=PIXELS)
+        assert one.pairs == 7 * 2 * 4
+        assert one.local_visible.equal(one.global_visible[:1].expand(3, -1, -1))
+    seen = torch.stack([batch.global_visible.sum(0) for batch in whole])
+    assert set(seen.unique().tolist()) == {0, 1, 2}  # no target; lost in the second view; in both
+    for workers, start in ((2, 2), (0, 1)):
+        again = load(index, settings(workers=workers), start_step=start, steps=4)
+        for a, b in zip(whole[start:], again, strict=True):
             assert_equal(a, b)
 
 

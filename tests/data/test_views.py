@@ -402,6 +402,98 @@ def test_free_crops_ignore_the_target():
         assert shown(replace(QUIET, **change)) < shown(QUIET) - 0.2
 
 
+def test_local_views_without_masks_stand_for_the_target_as_they_are():
+    """Whether it is in them or not; crops and global views stay the same."""
+    free = replace(QUIET, local_crops="free", local_views=6)
+    absent = []
+    for seed in range(8):
+        masked = sample(seed, row(BOXES[2]), views=free)
+        whole = sample(seed, row(BOXES[2]), views=replace(free, local_masks=False))
+        for a, b in zip(masked[0], whole[0]):
+            assert a.crop == b.crop
+            assert a.object_masks.equal(b.object_masks)
+        for a, b in zip(masked[1], whole[1]):
+            assert a.crop == b.crop
+            assert b.object_masks.all()
+            assert b.visible.tolist() == [True]
+            absent.append(not a.visible[0])
+    assert np.mean(absent) > 0.3
+
+
+def test_local_candidates_are_the_crops_tried_for_local_views():
+    def shown(candidates, local_candidates):
+        views = replace(
+            QUIET, local_views=6, candidates=candidates, local_candidates=local_candidates, min_coverage=0
+        )
+        made = [sample(seed, row(BOXES[2]), views=views) for seed in range(40)]
+        return [np.mean([v.visible[0] for m in made for v in m[part]]) for part in (0, 1)]
+
+    one, many = shown(1, 1), shown(30, 30)
+    assert one[1] < many[1] - 0.2
+    assert shown(30, 1) == [pytest.approx(many[0]), pytest.approx(one[1], abs=0.15)]
+    assert shown(1, 30)[1] == pytest.approx(many[1], abs=0.15)
+    assert shown(9, None) == shown(9, 9)
+
+
+@pytest.mark.parametrize("change", [{}, {"object_masks": False}, {"local_masks": False}])
+def test_first_crop_masks_are_empty_where_the_target_is_not(slow, change):
+    """The target is the object that explains every view that shows it; of a view that does not, or that is
+    not counted as one of it, no patch is read. Without a target no view counts.
+    """
+    views = replace(
+        QUIET, mask_coverage=0, mask_shape="component-boxes", mask_margin=1, min_coverage=0,
+        local_crops="free", global_scale=(0.1, 0.3), candidates=1, **change,
+    )  # fmt: skip
+    kinds = set()
+    for seed in range(60):
+        shown = {"target": "first-crop", "first_crop_coverage": 0.5, "first_crop_draws": 2}
+        globals_, locals_, _ = sample(seed, views=views, **shown)
+        targets = []
+        for box in BOXES:
+            rule = [expected_slot(slow, view, box, None, views, 0) for view in globals_ + locals_]
+            targets.append((rule, overlap(globals_[0].crop, box)))
+        for rule, _ in targets:
+            explains = True
+            for v, (view, (mask, seen)) in enumerate(zip(globals_ + locals_, rule)):
+                if v >= 2 and not views.local_masks:
+                    seen, mask = bool(globals_[0].visible[0]), np.ones_like(mask)
+                got, visible = view.object_masks[0].numpy(), bool(view.visible[0])
+                explains &= (visible <= seen) and (got == (mask if visible else np.zeros_like(mask))).all()
+                explains &= visible or v == 1 or not seen  # the second view may show it by chance
+            if explains and globals_[0].visible[0]:
+                kinds.add("found" if globals_[1].visible[0] else "lost")
+                break
+        else:
+            for view in globals_ + locals_:
+                assert not view.visible[0]
+                assert not view.object_masks.any()
+            kinds.add("none")
+    assert kinds == {"found", "lost", "none"}
+
+
+def test_the_object_stays_visible_in_as_many_patches_as_asked():
+    """The rest of a sample does not depend on it, but for photometrics, which are drawn later."""
+    views = replace(QUIET, global_scale=(0.3, 1), min_coverage=0)
+    often = PredictionConfig(probability=1, ratio=0.5, spread=0.2)
+    hides = {0: [], 2: []}
+    for seed in range(100):
+        plain = sample(seed, row(BOXES[2], BOXES[3]), views=views, prediction=often)
+        kept = sample(seed, row(BOXES[2], BOXES[3]), views=views, prediction=replace(often, keep_object=2))
+        assert plain[2].sum(1).equal(kept[2].sum(1))
+        for count, made in ((0, plain), (2, kept)):
+            for view, hidden in zip(made[0], made[2]):
+                if view.visible[0]:
+                    mask = view.object_masks[0]
+                    hides[count].append(int((mask & ~hidden).sum()) < min(2, int(mask.sum())))
+        for a, b, before, after in zip(plain[0], kept[0], plain[2], kept[2]):
+            assert a.crop == b.crop
+            assert a.object_masks.equal(b.object_masks)
+            if not a.visible[0]:
+                assert before.equal(after)
+    assert np.mean(hides[0]) > 0.05
+    assert not any(hides[2])
+
+
 def test_single_pixel_images_make_views():
     image = torch.full((3, 1, 1), 9, dtype=torch.uint8)
     globals_, locals_, _ = sample(of=ImageObjects("a", 1, 1, (Object((0, 0, 1, 1)),)), image=image)

@@ -197,6 +197,23 @@ def test_object_loss_is_the_mean_over_visible_pairs(shape, visibility):
         assert all((g == 0).all() for g in gradients)
 
 
+def test_object_loss_over_all_pairs_takes_the_missing_ones_as_zero():
+    """Two images; of the second no other view shows the object: its pairs add 0 to the mean over all."""
+    torch.manual_seed(0)
+    teacher, student = torch.rand(2, 2, 7).softmax(-1), torch.randn(3, 7)  # of the first image: two views
+    terms = [
+        -(teacher[0, u] * torch.log_softmax(student[v] / 0.1, -1)).sum()
+        for u in range(2)
+        for v in range(3)
+        if u != v
+    ]
+    every = torch.tensor(2.0 * 2 * (1 + 1))  # images x global views x (other global views + local views)
+    expected = (sum(terms) + 4 * 0.0) / every
+    targets = torch.stack([teacher[0, 1], teacher[0, 0], teacher[0].sum(0)])
+    close(object_loss(targets, student, 0.1, every), expected)
+    assert object_loss(targets[:0], student[:0], 0.1, every) == 0
+
+
 def test_targets_keep_small_probabilities_beside_large_ones():
     p = torch.tensor([[1.0, 0.0], [1e-12, 1.0]])
     others, _ = object_targets(p, torch.tensor([0, 1]), (2, 1, 1))

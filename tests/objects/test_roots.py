@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from odis.errors import DataError
-from odis.objects.check import require_objects
+from odis.objects.check import require_labels, require_objects
 from odis.objects.index import ObjectIndex, write_index
 from odis.objects.roots import images_moved_to, moved_root
 from odis.types import ImageObjects, Object
@@ -68,3 +68,25 @@ def test_an_annotated_index_without_an_object_is_not_trained_on(tmp_path: Path) 
         else:
             require_objects(empty)
     require_objects(ObjectIndex.open(tmp_path / "d"))
+
+
+def test_classes_need_an_object_with_a_label(tmp_path: Path) -> None:
+    indexed(tmp_path / "i.parquet", tmp_path / "d")
+    box = (0.0, 0.0, 4.0, 4.0)
+    for label, classes in ((None, []), (None, ["cat"]), (0, ["cat"])):
+        rows = [ImageObjects("x/a.png", 8, 6), ImageObjects("x/a.png", 8, 6, (Object(box, label=label),))]
+        write_index(
+            tmp_path / "j.parquet", rows, root=tmp_path / "d", provenance="annotated", classes=classes
+        )
+        index = ObjectIndex.open(tmp_path / "j.parquet")
+        if label is None:
+            with pytest.raises(
+                DataError, match=r"j\.parquet: none of its objects has a label, but objects\.unit"
+            ):
+                require_labels(index)
+        else:
+            require_labels(index)
+    indexed(tmp_path / "k.parquet", tmp_path / "d", image="y/b.png")
+    require_labels(ObjectIndex.open(tmp_path / "d"))  # a folder a class: x, y
+    with pytest.raises(DataError, match="none of its objects has a label"):
+        require_labels(ObjectIndex.open(tmp_path / "d" / "x"))

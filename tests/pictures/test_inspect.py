@@ -207,3 +207,25 @@ def test_what_cannot_be_drawn_or_written_is_refused(tmp_path: Path, index: Objec
     with pytest.raises(DataError, match="cannot be written"):
         inspect_picture(index, tmp_path / "file" / "a.png", config(), images=1)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_class_is_one_target_and_an_image_may_have_none(index: ObjectIndex) -> None:
+    pair = ImageObjects(
+        "a.png",
+        60,
+        40,
+        tuple(Object((x, 0, x + 9, 9), label=label) for x, label in ((0, 0), (20, 0), (40, 1))),
+    )
+    write_index(
+        Path(index.path).with_name("pair.parquet"), [pair], root=index.root, provenance="annotated",
+        classes=["cat", "pole"],
+    )  # fmt: skip
+    pairs = ObjectIndex.open(Path(index.path).with_name("pair.parquet"))
+    slots = slots_of(example(pairs, 0, config(objects=ObjectsConfig(unit="classes", per_image=2))))
+    assert slots[0] == slots[1] != slots[2]
+    never = config(objects=ObjectsConfig(target="first-crop", first_crop_coverage=0.9, per_image=2))
+    drawn = example(pairs, 0, never)
+    axes = _figure([drawn], pairs, never, 8).axes
+    assert slots_of(drawn) == {}
+    assert not any("(target)" in text for text in texts(axes[0]))
+    assert all("not in this view" in ax.get_title() for ax in axes[2:-1])

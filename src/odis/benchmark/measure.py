@@ -18,7 +18,17 @@ import torch
 
 from odis.benchmark.cached import ENDLESS
 from odis.config.training import PretrainConfig
-from odis.data.geometry.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
+from odis.data.framing import (
+    ChosenObjects,
+    all_objects,
+    choose_objects,
+    draw_crops,
+    first_crop,
+    first_target,
+    shown_shares,
+)
+from odis.data.geometry.areas import select
+from odis.data.geometry.crops import propose_crops
 from odis.data.loader import make_loader
 from odis.errors import WorkerError
 from odis.machine.devices import peak_memory
@@ -190,7 +200,8 @@ class Resampling:
     Args:
         first: Share of global views whose first candidate shows the object well enough.
         mean: Mean number of candidates, if they were drawn one after the other.
-        none: Share of global views for which none of `views.candidates` does.
+        none: Share of global views for which none of `views.candidates` does (of first crops that choose the
+            target, none of `objects.first_crop_draws`).
         microseconds: Time to draw the global crops of an image.
         free_microseconds: The same for free crops.
     """
@@ -208,43 +219,63 @@ def resampling(config: PretrainConfig, index: ObjectIndex, images: int = 200) ->
     if not objects.use or not views.object_crops:
         return None
     rng = np.random.default_rng(0)
-    needed: list[int] = []
-    hits, missed, seconds, free = 0, 0, [], []
-    geometry: dict[str, Any] = {"scale": views.global_scale, "ratio": views.ratio}
+    fits: list[np.ndarray] = []  # of each view: which of its candidates show the object
+    seconds, free = [], []
+    global_only = replace(views, local_views=0)
     for i in rng.permutation(len(index))[:images]:
         row = index[int(i)]
-        boxes, keep = clip_boxes(row.boxes, row.width, row.height, objects.min_size)
-        if not keep.any():
+        size = row.width, row.height
+        every = all_objects(row, *size, objects)
+        if every is None:
             continue
-        box = boxes[keep][choose_target(rng, boxes[keep], objects.sampling)]
-        crops = propose_crops(rng, row.width, row.height, (views.global_views, views.candidates), **geometry)
-        share = coverage(crops, box)
-        fits = share >= views.min_coverage if views.min_coverage > 0 else share > 0
-        hits += int(fits[:, 0].sum())
-        missed += int((~fits.any(1)).sum())
-        needed += (np.where(fits.any(1), fits.argmax(1) + 1, views.candidates)).tolist()
-        began = time.perf_counter()
-        object_aware_crops(
-            rng,
-            row.width,
-            row.height,
-            box,
-            views.global_views,
-            min_coverage=views.min_coverage,
-            candidates=views.candidates,
-            **geometry,
-        )
+        if objects.target == "first-crop":
+            fits += _first_crop_fits(rng, every, *size, config)
+            began = time.perf_counter()
+            first_crop(rng, every, *size, objects, global_only)
+        else:
+            chosen = choose_objects(rng, row, *size, objects)
+            fits += _fits(rng, chosen, *size, views.global_views, config)
+            began = time.perf_counter()
+            draw_crops(rng, *size, chosen, objects, global_only)
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
-        propose_crops(rng, row.width, row.height, (views.global_views,), **geometry)
+        propose_crops(rng, *size, (views.global_views,), views.global_scale, views.ratio)
         free.append(time.perf_counter() - began)
-    if not needed:
+    if not fits:
         return None
-    n = len(needed)
     return Resampling(
-        hits / n,
-        statistics.mean(needed),
-        missed / n,
+        statistics.mean(float(one[0]) for one in fits),
+        statistics.mean(int(one.argmax()) + 1 if one.any() else len(one) for one in fits),
+        statistics.mean(float(not one.any()) for one in fits),
         1e6 * statistics.median(seconds),
         1e6 * statistics.median(free),
     )
+
+
+def _fits(
+    rng: np.random.Generator,
+    chosen: ChosenObjects,
+    width: int,
+    height: int,
+    count: int,
+    config: PretrainConfig,
+) -> list[np.ndarray]:
+    """Of so many views, which of its candidates show the target well enough."""
+    views = config.views
+    crops = propose_crops(rng, width, height, (count, views.candidates), views.global_scale, views.ratio)
+    share = shown_shares(crops, chosen, config.objects)[..., 0]
+    return list((share > 0) & (share >= views.min_coverage))
+
+
+def _first_crop_fits(
+    rng: np.random.Generator, every: ChosenObjects, width: int, height: int, config: PretrainConfig
+) -> list[np.ndarray]:
+    """The same where the first view chooses the target; without one, of that view alone."""
+    objects, views = config.objects, config.views
+    drawn = propose_crops(rng, width, height, (objects.first_crop_draws,), views.global_scale, views.ratio)
+    target, first = first_target(every, drawn, objects)
+    found = np.arange(len(drawn)) == first
+    if target is None:
+        return [found]
+    chosen = ChosenObjects(select(every.shapes, [target]), [every.members[target]])
+    return [found, *_fits(rng, chosen, width, height, views.global_views - 1, config)]

@@ -97,6 +97,7 @@ def _check_data(config: PretrainConfig) -> None:
         "objects.rediscover_every",
         f"is {objects.rediscover_every}, but objects.use is false: what is found would not be used",
     )
+    _check_target(config)
     _require(
         objects.per_image == 1 or objects.use,
         "objects.per_image",
@@ -104,11 +105,43 @@ def _check_data(config: PretrainConfig) -> None:
     )
 
 
+def _check_target(config: PretrainConfig) -> None:
+    objects = config.objects
+    _shares(config, "objects.first_crop_coverage")
+    _at_least(config, 1, "objects.first_crop_draws")
+    every_image = "but objects.use is false: every image is one object"
+    _require(objects.unit == "instances" or objects.use, "objects.unit", f"is {objects.unit}, {every_image}")
+    _require(
+        objects.unit == "instances" or objects.rediscover_every == 0,
+        "objects.unit",
+        f"is {objects.unit}, but what objects.rediscover_every finds has no label",
+    )
+    index = objects.target == "index"
+    _require(index or objects.use, "objects.target", f"is {objects.target}, {every_image}")
+    _require(
+        index or objects.sampling == "area",
+        "objects.sampling",
+        f"is {objects.sampling}, but objects.target {objects.target} takes the largest object of the crop",
+    )
+    _require(
+        index or config.views.object_crops,
+        "objects.target",
+        f"is {objects.target}, which draws global crops until they show an object, but views.object_crops is "
+        "false",
+    )
+
+
 def _check_views(config: PretrainConfig) -> None:
     views = config.views
     _at_least(config, 2, "views.global_views", unit=": a view is matched with another")
     _at_least(config, 0, "views.local_views")
-    _at_least(config, 1, "views.candidates")
+    _at_least(config, 1, "views.candidates", "views.local_candidates")
+    _require(
+        views.local_masks or config.objects.per_image == 1,
+        "views.local_masks",
+        f"is false, but objects.per_image is {config.objects.per_image}: in a local view all of them would "
+        "read the same",
+    )
     _at_least(config, 2, "views.global_size", "views.local_size", unit=" pixels")
     _interval(config, "views.global_scale", 1)
     _interval(config, "views.local_scale", 1)
@@ -125,6 +158,13 @@ def _check_views(config: PretrainConfig) -> None:
 def _check_prediction(config: PretrainConfig) -> None:
     prediction, weight = config.prediction, config.loss.patch_weight
     _shares(config, "prediction.probability", "prediction.ratio")
+    _at_least(config, 0, "prediction.keep_object", unit=" patches")
+    _require(
+        prediction.keep_object == 0 or (config.objects.use and config.views.object_masks),
+        "prediction.keep_object",
+        f"is {prediction.keep_object}, but without objects.use and views.object_masks the whole view is the "
+        "object",
+    )
     _require(
         0 <= prediction.spread <= min(prediction.ratio, 1 - prediction.ratio),
         "prediction.spread",

@@ -43,7 +43,16 @@ class ObjectsConfig:
     Args:
         use: Use the objects of the index. If false, every image is one object, as in DINO and iBOT.
         min_size: Smallest side of a box in pixels, after clipping to the image. Smaller objects are dropped.
-        sampling: Draw the target object in proportion to its area, or uniformly.
+        unit: `instances`, or `classes`: all objects of one label in an image are one object, the union of
+            their areas. Objects without a label are one each.
+        target: `index` draws the target object from all that the image has. `first-crop` draws the first
+            global crop freely until it shows an object (`first_crop_coverage`), and takes the largest in it.
+            The other global crops are drawn until they show the target (`views.min_coverage`, here of its
+            area). One that never does is a free crop that counts as no view of it.
+        first_crop_coverage: With `first-crop`, the share of the crop that an object must cover.
+        first_crop_draws: With `first-crop`, first crops tried. If no object ever covers enough, the image
+            has no target: its views are free crops, and it takes part in the patch term alone.
+        sampling: With `index`, draw the target in proportion to its area, or uniformly.
         per_image: Object tokens in each view: the target, and others at random.
         min_visible: An object is visible in a view if this share of it (or of the view, if that is smaller)
             lies there. 0 is any overlap.
@@ -54,6 +63,10 @@ class ObjectsConfig:
 
     use: bool = True
     min_size: float = 1.0
+    unit: Literal["instances", "classes"] = "instances"
+    target: Literal["index", "first-crop"] = "index"
+    first_crop_coverage: float = 0.04
+    first_crop_draws: int = 10
     sampling: Literal["area", "uniform"] = "area"
     per_image: int = 1
     min_visible: float = 0.0
@@ -77,7 +90,10 @@ class ViewsConfig:
             overlap.
         candidates: Crops tried for a view. If none covers the target enough, the best of them is used.
         local_crops: `object-aware` local crops overlap the target; `free` ones do not have to.
+        local_candidates: Crops tried for an object-aware local view; by default `candidates`.
         object_masks: `[OBJ]` attends to its object's patches only. If false, to the whole view.
+        local_masks: So it is in local views too. If false, `[OBJ]` attends to all of a local view, which then
+            counts as a view of the target whatever it shows.
         mask_coverage: A patch belongs to an object that covers this share of it. For small and thin objects
             the share is relative to the patch that they cover most. 0 is any overlap.
         mask_shape: `area` is the patches that the object covers. `component-boxes` replaces each connected
@@ -106,7 +122,9 @@ class ViewsConfig:
     min_coverage: float = 0.5
     candidates: int = 20
     local_crops: Literal["object-aware", "free"] = "object-aware"
+    local_candidates: int | None = None
     object_masks: bool = True
+    local_masks: bool = True
     mask_coverage: float = 0.5
     mask_shape: MaskShape = "area"
     mask_margin: int = 0
@@ -128,11 +146,14 @@ class PredictionConfig:
         probability: Probability that a global view has hidden patches.
         ratio: Mean share of hidden patches in such a view.
         spread: The share is drawn uniformly from ratio - spread to ratio + spread.
+        keep_object: Patches of the target that are never hidden in a view that shows it: others are hidden
+            in their place. 0 lets a view hide all of it.
     """
 
     probability: float = 0.5
     ratio: float = 0.3
     spread: float = 0.2
+    keep_object: int = 0
 
 
 @dataclass
@@ -200,6 +221,8 @@ class LossConfig:
         patch_weight: Weight of the patch term.
         image_weight: Weight of the image term: the object term for the whole view. With `single` tokens it
             costs another forward pass.
+        missing_pairs: A pair of views of which one does not show the object: `skip` takes the mean of the
+            object term over the other pairs of the batch; `zero` takes it over all, this one as 0.
         koleo_weight: Weight of the KoLeo regularizer, which keeps the objects of a batch apart. It helps
             small batches.
         student_temp: Student temperature.
@@ -215,6 +238,7 @@ class LossConfig:
     object_weight: float = 1.0
     patch_weight: float = 1.0
     image_weight: float = 0.0
+    missing_pairs: Literal["skip", "zero"] = "skip"
     koleo_weight: float = 0.0
     student_temp: float = 0.1
     teacher_temp: float = 0.07

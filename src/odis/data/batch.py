@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from odis.types import Batch, Sample, View
 
 
-def collate(samples: list[Sample]) -> Batch:
+def collate(samples: list[Sample], missing_pairs: Literal["skip", "zero"] = "skip") -> Batch:
     """The batch of these samples: their views view-major, and which object tokens and patches the losses take
     (`types.Batch`).
+
+    Args:
+        samples: B samples of as many views each.
+        missing_pairs: What the object term is the mean over: the pairs of views that show the object, or all
+            that there would be if every view showed one in every slot.
     """
     global_views, global_masks, global_visible = _stack([sample.global_views for sample in samples])
     if samples[0].local_views:
@@ -21,6 +28,10 @@ def collate(samples: list[Sample]) -> Batch:
     positions = hidden.flatten().nonzero().squeeze(1)
     weight = hidden.sum(1).reciprocal()
     seen = global_visible.sum(0)  # (B, Q): global views that show the object
+    pairs = (seen * (seen - 1) + local_visible.sum(0) * seen).sum().float()
+    if missing_pairs == "zero":
+        of_slot = len(global_visible) * (len(global_visible) - 1 + len(local_visible))
+        pairs = torch.full_like(pairs, seen.numel() * of_slot)
     return Batch(
         global_views=global_views,
         local_views=local_views,
@@ -34,7 +45,7 @@ def collate(samples: list[Sample]) -> Batch:
         teacher_rows=_rows(global_visible),
         student_global_rows=_rows(global_visible & (seen > 1)),
         student_local_rows=_rows(local_visible & (seen > 0)),
-        pairs=(seen * (seen - 1) + local_visible.sum(0) * seen).sum().float(),
+        pairs=pairs,
         paths=[sample.path for sample in samples],
         indices=[sample.index for sample in samples],
         skipped=[item for sample in samples for item in sample.skipped],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
@@ -103,13 +103,15 @@ class _Answered(Dataset[Any]):
             return error
 
 
-def _collate_answers(answers: list[Any], views: ViewsConfig) -> Batch | RawBatch | DataError:
+def _collate_answers(
+    answers: list[Any], views: ViewsConfig, missing_pairs: Literal["skip", "zero"]
+) -> Batch | RawBatch | DataError:
     for answer in answers:
         if isinstance(answer, DataError):
             return answer
     if isinstance(answers[0], RawSample):
-        return collate_raw(answers, collate([raw.sample for raw in answers]), views)
-    return collate(answers)
+        return collate_raw(answers, collate([raw.sample for raw in answers], missing_pairs), views)
+    return collate(answers, missing_pairs)
 
 
 class ViewLoader(WorkerLoader):
@@ -161,7 +163,7 @@ def make_loader(
         ),
         workers=config.loader.workers,
         option="--loader.workers",
-        collate_fn=partial(_collate_answers, views=config.views),
+        collate_fn=partial(_collate_answers, views=config.views, missing_pairs=config.loss.missing_pairs),
         prefetch=config.loader.prefetch,
         pin_memory=config.train.device != "cpu" and has_gpu(),
     )

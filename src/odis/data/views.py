@@ -17,9 +17,9 @@ from odis.config.training import ObjectsConfig, PredictionConfig, ViewsConfig
 from odis.data.augment.cpu import to_chw
 from odis.data.augment.draw import Photometrics, apply_photometrics, draw_photometrics
 from odis.data.augment.resampling import resample
-from odis.data.geometry.crops import choose_target, clip_boxes, coverage, object_aware_crops, propose_crops
-from odis.data.geometry.patches import ObjectShapes, object_shapes, objects_on_grid, patch_grid
-from odis.data.geometry.prediction import prediction_mask
+from odis.data.framing import ChosenObjects, Framing, frame_views, shown_shares
+from odis.data.geometry.patches import objects_on_grid, patch_grid
+from odis.data.geometry.prediction import keep_visible, prediction_mask
 from odis.data.pixels.decode import Decoded, outer_pixels
 from odis.machine.compiled import compiled
 from odis.types import Crop, ImageObjects, View
@@ -34,6 +34,7 @@ class Plan:
     masks: list[Tensor]  # V object masks, bool (Q, P)
     visible: list[Tensor]  # V, bool (Q,)
     hidden: Tensor  # bool (G, P), prediction masks
+    chosen: ChosenObjects  # the objects of the slots, the target first
 
 
 def resized_crop(image: Decoded, crop: Crop, size: int) -> np.ndarray:
@@ -92,7 +93,8 @@ def make_sample(
 
     An image without objects is one object itself, and so is every image if `objects.use` is false: its crops
     are plain random-resized-crops and its object masks all-true, as in DINO and iBOT. A slot without an
-    object, or whose object the view does not show, has an all-true mask and is not visible.
+    object, or whose object the view does not show, is not visible. Its mask is all-true; with `objects.target
+    first-crop` it is empty, as in the code that this is from: `[OBJ]` reads no patch of such a view.
 
     Args:
         rng: Source of all randomness. Geometry is drawn before photometrics, so it does not depend on them.
@@ -129,26 +131,37 @@ def plan_views(
     Raises:
         DataError: A mask of the row is no mask of that image.
     """
-    shapes = choose_objects(rng, row, width, height, objects)
-    crops = _draw_crops(rng, width, height, shapes.boxes[0], views)
-    flips = rng.random(len(crops)) < views.flip
+    framing = frame_views(rng, row, width, height, objects, views)
+    flips = rng.random(len(framing.crops)) < views.flip
     grid = patch_grid(views.global_size, patch_size)
     hidden = [
         prediction_mask(rng, grid, prediction.probability, prediction.ratio, prediction.spread)
         for _ in range(views.global_views)
     ]
-    geometry = [Crop(x0, y0, x1, y1, flip) for (x0, y0, x1, y1), flip in zip(crops.tolist(), flips.tolist())]
+    geometry = [
+        Crop(x0, y0, x1, y1, flip) for (x0, y0, x1, y1), flip in zip(framing.crops.tolist(), flips.tolist())
+    ]
     masks: list[Tensor] = []
     visible: list[Tensor] = []
     g = views.global_views
-    for part, size in ((slice(g), views.global_size), (slice(g, None), views.local_size)):
+    for part, size, masked in (
+        (slice(g), views.global_size, True),
+        (slice(g, None), views.local_size, views.local_masks),
+    ):
         in_views, seen = _object_masks(
-            shapes, crops[part], flips[part], patch_grid(size, patch_size), objects, views
+            framing, part, flips[part], patch_grid(size, patch_size), objects, views, masked
         )
         masks.extend(torch.from_numpy(in_views))
         visible.extend(torch.from_numpy(seen))
+    if prediction.keep_object:
+        for v in range(g):
+            if visible[v][0]:
+                target = masks[v][0].view(grid).numpy()
+                hidden[v] = keep_visible(rng, hidden[v], target, prediction.keep_object)
     sizes = [views.global_size] * g + [views.local_size] * (len(geometry) - g)
-    return Plan(geometry, sizes, masks, visible, torch.from_numpy(np.stack(hidden)).flatten(1))
+    return Plan(
+        geometry, sizes, masks, visible, torch.from_numpy(np.stack(hidden)).flatten(1), framing.chosen
+    )
 
 
 def draw_all(rng: np.random.Generator, plan: Plan, views: ViewsConfig) -> list[Photometrics]:
@@ -182,79 +195,43 @@ def render_views(
 
 
 def _object_masks(
-    shapes: ObjectShapes,
-    crops: np.ndarray,
+    framing: Framing,
+    part: slice,
     flips: np.ndarray,
     grid: tuple[int, int],
     objects: ObjectsConfig,
     views: ViewsConfig,
+    masked: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """bool (V, Q, P), all-true where the slot is not visible, and bool (V, Q): which slots are."""
-    corners = crops.astype(np.float64)
+    """Masks of some of the views, bool (V, Q, P), and which slots are visible, bool (V, Q). If they are not
+    masked, each view stands for the object as it is.
+    """
+    corners, shapes = framing.crops[part].astype(np.float64), framing.chosen.shapes
+    absent = objects.target != "first-crop"
+    if not masked:
+        found = np.ones((len(corners), len(shapes.boxes), *grid), dtype=np.bool_)
+        return _in_slots(found, found[..., 0, 0], objects.per_image, False, absent)
     found = objects_on_grid(
         shapes, corners, flips, grid, views.mask_coverage, views.mask_margin, views.mask_shape
     )
-    shown = coverage(corners, shapes.boxes) >= objects.min_visible
-    return _in_slots(found, shown, objects.per_image, views.object_masks)
+    shown = shown_shares(corners, framing.chosen, objects) >= objects.min_visible
+    shown[:, :1] &= ~framing.lost[part, None]
+    return _in_slots(found, shown, objects.per_image, views.object_masks, absent)
 
 
 @compiled()
 def _in_slots(
-    found: np.ndarray, shown: np.ndarray, slots: int, use_masks: bool
+    found: np.ndarray, shown: np.ndarray, slots: int, use_masks: bool, absent: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Masks (V, n, rows, columns) in Q >= n slots; visible are those that are shown (V, n) and not empty."""
+    """Masks (V, n, rows, columns) in Q >= n slots; visible are those that are shown (V, n) and not empty; the
+    others are all true or all false, as `absent` says.
+    """
     views, objects, rows, columns = found.shape
-    masks = np.ones((views, slots, rows * columns), dtype=np.bool_)
+    masks = np.full((views, slots, rows * columns), absent)
     visible = np.zeros((views, slots), dtype=np.bool_)
     for v in range(views):
         for k in range(objects):
             if shown[v, k] and found[v, k].any():
                 visible[v, k] = True
-                if use_masks:
-                    masks[v, k] = found[v, k].ravel()
+                masks[v, k] = found[v, k].ravel() | (not use_masks)
     return masks, visible
-
-
-def choose_objects(
-    rng: np.random.Generator, row: ImageObjects, width: int, height: int, objects: ObjectsConfig
-) -> ObjectShapes:
-    """The target and up to `per_image - 1` others, their boxes clipped to the image.
-
-    Raises:
-        DataError: A mask of the row is no mask of that image.
-    """
-    clipped, keep = clip_boxes(row.boxes, width, height, objects.min_size)
-    usable = np.flatnonzero(keep) if objects.use else np.array([], dtype=np.int64)
-    if not len(usable):
-        return object_shapes(np.array([[0.0, 0.0, width, height]]), [None], width, height)
-    target = choose_target(rng, clipped[usable], objects.sampling)
-    others = rng.permutation(np.delete(usable, target))[: objects.per_image - 1]
-    chosen = [int(usable[target]), *others.tolist()]
-    return object_shapes(clipped[chosen], [row.objects[k].mask for k in chosen], width, height)
-
-
-def _draw_crops(
-    rng: np.random.Generator, width: int, height: int, target: np.ndarray, views: ViewsConfig
-) -> np.ndarray:
-    """int64 (V, 4): the crops of the global views, then of the local views."""
-    crops = []
-    for count, scale, aware, min_coverage in (
-        (views.global_views, views.global_scale, views.object_crops, views.min_coverage),
-        (views.local_views, views.local_scale, views.local_crops == "object-aware", 0.0),
-    ):
-        if aware:
-            drawn = object_aware_crops(
-                rng,
-                width,
-                height,
-                target,
-                count,
-                scale=scale,
-                ratio=views.ratio,
-                min_coverage=min_coverage,
-                candidates=views.candidates,
-            )
-        else:
-            drawn = propose_crops(rng, width, height, (count,), scale, views.ratio)
-        crops.append(drawn)
-    return np.concatenate(crops)

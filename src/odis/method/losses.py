@@ -151,7 +151,7 @@ def object_loss(targets: Tensor, logits: Tensor, temp: float, pairs: Tensor) -> 
         targets: (R, K) from `object_targets`, summed over u for each student row.
         logits: (R, K) student logits.
         temp: Student temperature.
-        pairs: Scalar tensor, pairs on this rank (`Batch.pairs`).
+        pairs: Scalar tensor, `Batch.pairs` of this rank (`loss.missing_pairs` says which they are).
 
     Returns:
         This rank's share; its mean over ranks is the mean over all pairs. 0, with zero gradients, if there is

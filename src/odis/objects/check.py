@@ -49,6 +49,23 @@ def require_objects(index: ObjectIndex) -> None:
         )
 
 
+def require_labels(index: ObjectIndex) -> None:
+    """Refuse to join the objects of each class in an index without labels.
+
+    Raises:
+        DataError: None of its objects has a label.
+    """
+    labelled = bool(index.classes) if index.is_folder else any(map(_labels_of, index.batches()))
+    if not labelled:
+        raise DataError(
+            f"{index.path}: none of its objects has a label, but objects.unit is classes; set it to instances"
+        )
+
+
+def _labels_of(batch: pa.RecordBatch) -> int:
+    return len(batch.column("labels").flatten().drop_null())
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """What an index holds. Quantiles are at `QUANTILES`; they are empty where there is nothing to measure."""

@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from odis.backbones.build import build_vit
 from odis.config.training import PretrainConfig
 from odis.data.dataset import ViewDataset
-from odis.data.views import choose_objects
+from odis.data.views import plan_views
 from odis.errors import ConfigError, DataError
 from odis.machine.files import written_whole
 from odis.objects.clean import usable_objects
@@ -94,10 +94,12 @@ def _example(dataset: ViewDataset, sample: Sample) -> Example:
     config = dataset.config
     row = usable_objects(dataset.index[sample.index], len(dataset.index.classes)).row
     image = pil_to_tensor(load_image(sample.path, (row.width, row.height)))
-    # A sample draws its objects before anything else, so its seed tells which they are.
+    # A sample draws its geometry before anything else, so its seed tells which objects it took.
     rng = np.random.default_rng([config.train.seed, 0, sample.index])
-    slots = choose_objects(rng, row, row.width, row.height, config.objects).boxes
-    return Example(image, row, slots, sample)
+    plan = plan_views(
+        rng, row, row.width, row.height, config.objects, config.views, config.prediction, dataset.patch_size
+    )
+    return Example(image, row, plan.chosen, sample)
 
 
 def _figure(examples: list[Example], index: ObjectIndex, config: PretrainConfig, patch: int) -> Figure:

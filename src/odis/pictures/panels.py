@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from odis.config.training import PretrainConfig
-from odis.data.geometry.crops import clip_boxes
+from odis.data.framing import ChosenObjects
 from odis.data.geometry.patches import patch_grid
 from odis.objects import rle
 from odis.objects.index import ObjectIndex
@@ -53,7 +53,7 @@ class Example:
 
     image: Tensor  # uint8 (3, H, W)
     row: ImageObjects
-    slots: np.ndarray  # (n, 4): boxes of the objects with a token, the target first
+    chosen: ChosenObjects  # those with a token, the target first
     sample: Sample
 
 
@@ -85,7 +85,7 @@ def draw_objects(ax: Axes, example: Example, index: ObjectIndex) -> None:
                 " ".join(filter(None, [name, "(target)" if slot == 0 else ""])),
                 colour,
             )
-    if not slot_of:
+    if example.chosen.members == [()]:
         _draw_box(ax, (0, 0, row.width, row.height), SLOTS[0], width=2.5)
         _label(ax, 0, 0, "whole image (target)", SLOTS[0])
     count = (
@@ -106,7 +106,8 @@ def draw_objects(ax: Axes, example: Example, index: ObjectIndex) -> None:
 def draw_frames(ax: Axes, example: Example) -> None:
     """Draw where the views are cut out of the image."""
     _show_image(ax, example, dim=0.5)
-    _draw_box(ax, example.slots[0].tolist(), SLOTS[0], width=1.6)
+    for box in example.chosen.shapes.boxes[:1].tolist():
+        _draw_box(ax, box, SLOTS[0], width=1.6)
     for kind, style, views in (
         ("g", "-", example.sample.global_views),
         ("l", "--", example.sample.local_views[:LOCALS]),
@@ -151,14 +152,8 @@ def _show_image(ax: Axes, example: Example, dim: float = 1.0) -> tuple[float, fl
 
 
 def slots_of(example: Example) -> dict[int, int]:
-    """The slot of each object of the row that has a token."""
-    clipped, _ = clip_boxes(example.row.boxes, example.row.width, example.row.height, 0)
-    found: dict[int, int] = {}
-    for slot, box in enumerate(example.slots):
-        same = [k for k in range(len(clipped)) if k not in found and np.array_equal(clipped[k], box)]
-        if same:
-            found[same[0]] = slot
-    return found
+    """The slot of each object of the row that has a token, alone or with others of its class."""
+    return {k: slot for slot, members in enumerate(example.chosen.members) for k in members}
 
 
 def draw_view(

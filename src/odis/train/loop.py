@@ -20,7 +20,7 @@ from odis.errors import ConfigError, OdisError, OdisWarning
 from odis.machine.devices import describe_device, peak_memory, resolve_device
 from odis.machine.ranks import Ranks, launch, ranks
 from odis.method.vit import ObjectViT
-from odis.objects.check import require_objects
+from odis.objects.check import require_labels, require_objects
 from odis.objects.index import ObjectIndex
 from odis.train.checkpoint import checkpoints, newest_step
 from odis.train.fingerprints import fingerprints
@@ -88,6 +88,8 @@ def _start(
         raise ConfigError(f"data: {config.data} holds no images")
     if config.objects.use and not config.objects.rediscover_every:
         require_objects(index)
+        if config.objects.unit == "classes":
+            require_labels(index)
     make_folders(config.loader)  # refuse one that cannot be written before the run exists
     settled = settle_precision(config, here, out)
     config = settled.config

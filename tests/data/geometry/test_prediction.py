@@ -5,8 +5,10 @@ import random
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from odis.data.geometry.prediction import prediction_mask
+from odis.data.geometry.prediction import keep_visible, prediction_mask
 
 
 def ibot_mask(grid: tuple[int, int], share: float) -> np.ndarray:
@@ -73,3 +75,50 @@ def test_prediction_masks_follow_their_probability_and_ratio():
     assert hidden.max() > 0.48
     again = [prediction_mask(np.random.default_rng(5), (14, 14), 1.0, 0.3, 0.2) for _ in range(2)]
     assert (again[0] == again[1]).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.integers(0, 9),
+)
+def test_an_object_stays_visible_and_the_share_of_hidden_patches_stays(seed, grid, hides, covers, count):
+    draw = np.random.default_rng(seed)
+    hidden, item = draw.random(grid) < hides, draw.random(grid) < covers
+    before = hidden.copy()
+    kept = keep_visible(np.random.default_rng(seed), hidden, item, count)
+    assert (hidden == before).all()
+    wanted, had = min(count, item.sum()), (item & ~hidden).sum()
+    assert (item & ~kept).sum() == max(wanted, had)
+    assert not (kept & item & ~hidden).any()  # nothing of the object is newly hidden
+    assert (~item & hidden <= kept).all()  # nothing beside it is newly shown
+    room = (~item & ~hidden).sum()
+    assert kept.sum() == hidden.sum() - max(max(wanted, had) - had - room, 0)
+    if had >= wanted:
+        assert kept is hidden
+
+
+def test_patches_are_hidden_beside_hidden_ones_and_every_patch_may_be_shown():
+    hidden, item = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
+    hidden[2:5, 2:5] = item[3:5, 3:5] = True
+    shown, instead = np.zeros((8, 8)), np.zeros((8, 8))
+    for seed in range(400):
+        kept = keep_visible(np.random.default_rng(seed), hidden, item, 1)
+        shown += hidden & ~kept
+        instead += kept & ~hidden
+    assert shown[3:5, 3:5] == pytest.approx(np.full((2, 2), 100), abs=45)
+    edge = np.zeros((8, 8), bool)
+    edge[[1, 5], 2:5] = edge[2:5, [1, 5]] = True
+    assert (instead[~edge] == 0).all()
+    assert (instead[edge] > 5).all()
+
+
+def test_nothing_is_drawn_where_enough_of_the_object_is_visible():
+    rng, item = np.random.default_rng(0), np.ones((4, 4), bool)
+    hidden = np.zeros((4, 4), bool)
+    hidden[0] = True
+    assert keep_visible(rng, hidden, item, 12) is hidden
+    assert rng.random() == np.random.default_rng(0).random()

@@ -7,6 +7,7 @@ same order.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -127,6 +128,7 @@ def object_aware_crops(
     ratio: tuple[float, float],
     min_coverage: float,
     candidates: int,
+    shares: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Random-resized-crops that show an object (arXiv 2506.05409, section 3).
 
@@ -144,14 +146,16 @@ def object_aware_crops(
         ratio: Aspect ratio (width / height), from and to.
         min_coverage: Least `coverage` of the object; 0 is any overlap.
         candidates: Crops drawn a view.
+        shares: From crops (views, candidates, 4) to how well each shows the object, for one that is not its
+            box. By default the box's `coverage`.
 
     Returns:
         int64 (views, 4).
     """
-    if box[0] <= 0 and box[1] <= 0 and box[2] >= width and box[3] >= height:
+    if shares is None and box[0] <= 0 and box[1] <= 0 and box[2] >= width and box[3] >= height:
         return propose_crops(rng, width, height, (views,), scale, ratio)  # every crop covers the whole image
     crops = propose_crops(rng, width, height, (views, candidates), scale, ratio)
-    return _first_that_shows(crops, coverage(crops, box), min_coverage)
+    return _first_that_shows(crops, coverage(crops, box) if shares is None else shares(crops), min_coverage)
 
 
 @compiled()
@@ -171,35 +175,41 @@ def _first_that_shows(crops: np.ndarray, shares: np.ndarray, min_coverage: float
     return chosen
 
 
-def choose_target(rng: np.random.Generator, boxes: np.ndarray, sampling: Literal["area", "uniform"]) -> int:
-    """Draw the target, the object that all views of an image show: its position among the boxes.
+def box_areas(boxes: np.ndarray) -> np.ndarray:
+    """Areas of boxes (n, 4), float64 (n,)."""
+    corners = np.asarray(boxes, dtype=np.float64)
+    areas: np.ndarray = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+    return areas
+
+
+def choose_target(rng: np.random.Generator, areas: np.ndarray, sampling: Literal["area", "uniform"]) -> int:
+    """Draw the target, the object that all views of an image show: its position among the objects.
 
     Args:
         rng: Source of all randomness.
-        boxes: (n, 4), n >= 1, none empty.
-        sampling: `area` draws in proportion to the box's area, `uniform` does not.
+        areas: (n,), n >= 1, of the objects, none 0.
+        sampling: `area` draws in proportion to the area, `uniform` does not.
     """
-    if len(boxes) == 1:
+    if len(areas) == 1:
         # No draw without a choice: an image with one object then draws the same crops as one without objects.
         return 0
     if sampling == "uniform":
-        return int(rng.integers(len(boxes)))
-    return _by_area(np.asarray(boxes, dtype=np.float64), rng.random())
+        return int(rng.integers(len(areas)))
+    return _by_area(np.asarray(areas, dtype=np.float64), rng.random())
 
 
 @compiled()
-def _by_area(boxes: np.ndarray, share: float) -> int:
-    """The box in which that share of the total area ends, when areas are added in order."""
+def _by_area(areas: np.ndarray, share: float) -> int:
+    """The object in which that share of the total area ends, when areas are added in order."""
     total = 0.0
-    for x0, y0, x1, y1 in boxes:
-        total += (x1 - x0) * (y1 - y0)
+    for area in areas:
+        total += area
     end = 0.0
-    for k in range(len(boxes)):
-        x0, y0, x1, y1 = boxes[k]
-        end += (x1 - x0) * (y1 - y0)
+    for k in range(len(areas)):
+        end += areas[k]
         if end > share * total:
             return k
-    return len(boxes) - 1
+    return len(areas) - 1
 
 
 def clip_boxes(boxes: np.ndarray, width: int, height: int, min_size: float) -> tuple[np.ndarray, np.ndarray]:

@@ -46,8 +46,9 @@ class ObjectShapes:
     """The areas of n objects of an image."""
 
     boxes: np.ndarray  # float64 (n, 4), in pixels of the image
-    rectangles: np.ndarray  # float64 (R, 4): `mask_rectangles` of one object after the other
+    rectangles: np.ndarray  # float64 (R, 4), of one object after the other; no two of one overlap
     starts: np.ndarray  # int64 (n + 1,): rectangles starts[k]:starts[k + 1] are object k's; none for a box
+    of_box: np.ndarray  # bool (n,): the object is a box, or several
 
 
 def object_shapes(boxes: np.ndarray, masks: Sequence[bytes | None], width: int, height: int) -> ObjectShapes:
@@ -65,7 +66,10 @@ def object_shapes(boxes: np.ndarray, masks: Sequence[bytes | None], width: int, 
     nothing = np.empty((0, 4))
     pieces = [nothing if counts is None else _rectangles(counts, width, height) for counts in masks]
     starts = np.array([0, *map(len, pieces)]).cumsum()
-    return ObjectShapes(np.asarray(boxes, dtype=np.float64), np.concatenate([nothing, *pieces]), starts)
+    of_box = np.array([counts is None for counts in masks], dtype=bool)
+    return ObjectShapes(
+        np.asarray(boxes, dtype=np.float64), np.concatenate([nothing, *pieces]), starts, of_box
+    )
 
 
 def _rectangles(counts: bytes, width: int, height: int) -> np.ndarray:
@@ -113,6 +117,7 @@ def objects_on_grid(
         shapes.boxes,
         shapes.rectangles,
         shapes.starts,
+        shapes.of_box,
         corners,
         flips,
         *grid,
@@ -127,6 +132,7 @@ def _on_grid(
     boxes: np.ndarray,
     rectangles: np.ndarray,
     starts: np.ndarray,
+    of_box: np.ndarray,
     crops: np.ndarray,
     flips: np.ndarray,
     rows: int,
@@ -145,7 +151,7 @@ def _on_grid(
         mask = _covered_enough(shares, threshold)
         if as_boxes:
             mask = _component_boxes(mask)
-        masks[:, k] = _widen(mask, margin) if (is_box or as_boxes) and margin > 0 else mask
+        masks[:, k] = _widen(mask, margin) if (of_box[k] or as_boxes) and margin > 0 else mask
     return masks
 
 

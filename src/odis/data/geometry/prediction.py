@@ -46,6 +46,38 @@ def prediction_mask(
     return mask
 
 
+def keep_visible(rng: np.random.Generator, hidden: np.ndarray, item: np.ndarray, count: int) -> np.ndarray:
+    """Show patches of an object that a prediction mask hides, and hide others in their place.
+
+    Of the object's hidden patches so many are shown, drawn at random, that `count` of its patches are visible
+    (all, if it has fewer). As many patches outside the object are hidden instead, at random, those beside
+    hidden ones first; the share of hidden patches is smaller only where there are no more of them.
+
+    Args:
+        rng: Source of all randomness; nothing is drawn where enough of the object is visible.
+        hidden: bool (rows, columns), the prediction mask.
+        item: bool (rows, columns), the object's patches.
+        count: Patches of the object to leave visible.
+
+    Returns:
+        bool (rows, columns).
+    """
+    covered = np.flatnonzero(hidden & item)
+    missing = min(count - int(np.count_nonzero(item & ~hidden)), len(covered))
+    if missing <= 0:
+        return hidden
+    mask = hidden.copy()
+    mask.flat[rng.permutation(covered)[:missing]] = False
+    beside = np.zeros_like(mask)
+    beside[1:] |= mask[:-1]
+    beside[:-1] |= mask[1:]
+    beside[:, 1:] |= mask[:, :-1]
+    beside[:, :-1] |= mask[:, 1:]
+    free = rng.permutation(np.flatnonzero(~hidden & ~item))
+    mask.flat[free[np.argsort(~beside.flat[free], kind="stable")][:missing]] = True
+    return mask
+
+
 def _free_rectangle(
     rng: np.random.Generator, mask: np.ndarray, room: float, smallest: int
 ) -> tuple[slice, slice] | None:
