@@ -27,8 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from odis.backbones.build import build_pair
+from odis.config.discovery import DiscoverConfig
 from odis.config.options import load_recipe
-from odis.config.training import DiscoverConfig, PretrainConfig
+from odis.config.training import PretrainConfig
 from odis.finding.discover.discoverer import Discoverer
 from odis.inference import load
 from odis.method.vit import ObjectViT

@@ -13,9 +13,9 @@ from PIL import Image
 
 from odis import __version__
 from odis.cli import main
+from odis.config.discovery import DiscoverConfig
 from odis.config.options import load_recipe
 from odis.config.training import (
-    DiscoverConfig,
     LoaderConfig,
     LossConfig,
     ModelConfig,

@@ -6,8 +6,9 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from odis.config.discovery import DiscoverConfig
 from odis.config.keep import parse_keep
-from odis.config.training import DiscoverConfig, PretrainConfig
+from odis.config.training import PretrainConfig
 from odis.errors import ConfigError
 
 

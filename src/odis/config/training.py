@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from odis.config.discovery import DiscoverConfig
+
 MaskShape = Literal["area", "component-boxes"]
 
 
@@ -322,49 +324,6 @@ class TrainConfig:
     knn_every: int = 0
     tensorboard: bool = False
     nonfinite_limit: int = 5
-
-
-@dataclass
-class DiscoverConfig:
-    """Object discovery in a network's own features, without annotations.
-
-    Args:
-        method: `spectral`: repeated normalized cuts (TokenCut, CVPR 2022; MaskCut, CVPR 2023). `seeds`:
-            region growing from the patch that correlates with the fewest others (LOST, BMVC 2021).
-        size: Images are resized to the area of a square of this side in pixels, with their aspect ratio. By
-            default the model's training size. An object should be several patches high.
-        facet: Features of the last attention layer (`key`, `query`, `value`), or `token`, its output. By
-            default `key`, or `token` for a model without such a layer.
-        grayscale: Convert images to grayscale, for a network that was trained on grayscale views.
-        center: Subtract the image's mean feature first. Small networks need it: all their patches agree with
-            the mean.
-        max_objects: Most objects in an image.
-        tau: `spectral`: cosine above which two patches belong together.
-        seeds_k: `seeds`: how many patches of fewest correlations may join the seed.
-        edge_radius: Masks follow edges of the image up to this many patches away (guided filter). 0 keeps the
-            patch masks.
-        min_area: Smallest area of a mask, as a share of the image.
-        max_area: Largest area of a mask.
-        max_overlap: Of two boxes with more IoU than this, the one of lower score is dropped.
-        min_score: Lowest score of an object, 0 to 1: half of how much more its own patches agree with its
-            mean feature than the patches around it do.
-        batch_size: Images of the same shape in a forward pass.
-    """
-
-    method: Literal["spectral", "seeds"] = "spectral"
-    size: int | None = None
-    facet: Literal["key", "query", "value", "token"] | None = None
-    grayscale: bool = False
-    center: bool = False
-    max_objects: int = 3
-    tau: float = 0.2
-    seeds_k: int = 100
-    edge_radius: float = 1.0
-    min_area: float = 0.01
-    max_area: float = 0.8
-    max_overlap: float = 0.8
-    min_score: float = 0.1
-    batch_size: int = 32
 
 
 @dataclass

@@ -13,7 +13,8 @@ from torchvision.transforms.v2 import functional as tv
 from odis.backbones.baseline import TimmBaseline
 from odis.backbones.build import build_vit
 from odis.backbones.features import patch_features
-from odis.config.training import DiscoverConfig, ModelConfig
+from odis.config.discovery import DiscoverConfig
+from odis.config.training import ModelConfig
 from odis.data.views import normalize_pixels
 from odis.errors import ConfigError
 from odis.finding.discover.discoverer import Discoverer

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from odis.config.training import DiscoverConfig
+from odis.config.discovery import DiscoverConfig
 from odis.errors import ConfigError
 from odis.finding.discover.objects import check_discover, clearness, discover
 from odis.objects import rle

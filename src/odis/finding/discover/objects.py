@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from odis.config.checks import check_discover
-from odis.config.training import DiscoverConfig
+from odis.config.discovery import DiscoverConfig
 from odis.finding.discover.refine import box_of, to_pixels
 from odis.finding.discover.seeds import grow_objects
 from odis.finding.discover.spectral import Finding, cut_objects

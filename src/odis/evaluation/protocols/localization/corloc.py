@@ -20,7 +20,7 @@ from odis.evaluation.protocols.publications.corloc import ABOUT
 if TYPE_CHECKING:
     import numpy as np
 
-    from odis.config.training import DiscoverConfig
+    from odis.config.discovery import DiscoverConfig
     from odis.evaluation.protocols.layouts.boxed import BoxedImages
     from odis.evaluation.runner import EvaluationRun
     from odis.inference import Encoder
@@ -53,7 +53,7 @@ class CorlocSettings(FoundSettings):
 
     def configs(self) -> list[DiscoverConfig]:
         """Discovery's settings of each method."""
-        from odis.config.training import DiscoverConfig
+        from odis.config.discovery import DiscoverConfig
 
         return [
             DiscoverConfig(

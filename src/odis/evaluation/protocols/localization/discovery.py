@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from odis.backbones.features import Facet, has_attention, keeps_aspect, patch_features
-from odis.config.training import DiscoverConfig
+from odis.config.discovery import DiscoverConfig
 from odis.data.views import normalize_pixels
 from odis.errors import DataError, OdisError
 from odis.evaluation.protocols.images.store import FeatureStore, Made, files_key, model_key

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 from torch.nn.functional import normalize
 
-from odis.config.training import DiscoverConfig
+from odis.config.discovery import DiscoverConfig
 from odis.evaluation.protocols.layouts.boxed import BoxedImages
 from odis.evaluation.protocols.localization.box_hits import rows_in
 from odis.evaluation.protocols.localization.discovery import (
