@@ -47,11 +47,37 @@ def test_build_vit_follows_the_config():
         ),
         (TINY, 36, r"model.patch_size: is 8 .* must divide the image size 36"),
         ({"name": "vit_medium_patch16_gap_240", "depth": 1}, 32, r"model.name: .*no class token.*read-only"),
+        (
+            {
+                "name": "vit_medium_patch16_gap_240",
+                "depth": 1,
+                "object_tokens": "beside",
+                "object_sees_cls": True,
+            },
+            32,
+            r"model.object_sees_cls: is true, but vit_medium_patch16_gap_240 has no class token",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(settings, size, message):
     with pytest.raises(ConfigError, match=message):
         build_vit(ModelConfig(**settings), size)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "sees"),
+    [
+        ("single", None, False),
+        ("read-only", None, False),
+        ("read-only", True, True),
+        ("beside", None, True),
+        ("beside", False, False),
+    ],
+)
+def test_which_object_tokens_see_the_class_token(kind: str, given: bool | None, sees: bool):
+    assert (
+        build_vit(ModelConfig(**TINY, object_tokens=kind, object_sees_cls=given), 32).object_sees_cls == sees
+    )
 
 
 def test_a_model_without_class_token_reads_objects_read_only():

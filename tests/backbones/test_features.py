@@ -81,6 +81,24 @@ def test_facets_make_what_the_attention_makes(name: str, qk_norm: bool):
         assert torch.allclose(out, attention(x), atol=1e-5)
 
 
+def test_beside_is_asked_with_its_object_token_among_the_keys():
+    model = object_vit(object_tokens="beside").eval()
+    found = {facet: patch_features(model, images(16, 48), facet) for facet in FACETS}
+    whole = torch.ones(2, 1, 12, dtype=torch.bool)
+    with torch.no_grad():
+        x, keys, *_ = model.embed(images(16, 48), whole, None)
+        x = model.apply_blocks(model.blocks[:1], x, keys)
+        qkv = model.blocks[1].attn.qkv(model.blocks[1].norm1(x))[:, 1:13]
+        for place, facet in enumerate(("query", "key", "value")):
+            assert found[facet][1] == (2, 6)
+            assert torch.allclose(found[facet][0], qkv[..., 24 * place : 24 * (place + 1)], atol=1e-6), facet
+        tokens = model(images(16, 48), whole)
+        assert torch.equal(found["token"][0], tokens.patches)
+        ((cls, patches),) = last_blocks(model, images(16, 48), 1)
+        assert torch.allclose(cls, tokens.image, atol=1e-6)
+        assert torch.allclose(patches, tokens.patches, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(32, 32), (16, 48)], ids=str)
 def test_object_vit_answers_with_the_facets_of_its_patches(shape: tuple[int, int]):
     model = object_vit().eval()

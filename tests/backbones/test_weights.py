@@ -53,6 +53,37 @@ def test_own_tokens_are_loaded_where_the_file_has_them(tmp_path):
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
+def test_a_token_beside_the_others_starts_from_the_loaded_class_token_and_else_at_random(tmp_path):
+    beside = replace(CONFIG, object_tokens="beside")
+    torch.manual_seed(0)
+    scratch = build_vit(beside, 32)
+    for token in (scratch.object_token, scratch.object_pos):
+        assert 0.01 < token.std() < 0.03
+        assert token.abs().max() <= 2
+    assert not torch.equal(scratch.object_pos, scratch.pos_embed[:, :1])
+    reference = a_timm_model(num_classes=0)
+    torch.save(reference.state_dict(), tmp_path / "w.pth")
+    model = build_vit(replace(beside, weights=str(tmp_path / "w.pth")), 32)
+    assert torch.equal(model.object_token, reference.cls_token)
+    assert torch.equal(model.object_pos, reference.pos_embed[:, :1])
+
+
+def test_a_token_keeps_its_position_between_kinds(tmp_path):
+    """`read-only` holds both in one; `beside` has two."""
+    torch.manual_seed(0)
+    models = {kind: build_vit(replace(CONFIG, object_tokens=kind), 32) for kind in ("read-only", "beside")}
+    for kind, model in models.items():
+        save_file(model.state_dict(), tmp_path / f"{kind}.safetensors")
+    one, two = models["read-only"].object_token, models["beside"]
+    found = build_vit(replace(CONFIG, weights=str(tmp_path / "beside.safetensors")), 32)
+    assert torch.equal(found.object_token, two.object_token + two.object_pos)
+    config = replace(CONFIG, object_tokens="beside", weights=str(tmp_path / "read-only.safetensors"))
+    found = build_vit(config, 32)
+    assert torch.equal(found.object_token + found.object_pos, one)
+    found = build_vit(replace(config, weights=str(tmp_path / "beside.safetensors")), 32)
+    assert all(torch.equal(value, two.state_dict()[name]) for name, value in found.state_dict().items())
+
+
 def test_position_and_patch_embeddings_are_resampled(tmp_path):
     reference = a_timm_model(num_classes=0)
     torch.save(reference.state_dict(), tmp_path / "w.pth")

@@ -18,7 +18,12 @@ CPU = Ranks(0, 1, torch.device("cpu"))
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"model__object_tokens": "read-only", "objects__per_image": 2}, {"loss__patch_weight": 0.0}],
+    [
+        {},
+        {"model__object_tokens": "read-only", "objects__per_image": 2},
+        {"model__object_tokens": "beside"},
+        {"loss__patch_weight": 0.0},
+    ],
 )
 def test_flops_are_those_of_linear_layers_convolutions_and_attention(index: ObjectIndex, changes: dict):
     config = load_recipe(

@@ -50,6 +50,9 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("loader.keep", {"loader.keep": ["device:20GiB"]}),
     ("objects.per_image", {"objects.per_image": 0}),
     ("objects.per_image", {"objects.per_image": 2}),
+    ("objects.per_image", {"objects.per_image": 2, "model.object_tokens": "beside"}),
+    ("model.object_sees_cls", {"model.object_sees_cls": True}),
+    ("model.object_sees_cls", {"model.object_sees_cls": False}),
     ("objects.per_image", {"objects.per_image": 2, "objects.use": False, **READ_ONLY}),
     ("objects.unit", {"objects.unit": "classes", "objects.use": False}),
     ("objects.unit", {"objects.unit": "classes", "objects.rediscover_every": 1.0}),
@@ -211,9 +214,9 @@ def in_range() -> st.SearchStrategy[PretrainConfig]:
 
     @st.composite
     def draw_config(draw: st.DrawFn) -> PretrainConfig:
-        read_only, use = draw(st.booleans()), draw(st.booleans())
+        kind, use = draw(st.sampled_from(["single", "read-only", "beside"])), draw(st.booleans())
         masks = draw(st.booleans())
-        per_image = draw(st.integers(1, 9)) if read_only and use else 1
+        per_image = draw(st.integers(1, 9)) if kind == "read-only" and use else 1
         first_crop = use and draw(st.booleans())
         ratio = draw(st.floats(0.01, 1))
         accumulate = draw(st.integers(1, 4))
@@ -248,9 +251,10 @@ def in_range() -> st.SearchStrategy[PretrainConfig]:
             "prediction.keep_object": draw(st.integers(0, 4)) if use and masks else 0,
             "loss.missing_pairs": draw(st.sampled_from(["skip", "zero"])),
             "prediction.spread": draw(st.floats(0, min(ratio, 1 - ratio))),
-            "model.object_tokens": "read-only" if read_only else "single",
+            "model.object_tokens": kind,
+            "model.object_sees_cls": None if kind == "single" else draw(st.none() | st.booleans()),
             "model.object_readout": "mean-pool"
-            if masks and not read_only and draw(st.booleans())
+            if masks and kind == "single" and draw(st.booleans())
             else "token",
             "model.depth": draw(st.none() | st.integers(1, 48)),
             "head.norm": draw(st.sampled_from(["none", "batch"])),

@@ -74,7 +74,7 @@ BOXES = np.array(
 )
 
 
-@pytest.mark.parametrize("object_tokens", ["read-only", "single"])
+@pytest.mark.parametrize("object_tokens", ["read-only", "single", "beside"])
 def test_masked_attention_is_the_backbone_asked_by_hand(object_tokens: str) -> None:
     enc, image = encoder(object_tokens), picture(128, 32)
     x = network_input(image, 16, 64)
@@ -83,12 +83,13 @@ def test_masked_attention_is_the_backbone_asked_by_hand(object_tokens: str) -> N
     close(enc.embed([image], [BOXES[:3]])[0].objects, torch.stack(expected))
 
 
-def test_read_only_asks_all_objects_in_one_pass_and_single_in_one_batch(
+def test_read_only_asks_all_objects_in_one_pass_and_the_others_in_one_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for object_tokens, shapes in (
         ("read-only", (1, 6)),
         ("single", (6, 1)),
+        ("beside", (6, 1)),
     ):  # five objects, and the whole image
         enc, calls = encoder(object_tokens), []
         forward = enc.model.forward
@@ -100,7 +101,7 @@ def test_read_only_asks_all_objects_in_one_pass_and_single_in_one_batch(
         assert not torch.allclose(together[0], together[1], atol=1e-3)
 
 
-@pytest.mark.parametrize("object_tokens", ["read-only", "single"])
+@pytest.mark.parametrize("object_tokens", ["read-only", "single", "beside"])
 def test_crop_blackout_and_whole_image_ask_about_all_they_show(object_tokens: str) -> None:
     enc, image = encoder(object_tokens), picture(64, 64)
     dark = (255 * torch.tensor(MEAN)).round().to(torch.uint8)[:, None, None].repeat(1, 64, 64)
@@ -124,6 +125,23 @@ def test_mean_pool_is_the_mean_of_the_patches() -> None:
         pooled.embed([image], None, "whole-image")[0].objects[0],
         pooled.model(network_input(image, 16, 64)).patches[0].mean(0),
     )
+
+
+def test_beside_is_asked_about_whole_images_with_its_object_token_among_the_keys() -> None:
+    enc, image = encoder("beside"), picture(128, 32)
+    x, everything = network_input(image, 16, 64), torch.ones(1, 1, 16, dtype=torch.bool)
+    expected, plain = enc.model(x, everything), enc.model(x)
+    assert not torch.allclose(expected.patches, plain.patches, atol=1e-3)
+    how = tv.InterpolationMode.BICUBIC
+    pixels = tv.resize(image, [16, 64], interpolation=how, antialias=True)[None].numpy()
+    close(enc.tokens(pixels).patches, expected.patches)
+    close(enc.block_tokens(pixels, 1)[0][0], expected.image)
+    found = enc.embed([image], [BOXES[:3]], "mean-pool")[0]
+    close(found.objects[0], expected.patches[0, 0])
+    for mode in ("masked-attention", "mean-pool", "whole-image"):
+        close(enc.embed([image], [BOXES[:3]], mode)[0].patches, expected.patches[0])
+    close(enc.embed([image], [BOXES[:1]])[0].image, expected.objects[0, 0])
+    assert enc.embed([image], [np.zeros((0, 4))])[0].objects.shape == (0, 32)
 
 
 def test_whole_image_is_timms_class_token() -> None:
@@ -154,7 +172,7 @@ def test_every_mode_answers_in_order_for_pictures_of_many_sizes() -> None:
         [Object((0, 0, w / (n + 1), h)) for n in range(count)]
         for (w, h), count in zip(sizes, (1, 3, 0, 2, 5, 1))
     ]
-    for object_tokens in ("read-only", "single"):
+    for object_tokens in ("read-only", "single", "beside"):
         enc = encoder(object_tokens)
         for mode in MODES:
             together = enc.embed(images, objects, mode, batch_size=4)
@@ -167,7 +185,7 @@ def test_every_mode_answers_in_order_for_pictures_of_many_sizes() -> None:
                     close(found.patches, alone.patches)
 
 
-@pytest.mark.parametrize("object_tokens", ["read-only", "single"])
+@pytest.mark.parametrize("object_tokens", ["read-only", "single", "beside"])
 def test_windows_of_several_sizes_answer_for_their_own_objects(object_tokens: str) -> None:
     enc, images = encoder(object_tokens), [picture(200, 100), picture(200, 100, 1)]
     boxes = [[(5, 5, 25, 25), (10, 10, 170, 90), (60, 60, 90, 90)], [(5, 5, 25, 25)]]

@@ -16,14 +16,14 @@ from odis.kernels.bmm_attention import bmm_attention
 from odis.method.attention import object_attention, visible_at, visible_keys
 from odis.method.layout import TokenLayout
 
-KINDS = ["single", "read-only"]
+KINDS = ["single", "read-only", "beside"]
 
 
 def some_keys(generator: torch.Generator, views: int, patches: int, queries: int, kind: str) -> Tensor:
     """Of random masks, one of them empty and one all true."""
     masks = torch.rand(views, queries, patches, generator=generator) < 0.4
     masks[0, 0], masks[-1, -1] = False, True
-    return visible_keys(masks, TokenLayout(kind, True, 1, patches, queries))
+    return visible_keys(masks, TokenLayout(kind, True, 1, patches, queries, kind == "beside"))
 
 
 def by_torch(qkv: Tensor, keys: Tensor | None, kind: str) -> Tensor:
@@ -44,7 +44,7 @@ def by_torch(qkv: Tensor, keys: Tensor | None, kind: str) -> Tensor:
 def test_products_and_their_gradients_equal_torchs(data, views, heads, patches, width, at_once):
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
     kind = data.draw(st.sampled_from(KINDS))
-    queries = 1 if kind == "single" else data.draw(st.integers(1, 3))
+    queries = data.draw(st.integers(1, 3)) if kind == "read-only" else 1
     keys = some_keys(generator, views, patches, queries, kind) if data.draw(st.booleans()) else None
     tokens = 1 + patches if keys is None else keys.shape[2]
     qkv = torch.randn(
@@ -52,7 +52,7 @@ def test_products_and_their_gradients_equal_torchs(data, views, heads, patches, 
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("odis.kernels.bmm_attention._CHUNK_BYTES", at_once)  # one view at a time, some, all
-        ours = bmm_attention(qkv, keys, kind == "single")
+        ours = bmm_attention(qkv, keys, kind == "single", kind != "read-only")
         grad = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
         (of_ours,) = torch.autograd.grad(ours, qkv, grad)
     theirs = by_torch(qkv, keys, kind)
@@ -65,7 +65,8 @@ def test_gradients_equal_differences(kind):
     generator = torch.Generator().manual_seed(0)
     keys = some_keys(generator, 3, 4, 1, kind)
     qkv = torch.randn(3, keys.shape[2], 3, 2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: bmm_attention(x, keys, kind == "single"), [qkv])
+    booleans = kind == "single", kind != "read-only"
+    assert torch.autograd.gradcheck(lambda x: bmm_attention(x, keys, *booleans), [qkv])
 
 
 @pytest.mark.parametrize("kind", [*KINDS, None])

@@ -15,9 +15,12 @@ from odis.method.layout import ObjectTokens, TokenLayout
 D, PATCHES = 24, 6
 
 
-def keys_of(masks: Tensor, kind: ObjectTokens, class_token: bool = True, registers: int = 0) -> Tensor:
+def keys_of(
+    masks: Tensor, kind: ObjectTokens, class_token: bool = True, registers: int = 0, sees: bool = False
+) -> Tensor:
     _, queries, patches = masks.shape
-    return visible_keys(masks, TokenLayout(kind, class_token, int(class_token) + registers, patches, queries))
+    prefix = int(class_token) + registers
+    return visible_keys(masks, TokenLayout(kind, class_token, prefix, patches, queries, sees))
 
 
 def dense_mask(keys: Tensor, kind: ObjectTokens) -> Tensor:
@@ -47,9 +50,11 @@ def by_hand(attn: Attention, x: Tensor, visible: Tensor) -> Tensor:
     return attn.proj(out)
 
 
-def visible_by_rule(masks: Tensor, kind: str, class_token: bool, registers: int) -> Tensor:
-    """Who sees whom, from the rule's words: an object itself, its patches, registers if it is everything; the
-    rest all context.
+def visible_by_rule(
+    masks: Tensor, kind: str, class_token: bool, registers: int, sees: bool = False
+) -> Tensor:
+    """Who sees whom, from the rule's words: an object itself, its patches, registers if it is everything,
+    `[CLS]` if it is told so; the rest all context, and the object if it is `beside`.
     """
     views, objects, patches = masks.shape
     prefix = int(class_token) + registers
@@ -58,10 +63,14 @@ def visible_by_rule(masks: Tensor, kind: str, class_token: bool, registers: int)
     visible = torch.zeros(views, tokens, tokens, dtype=torch.bool)
     for b in range(views):
         visible[b, :context, :context] = True
+        if kind == "beside":
+            visible[b] = True
         for o in range(objects):
             row = 0 if kind == "single" else context + o
             visible[b, row] = False
             visible[b, row, row] = True
+            if sees and class_token and kind != "single":
+                visible[b, row, 0] = True
             for p in range(patches):
                 visible[b, row, prefix + p] = masks[b, o, p]
             if all(masks[b, o]):
@@ -81,12 +90,17 @@ def some_masks(objects: int, generator: torch.Generator) -> Tensor:
     return masks
 
 
-CASES = [
-    ("single", 1, True, 0),
-    ("single", 1, True, 2),
-    ("read-only", 1, True, 0),
-    ("read-only", 3, True, 2),
-    ("read-only", 2, False, 1),
+CASES = [  # kind, objects, whether there is a class token, registers, whether objects see it
+    ("single", 1, True, 0, False),
+    ("single", 1, True, 2, False),
+    ("read-only", 1, True, 0, False),
+    ("read-only", 3, True, 2, False),
+    ("read-only", 2, False, 1, False),
+    ("read-only", 3, True, 2, True),
+    ("beside", 1, True, 0, True),
+    ("beside", 1, True, 2, True),
+    ("beside", 1, True, 1, False),
+    ("beside", 1, False, 1, True),
 ]
 OPTIONS = [
     {"qkv_bias": True},
@@ -95,18 +109,20 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "objects", "class_token", "registers"), CASES)
+@pytest.mark.parametrize(("kind", "objects", "class_token", "registers", "sees"), CASES)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_split_queries_equal_a_masked_softmax_by_hand(near, kind, objects, class_token, registers, options):
+def test_split_queries_equal_a_masked_softmax_by_hand(
+    near, kind, objects, class_token, registers, sees, options
+):
     torch.manual_seed(1)
     attn = Attention(D, num_heads=2, **options)
     for parameter in attn.parameters():
         nn.init.normal_(parameter, std=0.3)
     exact = copy.deepcopy(attn).double()
     masks = some_masks(objects, torch.Generator().manual_seed(2))
-    visible = visible_by_rule(masks, kind, class_token, registers)
+    visible = visible_by_rule(masks, kind, class_token, registers, sees)
     x = torch.randn(5, visible.shape[1], D)
-    keys = keys_of(masks, kind, class_token, registers)
+    keys = keys_of(masks, kind, class_token, registers, sees)
     assert torch.equal(dense_mask(keys, kind), visible)
     expected = by_hand(exact, x.double(), visible)
     torch.testing.assert_close(object_attention(exact, x.double(), keys, kind), expected, rtol=0, atol=1e-10)
@@ -120,30 +136,35 @@ def test_without_keys_it_is_timms_attention():
     assert torch.equal(object_attention(attn, x, None, "single"), attn(x))
 
 
-def test_gradients_equal_those_of_the_dense_mask():
+@pytest.mark.parametrize(("kind", "objects", "class_token", "registers", "sees"), CASES)
+def test_gradients_equal_those_of_the_dense_mask(kind, objects, class_token, registers, sees):
     torch.manual_seed(0)
     attn = Attention(D, num_heads=2, qkv_bias=True).double()
-    masks = some_masks(3, torch.Generator().manual_seed(3))
-    keys = keys_of(masks, "read-only", True, 0)
+    masks = some_masks(objects, torch.Generator().manual_seed(3))
+    keys = keys_of(masks, kind, class_token, registers, sees)
+    visible = visible_by_rule(masks, kind, class_token, registers, sees)
     x = torch.randn(5, keys.shape[-1], D, dtype=torch.float64, requires_grad=True)
     weight = torch.randn_like(x)
     inputs = [x, *attn.parameters()]
-    split = torch.autograd.grad((object_attention(attn, x, keys, "read-only") * weight).sum(), inputs)
-    dense = torch.autograd.grad(
-        (attn(x, attn_mask=dense_mask(keys, "read-only")[:, None]) * weight).sum(), inputs
-    )
+    split = torch.autograd.grad((object_attention(attn, x, keys, kind) * weight).sum(), inputs)
+    dense = torch.autograd.grad((attn(x, attn_mask=visible[:, None]) * weight).sum(), inputs)
     for a, b in zip(split, dense):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
 
 
 @settings(max_examples=30, deadline=None)
-@given(data=st.data(), kind=st.sampled_from(["single", "read-only"]), registers=st.integers(0, 2))
-def test_no_mask_gives_nan(data, kind, registers):
-    objects = 1 if kind == "single" else data.draw(st.integers(1, 3))
+@given(
+    data=st.data(),
+    kind=st.sampled_from(["single", "read-only", "beside"]),
+    registers=st.integers(0, 2),
+    sees=st.booleans(),
+)
+def test_no_mask_gives_nan(data, kind, registers, sees):
+    objects = data.draw(st.integers(1, 3)) if kind == "read-only" else 1
     bits = data.draw(st.lists(st.booleans(), min_size=2 * objects * PATCHES, max_size=2 * objects * PATCHES))
     masks = torch.tensor(bits).view(2, objects, PATCHES)
     attn = Attention(D, num_heads=2)
-    keys = keys_of(masks, kind, True, registers)
+    keys = keys_of(masks, kind, True, registers, sees)
     x = (100 * torch.randn(2, keys.shape[-1], D)).requires_grad_()
     out = object_attention(attn, x, keys, kind)
     out.square().sum().backward()

@@ -20,7 +20,7 @@ def named(layout: TokenLayout, views: int) -> list[str]:
             first = ["object 0"]
         registers = [f"register {k}" for k in range(layout.prefix - int(layout.class_token))]
         patches = [f"patch {k}" for k in range(layout.patches)]
-        behind = [f"object {k}" for k in range(layout.queries)] if layout.kind == "read-only" else []
+        behind = [f"object {k}" for k in range(layout.queries)] if layout.kind != "single" else []
         names += [f"{view}: {name}" for name in first + registers + patches + behind]
     return names
 
@@ -40,6 +40,15 @@ layouts = st.one_of(
         st.integers(0, 3),
         st.integers(1, 6),
         st.integers(0, 4),
+    ),
+    st.builds(
+        lambda cls, registers, patches, queries: TokenLayout(
+            "beside", cls, int(cls) + registers, patches, queries
+        ),
+        st.booleans(),
+        st.integers(0, 3),
+        st.integers(1, 6),
+        st.integers(0, 1),
     ),
 )
 

@@ -105,7 +105,7 @@ def distil(student: Network, teacher: Network, loss: LossConfig) -> None:
     total.backward()
 
 
-@pytest.mark.parametrize("kind", ["single", "read-only"])
+@pytest.mark.parametrize("kind", ["single", "read-only", "beside"])
 @pytest.mark.parametrize("readout", ["token", "mean-pool"])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("weights", [(1, 1, 0), (1, 0, 0), (0, 1, 0), (0, 1, 1), (1, 1, 1)])

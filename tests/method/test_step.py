@@ -37,6 +37,7 @@ VIEWS = ViewsConfig(global_size=32, local_size=16, local_views=2)
 TINY = ModelConfig(
     name="vit_tiny_patch16_224", patch_size=PATCH, embed_dim=32, depth=2, num_heads=2, drop_path=0.0
 )
+READ_ONLY, BESIDE = (replace(TINY, object_tokens=kind) for kind in ("read-only", "beside"))
 HEAD = HeadConfig(prototypes=24, hidden=20, bottleneck=12)
 
 
@@ -97,9 +98,8 @@ class Slow:
 
     def __init__(self, network: Network, config: PretrainConfig) -> None:
         backbone = network.backbone
-        state = {
-            k: v.clone() for k, v in backbone.state_dict().items() if k not in ("mask_token", "object_token")
-        }
+        own = ("mask_token", "object_token", "object_pos")
+        state = {k: v.clone() for k, v in backbone.state_dict().items() if k not in own}
         sizes = {
             "patch_size": PATCH,
             "embed_dim": TINY.embed_dim,
@@ -111,45 +111,50 @@ class Slow:
         )
         self.vit.load_state_dict(state)
         self.tokens = {
-            k: v.detach().clone().requires_grad_()
-            for k, v in backbone.named_parameters()
-            if k in ("mask_token", "object_token")
+            k: v.detach().clone().requires_grad_() for k, v in backbone.named_parameters() if k in own
         }
         self.head, self.patch_head = copy.deepcopy((network.head, network.patch_head))
         self.config = config
 
-    def run(self, view: View, masks: Tensor | None, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The first or object tokens (Q, D), and patches (P, D), of one view."""
+    def run(self, view: View, masks: Tensor | None, hidden: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The first or object tokens (Q, D), patches (P, D) and the first token (D,) of one view."""
         x = self.vit.patch_embed(view.pixels[None])
         if hidden is not None:
             x = torch.where(hidden.view(1, x.shape[1], x.shape[2], 1), self.tokens["mask_token"], x)
         x = self.vit.norm_pre(self.vit._pos_embed(x))
         context = x.shape[1]
-        single = self.config.model.object_tokens == "single"
+        model, single = self.config.model, self.config.model.object_tokens == "single"
+        beside = model.object_tokens == "beside"
         visible = None
         if masks is not None:
             if not single:
-                x = torch.cat([x, self.tokens["object_token"].expand(1, len(masks), -1)], dim=1)
+                token = self.tokens["object_token"] + self.tokens.get("object_pos", 0)
+                x = torch.cat([x, token.expand(1, len(masks), -1)], dim=1)
             visible = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool)
-            visible[:, context:] = False  # nobody sees a read-only token
+            visible[:, context:] = beside  # nobody sees a read-only token
             for q, mask in enumerate(masks):
                 row = 0 if single else context + q
                 visible[row] = False
                 visible[row, row] = True
                 visible[row, 1:context] = mask
+                if beside or model.object_sees_cls:
+                    visible[row, 0] = True
         for block in self.vit.blocks:
             x = block(x, attn_mask=None if visible is None else visible[None, None])
         x = self.vit.norm(x)[0]
-        return (x[:1] if masks is None or single else x[context:]), x[1:context]
+        return (x[:1] if masks is None or single else x[context:]), x[1:context], x[0]
 
     def ask(self, view: View, hidden: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Object tokens (Q, D), patches (P, D), and the image token (D,) if the image term is on."""
-        image = self.run(view, None, hidden)[0][0] if self.config.loss.image_weight else None
+        image = self.run(view, None, hidden)[2] if self.config.loss.image_weight else None
         if self.config.model.object_readout == "mean-pool":
-            _, patches = self.run(view, None, hidden)
+            _, patches, _ = self.run(view, None, hidden)
             return torch.stack([patches[mask].mean(0) for mask in view.object_masks]), patches, image
         unmasked = self.config.model.object_tokens == "single" and not self.config.views.object_masks
-        return *self.run(view, None if unmasked else view.object_masks, hidden), image
+        objects, patches, first = self.run(view, None if unmasked else view.object_masks, hidden)
+        if image is not None and self.config.model.object_tokens == "beside":
+            image = first  # of the same pass
+        return objects, patches, image
 
     def gradients(self) -> dict[str, Tensor]:
         found = {
@@ -301,18 +306,18 @@ VARIANTS = {
     "no-patch-term": (1, {"loss": LossConfig(patch_weight=0.0)}),
     "single-koleo": (1, {"loss": LossConfig(koleo_weight=0.3)}),
     "mean-pool": (2, {"model": replace(TINY, object_readout="mean-pool")}),
-    "read-only-center": (3, {"model": replace(TINY, object_tokens="read-only")}),
+    "read-only-center": (3, {"model": READ_ONLY}),
     "read-only-sinkhorn-image-koleo": (
         2,
         {
-            "model": replace(TINY, object_tokens="read-only"),
+            "model": READ_ONLY,
             "loss": LossConfig(centering="sinkhorn", image_weight=0.7, koleo_weight=0.5),
         },
     ),
-    "read-only-own-patch-head": (
-        2,
-        {"model": replace(TINY, object_tokens="read-only"), "head": replace(HEAD, shared=False)},
-    ),
+    "read-only-own-patch-head": (2, {"model": READ_ONLY, "head": replace(HEAD, shared=False)}),
+    "read-only-sees-cls": (2, {"model": replace(READ_ONLY, object_sees_cls=True)}),
+    "beside-image": (1, {"model": BESIDE, "loss": LossConfig(image_weight=0.5)}),
+    "beside-crop-only": (1, {"model": BESIDE, "views": replace(VIEWS, object_masks=False)}),
 }
 
 

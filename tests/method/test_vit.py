@@ -78,31 +78,35 @@ def random_masks(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("size", [(32, 32), (16, 16), (48, 24)])
-def test_without_objects_it_is_timm_at_any_size(name, size):
+@pytest.mark.parametrize(
+    ("kind", "size"), [("read-only", (32, 32)), ("beside", (16, 16)), ("beside", (48, 24))]
+)
+def test_without_objects_it_is_timm_at_any_size(name, kind, size):
     vit = a_timm_vit(name)
     images = torch.randn(2, 3, *size)
     image, patches = tokens_of_timm(vit, images)
-    out = adopt(vit, "read-only").eval()(images)
+    out = adopt(vit, kind).eval()(images)
     assert out.objects is None
     assert out.grid == (size[0] // 8, size[1] // 8)
     assert torch.equal(out.patches, patches)
     assert image is None or torch.equal(out.image, image)
 
 
+@pytest.mark.parametrize("sees", [False, True])
 @pytest.mark.parametrize("name", KINDS)
-def test_read_only_tokens_leave_class_and_patch_tokens_as_they_are(name):
+def test_read_only_tokens_leave_class_and_patch_tokens_as_they_are(name, sees):
     vit = a_timm_vit(name)
     images = torch.randn(2, 3, 24, 32)
     image, patches = tokens_of_timm(vit, images)
-    out = adopt(vit, "read-only").eval()(images, random_masks(2, 3, 12))
+    out = adopt(vit, "read-only", sees).eval()(images, random_masks(2, 3, 12))
     close(out.patches, patches)
     assert image is None or close(out.image, image) is None
 
 
+@pytest.mark.parametrize("sees", [False, True])
 @pytest.mark.parametrize("name", KINDS)
-def test_read_only_tokens_in_one_pass_equal_one_pass_each(name):
-    model = adopt(a_timm_vit(name), "read-only").eval()
+def test_read_only_tokens_in_one_pass_equal_one_pass_each(name, sees):
+    model = adopt(a_timm_vit(name), "read-only", sees).eval()
     images, masks = torch.randn(2, 3, 32, 32), random_masks(2, 4, 16)
     masks[0, 0], masks[1, 2] = False, True
     together = model(images, masks).objects
@@ -155,7 +159,7 @@ def test_which_blocks_attend_with_split_queries():
     assert native == set(KINDS) - {"parallel scaling", "parallel things", "differential"}
 
 
-@pytest.mark.parametrize("kind", ["single", "read-only"])
+@pytest.mark.parametrize("kind", ["single", "read-only", "beside"])
 @pytest.mark.parametrize("name", ["registers", "parallel things"])
 def test_checkpointed_blocks_give_the_same_gradients(kind, name):
     images, masks = torch.randn(2, 3, 32, 32), random_masks(2, 1, 16)
@@ -173,7 +177,7 @@ def test_checkpointed_blocks_give_the_same_gradients(kind, name):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.booleans(), min_size=32, max_size=32), st.sampled_from(["single", "read-only"]))
+@given(st.lists(st.booleans(), min_size=32, max_size=32), st.sampled_from(["single", "read-only", "beside"]))
 def test_no_mask_gives_nan(bits, kind):
     model = adopt(a_timm_vit("registers"), kind)
     out = model(torch.randn(2, 3, 32, 32), torch.tensor(bits).view(2, 1, 16))
@@ -200,11 +204,14 @@ def test_masks_of_another_shape_are_refused():
         model(images, torch.ones(2, 1, 9, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"prediction_masks.*\(2, 16\)"):
         model(images, prediction_masks=torch.ones(2, 1, 16, dtype=torch.bool))
-    with pytest.raises(ValueError, match="got 2 objects"):
-        model(images, torch.ones(2, 2, 16, dtype=torch.bool))
+    for one in (model, adopt(a_timm_vit("plain"), "beside")):
+        with pytest.raises(ValueError, match=f"{one.object_tokens} object tokens: one object a view; got 2"):
+            one(images, torch.ones(2, 2, 16, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"\[CLS\] is the object's, and there is none"):
+        adopt(a_timm_vit("no class token"), "single")(images, torch.ones(2, 1, 16, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("kind", ["single", "read-only"])
+@pytest.mark.parametrize("kind", ["single", "read-only", "beside"])
 @pytest.mark.parametrize("name", ["registers", "parallel things"])
 def test_autocast_gives_nearly_the_same(kind, name):
     model = adopt(a_timm_vit(name), kind).float()
@@ -218,7 +225,7 @@ def test_autocast_gives_nearly_the_same(kind, name):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("kind", ["single", "read-only"])
+@pytest.mark.parametrize("kind", ["single", "read-only", "beside"])
 def test_compiled_blocks_equal_eager_ones_and_are_compiled_once_for_all(kind, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # needs no C++ compiler
     torch._dynamo.reset()

@@ -63,7 +63,7 @@ def random_masks(*shape: int) -> Tensor:
 
 def inputs(kind: str) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(1)
-    masks = random_masks(VIEWS, 1 if kind == "single" else 3, PATCHES)
+    masks = random_masks(VIEWS, 3 if kind == "read-only" else 1, PATCHES)
     masks[1, 0], masks[2, 0] = True, False
     return torch.randn(VIEWS, 3, 32, 32, dtype=torch.float64), masks, random_masks(VIEWS, PATCHES)
 
@@ -116,14 +116,14 @@ def same(model: ObjectViT, ours: SelectedTokens, theirs: SelectedTokens) -> None
 
 
 @pytest.mark.parametrize("rows", HIDDEN)
-@pytest.mark.parametrize("kind", ["single", "read-only"])
+@pytest.mark.parametrize("kind", ["single", "read-only", "beside"])
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_read_is_what_forward_gives(name: str, kind: str, rows: str):
     model = a_model(name, kind).train()
     images, masks, hidden = inputs(kind)
     some = torch.tensor(HIDDEN[rows], dtype=torch.int64)
     questions = [(None, None), (None, hidden)]
-    if kind == "read-only" or model.has_class_token:
+    if kind != "single" or model.has_class_token:
         questions += [(masks, None), (masks, hidden)]
     for asked, hide in questions:
         same(
@@ -134,9 +134,9 @@ def test_what_is_read_is_what_forward_gives(name: str, kind: str, rows: str):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.data(), st.sampled_from(["single", "read-only"]), st.sampled_from(["plain", "registers"]))
+@given(st.data(), st.sampled_from(["single", "read-only", "beside"]), st.sampled_from(["plain", "registers"]))
 def test_any_masks_and_any_patches(data, kind, name):
-    queries = 1 if kind == "single" else data.draw(st.integers(1, 3))
+    queries = data.draw(st.integers(1, 3)) if kind == "read-only" else 1
     bits = data.draw(st.lists(st.booleans(), min_size=2 * queries * PATCHES, max_size=2 * queries * PATCHES))
     masks = torch.tensor(bits).view(2, queries, PATCHES)
     rows = torch.tensor(data.draw(st.lists(st.integers(0, 2 * PATCHES - 1), max_size=8)), dtype=torch.int64)
@@ -166,7 +166,7 @@ def test_the_class_token_is_left_out_where_nobody_reads_it():
 
 
 @pytest.mark.parametrize("size", [(16, 16), (48, 24), (8, 8)])
-@pytest.mark.parametrize("kind", ["single", "read-only"])
+@pytest.mark.parametrize("kind", ["single", "read-only", "beside"])
 def test_views_of_other_sizes(kind: str, size: tuple[int, int]):
     model = a_model("registers", kind)
     patches = size[0] * size[1] // 64
@@ -217,7 +217,7 @@ def test_fewer_tokens_are_computed_then():
 
 @pytest.mark.parametrize("rows", ["none", "some"])
 @pytest.mark.parametrize("seen", ["all", "some"])
-@pytest.mark.parametrize("kind", ["single", "read-only"])
+@pytest.mark.parametrize("kind", ["single", "read-only", "beside"])
 @pytest.mark.parametrize("name", ["registers", "residual post-norm", "parallel things"])
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_drop_path_drops_what_it_drops_in_forward(
@@ -236,7 +236,9 @@ def test_drop_path_drops_what_it_drops_in_forward(
 
 
 @pytest.mark.parametrize("rows", ["none", "some"])
-@pytest.mark.parametrize(("kind", "packed"), [("single", False), ("read-only", False), ("read-only", True)])
+@pytest.mark.parametrize(
+    ("kind", "packed"), [("single", False), ("read-only", False), ("read-only", True), ("beside", False)]
+)
 def test_compiled(kind: str, packed: bool, rows: str, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # needs no C++ compiler
     torch._dynamo.reset()
@@ -261,7 +263,7 @@ def test_compiled(kind: str, packed: bool, rows: str, monkeypatch):
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 5
 
 
-@pytest.mark.parametrize("kind", ["single", "read-only"])
+@pytest.mark.parametrize("kind", ["single", "read-only", "beside"])
 def test_under_autocast(kind: str):
     model = a_model("registers", kind).float()
     images, masks, hidden = inputs(kind)

@@ -49,8 +49,10 @@ def published_groups(model: nn.Module) -> tuple[set[str], set[str]]:
     return names - kept, kept
 
 
-@pytest.mark.parametrize("kind", ["single", "read-only"])
-def test_tokens_are_decayed_as_published_or_left_alone(kind: Literal["single", "read-only"]) -> None:
+@pytest.mark.parametrize("kind", ["single", "read-only", "beside"])
+def test_tokens_are_decayed_as_published_or_left_alone(
+    kind: Literal["single", "read-only", "beside"],
+) -> None:
     model = ModelConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=1, num_heads=2)
     student, _ = build_pair(
         PretrainConfig(
@@ -68,7 +70,8 @@ def test_tokens_are_decayed_as_published_or_left_alone(kind: Literal["single", "
     decayed, kept = published_groups(student)
     assert groups(True) == [decayed, kept]
     tokens = {"backbone.cls_token", "backbone.pos_embed", "backbone.mask_token"}
-    tokens |= {"backbone.object_token"} if kind == "read-only" else set()
+    tokens |= set() if kind == "single" else {"backbone.object_token"}
+    tokens |= {"backbone.object_pos"} if kind == "beside" else set()
     assert groups(False) == [decayed - tokens, kept | tokens]
 
 

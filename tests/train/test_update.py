@@ -140,7 +140,7 @@ def test_every_trainable_parameter_gets_a_gradient_and_the_teacher_none(
     ],
     ids=lambda o: ",".join(f"{k}={v}" for k, v in o.items()),
 )
-@pytest.mark.parametrize("kind", ["single", "read-only"])
+@pytest.mark.parametrize("kind", ["single", "read-only", "beside"])
 def test_parameters_that_no_loss_reaches_are_not_trained(
     data: str, tmp_path: Path, spy: Spy, kind: str, overrides: dict
 ) -> None:

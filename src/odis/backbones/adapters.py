@@ -75,16 +75,24 @@ class PlainArchitecture:
         return normed
 
 
-def adopt(vit: VisionTransformer, object_tokens: ObjectTokens) -> ObjectViT:
+def adopt(
+    vit: VisionTransformer, object_tokens: ObjectTokens, object_sees_cls: bool | None = None
+) -> ObjectViT:
     """A timm model as an `ObjectViT`, which shares its parameters and modules; the model stays what it was.
+
+    A `read-only` token starts as `[CLS]`. Token and position of `beside` are drawn as `[CLS]` and positions
+    are (iBOT); see `start_object_token` for weights that are trained.
 
     Args:
         vit: A `VisionTransformer` made with `dynamic_img_size=True`.
-        object_tokens: `single` or `read-only`.
+        object_tokens: `single`, `read-only` or `beside`.
+        object_sees_cls: Object tokens of their own see `[CLS]`; None: if they are `beside`.
     """
     kind = ObjectViT if all(splits_queries(block) for block in vit.blocks) else DenseViT
-    model = kind(PlainArchitecture.of(vit), _parts(vit, object_tokens), object_tokens)
-    start_object_token(model)
+    sees_cls = object_tokens == "beside" if object_sees_cls is None else object_sees_cls
+    model = kind(PlainArchitecture.of(vit), _parts(vit, object_tokens), object_tokens, sees_cls)
+    if object_tokens == "read-only":
+        start_object_token(model)
     return model.train(vit.training)
 
 
@@ -102,6 +110,9 @@ def _parts(
     yield "mask_token", _token(vit)
     if object_tokens == "read-only":
         yield "object_token", nn.Parameter(torch.zeros(1, 1, vit.embed_dim))
+    if object_tokens == "beside":
+        yield "object_token", _token(vit)
+        yield "object_pos", _token(vit)
 
 
 def _token(vit: VisionTransformer) -> nn.Parameter:
@@ -113,10 +124,11 @@ def _token(vit: VisionTransformer) -> nn.Parameter:
 
 @torch.no_grad()
 def start_object_token(model: ObjectViT) -> None:
-    """Set a read-only object token to `[CLS]` at the first block, so that both read the same at first.
+    """Set the object token to `[CLS]` at the first block, the one query that the blocks know how to answer.
 
-    It includes the position of `[CLS]`, if that has one. Without `[CLS]` it is drawn at random. `single` has
-    no such token.
+    A `read-only` token then reads an all-true mask as `[CLS]` does; it holds the position of `[CLS]`, if that
+    has one. `beside` has a position of its own for it. Without `[CLS]` the token is drawn at random. `single`
+    has no such token.
     """
     if model.object_tokens == "single":
         return
@@ -125,4 +137,9 @@ def start_object_token(model: ObjectViT) -> None:
         trunc_normal_(model.object_token, std=0.02)
         return
     has_position = net.pos_embed is not None and not model.no_embed_class
-    model.object_token.copy_(net.cls_token + net.pos_embed[:, :1] if has_position else net.cls_token)
+    position = net.pos_embed[:, :1] if has_position else torch.zeros_like(net.cls_token)
+    if model.object_tokens == "beside":
+        model.object_token.copy_(net.cls_token)
+        model.object_pos.copy_(position)
+    else:
+        model.object_token.copy_(net.cls_token + position)

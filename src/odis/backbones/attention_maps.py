@@ -26,8 +26,8 @@ def object_attention_maps(model: ObjectViT, images: Tensor, object_masks: Tensor
         layer: Block, counted from 0, or from the end if negative.
 
     Returns:
-        (B, Q, heads, P); what is missing to 1 goes to the token itself (and to registers, for an all-true
-        mask).
+        (B, Q, heads, P); what is missing to 1 goes to the token itself, to `[CLS]` if it sees that, and to
+        registers for an all-true mask.
 
     Raises:
         ConfigError: for a model whose attention is not timm's common one.

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from odis.backbones.adapters import adopt
+from odis.backbones.adapters import adopt, start_object_token
 from odis.backbones.names import PLAIN, name_fault
 from odis.backbones.weights import load_timm_weights, one_line
 from odis.config.training import ModelConfig, PretrainConfig
@@ -47,8 +47,12 @@ def build_vit(config: ModelConfig, image_size: int, drop_path: float | None = No
             f"model.name: {config.name} has no class token to stand for the object; set "
             f"model.object_tokens read-only"
         )
-    model = adopt(vit, config.object_tokens if token_readout else "single")
-    if config.weights not in (None, "timm"):
+    if config.object_sees_cls and not vit.has_class_token:
+        raise ConfigError(f"model.object_sees_cls: is true, but {config.name} has no class token")
+    model = adopt(vit, config.object_tokens if token_readout else "single", config.object_sees_cls)
+    if config.weights == "timm":
+        start_object_token(model)
+    elif config.weights is not None:
         load_timm_weights(model, config.weights)
     if config.grad_checkpointing:
         model.call = recomputed

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from odis.backbones.baseline import TimmBaseline
 from odis.errors import ConfigError
 from odis.method.vit import ObjectViT
+from odis.types import Tokens
 
 Facet = Literal["key", "query", "value", "token"]
 FACETS: tuple[Facet, ...] = get_args(Facet)
@@ -56,12 +57,30 @@ def patch_features(
             features = model.model.forward_features(images)
             if features.ndim == 3:
                 return _patches(model, features, images)
-        tokens = model(images)
+        tokens = as_one_object(model, images)
     finally:
         model.train(training)
     if tokens.patches.shape[1] == 0:
         raise ConfigError(f"discover.facet: is token, but {_name(model)} has no map of features")
     return tokens.patches, tokens.grid
+
+
+def whole_masks(model: ObjectViT, images: Tensor) -> Tensor | None:
+    """The masks with which a network is asked about whole images (B, 3, H, W): bool (B, 1, P), all true, for
+    `beside` object tokens, which were among the keys of all others in training; None for the other kinds.
+    """
+    if model.object_tokens != "beside":
+        return None
+    patches = images[0, 0].numel() // (model.patch_embed.patch_size[0] * model.patch_embed.patch_size[1])
+    return torch.ones(len(images), 1, patches, dtype=torch.bool, device=images.device)
+
+
+def as_one_object(model: ObjectViT | TimmBaseline, images: Tensor) -> Tokens:
+    """Tokens of whole images (B, 3, H, W), as the network was trained to see them."""
+    tokens: Tokens = (
+        model(images, whole_masks(model, images)) if isinstance(model, ObjectViT) else model(images)
+    )
+    return tokens
 
 
 @torch.no_grad()
@@ -82,10 +101,10 @@ def last_blocks(model: ObjectViT | TimmBaseline, images: Tensor, blocks: int) ->
             raise ConfigError(f"{_name(model)} has no [CLS]")
         if blocks > len(model.blocks):
             raise ConfigError(f"{_name(model)} has {len(model.blocks)} blocks, not {blocks}")
-        x, _, layout, _ = model.embed(images, None, None)
+        x, keys, layout, _ = model.embed(images, whole_masks(model, images), None)
         found = []
         for number, block in enumerate(model.blocks):
-            x = model.apply_blocks([block], x, None)
+            x = model.apply_blocks([block], x, keys)
             if number >= len(model.blocks) - blocks:
                 normed = model.architecture.normalize(model, x)
                 found.append((normed[:, 0], normed[:, layout.patch_slice]))
@@ -171,10 +190,16 @@ def _from_attention(
     handle = first.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     try:
         with torch.compiler.set_stance("force_eager"):
-            _timm(model).forward_features(images) if isinstance(model, TimmBaseline) else model(images)
+            if isinstance(model, TimmBaseline):
+                _timm(model).forward_features(images)
+            else:
+                as_one_object(model, images)
     finally:
         handle.remove()
-    return _patches(model, project(attention, inputs[-1], facet), images)
+    x = inputs[-1]
+    if isinstance(model, ObjectViT) and model.object_tokens == "beside":
+        x = x[:, :-1]  # `[OBJ]` stands last
+    return _patches(model, project(attention, x, facet), images)
 
 
 def _patches(

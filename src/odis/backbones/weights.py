@@ -20,7 +20,7 @@ from odis.machine.files import check_readable
 if TYPE_CHECKING:
     from odis.method.vit import ObjectViT
 
-OWN = ("mask_token", "object_token")
+OWN = ("mask_token", "object_token", "object_pos")
 DROPPED = ("head.", "attn_pool.")  # classifier and pooling, which the backbone does without
 
 
@@ -28,8 +28,9 @@ def load_timm_weights(model: ObjectViT, path: str | Path) -> None:
     """Load a timm state dict of the same architecture; position and patch embeddings are resampled to the
     model's grid.
 
-    `mask_token` and `object_token` are loaded if the file has them. Otherwise the mask token keeps its start
-    and the object token starts from the loaded `[CLS]`.
+    `mask_token`, `object_token` and `object_pos` are loaded if the file has them. Otherwise the mask token
+    keeps its start and the object token starts from the loaded `[CLS]`. An object token whose kind has no
+    position of its own holds it, so the position of a file is added to it, or is 0 where a file has none.
 
     Args:
         model: The backbone, changed in place.
@@ -50,6 +51,11 @@ def load_timm_weights(model: ObjectViT, path: str | Path) -> None:
         raise ConfigError(f"model.weights: {path} does not fit the model: {one_line(error)}") from error
     state = {k: v for k, v in state.items() if not k.startswith(DROPPED)}
     expected = model.state_dict()
+    if "object_token" in own:
+        if "object_pos" not in expected and "object_pos" in own:
+            own["object_token"] = own["object_token"] + own.pop("object_pos")
+        elif "object_pos" in expected and "object_pos" not in own:
+            own["object_pos"] = torch.zeros_like(own["object_token"])
     for name in OWN:
         if name in expected:
             state[name] = own.get(name, expected[name])

@@ -148,9 +148,8 @@ def _synchronise(device: torch.device) -> None:
 def without_objects(config: PretrainConfig) -> PretrainConfig:
     """The same run as iBOT or DINO would do it: every image is one object, read by `[CLS]`."""
     objects = replace(config.objects, use=False, per_image=1, rediscover_every=0.0)
-    return replace(
-        config, objects=objects, model=replace(config.model, object_tokens="single", object_readout="token")
-    )
+    model = replace(config.model, object_tokens="single", object_readout="token", object_sees_cls=None)
+    return replace(config, objects=objects, model=model)
 
 
 def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:

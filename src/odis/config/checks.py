@@ -85,11 +85,11 @@ def _check_data(config: PretrainConfig) -> None:
     parse_keep(config.loader.keep, config.loader.render)
     _at_least(config, 0, "objects.min_size", unit=" pixels")
     _shares(config, "objects.min_visible")
-    one_token = config.model.object_tokens == "single" and config.model.object_readout == "token"
+    one_token = config.model.object_tokens != "read-only" and config.model.object_readout == "token"
     _require(
         objects.per_image == 1 or not one_token,
         "objects.per_image",
-        f"is {objects.per_image}, but model.object_tokens single has one token a view; "
+        f"is {objects.per_image}, but model.object_tokens {config.model.object_tokens} has one token a view; "
         "set model.object_tokens read-only",
     )
     _at_least(config, 0, "objects.rediscover_every", unit=" epochs")
@@ -194,6 +194,12 @@ def _check_model(config: PretrainConfig) -> None:
         "model.object_readout",
         "is mean-pool, which reads objects from patches and has no use for object tokens; "
         "set model.object_tokens single",
+    )
+    _require(
+        model.object_sees_cls is None or model.object_tokens != "single",
+        "model.object_sees_cls",
+        f"is {str(model.object_sees_cls).lower()}, but with model.object_tokens single [CLS] is the object "
+        "token; leave it out, or set model.object_tokens read-only or beside",
     )
     _at_least(config, 1, "head.prototypes", "head.hidden", "head.bottleneck", "head.layers")
 

@@ -166,10 +166,13 @@ class ModelConfig:
         name: timm model name.
         weights: `timm` for timm's published weights (from the hub or its local cache), a path to a timm state
             dict (`.safetensors` or `.pth`), or nothing to train from scratch.
-        object_tokens: `single` turns `[CLS]` into `[OBJ]`, which patches see; `read-only` adds object tokens
-            beside `[CLS]` that no other token sees.
+        object_tokens: `single` turns `[CLS]` into `[OBJ]`, which patches see. `read-only` adds object tokens
+            that no other token sees, any number of them. `beside` adds one `[OBJ]` with a position of its
+            own, which all other tokens see (the authors').
         object_readout: `token` represents an object by `[OBJ]`; `mean-pool` by the mean of its patches
             (Hénaff et al., 2021).
+        object_sees_cls: Object tokens see `[CLS]` too. By default those of `beside` do, those of `read-only`
+            do not; not for `single`, where `[CLS]` is the object token.
         patch_size: Side of a patch in pixels, to override the named model's.
         embed_dim: Width, to override the named model's.
         depth: Number of blocks, to override the named model's.
@@ -181,8 +184,9 @@ class ModelConfig:
 
     name: str = "vit_small_patch16_224"
     weights: str | None = None
-    object_tokens: Literal["single", "read-only"] = "single"
+    object_tokens: Literal["single", "read-only", "beside"] = "single"
     object_readout: Literal["token", "mean-pool"] = "token"
+    object_sees_cls: bool | None = None
     patch_size: int | None = None
     embed_dim: int | None = None
     depth: int | None = None

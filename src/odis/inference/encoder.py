@@ -16,7 +16,7 @@ from torch import Tensor
 
 from odis.backbones.attention_maps import object_attention_maps
 from odis.backbones.baseline import TimmBaseline
-from odis.backbones.features import last_blocks
+from odis.backbones.features import as_one_object, last_blocks
 from odis.config.query import MODES, QueryConfig
 from odis.config.training import MaskShape, PretrainConfig
 from odis.data.views import normalize_pixels
@@ -147,7 +147,7 @@ class Encoder:
         one_each = (
             known == "masked-attention"
             and self.object_readout == "token"
-            and getattr(self.model, "object_tokens", "") == "single"
+            and getattr(self.model, "object_tokens", "") in ("single", "beside")
         )
         red, green, blue = (round(255 * m) for m in self.mean)
         fill = (red, green, blue)
@@ -200,8 +200,8 @@ class Encoder:
             list[Features], one for each image (one picture: its Features, in no list), float32 on the CPU:
             objects (n, D); and, if the model sees the whole image (not in `crop`, `blackout` or a context),
             `image`, which is the whole image as one object in the same mode, and the patches. These never
-            depend on the objects: read-only tokens are not seen by others, and for `single` ones a pass
-            without mask is made beside the n passes.
+            depend on the objects: read-only tokens are not seen by others, and for the other kinds a pass of
+            the whole image as one object is made beside the n passes.
 
         Raises:
             DataError: for a picture, box or mask that cannot be used; the message names it.
@@ -305,8 +305,9 @@ class Encoder:
         if plain:  # the object is all that the model sees
             assert tokens.image is not None
             return tokens.image[:, None].expand(-1, most, -1), tokens
-        # Without a mask there is no object token: none of these images has an object.
-        return tokens.patches[:, :0] if tokens.objects is None else tokens.objects, tokens
+        if tokens.objects is None or not most:  # none of these images has an object
+            return tokens.patches[:, :0], tokens
+        return tokens.objects, tokens
 
     @torch.no_grad()  # not inference_mode: a probe may be trained on what comes out
     def tokens(self, pixels: np.ndarray, masks: Tensor | None = None) -> Tokens:
@@ -318,7 +319,9 @@ class Encoder:
             masks: bool (B, Q, P) on the device, or None for plain images.
         """
         with self._asked(pixels) as images:
-            tokens: Tokens = self.model(images) if masks is None else self.model(images, masks)
+            if masks is None:
+                return as_one_object(self.model, images)
+            tokens: Tokens = self.model(images, masks)
         return tokens
 
     @torch.no_grad()
@@ -360,7 +363,7 @@ class Encoder:
             )
         images = normalize_pixels(torch.from_numpy(query.pixels[None]).to(self.device), self.mean, self.std)
         masks = torch.from_numpy(query.masks[None]).to(self.device)
-        if self.model.object_tokens == "single":  # one object a pass
+        if self.model.object_tokens != "read-only":  # one object a pass
             parts = [
                 object_attention_maps(self.model, images, masks[:, i : i + 1], layer)
                 for i in range(masks.shape[1])

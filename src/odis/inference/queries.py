@@ -56,7 +56,7 @@ class QueryBuilder:
             training.
         margin: Patches by which masks are widened, as in training.
         mask_shape: Which patches the covered ones become, as in training.
-        one_each: One object a query, as `single` object tokens need.
+        one_each: One object a query, as `single` and `beside` object tokens need.
         fill: Colour outside the box (`blackout`), 0..255.
         square: For models that take one shape only: rows and columns of their feature map. Every image is
             then resized to size x size.

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 _CHUNK_BYTES = 2**21  # of attention weights in bf16: what stays in a core's cache
 
 
-def bmm_attention(qkv: Tensor, keys: Tensor | None, objects_first: bool) -> Tensor:
+def bmm_attention(qkv: Tensor, keys: Tensor | None, objects_first: bool, objects_seen: bool) -> Tensor:
     """Self-attention in which object queries see what `keys` says.
 
     The weights are computed again in the backward pass. Only if there are no more tokens than a head is wide,
@@ -28,32 +28,34 @@ def bmm_attention(qkv: Tensor, keys: Tensor | None, objects_first: bool) -> Tens
     Args:
         qkv: (B, T, 3, h, d), contiguous.
         keys: bool (B, Q, T) from `method.attention.visible_keys`, or None: all see all.
-        objects_first: Whether the object tokens are the first Q, which all others see, or the last Q, which
-            no other sees.
+        objects_first: Whether the object tokens are the first Q, or the last.
+        objects_seen: Whether all other tokens see them, or none.
 
     Returns:
         (B, T, h * d).
     """
-    return _BmmAttention.apply(qkv, keys, objects_first)
+    return _BmmAttention.apply(qkv, keys, objects_first, objects_seen)
 
 
 class _BmmAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, keys: Tensor | None, objects_first: bool) -> Tensor:
+    def forward(
+        ctx: Any, qkv: Tensor, keys: Tensor | None, objects_first: bool, objects_seen: bool
+    ) -> Tensor:
         views, tokens, _, heads, width = qkv.shape
         keep = tokens <= width and ctx.needs_input_grad[0]
         kept = qkv.new_empty(views * heads, tokens, tokens) if keep else None
         ctx.save_for_backward(qkv, keys, kept)
-        ctx.objects_first = objects_first
+        ctx.objects_first, ctx.objects_seen = objects_first, objects_seen
         out = qkv.new_empty(views, tokens, heads, width)
         for chunk in _chunks(qkv, keys, kept, [out]):
-            _compute_weights(chunk, objects_first)
+            _compute_weights(chunk, objects_first, objects_seen)
             _store(chunk.others[0], chunk.weights @ chunk.v.flatten(0, 1))
         return out.flatten(2)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         qkv, keys, kept = ctx.saved_tensors
         grad_qkv = torch.empty_like(qkv)
         grad = grad.unflatten(2, qkv.shape[3:])  # (B, T, h, d)
@@ -61,13 +63,13 @@ class _BmmAttention(torch.autograd.Function):
             q, k, v, grad_out = (x.flatten(0, 1) for x in (chunk.q, chunk.k, chunk.v, chunk.others[0]))
             weights = chunk.weights
             if kept is None:
-                _compute_weights(chunk, ctx.objects_first)
+                _compute_weights(chunk, ctx.objects_first, ctx.objects_seen)
             _store(chunk.others[3], weights.transpose(1, 2) @ grad_out)
             grad_weights = torch.bmm(grad_out, v.transpose(1, 2), out=chunk.scratch)
             grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
             _store(chunk.others[1], _scaled(grad_scores, k))
             _store(chunk.others[2], _scaled(grad_scores.transpose(1, 2), q))
-        return grad_qkv, None, None
+        return grad_qkv, None, None, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +107,17 @@ def _chunks(qkv: Tensor, keys: Tensor | None, kept: Tensor | None, others: list[
         yield _Chunk(q, k, v, masked_keys, weights, memory[0][:rows], rest)
 
 
-def _compute_weights(chunk: _Chunk, objects_first: bool) -> None:
+def _compute_weights(chunk: _Chunk, objects_first: bool, objects_seen: bool) -> None:
     """Fill `chunk.weights` by way of `chunk.scratch`."""
     q, k, scratch = chunk.q.flatten(0, 1), chunk.k.flatten(0, 1), chunk.scratch
     scores = torch.baddbmm(scratch, q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5, out=scratch)
     if (masked_keys := chunk.masked_keys) is not None:
         queries, tokens = masked_keys.shape[2:]
         by_view = scores.view(len(masked_keys), -1, tokens, tokens)
-        if objects_first:
-            by_view[:, :, :queries].masked_fill_(masked_keys, float("-inf"))
-        else:
-            last = tokens - queries
-            by_view[:, :, last:].masked_fill_(masked_keys, float("-inf"))
-            by_view[:, :, :last, last:] = float("-inf")
+        first = 0 if objects_first else tokens - queries
+        by_view[:, :, first : first + queries].masked_fill_(masked_keys, float("-inf"))
+        if not objects_seen:
+            by_view[:, :, :first, first:] = float("-inf")
     torch.softmax(scores, dim=-1, out=chunk.weights)
 
 

@@ -29,8 +29,8 @@ from odis.kernels.conv_linear import conv_linear, is_plain_linear
 from odis.kernels.packed_tokens import PackedTokens
 from odis.kernels.recompute_mlp import gelu_linear, is_plain_mlp
 
-AttentionKernel = Callable[[Tensor, Tensor | None, bool], Tensor]
-"""`kernel(qkv, keys, objects_first)`: see `bmm_attention`."""
+AttentionKernel = Callable[[Tensor, Tensor | None, bool, bool], Tensor]
+"""`kernel(qkv, keys, objects_first, objects_seen)`: see `bmm_attention`."""
 
 MANY_ROWS = 1536  # below this many rows, oneDNN's weight reorder costs more than it saves
 FEW_TOKENS = 512  # above this many tokens, torch's kernel, which never holds all weights, is faster

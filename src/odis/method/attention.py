@@ -1,5 +1,5 @@
 """Who sees whom, and masked attention in two calls: each object token sees itself and its own object's
-patches, in every layer (ODIS, arXiv 2506.05409).
+patches, and `[CLS]` if it is told so, in every layer (ODIS, arXiv 2506.05409).
 
 A mask has one row for each object token; all other rows are open. So attention is split by query and nothing
 N x N is built: context queries (`[CLS]`, registers, patches) attend without a mask, which keeps the flash
@@ -7,6 +7,7 @@ kernels, and the few object queries attend with one. `layout.py` says where the 
 
 - `single`: the first token, `[CLS]`, is the object's, and all others see it.
 - `read-only`: Q object tokens stand last, and no other token sees them.
+- `beside`: one object token stands last, and all others see it.
 
 Letters: B views, Q object tokens, P patches, T all tokens, D width, h heads, d head width.
 """
@@ -24,11 +25,11 @@ from odis.method.layout import ObjectTokens, TokenLayout
 
 
 def visible_keys(object_masks: Tensor, layout: TokenLayout) -> Tensor:
-    """The keys that each object query sees: its own, its object's patches, and nothing else.
+    """The keys that each object query sees: its own, its object's patches, `[CLS]` where the layout says so,
+    and nothing else.
 
-    An all-true mask is the whole image as one object: it opens the registers too, so that its `[OBJ]` is
-    exactly `[CLS]`. The key of `[CLS]` is never open to a read-only object token, which has its own in its
-    place.
+    An all-true mask is the whole image as one object: it opens the registers too. A read-only token that does
+    not see `[CLS]`, and has its own key in its place, is then exactly `[CLS]`.
 
     Args:
         object_masks: bool (B, Q, P).
@@ -43,8 +44,8 @@ def visible_keys(object_masks: Tensor, layout: TokenLayout) -> Tensor:
     own = torch.eye(queries, dtype=torch.bool, device=object_masks.device).expand(views, -1, -1)
     if layout.kind == "single":
         return torch.cat([own, whole, object_masks], dim=-1)
-    closed = object_masks.new_zeros(views, queries, int(layout.class_token))
-    return torch.cat([closed, whole, object_masks, own], dim=-1)
+    cls = object_masks.new_full((views, queries, int(layout.class_token)), layout.sees_class)
+    return torch.cat([cls, whole, object_masks, own], dim=-1)
 
 
 def visible_at(keys: Tensor, kind: ObjectTokens, context: int) -> Tensor:
@@ -52,7 +53,7 @@ def visible_at(keys: Tensor, kind: ObjectTokens, context: int) -> Tensor:
     order of the tokens.
     """
     views, queries, tokens = keys.shape
-    seen = tokens if kind == "single" else tokens - queries
+    seen = tokens - queries if kind == "read-only" else tokens
     open_ = (torch.arange(tokens, device=keys.device) < seen).expand(views, context, tokens)
     return torch.cat([keys, open_] if kind == "single" else [open_, keys], dim=1)
 
@@ -90,7 +91,7 @@ def attend(
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, h, T, d)
         gathered = split_attention(attn.q_norm(q), attn.k_norm(k), v, keys, kind, dropout)
     else:
-        gathered = kernel(qkv, keys, kind == "single")
+        gathered = kernel(qkv, keys, kind == "single", kind != "read-only")
     return gathered if packed is None else packed.pack(gathered)
 
 
@@ -101,6 +102,7 @@ def split_attention(
 
         single:     [OBJ] attends to its keys;    context attends to all
         read-only:  context attends to context;   [OBJ] attend to their keys
+        beside:     context attends to all;       [OBJ] attends to its keys
 
     Args:
         q: (B, h, T, d) queries; keys k and values v are alike.
@@ -121,7 +123,7 @@ def split_attention(
     object_q, context_q = parts if first else parts[::-1]
     mask = keys.unsqueeze(1)  # (B, 1, Q, T)
     objects = F.scaled_dot_product_attention(object_q, k, v, attn_mask=mask, dropout_p=dropout)
-    if not first:
+    if kind == "read-only":
         k, v = k[:, :, :context], v[:, :, :context]
     others = F.scaled_dot_product_attention(context_q, k, v, dropout_p=dropout)
     gathered = [objects, others] if first else [others, objects]

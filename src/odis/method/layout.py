@@ -3,7 +3,8 @@
 The tokens of a view stand in this order:
 
     single      [OBJ]   registers   patches              `[CLS]` is the object's token
-    read-only   [CLS]   registers   patches   [OBJ] * Q
+    read-only   [CLS]   registers   patches   [OBJ] * Q  which no other token sees
+    beside      [CLS]   registers   patches   [OBJ]      which all others see
 
 Views are stacked. A *row* is a position in the flattened (B * T) tokens, a *position* one among the T of a
 view.
@@ -20,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-ObjectTokens = Literal["single", "read-only"]
+ObjectTokens = Literal["single", "read-only", "beside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +33,21 @@ class TokenLayout:
     prefix: int  # `[CLS]` and registers
     patches: int  # P
     queries: int  # Q, how many objects are asked for; 0 if none is
+    sees_class: bool = False  # object tokens see `[CLS]`
 
     @property
     def context(self) -> int:
-        """Tokens without read-only object tokens: those that see each other."""
+        """Tokens without the object tokens behind the patches."""
         return self.prefix + self.patches
 
     @property
     def own(self) -> int:
         """Object tokens that stand behind the patches: Q of them, or none."""
+        return 0 if self.kind == "single" else self.queries
+
+    @property
+    def unseen(self) -> int:
+        """Object tokens that no other token sees: Q of them, or none."""
         return self.queries if self.kind == "read-only" else 0
 
     @property

@@ -58,9 +58,10 @@ class LossTerms:
     @staticmethod
     def of(config: PretrainConfig) -> LossTerms:
         masked = config.objects.use and config.views.object_masks
-        # Read-only tokens exist only where a mask asks for them: an all-true one asks about the whole view.
+        # Object tokens of their own exist only where a mask asks for them: an all-true one asks about the
+        # whole view.
         return LossTerms(
-            masks=masked or config.model.object_tokens == "read-only",
+            masks=masked or config.model.object_tokens != "single",
             image=config.loss.image_weight > 0,
             patches=config.loss.patch_weight > 0,
         )

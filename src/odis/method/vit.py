@@ -1,8 +1,8 @@
 """A timm ViT plus object tokens and a mask token.
 
-`ObjectViT` takes over the modules of a timm model; beside them it has `mask_token` (hidden patches) and, for
-`read-only` object tokens, `object_token`. With an all-true object mask and timm's weights every output equals
-timm's.
+`ObjectViT` takes over the modules of a timm model. It also has `mask_token` (hidden patches), `object_token`
+(`read-only`, `beside`) and `object_pos` (`beside`). Without object masks every output equals timm's; also
+with an all-true mask, unless the other tokens see `[OBJ]` or it sees `[CLS]`.
 
 Letters: B views, Q object tokens, P patches, T all tokens, D width, R selected object tokens, H selected
 patches.
@@ -41,14 +41,14 @@ class Architecture(Protocol):
 class ObjectViT(nn.Module):
     """A timm ViT that reads objects (DESIGN, section 3; ODIS, arXiv 2506.05409).
 
-    State-dict keys are those of the timm model without a classifier, plus `mask_token` and `object_token`
-    (`read-only` only). Its blocks are of timm's common kind. `backbones.adapters.adopt` makes one of a timm
-    model.
+    State-dict keys are those of the timm model without a classifier, plus these tokens. Its blocks are of
+    timm's common kind. `backbones.adapters.adopt` makes one of a timm model.
 
     Args:
         architecture: The adapter of the timm model's class.
         parts: Parameters and modules under their names: the timm model's, which are shared, and the tokens.
-        object_tokens: `single`: `[CLS]` stands for the object. `read-only`: object tokens beside the others.
+        object_tokens: Which token is the object's: see `layout.py`.
+        object_sees_cls: Object tokens of their own see `[CLS]`.
     """
 
     blocks: nn.Sequential
@@ -56,6 +56,7 @@ class ObjectViT(nn.Module):
     norm_pre: Any
     mask_token: nn.Parameter
     object_token: nn.Parameter
+    object_pos: nn.Parameter
     split_queries = True  # object queries attend apart from the others
 
     def __init__(
@@ -63,10 +64,12 @@ class ObjectViT(nn.Module):
         architecture: Architecture,
         parts: Iterable[tuple[str, nn.Parameter | nn.Module | None]],
         object_tokens: ObjectTokens,
+        object_sees_cls: bool,
     ) -> None:
         super().__init__()
         self.architecture = architecture
         self.object_tokens: ObjectTokens = object_tokens
+        self.object_sees_cls = object_sees_cls
         self.embed_dim = architecture.embed_dim
         self.has_class_token = architecture.has_class_token
         self.num_prefix_tokens = architecture.num_prefix_tokens
@@ -90,8 +93,8 @@ class ObjectViT(nn.Module):
 
         Args:
             images: (B, 3, H, W), sides multiples of the patch size; positions are interpolated to their grid.
-            object_masks: bool (B, Q, P), the patches of each object; Q is 1 for `single`. An empty mask sees
-                no patch.
+            object_masks: bool (B, Q, P), the patches of each object; Q is 1 unless they are `read-only`. An
+                empty mask sees no patch.
             prediction_masks: bool (B, P), patches replaced by the mask token.
 
         Raises:
@@ -133,7 +136,7 @@ class ObjectViT(nn.Module):
         x, keys, layout, _ = self.embed(images, object_masks, prediction_masks)
         if layout.queries == 0:
             objects, image = objects[:0], True
-        image = image and self.has_class_token and (layout.queries == 0 or layout.kind == "read-only")
+        image = image and self.has_class_token and (layout.queries == 0 or layout.kind != "single")
         rows = SelectedRows(
             image=layout.class_rows(len(x) if image else 0, x.device),
             objects=layout.object_rows(objects),
@@ -156,19 +159,20 @@ class ObjectViT(nn.Module):
             x = torch.where(prediction_masks.view(views, rows, columns, 1), self.mask_token.to(x.dtype), x)
         x = self.architecture.add_prefix(self, x)
         queries = 0 if object_masks is None else object_masks.shape[1]
-        layout = TokenLayout(
-            self.object_tokens, self.has_class_token, self.num_prefix_tokens, rows * columns, queries
-        )
+        prefix, patches, sees_cls = self.num_prefix_tokens, rows * columns, self.object_sees_cls
+        layout = TokenLayout(self.object_tokens, self.has_class_token, prefix, patches, queries, sees_cls)
         keys = None
         if object_masks is not None:
             _require_shape("object_masks", object_masks, (views, queries, rows * columns))
-            if layout.kind == "single" and (queries != 1 or not self.has_class_token):
-                raise ValueError(
-                    f"single object tokens: one object a view, read by [CLS]; got {queries} objects"
-                )
+            if layout.kind != "read-only" and queries != 1:
+                raise ValueError(f"{layout.kind} object tokens: one object a view; got {queries} objects")
+            if layout.kind == "single" and not self.has_class_token:
+                raise ValueError("single object tokens: [CLS] is the object's, and there is none")
             keys = visible_keys(object_masks, layout)
             if layout.own:
-                x = torch.cat([x, self.object_token.to(x.dtype).expand(views, queries, -1)], dim=1)
+                token: Tensor = self.object_token
+                token = token + self.object_pos if layout.kind == "beside" else token
+                x = torch.cat([x, token.to(x.dtype).expand(views, queries, -1)], dim=1)
         return self.norm_pre(x), keys, layout, (rows, columns)
 
     def apply_blocks(
@@ -183,7 +187,7 @@ class ObjectViT(nn.Module):
         self, x: Tensor, keys: Tensor | None, layout: TokenLayout, rows: SelectedRows, objects: Tensor
     ) -> Tensor:
         """These rows (N, D) of the tokens x (B, T, D) after all blocks; objects as in `forward_selected`."""
-        packed = kernels.packing(len(x), layout.context, layout.own, objects)
+        packed = kernels.packing(len(x), layout.context, layout.unseen, objects)
         x = self.apply_blocks(self.blocks[:-1], x if packed is None else packed.pack(x), keys, packed)
         x = x if packed is None else packed.unpack(x)
         block: Any = self.blocks[-1]

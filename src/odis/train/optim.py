@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from odis.config.training import OptimConfig
 from odis.train.schedules import Settings
 
-TOKENS = {"cls_token", "reg_token", "mask_token", "object_token", "pos_embed"}
+TOKENS = {"cls_token", "reg_token", "mask_token", "object_token", "object_pos", "pos_embed"}
 
 
 def build_optimizer(student: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
