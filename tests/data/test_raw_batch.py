@@ -78,7 +78,7 @@ def assert_equal(a: Batch, b: Batch, but: set[str] = frozenset()) -> None:
 
 def levels(a: torch.Tensor, b: torch.Tensor, views: ViewsConfig) -> torch.Tensor:
     """Differences in levels of 8 bits."""
-    return ((a - b) * torch.tensor(views.std)[:, None, None] * 255).abs()
+    return ((a - b) * torch.tensor(views.statistics[1])[:, None, None] * 255).abs()
 
 
 def test_both_paths_give_the_same_batch(images):

@@ -95,12 +95,10 @@ def test_a_single_pixel_fills_a_view():
 
 def test_normalising_equals_torchvision():
     pixels, views = torch.stack([picture(i) for i in range(3)]), ViewsConfig()
-    expected = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), list(views.mean), list(views.std))
-    torch.testing.assert_close(
-        normalize_pixels(pixels, views.mean, views.std), expected, atol=1e-6, rtol=1e-6
-    )
-    assert normalize_pixels(pixels[0], views.mean, views.std).equal(
-        normalize_pixels(pixels, views.mean, views.std)[0]
+    expected = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), *map(list, views.statistics))
+    torch.testing.assert_close(normalize_pixels(pixels, *views.statistics), expected, atol=1e-6, rtol=1e-6)
+    assert normalize_pixels(pixels[0], *views.statistics).equal(
+        normalize_pixels(pixels, *views.statistics)[0]
     )
 
 

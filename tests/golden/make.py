@@ -199,7 +199,7 @@ def move_pixels(steps: Iterable[list[Batch]], config: PretrainConfig, seed: int)
     """The steps with a share `MOVED` of the pixels one level of 256 higher or lower."""
     rng, level = (
         np.random.default_rng(seed),
-        torch.tensor([1 / 255 / std for std in config.views.std]).view(-1, 1, 1),
+        torch.tensor([1 / 255 / std for std in config.views.statistics[1]]).view(-1, 1, 1),
     )
 
     def moved(pixels: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def test_a_row_shows_the_sample_that_training_would_take(index: ObjectIndex) -> 
         assert texts(frames) == ["g1", "g2", "l1", "l2", "l3"]
         for ax, view in zip(views, shown):
             count = view.pixels.shape[-1] // 8
-            mean, std = torch.tensor(settings.views.mean), torch.tensor(settings.views.std)
+            mean, std = map(torch.tensor, settings.views.statistics)
             np.testing.assert_allclose(
                 ax.images[0].get_array(), (view.pixels.permute(1, 2, 0) * std + mean).clamp(0, 1), atol=1e-6
             )

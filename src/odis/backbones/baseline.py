@@ -16,7 +16,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from odis.backbones.weights import key_fault, one_line, read_layout
+from odis.backbones.weights import key_fault, one_line, read_state
 from odis.errors import ConfigError
 from odis.types import Tokens
 
@@ -139,7 +139,7 @@ def build_baseline(name: str, image_size: int, weights: str | Path | None) -> Ti
     except Exception as error:  # timm and its hub client raise whatever they like
         raise ConfigError(f"model.name: {name}: {one_line(error)}") from error
     if weights not in (None, "timm"):
-        state, part = read_layout(Path(str(weights)))
+        state = read_state(Path(str(weights)))
         classifier = model.pretrained_cfg.get("classifier") or ()
         heads = tuple(
             f"{prefix}." for prefix in ([classifier] if isinstance(classifier, str) else classifier)
@@ -148,7 +148,7 @@ def build_baseline(name: str, image_size: int, weights: str | Path | None) -> Ti
         try:
             model.load_state_dict(state, strict=True)
         except RuntimeError as error:
-            why = key_fault(state, model.state_dict(), part) or one_line(error)
+            why = key_fault(state, model.state_dict()) or one_line(error)
             raise ConfigError(f"model.weights: {weights} does not fit {name}: it {why}") from error
     try:
         return TimmBaseline(model, image_size).eval()

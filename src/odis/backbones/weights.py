@@ -1,9 +1,11 @@
-"""Loading a timm state dict from a file into the backbone."""
+"""Loading weights of any published layout from a file into the backbone."""
 
 from __future__ import annotations
 
 import argparse
+import pathlib
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +15,8 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 
 from odis.backbones.adapters import start_object_token
-from odis.errors import ConfigError, DataError
+from odis.backbones.layouts import FoundState, describe, find_state, to_timm
+from odis.errors import ConfigError, DataError, OdisWarning
 from odis.machine.checksums import verify_safetensors
 from odis.machine.files import check_readable
 
@@ -22,15 +25,19 @@ if TYPE_CHECKING:
 
 OWN = ("mask_token", "object_token", "object_pos")
 DROPPED = ("head.", "attn_pool.")  # classifier and pooling, which the backbone does without
+_PRETRAINING = ("decoder_", "local_cls_norm.", "lm_head.")  # heads of pretraining, by their authors' names
+_SHOWN = 3  # names in a message
 
 
 def load_timm_weights(model: ObjectViT, path: str | Path) -> None:
-    """Load a timm state dict of the same architecture; position and patch embeddings are resampled to the
-    model's grid.
+    """Load weights of the same architecture in any layout of `layouts.py`; position and patch embeddings are
+    resampled to the model's grid.
 
-    `mask_token`, `object_token` and `object_pos` are loaded if the file has them. Otherwise the mask token
-    keeps its start and the object token starts from the loaded `[CLS]`. An object token whose kind has no
-    position of its own holds it, so the position of a file is added to it, or is 0 where a file has none.
+    `mask_token`, `object_token` and `object_pos` are loaded if the file has them (the mask token also from
+    iBOT, DINOv2 and DINOv3). Otherwise the mask token keeps its start and the object token starts from the
+    loaded `[CLS]`. An object token whose kind has no position of its own holds it, so the position of a file
+    is added to it, or is 0 where a file has none. What else the file holds is counted and named in an
+    `OdisWarning`.
 
     Args:
         model: The backbone, changed in place.
@@ -39,17 +46,23 @@ def load_timm_weights(model: ObjectViT, path: str | Path) -> None:
     Raises:
         ConfigError: a file that cannot be read, or whose keys or shapes are not the model's.
     """
-    state, part = read_layout(Path(path))
-    own = {
-        name: state.pop(name) for name in OWN if name in state and state[name].ndim == 3
-    }  # a 2-d mask token is DINOv2's
     try:
-        state = checkpoint_filter_fn(
-            state, cast(Any, model)
-        )  # asks for the modules that it shares with timm's
+        found = find_state(read_content(Path(path)))
+    except ValueError as error:
+        raise ConfigError(f"model.weights: {path} {error}") from error
+    state, mask_token = to_timm(found.tensors)
+    own = {} if mask_token is None else {"mask_token": mask_token}
+    own |= {name: state.pop(name) for name in OWN[1:] if name in state}
+    if mask_token is not None and state.get("mask_token", mask_token).ndim == 3:
+        state.pop("mask_token", None)  # of two dimensions it tells timm of DINOv2
+    elif "register_tokens" in state or any(".mlp.w12." in name for name in state):
+        state.setdefault("mask_token", torch.zeros(1, 1))
+    try:
+        state = converted(state, model)
     except (KeyError, RuntimeError, AttributeError, ValueError) as error:
         raise ConfigError(f"model.weights: {path} does not fit the model: {one_line(error)}") from error
-    state = {k: v for k, v in state.items() if not k.startswith(DROPPED)}
+    unused = [k for k in state if k.startswith(_PRETRAINING)]
+    state = {k: v for k, v in state.items() if not k.startswith((*DROPPED, *_PRETRAINING))}
     expected = model.state_dict()
     if "object_token" in own:
         if "object_pos" not in expected and "object_pos" in own:
@@ -59,21 +72,31 @@ def load_timm_weights(model: ObjectViT, path: str | Path) -> None:
     for name in OWN:
         if name in expected:
             state[name] = own.get(name, expected[name])
-    _check(path, state, expected, part)
+    _check(path, state, expected, found)
     model.load_state_dict(state, strict=True)
     if "object_token" in expected and "object_token" not in own:
         start_object_token(model)
+    _say_left_out(path, found, unused)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file; see `read_layout`."""
-    return read_layout(path)[0]
+def converted(state: dict[str, Tensor], model: ObjectViT) -> dict[str, Tensor]:
+    """A state dict under timm's names, with embeddings of the model's sizes, by timm's own conversion."""
+    scaled = any(name.endswith(".gamma_1") for name in state)  # DeiT-3
+    # It asks for the modules that the backbone shares with timm's model.
+    return checkpoint_filter_fn(state, cast(Any, model), adapt_layer_scale=scaled)
 
 
-def read_layout(path: Path) -> tuple[dict[str, Tensor], str]:
-    """A state dict from a `.safetensors` file, or a `.pth` file of tensors, and where in the file it is:
-    `['model']`, or empty. Raises `ConfigError` for anything else.
+def read_content(path: Path) -> Any:
+    """What a `.safetensors` or `.pth` file holds; no code in it is executed.
+
+    Raises:
+        ConfigError: for anything else, in one line.
     """
+    if (path / ".metadata").is_file():
+        raise ConfigError(
+            f"model.weights: {path} is a folder of a distributed checkpoint; make one file of it: python -m "
+            f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} weights.pth"
+        )
     if not path.is_file():
         raise ConfigError(
             f"model.weights: {path} is not a file; give `timm`, or a .safetensors or .pth state dict"
@@ -85,10 +108,10 @@ def read_layout(path: Path) -> tuple[dict[str, Tensor], str]:
     try:
         if path.suffix == ".safetensors":
             verify_safetensors(path)
-            return safetensors.torch.load_file(path), ""
+            return safetensors.torch.load_file(path)
         # The options that a program was called with often lie beside the weights: values, no code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace, pathlib.PosixPath]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise anything
         why = one_line(error)
         if (other := re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error))) is not None:
@@ -97,80 +120,66 @@ def read_layout(path: Path) -> tuple[dict[str, Tensor], str]:
                 f"torch.save(model.state_dict(), 'weights.pth')"
             )
         raise ConfigError(f"model.weights: {path} cannot be read as tensors: {why}") from error
-    part = ""
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file of any architecture: at the top, or in `model` or `state_dict`.
+
+    Raises:
+        ConfigError: there is none, or the file cannot be read.
+    """
+    state = read_content(path)
     for wrapper in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state, part = state[wrapper], f"{part}[{wrapper!r}]"
+            state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        hint = layout_hint(state, part)
-        raise ConfigError(f"model.weights: {path} holds no state dict (names to tensors){hint}")
-    return state, part
-
-
-def layout_hint(state: Any, part: str = "") -> str:
-    """What a file holds in place of a timm state dict, and what to take of it."""
-    if not isinstance(state, dict) or not state:
-        return ""
-    parts = {str(key): value for key, value in state.items() if _is_state(value)}
-    if parts and not _is_state(state):
-        name = next((n for n in _PREFERRED if n in parts), next(iter(parts)))
-        return (
-            f"; it holds {', '.join(map(str, list(state)[:_SHOWN]))}, of which {', '.join(parts)} are state "
-            f"dicts: save one of them alone, {_recipe(f'{part}[{name!r}]', _prefix(parts[name]))}"
+        keys = (
+            f"; it holds {', '.join(map(str, list(state)[:6]))}" if isinstance(state, dict) and state else ""
         )
-    prefix = _prefix(state) if _is_state(state) else ""
-    return f"; its keys begin with {prefix}: take that off, {_recipe(part, prefix)}" if prefix else ""
+        raise ConfigError(f"model.weights: {path} holds no state dict (names to tensors){keys}")
+    return state
 
 
-_PREFERRED = ("teacher", "teacher_ema", "model_ema", "ema", "student", "model", "state_dict")  # in this order
-_SHOWN = 6  # names in a message
-_KNOWN = ("patch_embed.proj.weight", "blocks.0.norm1.weight")  # what every ViT of timm has
-
-
-def _is_state(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
-
-
-def _prefix(state: dict[str, Tensor]) -> str:
-    """What stands before timm's names in a state dict."""
-    return next((k.removesuffix(name) for name in _KNOWN for k in state if k.endswith(f".{name}")), "")
-
-
-def _recipe(part: str, prefix: str) -> str:
-    load = f"torch.load(FILE, weights_only=False){part}"
-    if not prefix:
-        return f"as with torch.save({load}, 'weights.pth')"
-    return (
-        f"as with torch.save({{k.removeprefix({prefix!r}): v for k, v in {load}.items() if "
-        f"k.startswith({prefix!r})}}, 'weights.pth')"
-    )
-
-
-def key_fault(state: dict[str, Tensor], expected: dict[str, Tensor], part: str) -> str | None:
-    """Which keys a state dict lacks, which it has in their place, and what to do; None if it lacks none."""
+def key_fault(state: dict[str, Tensor], expected: dict[str, Tensor]) -> str | None:
+    """Which keys a state dict lacks and which it has in their place; None if it lacks none."""
     missing = [k for k in expected if k not in state]
     if not missing:
         return None
     others = [k for k in state if k not in expected]
-    there = f", and has {', '.join(others[: _SHOWN // 2])} in their place" if others else ""
-    hint = layout_hint(state, part)
-    return f"lacks {missing[0]} ({len(missing)} of the model's keys are missing){there}{hint}"
+    there = f", and has {', '.join(others[:_SHOWN])} in their place" if others else ""
+    return f"lacks {missing[0]} ({len(missing)} of the model's keys are missing){there}"
 
 
-def _check(path: str | Path, state: dict[str, Tensor], expected: dict[str, Tensor], part: str) -> None:
-    if (fault := key_fault(state, expected, part)) is not None:
-        raise ConfigError(f"model.weights: {path} {fault}")
-    if unexpected := [k for k in state if k not in expected]:
-        raise ConfigError(
-            f"model.weights: {path} has {unexpected[0]}, which the model has not ({len(unexpected)} such "
-            f"keys)"
-        )
-    for name, value in state.items():
-        if value.shape != expected[name].shape:
-            raise ConfigError(
-                f"model.weights: {path} has {name} of shape {tuple(value.shape)}, the model's is "
-                f"{tuple(expected[name].shape)}"
-            )
+def _check(
+    path: str | Path, state: dict[str, Tensor], expected: dict[str, Tensor], found: FoundState
+) -> None:
+    fault = key_fault(state, expected)
+    if fault is None and (unexpected := [k for k in state if k not in expected]):
+        fault = f"has {unexpected[0]}, which the model has not ({len(unexpected)} such keys)"
+    if fault is None:
+        for name, value in state.items():
+            if value.shape != expected[name].shape:
+                fault = (
+                    f"has {name} of shape {tuple(value.shape)}, the model's is {tuple(expected[name].shape)}"
+                )
+                break
+    if fault is None:
+        return
+    theirs, ours = describe(found.tensors), describe(expected)
+    where = f" {found.where}" if found.where else ""
+    both = f"; it is a ViT of {theirs}, the model of {ours}" if theirs != ours else ""
+    raise ConfigError(f"model.weights: {path}{where} {fault}{both}")
+
+
+def _say_left_out(path: str | Path, found: FoundState, unused: list[str]) -> None:
+    """Name what of a file was not read, if it was more than a classifier."""
+    parts = [f"{name} ({count})" for name, count in found.left_out.items()]
+    if unused:
+        parts.append(f"{unused[0].split('.')[0]} and the like ({len(unused)})")
+    if parts:
+        where = found.where or "the backbone"
+        read = f"read {where} ({len(found.tensors)} tensors), left out {', '.join(parts)}"
+        warnings.warn(f"model.weights: {path}: {read}", OdisWarning, stacklevel=3)
 
 
 def one_line(error: Exception) -> str:

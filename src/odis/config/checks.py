@@ -153,7 +153,8 @@ def _check_views(config: PretrainConfig) -> None:
     _at_least(config, 0, "views.mask_margin", unit=" patches")
     for strength, most in zip(views.jitter_strength, (1, 1, 1, 0.5)):
         _require(0 <= strength <= most, "views.jitter_strength", f"is {strength}, must be from 0 to {most:g}")
-    _require(all(s > 0 for s in views.std), "views.std", f"is {list(views.std)}, must be above 0")
+    std = views.statistics[1]
+    _require(all(s > 0 for s in std), "views.std", f"is {list(std)}, must be above 0")
 
 
 def _check_prediction(config: PretrainConfig) -> None:

@@ -13,6 +13,10 @@ from typing import Any, Literal
 from odis.config.discovery import DiscoverConfig
 
 MaskShape = Literal["area", "component-boxes"]
+Channels = tuple[float, float, float]
+
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
 
 @dataclass
@@ -109,8 +113,9 @@ class ViewsConfig:
         blur: Probability of Gaussian blur in the first global view, the other global views, the local views.
         solarize: Probability of solarization in the first global view, the other global views, the local
             views.
-        mean: Mean of each channel, for pixels in 0..1.
-        std: Standard deviation of each channel.
+        mean: Mean of each channel, for pixels in 0..1. By default that which the start weights were trained
+            with; without weights ImageNet's.
+        std: Standard deviation of each channel, likewise.
     """
 
     global_views: int = 2
@@ -136,8 +141,13 @@ class ViewsConfig:
     grayscale: float = 0.2
     blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
     solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    @property
+    def statistics(self) -> tuple[Channels, Channels]:
+        """Mean and deviation; ImageNet's where none is set (`backbones.published` sets those of weights)."""
+        return self.mean or IMAGENET_MEAN, self.std or IMAGENET_STD
 
 
 @dataclass

@@ -164,7 +164,7 @@ class RawBatch:
             rows = Rows.of(ViewTable.of(on_cpu[first:end].flatten(0, 1)), table.device)
             there = ViewTable.of(table[first:end].flatten(0, 1))
             made = photometrics_of_all(crop_and_resize(padded, there, size), there, rows)
-            made = normalize_batch(made, self.views.mean, self.views.std)
+            made = normalize_batch(made, *self.views.statistics)
             out[:, first:end] = made.unflatten(0, (-1, count)).transpose(0, 1)
         return out.flatten(0, 1)
 

@@ -179,7 +179,7 @@ def render_views(
     """Render the views of a plan on the CPU: the second half of `make_sample`, whose result it returns."""
     made: list[View] = []
     offset, scale = (
-        np.array(v, dtype=np.float32) * np.float32(255) for v in (views.mean, views.std)
+        np.array(v, dtype=np.float32) * np.float32(255) for v in views.statistics
     )  # as in `normalize_pixels`
     for part in (slice(0, views.global_views), slice(views.global_views, len(plan.crops))):
         side = plan.sizes[part][0] if plan.sizes[part] else 0

@@ -47,6 +47,7 @@ class Encoder:
         mask_margin: Patches by which masks are widened: of boxes, or with `component-boxes` all.
         mask_shape: Which patches the covered ones become (`views.mask_shape`).
         object_readout: `token`, or `mean-pool` for a model whose objects are means of patches.
+        interpolation: How images were resized in its training.
         precision: Arithmetic of the forward pass: `fp32`, `bf16` or `fp16`.
         provenance: Where the objects it was trained on came from.
         source: What it was loaded from.
@@ -61,6 +62,7 @@ class Encoder:
     mask_margin: int = 0
     mask_shape: MaskShape = "area"
     object_readout: str = "token"
+    interpolation: str = "bicubic"
     precision: str = "fp32"
     provenance: str = ""
     source: str = ""
@@ -80,8 +82,7 @@ class Encoder:
         return Encoder(
             model,
             views.global_size,
-            views.mean,
-            views.std,
+            *views.statistics,
             views.mask_coverage,
             views.mask_margin,
             views.mask_shape,
@@ -162,6 +163,7 @@ class Encoder:
             one_each,
             fill,
             square,
+            self.interpolation,
         )
 
     def embed(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Any
-
-import timm
 
 from odis.backbones.baseline import TimmBaseline, build_baseline, takes_object_tokens
 from odis.backbones.build import build_vit
 from odis.backbones.names import name_fault
+from odis.backbones.published import published_size, say_default_tag, start_weights
 from odis.backbones.saved import load_model, load_teacher
 from odis.config.training import ModelConfig
 from odis.errors import ConfigError, DataError, OdisError
@@ -83,9 +81,10 @@ def _published(source: str) -> Encoder:
     name, _, file = source.removeprefix("timm:").partition("@")
     if (fault := name_fault(name)) is not None:
         raise ConfigError(f"{source}: {fault}")
-    published = timm.get_pretrained_cfg(name, allow_unregistered=False)
-    data: Any = timm.data.resolve_data_config(pretrained_cfg=published.to_dict() if published else {})
-    size = data["input_size"][-1]
+    start = start_weights(ModelConfig(name=name, weights=file or "timm"))
+    assert start is not None
+    say_default_tag(start)
+    size = published_size(name)
     model: ObjectViT | TimmBaseline
     try:
         if takes_object_tokens(name):
@@ -100,7 +99,9 @@ def _published(source: str) -> Encoder:
         raise OdisError(
             f"{source}: {error}; without a network, give the weights as a file: timm:{name}@FILE.safetensors"
         ) from error
-    return Encoder(model, size, tuple(data["mean"]), tuple(data["std"]), provenance="timm's weights")
+    return Encoder(
+        model, size, start.mean, start.std, provenance="timm's weights", interpolation=start.interpolation
+    )
 
 
 def _plain(name: str, size: int, weights: str) -> TimmBaseline:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from odis.config.query import Mode
@@ -60,6 +61,7 @@ class QueryBuilder:
         fill: Colour outside the box (`blackout`), 0..255.
         square: For models that take one shape only: rows and columns of their feature map. Every image is
             then resized to size x size.
+        interpolation: Of resizes, that of the network's training: `bicubic` or another of torchvision's.
     """
 
     mode: Mode
@@ -72,6 +74,7 @@ class QueryBuilder:
     one_each: bool
     fill: tuple[int, int, int]
     square: tuple[int, int] | None = None
+    interpolation: str = "bicubic"
 
     def __call__(self, image: Tensor, objects: Sequence[Object]) -> list[Query]:
         """Queries for the objects in order: one each, or one for all of them.
@@ -110,7 +113,7 @@ class QueryBuilder:
         size = [self.size, self.size] if self.square else [rows * self.patch, columns * self.patch]
         box = (crop.y0, crop.x0, crop.height, crop.width)
         pixels = tv.resized_crop(
-            image, *box, size=size, interpolation=tv.InterpolationMode.BICUBIC, antialias=True
+            image, *box, size=size, interpolation=InterpolationMode(self.interpolation), antialias=True
         )
         if objects is None:
             return Query(pixels.numpy(), np.ones((1, rows * columns), dtype=bool))

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from odis.backbones.build import build_vit
+from odis.backbones.published import follow_weights
 from odis.config.training import PretrainConfig
 from odis.data.dataset import ViewDataset
 from odis.data.views import plan_views
@@ -60,6 +61,7 @@ def inspect_picture(
     """
     if images < 1:
         raise ConfigError(f"images: is {images}, must be 1 or more")
+    config = follow_weights(config)
     dataset = ViewDataset(index, replace(config, train=replace(config.train, seed=seed)), _patch_size(config))
     examples: list[Example] = []
     skipped: list[Skipped] = []

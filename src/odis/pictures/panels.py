@@ -161,7 +161,7 @@ def draw_view(
 ) -> None:
     """Draw a view as the network sees it, in its colours before normalisation, with its patches."""
     views, side = config.views, view.pixels.shape[-1]
-    mean, std = (torch.tensor(v)[:, None, None] for v in (views.mean, views.std))
+    mean, std = (torch.tensor(v)[:, None, None] for v in views.statistics)
     pixels = (view.pixels * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
     extent = (0, side, side, 0)
     ax.imshow(pixels, extent=extent, interpolation="nearest")

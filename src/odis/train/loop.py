@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odis.backbones.published import follow_weights, say_default_tag, start_record, start_weights
 from odis.config.checks import check
 from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
@@ -65,6 +66,7 @@ def pretrain(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
     check(config, launch().world_size)
+    config = follow_weights(config)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     with ranks(resolve_device(config.train.device, "train.device")) as here:
@@ -119,6 +121,7 @@ def _resolved(run: TrainState, index: ObjectIndex, asked: str) -> dict[str, Any]
         "precision_asked": asked,
         "device": describe_device(run.ranks.device),
         "recipe": run.recipe,
+        "start_weights": start_record(run.config.model),
     }
 
 
@@ -143,6 +146,9 @@ def _train(
     )
     if settled.note:
         log.say(settled.note)
+    if (start := start_weights(run.config.model)) is not None:
+        log.say(f"starts from {start.source}: {start.line()}")
+        say_default_tag(start, ", or give views.mean and views.std")
     if (
         not run.config.loader.keep
         and total > 2 * run.schedules.steps_per_epoch

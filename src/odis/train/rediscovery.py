@@ -116,6 +116,6 @@ class Rounds:
         views, discover = config.views, config.discover
         backbone = self.run.teacher.backbone
         finder = Discoverer(
-            backbone, views.mean, views.std, discover, name="teacher", image_size=views.global_size
+            backbone, *views.statistics, discover, name="teacher", image_size=views.global_size
         )
         return PartWorker(self.index, finder, part_size=_PART_SIZE, batch_size=discover.batch_size)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from odis import __version__
+from odis.backbones.published import start_record
 from odis.backbones.saved import save_model
 from odis.config.training import as_dict
 from odis.errors import DataError
@@ -94,8 +95,9 @@ def model_card(run: TrainState) -> dict[str, Any]:
         "model": asdict(run.config.model) | {"weights": None},
         "image_size": views.global_size,
         "patch_size": run.patch_size,
-        "mean": list(views.mean),
-        "std": list(views.std),
+        "mean": list(views.statistics[0]),
+        "std": list(views.statistics[1]),
+        "start_weights": start_record(run.config.model),
         "mask_coverage": views.mask_coverage,
         "mask_margin": views.mask_margin,
         "mask_shape": views.mask_shape,

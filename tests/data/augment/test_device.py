@@ -147,6 +147,6 @@ def test_photometrics_of_many_views_equal_one_at_a_time(size, strength):
 def test_normalising_is_that_of_the_cpu_path():
     pixels, views = torch.stack([rough(k, 8, 8) for k in range(3)]), ViewsConfig()
     torch.testing.assert_close(
-        normalize_batch(pixels.float(), views.mean, views.std),
-        normalize_pixels(pixels, views.mean, views.std),
+        normalize_batch(pixels.float(), *views.statistics),
+        normalize_pixels(pixels, *views.statistics),
     )
