@@ -36,6 +36,7 @@ def test_the_unit_is_what_a_feature_stands_for():
         (QueryConfig(modes=("crop",), context=2.0), "context 2 goes with mode masked-attention"),
         (QueryConfig(images=True, context=2.0), "context 2 is a window around an object"),
         (QueryConfig(context=0.5), "context 0.5 must be 1 or more"),
+        (QueryConfig(readout="mean"), "readout 'mean' is none of obj, cls, both"),
         (QueryConfig(context=float("inf")), "context inf must be 1 or more"),
         (QueryConfig(context=float("nan")), "context nan must be 1 or more"),
         (ReadConfig(batch_size=0), "batch-size 0 must be 1 or more"),
@@ -71,12 +72,14 @@ OTHER_OPTIONS = {
 }
 # Fields of the same name that are no settings: what a model is, what a file says, how large a picture is.
 OTHER_FIELDS = {
-    "QueryBuilder": {"mode", "size", "context"},  # resolved for one model
+    "QueryBuilder": {"mode", "size", "context", "readout"},  # resolved for one model
     "Encoder": {"precision"},
     "IndexFeatures": {"images"},
     "Landmarks": {"images"},
     "ResultRow": {"mode", "size", "precision"},
     "CloseUp": {"size"},
+    "KnnImagenetSettings": {"readout"},  # several
+    "LandmarkSettings": {"readout"},  # cls, or with the mean of patches
     "MapFolders": {"images"},
     "SegmentedImages": {"images"},
     # Of protocols, which set the query themselves; each has a size of its own.

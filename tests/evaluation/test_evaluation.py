@@ -23,7 +23,7 @@ from odis.evaluation.subset import Subset
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "odis" / "evaluation"
 
-QUERY = {"--mode", "--images", "--size", "--context"}
+QUERY = {"--mode", "--images", "--size", "--context", "--readout"}
 READ = {"--batch-size", "--workers", "--device", "--precision", "--strict"}
 DRAWN = {"--max-train", "--max-test", "--seed"}
 GRID = {"--lrs", "--weight-decays", "--steps", "--batch", "--held-out"}
@@ -74,7 +74,7 @@ def test_default_settings_pass_their_own_check_and_are_written_without_how_image
     settings.check()
     written = settings.as_dict()
     own = {one.name for one in dataclasses.fields(settings)} - {"query", "read"}
-    assert set(written) == own | {"modes", "images", "size", "context"}
+    assert set(written) == own | {"modes", "images", "size", "context", "readout"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def test_a_new_evaluation_is_its_statement_and_one_entry_in_the_list(
     written = json.loads(out.read_text())
     assert [row["scores"]["count"]["value"] for row in written["rows"]] == [12.0, 12.0]
     assert written["settings"] == {
-        "modes": ["crop", "whole-image"], "images": False, "size": None, "context": None,
+        "modes": ["crop", "whole-image"], "images": False, "size": None, "context": None, "readout": "obj",
         "max_train": None, "max_test": 3, "seed": 0, "factor": 2.0,
     }  # fmt: skip
     assert written["complete"] is True

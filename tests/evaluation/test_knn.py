@@ -58,6 +58,32 @@ def test_accuracy_is_the_share_of_objects_whose_neighbours_agree(
     assert results["rows"][0]["scores"]["k=5"] == {"value": 100.0, "low": 100.0, "high": 100.0}
 
 
+def test_a_readout_is_asked_of_every_model_that_has_it(
+    encoder: Callable[..., Encoder], indexes: tuple[ObjectIndex, ObjectIndex]
+) -> None:
+    """The fixture's tokens are read-only; one model is made to have none but `[CLS]`."""
+    single = encoder("single")
+    single.model.object_tokens = "single"
+    settings = KnnSettings(query=QueryConfig(("masked-attention",), readout="both"), k=[1])
+    results = evaluate_knn([encoder("two"), single], *indexes, settings)
+    (row,) = results["rows"]
+    assert (row["model"], row["readout"]) == ("two", "[CLS] and token")
+    assert [(item["model"], item["why"]) for item in results["left_out"]] == [
+        ("single", "has no [CLS] beside what the mode reads, so no readout both")
+    ]
+    a, b = (embed_index(encoder(), index, readout="both") for index in indexes)
+    parts = [embed_index(encoder(), indexes[0], readout=name).features for name in ("cls", "obj")]
+    torch.testing.assert_close(a.features, torch.cat(parts, dim=1), rtol=0, atol=1e-5)
+    cosine = torch.nn.functional.cosine_similarity(b.features[:, None], a.features[None], dim=-1)
+    names = [index.classes for index in indexes]
+    right = [
+        names[0][n] == names[1][t] for n, t in zip(a.labels[cosine.argmax(1)].tolist(), b.labels.tolist())
+    ]
+    assert row["scores"]["k=1"]["value"] == pytest.approx(100 * sum(right) / len(right), abs=1e-3)
+    with pytest.raises(OdisError, match=r"readout both: single has no \[CLS\] beside what mode masked"):
+        evaluate_knn(single, *indexes, settings)
+
+
 def test_results_say_what_was_compared(
     encoder: Callable[..., Encoder], indexes: tuple[ObjectIndex, ObjectIndex]
 ) -> None:
@@ -79,7 +105,7 @@ def test_results_say_what_was_compared(
     assert results["test"]["objects"] == 12
     assert results["settings"] == {
         "modes": ["whole-image", "masked-attention"], "images": False, "k": [3], "temperature": 0.07,
-        "size": None, "context": 1.5, "max_train": 5, "max_test": None, "seed": 0,
+        "size": None, "context": 1.5, "readout": "obj", "max_train": 5, "max_test": None, "seed": 0,
     }  # fmt: skip
     one, _, two, _ = results["rows"]
     assert (one["model"], one["provenance"], one["size"], one["mode"]) == (

@@ -9,7 +9,7 @@ from PIL import Image
 
 from odis.backbones.build import build_vit
 from odis.cli import main
-from odis.config.query import QueryConfig
+from odis.config.query import READOUTS, QueryConfig, Readout
 from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
 from odis.errors import DataError, OdisError
 from odis.evaluation.ranking import rank
@@ -62,11 +62,11 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ObjectIndex:
     return ObjectIndex.open(folder / "index.parquet")
 
 
-def test_scores_are_the_means_over_queries(index: ObjectIndex) -> None:
-    results = evaluate_retrieval(
-        encoder(), index, None, RetrievalSettings(query=QueryConfig(modes=["crop"]), k=(1, 3))
-    )
-    found = embed_index(encoder(), index, "crop")
+@pytest.mark.parametrize("readout", READOUTS)
+def test_scores_are_the_means_over_queries(index: ObjectIndex, readout: Readout) -> None:
+    query = QueryConfig(modes=["crop"], readout=readout)
+    results = evaluate_retrieval(encoder(), index, None, RetrievalSettings(query=query, k=(1, 3)))
+    found = embed_index(encoder(), index, "crop", readout=readout)
     targets = torch.nn.functional.one_hot(found.labels, 3).bool()
     expected = rank(
         found.features, found.features, targets, targets, images=(found.rows, found.rows), k=(1, 3)
@@ -76,6 +76,7 @@ def test_scores_are_the_means_over_queries(index: ObjectIndex) -> None:
     assert row["scores"]["R@3"]["value"] == pytest.approx(100 * expected[1][:, 1].mean().item(), abs=1e-3)
     assert (row["queries"], results["test"]["objects"], results["evaluation"]) == (12, 12, "retrieval")
     assert row["scores"]["R@1"]["value"] == 100, "colour is all there is"
+    assert row["readout"] == {"obj": "token", "cls": "[CLS]", "both": "[CLS] and token"}[readout]
 
 
 def test_classes_of_a_gallery_are_matched_by_name(index: ObjectIndex, tmp_path: Path) -> None:

@@ -112,6 +112,48 @@ def test_crop_blackout_and_whole_image_ask_about_all_they_show(object_tokens: st
         close(enc.embed([image], [BOXES[3:4]], mode)[0].objects, expected)
 
 
+@pytest.mark.parametrize("object_tokens", ["read-only", "beside"])
+def test_cls_is_that_of_the_same_pass_and_both_is_cls_and_the_object_side_by_side(object_tokens: str) -> None:
+    enc, image, mask = encoder(object_tokens), picture(64, 64), patches((4, 4), (0, 0), (0, 1))
+    box, everything = np.array([[0, 0, 32, 16]]), torch.ones(1, 1, 16, dtype=torch.bool)
+    x = network_input(image, 32, 32)
+    crop = network_input(image[:, :16, :32], 32, 32)
+    asked = {
+        "masked-attention": (x, mask[None, None]),
+        "crop": (crop, everything),
+        "whole-image": (x, everything),
+    }
+    for mode, (pixels, masks) in asked.items():
+        tokens = enc.model(pixels, masks)
+        expected = torch.cat([tokens.image[0], tokens.objects[0, 0]])
+        for readout, part in (("obj", expected[32:]), ("cls", expected[:32]), ("both", expected)):
+            found = enc.embed(image, None, mode, boxes=box, readout=readout)
+            close(found.objects[0], part)
+            assert enc.width(mode, readout) == len(part)
+    tokens = enc.model(x, everything if object_tokens == "beside" else None)
+    mean = tokens.patches[0, mask].mean(0)
+    found = enc.embed(image, None, "mean-pool", boxes=box, readout="both")
+    close(found.objects[0], torch.cat([tokens.image[0], mean]))
+    boxes = [[BOXES[3], BOXES[0]]]
+    several = enc.embed([image], None, boxes=boxes, readout="both")[0]
+    close(several.objects[:, 32:], enc.embed([image], None, boxes=boxes)[0].objects)
+    whole = enc.model(x, everything)
+    close(several.image, torch.cat([whole.image[0], whole.objects[0, 0]]))
+    assert enc.embed(image, None, boxes=np.zeros((0, 4)), readout="both").objects.shape == (0, 64)
+
+
+def test_a_model_without_a_class_token_beside_the_object_says_so() -> None:
+    enc = encoder("single")
+    for mode in ("masked-attention", "crop", "blackout", "whole-image"):
+        with pytest.raises(OdisError, match=f"readout cls: tiny has no .CLS. beside what mode {mode} reads"):
+            enc.embed(picture(32, 32), None, mode, readout="cls")
+    assert enc.embed(picture(32, 32), None, "mean-pool", readout="both").objects.shape == (1, 64)
+    pooled = encoder(readout="mean-pool")
+    tokens = pooled.model(network_input(picture(32, 32), 32, 32))
+    found = pooled.embed(picture(32, 32), None, "whole-image", readout="both").objects[0]
+    close(found, torch.cat([tokens.image[0], tokens.patches[0].mean(0)]))
+
+
 def test_mean_pool_is_the_mean_of_the_patches() -> None:
     enc, image = encoder(), picture(128, 32)
     tokens = enc.model(network_input(image, 16, 64))

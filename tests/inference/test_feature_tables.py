@@ -103,6 +103,22 @@ def test_rows_are_the_encoders_answers(
     assert [name for _, name in queried] == table["class"].to_pylist()
 
 
+def test_a_readout_makes_a_table_of_its_own_and_older_tables_hold_objects(
+    encoder: Encoder, index: ObjectIndex, tmp_path: Path
+) -> None:
+    both = FeatureTableConfig(QueryConfig(readout="both"))
+    export_features(encoder, index, tmp_path / "both", both)
+    expected = embed_index(encoder, index, readout="both").features.numpy()
+    np.testing.assert_allclose(vectors(tmp_path / "both"), expected, atol=2e-5 * np.abs(expected).max())
+    export_features(encoder, index, tmp_path / "old", FeatureTableConfig())
+    about = json.loads((tmp_path / "old" / export.ABOUT).read_text())
+    assert about.pop("readout") == "obj"
+    (tmp_path / "old" / export.ABOUT).write_text(json.dumps(about))
+    export_features(encoder, index, tmp_path / "old", FeatureTableConfig())
+    with pytest.raises(OdisError, match="readout: obj -> cls"):
+        export_features(encoder, index, tmp_path / "old", FeatureTableConfig(QueryConfig(readout="cls")))
+
+
 def test_a_second_call_makes_only_what_is_missing(
     encoder: Encoder, index: ObjectIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

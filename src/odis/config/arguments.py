@@ -107,8 +107,9 @@ def with_values(settings: T, values: Mapping[str, Any]) -> tuple[T, list[str]]:
             continue
         value, name = getattr(settings, one.name), _option(one)
         if is_dataclass(value):
-            changes[one.name], more = with_values(value, values)
             only = one.metadata.get("only")
+            own = values if only is None else {name: values[name] for name in only if name in values}
+            changes[one.name], more = with_values(value, own)
             names += more if only is None else [other for other in more if other in only]
             continue
         names.append(name)

@@ -16,6 +16,10 @@ Mode = Literal["masked-attention", "crop", "blackout", "mean-pool", "whole-image
 MODES: tuple[Mode, ...] = get_args(Mode)
 """Ways to query an object; `inference/queries.py` says what each shows the network."""
 
+Readout = Literal["obj", "cls", "both"]
+READOUTS: tuple[Readout, ...] = get_args(Readout)
+"""What stands for an object: what the mode reads, `[CLS]` of the same pass, or both side by side."""
+
 COMMAND_WORKERS = 2
 """Default worker processes of a command. Python callers have none: spawned workers need a main guard."""
 
@@ -32,12 +36,15 @@ class QueryConfig:
             the model was trained at.
         context: With masked-attention, query each object in a square window of this many times its box's
             longer side; by default in the whole image.
+        readout: What stands for an object: obj, what the mode reads; cls, [CLS] of the same pass; both,
+            concatenated. A model whose [CLS] is its object token has no row for cls and both.
     """
 
     modes: Sequence[str] = field(default=("masked-attention",), metadata={"option": "mode"})
     images: bool = False
     size: int | None = None
     context: float | None = None
+    readout: Readout = "obj"
 
     @property
     def mode(self) -> str:
@@ -70,6 +77,8 @@ class QueryConfig:
         for mode in self.modes:
             if mode not in MODES:
                 raise OdisError(f"mode {mode!r} is none of {', '.join(MODES)}")
+        if self.readout not in READOUTS:
+            raise OdisError(f"readout {self.readout!r} is none of {', '.join(READOUTS)}")
         if self.context is None:
             return
         if not 1 <= self.context < float("inf"):

@@ -103,6 +103,8 @@ def _described(row: dict[str, Any], context: float | None) -> str:
     window = (
         f", window {context:g} x box" if context is not None and row["mode"] == "masked-attention" else ""
     )
+    if str(row.get("readout")).startswith("[CLS]"):
+        window += f", {row['readout']}"
     if row["size"] is None:  # no model: an index
         return f"{row['model']}\n{row['mode']}{window}\nfrom {row['provenance'] or '-'}"
     size = row["size"] if isinstance(row["size"], str) else f"{row['size']} px"

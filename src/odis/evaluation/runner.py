@@ -65,8 +65,7 @@ class EvaluationRun:
         """Each model in each mode that it has; the others are listed as left out."""
         for encoder in self.encoders:
             for mode in self.settings.query.modes:
-                if mode not in encoder.modes:
-                    why = f"has no object token; its modes are {', '.join(encoder.modes)}"
+                if (why := self.settings.lacks(encoder, mode)) is not None:
                     self._left_out.append({"model": encoder.source, "mode": mode, "why": why})
                     continue
                 self.start()
@@ -105,7 +104,9 @@ class EvaluationRun:
 
     def features(self, encoder: Encoder, mode: str, subset: Subset, side: str) -> IndexFeatures:
         """All features of a subset, in memory."""
-        return concat(list(self.stream(encoder, mode, subset, side)), encoder.width(mode))
+        return concat(
+            list(self.stream(encoder, mode, subset, side)), encoder.width(mode, self.settings.query.readout)
+        )
 
     def note(self, lines: Sequence[str]) -> None:
         """Say something of the scores: now, and below the table."""
@@ -131,13 +132,14 @@ class EvaluationRun:
     def add(self, encoder: Encoder, mode: str, scores: dict[str, Score], **more: Any) -> None:
         """Add a row: a model in a mode, its scores, and further entries."""
         size = self.settings.query.size
+        read = {"obj": encoder.readout, "cls": "[CLS]", "both": f"[CLS] and {encoder.readout}"}
         described = {
             "provenance": encoder.provenance,
             "recipe": encoder.card.get("recipe"),
             "step": encoder.card.get("step"),
             "size": encoder.image_size if size is None else size,
             "precision": encoder.precision,
-            "readout": encoder.readout,
+            "readout": read[self.settings.query.readout],
         }
         self.add_row(encoder.source, mode, scores, **described | more)
 

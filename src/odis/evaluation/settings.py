@@ -52,18 +52,26 @@ class EvaluationSettings:
     def check_models(self, encoders: Sequence[Encoder]) -> None:
         """Refuse models that cannot be queried so, before an image is read.
 
-        A model that lacks a mode loses its row in that mode; a mode that no model has is refused.
+        A model that lacks a mode or its readout loses its row in that mode; what no model has is refused.
 
         Raises:
             OdisError: naming the setting and what is allowed.
         """
         if not encoders:
             raise OdisError("at least one model is needed")
-        nobody = not any(mode in encoder.modes for encoder in encoders for mode in self.query.modes)
+        nobody = not any(self.lacks(encoder, m) is None for encoder in encoders for m in self.query.modes)
         for encoder in encoders:
             for mode in self.query.modes:
-                if mode in encoder.modes or mode not in MODES or nobody:
+                if mode not in MODES or nobody or self.lacks(encoder, mode) is None:
                     encoder.query_builder(self.query.only(mode))
+
+    def lacks(self, encoder: Encoder, mode: str) -> str | None:
+        """Why a model has no row in a mode; None if it has one."""
+        if mode not in encoder.modes:
+            return f"has no object token; its modes are {', '.join(encoder.modes)}"
+        if self.query.readout not in encoder.readouts(mode):
+            return f"has no [CLS] beside what the mode reads, so no readout {self.query.readout}"
+        return None
 
     def as_dict(self) -> dict[str, Any]:
         """For `results.json`: all but `read`, which changes nothing."""

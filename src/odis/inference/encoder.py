@@ -17,12 +17,12 @@ from torch import Tensor
 from odis.backbones.attention_maps import object_attention_maps
 from odis.backbones.baseline import TimmBaseline
 from odis.backbones.features import as_one_object, last_blocks
-from odis.config.query import MODES, QueryConfig
+from odis.config.query import MODES, READOUTS, QueryConfig, Readout
 from odis.config.training import MaskShape, PretrainConfig
 from odis.data.views import normalize_pixels
 from odis.errors import OdisError
 from odis.inference.pictures import Picture, as_objects, as_pixels, is_one_picture
-from odis.inference.queries import Query, QueryBuilder
+from odis.inference.queries import Query, QueryBuilder, read_out
 from odis.machine.devices import DTYPES
 from odis.method.pair import pool
 from odis.method.vit import ObjectViT
@@ -104,11 +104,11 @@ class Encoder:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def width(self, mode: str) -> int:
+    def width(self, mode: str, readout: Readout = "obj") -> int:
         """D of object features in a mode."""
         if isinstance(self.model, TimmBaseline):
             return int(self.model.patch_dim if mode == "mean-pool" else self.model.image_dim)
-        return int(self.model.embed_dim)
+        return int(self.model.embed_dim) * (2 if readout == "both" else 1)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -119,6 +119,15 @@ class Encoder:
             m for m in MODES if m != "masked-attention" and (m != "mean-pool" or self.model.patch_dim)
         )
 
+    def readouts(self, mode: str) -> tuple[Readout, ...]:
+        """What can be read in a mode: `cls` and `both` where a pass has `[CLS]` beside what stands for the
+        object.
+        """
+        if not isinstance(self.model, ObjectViT) or not self.model.has_class_token:
+            return ("obj",)
+        pooled = mode == "mean-pool" or self.object_readout == "mean-pool"
+        return READOUTS if pooled or self.model.object_tokens != "single" else ("obj",)
+
     @property
     def readout(self) -> str:
         """How an image or a crop is read: by its object token, the mean of its patches, or timm's pooling."""
@@ -128,8 +137,8 @@ class Encoder:
         """What turns images and objects into queries of this model, in one mode.
 
         Raises:
-            OdisError: for more than one mode, a mode that is unknown or that the model lacks, a size that its
-                patches do not tile, or a context that does not go with the mode.
+            OdisError: for more than one mode, a mode or readout that is unknown or that the model lacks, a
+                size that its patches do not tile, or a context that does not go with the mode.
         """
         mode, context = query.mode, query.context
         size = self.image_size if query.size is None else query.size
@@ -144,6 +153,11 @@ class Encoder:
                 f"mode {mode}: {self.source or 'this model'} has no {lacks}; its modes are "
                 f"{', '.join(self.modes)}"
             )
+        if query.readout not in self.readouts(known):
+            raise OdisError(
+                f"readout {query.readout}: {self.source or 'this model'} has no [CLS] beside what mode "
+                f"{mode} reads; its readout is obj"
+            )
         square = self.model.grid_at(size, self.device) if isinstance(self.model, TimmBaseline) else None
         one_each = (
             known == "masked-attention"
@@ -153,18 +167,9 @@ class Encoder:
         red, green, blue = (round(255 * m) for m in self.mean)
         fill = (red, green, blue)
         return QueryBuilder(
-            known,
-            size,
-            context,
-            self.patch_size,
-            self.mask_coverage,
-            self.mask_margin,
-            self.mask_shape,
-            one_each,
-            fill,
-            square,
-            self.interpolation,
-        )
+            known, size, context, self.patch_size, self.mask_coverage, self.mask_margin, self.mask_shape,
+            one_each, fill, square, self.interpolation, query.readout,
+        )  # fmt: skip
 
     def embed(
         self,
@@ -176,6 +181,7 @@ class Encoder:
         masks: Any = None,
         size: int | None = None,
         context: float | None = None,
+        readout: Readout = "obj",
         batch_size: int = 64,
     ) -> Any:
         """Features of the objects of each image.
@@ -196,6 +202,8 @@ class Encoder:
             size: Side in pixels, a multiple of the patch size; by default the size it was trained at.
             context: With `masked-attention`, side of an object's window over the longer side of its box; None
                 reads objects in the whole image.
+            readout: What stands for an object, and for the image as one: `obj`, what the mode reads; `cls`,
+                `[CLS]` of the same pass; `both`, concatenated.
             batch_size: Queries in one forward pass.
 
         Returns:
@@ -220,9 +228,10 @@ class Encoder:
                 masks=one[2],
                 size=size,
                 context=context,
+                readout=readout,
                 batch_size=batch_size,
             )[0]
-        builder = self.query_builder(QueryConfig((mode,), size=size, context=context))
+        builder = self.query_builder(QueryConfig((mode,), size=size, context=context, readout=readout))
         pictures: list[Any] = list(images)  # type: ignore[arg-type]  # one picture was ruled out
         if objects is not None and (boxes is not None or masks is not None):
             raise OdisError("objects were given, and boxes or masks beside them; give one of the two")
@@ -263,7 +272,7 @@ class Encoder:
                     whole[i] = Features(torch.empty(0), of_all, tokens.patches[b].float().cpu(), tokens.grid)
         features = []
         for answers, of_image, count in zip(objects_of, whole, counts):
-            parts = [answers[n] for n in sorted(answers)] or [torch.empty(0, self.width(mode))]
+            parts = [answers[n] for n in sorted(answers)] or [torch.empty(0, self.width(mode, readout))]
             of_image.objects = parts[0].repeat(count, 1) if mode == "whole-image" else torch.cat(parts)
             features.append(of_image)
         return features
@@ -287,11 +296,20 @@ class Encoder:
                 largest = max(waiting, key=lambda shape: len(waiting[shape]))
                 group = waiting.pop(largest)
                 count -= len(group)
-                yield group, *self._run([query for _, query in group], builder.mode)
+                yield group, *self._run([query for _, query in group], builder)
         for group in waiting.values():
-            yield group, *self._run([query for _, query in group], builder.mode)
+            yield group, *self._run([query for _, query in group], builder)
 
-    def _run(self, queries: list[Query], mode: str) -> tuple[Tensor, Tokens]:
+    def _run(self, queries: list[Query], builder: QueryBuilder) -> tuple[Tensor, Tokens]:
+        found, tokens = self._objects(queries, builder.mode)
+        if builder.readout == "obj":
+            return found, tokens
+        assert tokens.image is not None
+        cls = tokens.image[:, None].expand(-1, found.shape[1], -1)
+        return read_out(found, cls, builder.readout), tokens
+
+    def _objects(self, queries: list[Query], mode: str) -> tuple[Tensor, Tokens]:
+        """What the mode reads (B, Q, D), and all tokens."""
         most = max(len(query.masks) for query in queries)
         masks = torch.ones(len(queries), most, queries[0].masks.shape[1], dtype=torch.bool)  # (B, Q, P)
         for i, query in enumerate(queries):

@@ -27,6 +27,7 @@ from odis.objects.index import ObjectIndex
 from odis.types import Skipped
 
 ABOUT = "_about.json"  # readers of Parquet folders pass over names that begin with _
+_ONCE = {"readout": "obj"}  # what tables hold that were written before there was a choice
 _ARROW_TYPES = {"fp16": pa.float16(), "fp32": pa.float32()}
 
 
@@ -95,7 +96,7 @@ def export_features(
         raise DataError(f"{index.path}: has no images")
     about = describe(encoder, index, settings)
     _claim(out, about)
-    width, count = encoder.width(query.mode), -(-len(index) // settings.part_images)
+    width, count = encoder.width(query.mode, query.readout), -(-len(index) // settings.part_images)
     schema = feature_schema(width, settings.dtype, {"odis": json.dumps(about, ensure_ascii=False)})
     mine = [part for part in range(count) if part % world_size == rank]
     total = sum(len(_rows(part, settings, index)) for part in mine)
@@ -162,7 +163,8 @@ def describe(encoder: Encoder, index: ObjectIndex, settings: FeatureTableConfig)
         "size": encoder.image_size if query.size is None else query.size,
         "context": query.context,
         "part_images": settings.part_images,
-        "width": encoder.width(query.mode),
+        "readout": query.readout,
+        "width": encoder.width(query.mode, query.readout),
         "odis_version": __version__,
     }
 
@@ -197,11 +199,12 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
     differing = [
         name
         for name in about
-        if name not in ("odis_version", "model", "index") and before.get(name) != about[name]
+        if name not in ("odis_version", "model", "index") and before.get(name, _ONCE.get(name)) != about[name]
     ]
     if differing:
         shown = "; ".join(
-            f"{name}: {_short(before.get(name))} -> {_short(about[name])}" for name in differing
+            f"{name}: {_short(before.get(name, _ONCE.get(name)))} -> {_short(about[name])}"
+            for name in differing
         )
         raise OdisError(
             f"{out}: holds features of another kind ({shown}); give another --out, or the old settings to "

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from odis.config.query import Mode
+from odis.config.query import Mode, Readout
 from odis.config.training import MaskShape
 from odis.data.geometry.patches import object_shapes, objects_on_grid, patch_grid
 from odis.errors import DataError
@@ -62,6 +62,7 @@ class QueryBuilder:
         square: For models that take one shape only: rows and columns of their feature map. Every image is
             then resized to size x size.
         interpolation: Of resizes, that of the network's training: `bicubic` or another of torchvision's.
+        readout: What stands for an object.
     """
 
     mode: Mode
@@ -75,6 +76,7 @@ class QueryBuilder:
     fill: tuple[int, int, int]
     square: tuple[int, int] | None = None
     interpolation: str = "bicubic"
+    readout: Readout = "obj"
 
     def __call__(self, image: Tensor, objects: Sequence[Object]) -> list[Query]:
         """Queries for the objects in order: one each, or one for all of them.
@@ -141,6 +143,11 @@ class QueryBuilder:
         dark = torch.tensor(self.fill, dtype=torch.uint8)[:, None, None].repeat(1, *image.shape[1:])
         dark[:, crop.y0 : crop.y1, crop.x0 : crop.x1] = image[:, crop.y0 : crop.y1, crop.x0 : crop.x1]
         return dark
+
+
+def read_out(objects: Tensor, cls: Tensor, readout: Readout) -> Tensor:
+    """Objects and `[CLS]` (..., D) as one feature: (..., D), or (..., 2 D) for `both`, `[CLS]` first."""
+    return {"obj": objects, "cls": cls}[readout] if readout != "both" else torch.cat([cls, objects], dim=-1)
 
 
 def _outwards(item: Object, width: int, height: int) -> Crop:

@@ -140,7 +140,7 @@ def _chunk(
             objects[i, : len(query.masks)].expand(len(span), -1) for i, (span, query) in enumerate(batch)
         ]
         parts.append(([n for span, _ in batch for n in span], torch.cat(answers)))
-    features = torch.empty(len(label_sets), encoder.width(builder.mode))
+    features = torch.empty(len(label_sets), encoder.width(builder.mode, builder.readout))
     while parts:  # freed as they are copied
         positions, part = parts.pop()
         features[torch.tensor(positions)] = part
@@ -167,18 +167,17 @@ def embed_index(
         mode: One of `MODES`.
         rows: See `stream_index`.
         progress: See `stream_index`.
-        settings: Fields of `QueryConfig` (`images`, `size`, `context`) and of `ReadConfig` (`batch_size`,
-            `workers`, `strict`).
+        settings: Fields of `QueryConfig` (`images`, `size`, `context`, `readout`) and of `ReadConfig`
+            (`batch_size`, `workers`, `strict`).
 
     Raises:
         DataError: see `stream_index`.
         OdisError: see `stream_index`.
     """
-    query = {name: settings.pop(name) for name in ("images", "size", "context") if name in settings}
-    chunks = stream_index(
-        encoder, index, QueryConfig((mode,), **query), ReadConfig(**settings), rows=rows, progress=progress
-    )
-    return concat(list(chunks), encoder.width(mode))
+    names = ("images", "size", "context", "readout")
+    query = QueryConfig((mode,), **{name: settings.pop(name) for name in names if name in settings})
+    chunks = stream_index(encoder, index, query, ReadConfig(**settings), rows=rows, progress=progress)
+    return concat(list(chunks), encoder.width(mode, query.readout))
 
 
 def concat(chunks: Sequence[IndexFeatures], width: int) -> IndexFeatures:

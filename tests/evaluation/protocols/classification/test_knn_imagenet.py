@@ -165,7 +165,7 @@ def test_what_cannot_be_measured_is_one_line(encoder, folders, tmp_path):
         evaluate_knn_imagenet(model, train, test, replace(SETTINGS, readout=("obj",)))
     with pytest.raises(OdisError, match="size 17"):
         evaluate_knn_imagenet(model, train, test, replace(SETTINGS, crop=17))
-    with pytest.raises(OdisError, match="readout 'mean' must be some of cls, obj, both"):
+    with pytest.raises(OdisError, match="readout 'mean' must be some of obj, cls, both"):
         replace(SETTINGS, readout=("mean",)).check()
     one = train.select(range(12))
     with pytest.raises(DataError, match="all its labelled images are of one class"):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 
-from odis.config.query import QueryConfig
+from odis.config.query import QueryConfig, Readout
 from odis.data.geometry.patches import object_shapes, objects_on_grid, patch_grid
 from odis.errors import DataError, OdisError
 from odis.evaluation.measurable import FoundLabels, require_measurable
@@ -26,7 +26,7 @@ from odis.evaluation.protocols.layouts.classified import ClassifiedImages
 from odis.evaluation.runner import EvaluationRun
 from odis.evaluation.subset import draw_rows, overlap_note
 from odis.inference import Encoder
-from odis.inference.queries import Query, QueryBuilder
+from odis.inference.queries import Query, QueryBuilder, read_out
 from odis.objects.clean import usable_objects
 from odis.types import Skipped
 
@@ -188,7 +188,8 @@ def part_features(
     """Features of a part in every readout, batch by batch and in order; each image is read once.
 
     `obj` is the mean over the objects that the view shows; where it shows none, `[CLS]` stands for it, and
-    `run.notes` counts these. `cls` is from a pass without masks.
+    `run.notes` counts these. `cls` is of the whole image as one object; in `both` it is of the passes that
+    the objects are from, where those have one.
 
     Args:
         run: Is told what was read and skipped.
@@ -206,7 +207,9 @@ def part_features(
         raise OdisError(f"readout obj: {images.path} is no object index, so there are no boxes to ask about")
     builder = None
     if objects:
-        builder = encoder.query_builder(QueryConfig(("masked-attention",), size=settings.crop))
+        readout: Readout = "both" if "both" in encoder.readouts("masked-attention") else "obj"
+        query = QueryConfig(("masked-attention",), size=settings.crop, readout=readout)
+        builder = encoder.query_builder(query)
     dataset = AskedImages(images, view_of(settings.crop), builder, turn=not settings.as_published)
     shown, unseen, bare = 0, 0, 0
     for batch in read_batches(run, dataset, f"{encoder.source or 'model'}, {side}"):
@@ -237,8 +240,10 @@ def _read_batch(
     cls = tokens.image.float()
     found = {"cls": cls}
     if builder is not None:
-        obj = _object_means(encoder, builder, [one for _, one in asked], cls)
-        found |= {"obj": obj, "both": torch.cat([cls, obj], dim=1)}
+        images = [one for _, one in asked]
+        means = _object_means(encoder, builder, images, read_out(cls, cls, builder.readout))
+        own_cls, obj = means.chunk(2, dim=1) if builder.readout == "both" else (cls, means)
+        found |= {"obj": obj, "both": read_out(obj, own_cls, "both")}
     features = {name: normalize(found[name], dim=1) for name in readouts}
     if not all(bool(one.isfinite().all()) for one in features.values()):
         raise OdisError(
@@ -248,8 +253,8 @@ def _read_batch(
     return FeatureBatch(numbers, features)
 
 
-def _object_means(encoder: Encoder, builder: QueryBuilder, asked: list[_Asked], cls: Tensor) -> Tensor:
-    """(B, D): the mean object token of each image; its `[CLS]` where there is none."""
+def _object_means(encoder: Encoder, builder: QueryBuilder, asked: list[_Asked], bare: Tensor) -> Tensor:
+    """(B, D): the mean feature of each image's objects; that of `bare` where there is none."""
 
     def queries() -> Iterator[tuple[int, Query]]:
         for b, one in enumerate(asked):
@@ -259,9 +264,9 @@ def _object_means(encoder: Encoder, builder: QueryBuilder, asked: list[_Asked], 
             elif len(one.masks):
                 yield b, Query(one.pixels, one.masks)
 
-    sums, counts = torch.zeros_like(cls), torch.zeros(len(asked), 1, device=cls.device)
+    sums, counts = torch.zeros_like(bare), torch.zeros(len(asked), 1, device=bare.device)
     for batch, objects, _ in encoder.run_queries(queries(), builder, len(asked)):
         for (b, query), tokens in zip(batch, objects.float()):
             sums[b] += tokens[: len(query.masks)].sum(dim=0)
             counts[b] += len(query.masks)
-    return torch.where(counts > 0, sums / counts.clamp(min=1), cls)
+    return torch.where(counts > 0, sums / counts.clamp(min=1), bare)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from odis.config.query import READOUTS
 from odis.errors import OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
 from odis.evaluation.protocols.protocol import Protocol, ProtocolSettings, results_of, statistics_of
@@ -15,8 +16,6 @@ from odis.evaluation.settings import check_votes, require_given
 if TYPE_CHECKING:
     from odis.evaluation.protocols.layouts.classified import ClassifiedImages
     from odis.inference import Encoder
-
-READOUTS = ("cls", "obj", "both")
 
 
 @dataclass(frozen=True, slots=True)
