@@ -229,9 +229,9 @@ def _shares_of_target(
     chosen: ChosenObjects, objects: ObjectsConfig
 ) -> Callable[[np.ndarray], np.ndarray] | None:
     """How well crops show the target, where that is not a matter of its box."""
-    target = ChosenObjects(select(chosen.shapes, [0]), chosen.members[:1])
-    if not target.members[0] or (objects.unit == "instances" and objects.target == "index"):
+    if not chosen.members[0] or (objects.unit == "instances" and objects.target == "index"):
         return None
+    target = ChosenObjects(select(chosen.shapes, [0]), chosen.members[:1])
     return lambda crops: shown_shares(crops, target, objects)[..., 0]
 
 
