@@ -86,8 +86,8 @@ def test_beside_is_asked_with_its_object_token_among_the_keys():
     found = {facet: patch_features(model, images(16, 48), facet) for facet in FACETS}
     whole = torch.ones(2, 1, 12, dtype=torch.bool)
     with torch.no_grad():
-        x, keys, *_ = model.embed(images(16, 48), whole, None)
-        x = model.apply_blocks(model.blocks[:1], x, keys)
+        x, keys, layout, _ = model.embed(images(16, 48), whole, None)
+        x = model.apply_blocks(model.blocks[:1], x, keys, layout)
         qkv = model.blocks[1].attn.qkv(model.blocks[1].norm1(x))[:, 1:13]
         for place, facet in enumerate(("query", "key", "value")):
             assert found[facet][1] == (2, 6)
@@ -266,3 +266,29 @@ def test_the_last_blocks_are_timms_intermediates(blocks: int):
             torch.testing.assert_close(patches, of_patches)
         with pytest.raises(ConfigError, match="has 4 blocks, not 5"):
             last_blocks(given, images, 5)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_small_patch16_dinov3", "eva02_base_patch16_clip_224", "beit_base_patch16_224"]
+)
+def test_facets_and_last_blocks_of_rotary_and_relative_backbones_are_those_of_timms_model(name: str):
+    torch.manual_seed(0)
+    dynamic = {} if name.startswith("beit") else {"dynamic_img_size": True}
+    timm_model = timm.create_model(name, num_classes=0, img_size=48, **TINY, **dynamic)
+    for parameter in timm_model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    baseline = TimmBaseline(timm_model, 48).eval()
+    for kind in ("read-only", "beside", "single"):
+        model = adopt(timm_model, kind).eval()
+        for facet in ("key", "query", "value"):
+            found, grid = patch_features(model, images(48, 48), facet)
+            expected, _ = patch_features(baseline, images(48, 48), facet)
+            assert grid == (3, 3)
+            if kind != "beside":  # there patches see the object token
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    with torch.no_grad():
+        x, patches = last_blocks(adopt(timm_model, "read-only").eval(), images(48, 48), 2)[-1]
+        whole = timm_model.fc_norm(timm_model.forward_features(images(48, 48)))
+    torch.testing.assert_close(
+        torch.cat([x[:, None], patches], 1), whole[:, [0, *range(-9, 0)]], rtol=0, atol=1e-4
+    )

@@ -129,6 +129,21 @@ def deit3_authors(s: State) -> Any:
     return {"model": {re.sub(r"\.ls(\d)\.gamma", r".gamma_\1", name): value for name, value in s.items()}}
 
 
+def to_dinov3(s: State) -> State:
+    """Registers, fused biases beside a mask of the keys', rotation periods, the mask token (1, D)."""
+    made: State = {"mask_token": TOKEN, "rope_embed.periods": torch.ones(4)}
+    for name, value in s.items():
+        name = name.replace("reg_token", "storage_tokens")
+        made[re.sub(r"\.gamma_(\d)", r".ls\1.gamma", name)] = value
+    for block in range(2):
+        q, v = (made.pop(f"blocks.{block}.attn.{part}_bias", torch.zeros(WIDTH)) for part in "qv")
+        # What is stored under the mask is not used.
+        made[f"blocks.{block}.attn.qkv.bias"] = torch.cat([q, torch.ones(WIDTH), v])
+        ones = torch.ones(WIDTH)
+        made[f"blocks.{block}.attn.qkv.bias_mask"] = torch.cat([ones, torch.zeros(WIDTH), ones])
+    return made
+
+
 PLAIN = tiny()
 DINOV2 = tiny("vit_small_patch14_dinov2", 14)
 REGISTERS = tiny("vit_small_patch14_reg4_dinov2", 14)
@@ -186,6 +201,23 @@ LAYOUTS: dict[str, tuple[ModelConfig, Callable[[State], Any], bool]] = {
         False,
     ),
     "OpenAI CLIP": (tiny("vit_base_patch16_clip_224"), to_openai_clip, False),
+    "DINOv3": (tiny("vit_small_patch16_dinov3"), to_dinov3, True),
+    "DINOv3 with biases": (tiny("vit_small_patch16_dinov3_qkvb"), to_dinov3, True),
+    "DINOv3, teacher of a run": (
+        tiny("vit_small_patch16_dinov3"),
+        lambda s: {"teacher": under("backbone.", to_dinov3(s)) | under("dino_", HEAD)},
+        True,
+    ),
+    "EVA-02, DeepSpeed": (
+        tiny("eva02_base_patch16_clip_224"),
+        lambda s: {"module": s | {"blocks.0.attn.rope.freqs_cos": torch.zeros(2)}},
+        False,
+    ),
+    "BEiT": (
+        tiny("beit_base_patch16_224"),
+        lambda s: {"model": s | {"blocks.0.attn.relative_position_index": torch.zeros(2, 2)}},
+        False,
+    ),
     "DeiT-3": (tiny("deit3_small_patch16_224"), deit3_authors, False),
 }  # fmt: skip
 
@@ -207,10 +239,8 @@ def test_a_published_layout_is_read_to_the_bit(tmp_path: Path, layout: str) -> N
         load_timm_weights(model, tmp_path / "authors.pth")
     images = torch.randn(1, 3, size, size)
     with torch.no_grad():
-        out, expected = (
-            model(images, torch.ones(1, 1, 4, dtype=torch.bool)),
-            reference.forward_features(images),
-        )
+        out = model(images, torch.ones(1, 1, 4, dtype=torch.bool))
+        expected = reference.fc_norm(reference.forward_features(images))
     torch.testing.assert_close(out.patches, expected[:, reference.num_prefix_tokens :], rtol=0, atol=1e-4)
     torch.testing.assert_close(out.objects[:, 0], expected[:, 0], rtol=0, atol=1e-4)
     for name, value in reference.state_dict().items():
@@ -283,6 +313,19 @@ def test_another_vit_is_described_beside_the_one_wanted(tmp_path: Path) -> None:
         "it is a ViT of width 32, 2 blocks, patches of 14, 4 registers, the model of width 32, 2 blocks, "
         "patches of 16"
     )
+
+
+def test_biases_of_dinov3_that_the_model_has_no_place_for_are_refused(tmp_path: Path) -> None:
+    config = tiny("vit_small_patch16_dinov3")
+    state = to_dinov3(source(config, 32).state_dict())
+    state["blocks.1.attn.qkv.bias"][0] = 1.0
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=r"blocks\.1\.attn\.qkv\.bias is not 0, and .* ends in _qkvb"):
+        load_timm_weights(build_vit(config, 32), tmp_path / "w.pth")
+    del state["blocks.0.attn.qkv.bias_mask"]  # then the bias of keys is used
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=r"blocks\.0\.attn\.qkv\.bias has a bias of keys that is not 0"):
+        load_timm_weights(build_vit(config, 32), tmp_path / "w.pth")
 
 
 def test_a_folder_of_a_distributed_checkpoint_says_how_to_make_a_file_of_it(tmp_path: Path) -> None:

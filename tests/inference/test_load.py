@@ -104,15 +104,16 @@ def test_a_baseline_is_asked_at_other_sizes_if_it_takes_them(weights: Path) -> N
         baseline("swin_tiny_patch4_window7_224", weights).query_builder(QueryConfig(("crop",), size=256))
 
 
-def test_plain_vits_that_read_their_class_token_get_object_tokens_and_others_do_not() -> None:
+def test_vits_that_read_their_class_token_get_object_tokens_and_others_do_not() -> None:
     names = (
         "vit_small_patch14_dinov2",
         "deit3_small_patch16_224",
         "vit_small_patch16_dinov3",
         "resnet18",
         "eva02_tiny_patch14_224",
+        "eva02_base_patch16_clip_224",
     )
-    assert [takes_object_tokens(name) for name in names] == [True, True, False, False, False]
+    assert [takes_object_tokens(name) for name in names] == [True, True, True, False, False, True]
     # These are plain ViTs too, but their authors pool patches: there is no trained token to ask.
     pooled = ("vit_base_patch16_siglip_224", "eva_large_patch14_196", "vit_little_patch16_reg4_gap_256")
     assert not any(takes_object_tokens(name) for name in pooled)

@@ -154,7 +154,7 @@ def test_in_every_block_an_object_token_moves_with_what_it_sees_and_with_nothing
     x, keys, layout, _ = model.embed(images, mask.view(1, 1, -1), None)
     for block in model.blocks:
         x = x.detach().requires_grad_()
-        out = model.apply_blocks([block], x, keys)
+        out = model.apply_blocks([block], x, keys, layout)
         (moved,) = torch.autograd.grad(out[0, layout.object_slice].square().sum(), x, retain_graph=True)
         reached = moved[0].abs().sum(dim=-1) > 0
         assert reached[layout.patch_slice].tolist() == bits

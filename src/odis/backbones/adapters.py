@@ -1,4 +1,4 @@
-"""timm's ViT classes as `ObjectViT` needs them: one adapter a class."""
+"""timm's ViT classes as `ObjectViT`s. Their blocks have a file each: `dense_blocks`, `rotary`, `relative`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,27 @@ from typing import Any
 
 import torch
 from timm.layers import resample_abs_pos_embed, trunc_normal_
+from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from odis.backbones.dense_blocks import DenseViT, splits_queries
+from odis.backbones.relative import RelativeViT
+from odis.backbones.rotary import RotaryViT
 from odis.method.layout import ObjectTokens
 from odis.method.vit import ObjectViT
+
+TimmViT = VisionTransformer | Eva | Beit
+CLASSES: tuple[type[nn.Module], ...] = (VisionTransformer, Eva, Beit)
+"""Classes of timm that `adopt` takes; not what is derived from them."""
 
 _WITHOUT = ("head", "head_drop", "attn_pool")  # classifier and pooling
 
 
 @dataclass(slots=True)
 class PlainArchitecture:
-    """timm's `VisionTransformer`: absolute positions that are added once.
+    """What is in front of the blocks: positions that are added once, if there are any.
 
     Attributes:
         no_embed_class: `[CLS]` and registers have no position.
@@ -32,19 +40,31 @@ class PlainArchitecture:
     no_embed_class: bool
 
     @classmethod
-    def of(cls, vit: VisionTransformer) -> PlainArchitecture:
+    def of(cls, vit: TimmViT) -> PlainArchitecture:
         """That of a model.
 
         Raises:
             ValueError: a model that takes images of one size only.
         """
-        if not vit.dynamic_img_size:
+        timm_vit: Any = vit
+        if not getattr(vit, "dynamic_img_size", type(vit) is Beit):
             raise ValueError("the timm model takes one image size; create it with dynamic_img_size=True")
-        return cls(vit.embed_dim, vit.has_class_token, vit.num_prefix_tokens, vit.no_embed_class)
+        no_embed_class = bool(getattr(vit, "no_embed_class", False))
+        return cls(
+            timm_vit.embed_dim, timm_vit.cls_token is not None, timm_vit.num_prefix_tokens, no_embed_class
+        )
 
     def embed_patches(self, net: Any, images: Tensor) -> Tensor:
         """(B, rows, columns, D) of images (B, C, H, W), without positions."""
-        patches: Tensor = net.patch_embed(images)
+        embed = net.patch_embed
+        if embed.flatten:  # of a model that is made for one size: BEiT
+            sides = embed.patch_size
+            if images.shape[-2] % sides[0] or images.shape[-1] % sides[1]:
+                size = " x ".join(map(str, images.shape[-2:]))
+                raise ValueError(f"images: are {size} pixels, must be multiples of {sides[0]} x {sides[1]}")
+            one_size: Tensor = embed.norm(embed.proj(images).permute(0, 2, 3, 1))
+            return one_size
+        patches: Tensor = embed(images)
         return patches
 
     def add_prefix(self, net: Any, patches: Tensor) -> Tensor:
@@ -75,20 +95,18 @@ class PlainArchitecture:
         return normed
 
 
-def adopt(
-    vit: VisionTransformer, object_tokens: ObjectTokens, object_sees_cls: bool | None = None
-) -> ObjectViT:
+def adopt(vit: TimmViT, object_tokens: ObjectTokens, object_sees_cls: bool | None = None) -> ObjectViT:
     """A timm model as an `ObjectViT`, which shares its parameters and modules; the model stays what it was.
 
     A `read-only` token starts as `[CLS]`. Token and position of `beside` are drawn as `[CLS]` and positions
     are (iBOT); see `start_object_token` for weights that are trained.
 
     Args:
-        vit: A `VisionTransformer` made with `dynamic_img_size=True`.
+        vit: A `VisionTransformer` or `Eva` made with `dynamic_img_size=True`, or a `Beit`.
         object_tokens: `single`, `read-only` or `beside`.
         object_sees_cls: Object tokens of their own see `[CLS]`; None: if they are `beside`.
     """
-    kind = ObjectViT if all(splits_queries(block) for block in vit.blocks) else DenseViT
+    kind = _network(vit)
     sees_cls = object_tokens == "beside" if object_sees_cls is None else object_sees_cls
     model = kind(PlainArchitecture.of(vit), _parts(vit, object_tokens), object_tokens, sees_cls)
     if object_tokens == "read-only":
@@ -96,8 +114,16 @@ def adopt(
     return model.train(vit.training)
 
 
+def _network(vit: TimmViT) -> type[ObjectViT]:
+    if isinstance(vit, Eva):
+        return RotaryViT
+    if isinstance(vit, Beit):
+        return RelativeViT
+    return ObjectViT if all(splits_queries(block) for block in vit.blocks) else DenseViT
+
+
 def _parts(
-    vit: VisionTransformer, object_tokens: ObjectTokens
+    vit: TimmViT, object_tokens: ObjectTokens
 ) -> Iterator[tuple[str, nn.Parameter | nn.Module | None]]:
     """Parameters and modules in timm's order, without classifier and pooling, and tokens of our own; None for
     a parameter that timm's model has not.
@@ -105,7 +131,10 @@ def _parts(
     found = dict(vit.named_parameters(recurse=False))
     yield from found.items()
     yield from ((name, None) for name in ("cls_token", "reg_token", "pos_embed") if name not in found)
-    yield from ((name, module) for name, module in vit.named_children() if name not in _WITHOUT)
+    modules = {name: module for name, module in vit.named_children() if name not in _WITHOUT}
+    yield from modules.items()
+    yield from ((name, nn.Identity()) for name in ("norm_pre", "fc_norm") if name not in modules)
+    yield from ((name, None) for name in ("rope", "rel_pos_bias") if name not in modules)
     yield "head", nn.Identity()  # timm's conversion of weights asks for it
     yield "mask_token", _token(vit)
     if object_tokens == "read-only":
@@ -115,7 +144,7 @@ def _parts(
         yield "object_pos", _token(vit)
 
 
-def _token(vit: VisionTransformer) -> nn.Parameter:
+def _token(vit: TimmViT) -> nn.Parameter:
     """(1, 1, D), from a truncated normal of deviation .02."""
     token = nn.Parameter(torch.zeros(1, 1, vit.embed_dim))
     trunc_normal_(token, std=0.02)

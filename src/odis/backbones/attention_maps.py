@@ -39,7 +39,7 @@ def object_attention_maps(model: ObjectViT, images: Tensor, object_masks: Tensor
     x, keys, layout, _ = model.embed(images, object_masks, None)
     assert keys is not None
     number = layer % len(model.blocks)
-    x = model.apply_blocks(model.blocks[:number], x, keys)
+    x = model.apply_blocks(model.blocks[:number], x, keys, layout)
     block: Any = model.blocks[number]
     weights = object_attention_weights(block.attn, attention_input(block, x), keys, layout.kind)
     return weights[..., layout.patch_slice]

@@ -13,9 +13,9 @@ from typing import Any
 import timm
 import torch
 from timm.layers import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from odis.backbones.adapters import CLASSES
 from odis.backbones.weights import key_fault, one_line, read_state
 from odis.errors import ConfigError
 from odis.types import Tokens
@@ -25,8 +25,7 @@ _PUBLISHED_POOLING = {"vit_*_dinov3*": "token"}
 
 
 def takes_object_tokens(name: str) -> bool:
-    """Whether a timm model is a plain `VisionTransformer` that reads out its `[CLS]`, which `ObjectViT` can
-    adopt.
+    """Whether a timm model is of a class that `ObjectViT` adopts and reads out its `[CLS]`.
 
     A model that pools patches (SigLIP, EVA, ...) has no trained token to start object tokens from. No weight
     is made to find out.
@@ -39,8 +38,13 @@ def takes_object_tokens(name: str) -> bool:
             model: Any = timm.create_model(name, num_classes=0)
     except Exception as error:  # timm raises whatever it likes
         raise ConfigError(f"model.name: {name}: {one_line(error)}") from error
-    plain = type(model) is VisionTransformer and type(model.patch_embed) is PatchEmbed
-    return plain and model.has_class_token and model.global_pool == "token"
+    plain = type(model) in CLASSES and type(model.patch_embed) is PatchEmbed
+    return plain and model.cls_token is not None and (published_pooling(name) or model.global_pool) == "token"
+
+
+def published_pooling(name: str) -> str | None:
+    """What the authors of a model read out, in timm's words, where timm's default for it differs."""
+    return next((how for pattern, how in _PUBLISHED_POOLING.items() if fnmatch(name, pattern)), None)
 
 
 class TimmBaseline(nn.Module):
@@ -133,7 +137,7 @@ def build_baseline(name: str, image_size: int, weights: str | Path | None) -> Ti
             the model's.
     """
     try:
-        pooling = next((how for pattern, how in _PUBLISHED_POOLING.items() if fnmatch(name, pattern)), None)
+        pooling = published_pooling(name)
         changes: dict[str, Any] = {} if pooling is None else {"global_pool": pooling}
         model: Any = timm.create_model(name, pretrained=weights == "timm", num_classes=0, **changes)
     except Exception as error:  # timm and its hub client raise whatever they like

@@ -7,12 +7,11 @@ from typing import Any
 import timm
 import torch
 from timm.layers import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from odis.backbones.adapters import adopt, start_object_token
-from odis.backbones.names import PLAIN, name_fault
+from odis.backbones.adapters import CLASSES, adopt, start_object_token
+from odis.backbones.names import PLAIN, name_fault, timm_module
 from odis.backbones.weights import load_timm_weights, one_line
 from odis.config.training import ModelConfig, PretrainConfig
 from odis.errors import ConfigError
@@ -42,12 +41,12 @@ def build_vit(config: ModelConfig, image_size: int, drop_path: float | None = No
             f"model.patch_size: is {patch[0]} ({config.name}), must divide the image size {image_size}"
         )
     token_readout = config.object_readout == "token"
-    if token_readout and config.object_tokens == "single" and not vit.has_class_token:
+    if token_readout and config.object_tokens == "single" and vit.cls_token is None:
         raise ConfigError(
             f"model.name: {config.name} has no class token to stand for the object; set "
             f"model.object_tokens read-only"
         )
-    if config.object_sees_cls and not vit.has_class_token:
+    if config.object_sees_cls and vit.cls_token is None:
         raise ConfigError(f"model.object_sees_cls: is true, but {config.name} has no class token")
     model = adopt(vit, config.object_tokens if token_readout else "single", config.object_sees_cls)
     if config.weights == "timm":
@@ -98,22 +97,23 @@ def _freeze_unreached(student: Network, config: PretrainConfig) -> None:
         student.head.requires_grad_(False)
 
 
-def _create(config: ModelConfig, image_size: int, drop_path: float) -> VisionTransformer:
+def _create(config: ModelConfig, image_size: int, drop_path: float) -> Any:
     name = config.name
     if (fault := name_fault(name, vision_transformer=True)) is not None:
         raise ConfigError(f"model.name: {fault}")
-    overrides = {
+    overrides: dict[str, Any] = {
         k: v
         for k in ("patch_size", "embed_dim", "depth", "num_heads")
         if (v := getattr(config, k)) is not None
     }
+    if timm_module(name) != "beit":
+        overrides["dynamic_img_size"] = True
     pretrained = config.weights == "timm"
     try:
         vit = timm.create_model(
             name,
             pretrained=pretrained,
             img_size=image_size,
-            dynamic_img_size=True,
             num_classes=0,
             drop_path_rate=drop_path,
             **overrides,
@@ -121,7 +121,7 @@ def _create(config: ModelConfig, image_size: int, drop_path: float) -> VisionTra
     except Exception as error:  # timm and its hub client raise whatever they like
         what = "model.weights: timm's weights for" if pretrained else "model.name:"
         raise ConfigError(f"{what} {name} with {overrides or 'its own sizes'}: {one_line(error)}") from error
-    if type(vit) is not VisionTransformer:
+    if type(vit) not in CLASSES:
         raise ConfigError(f"model.name: {name} is a timm {type(vit).__name__}; {PLAIN}")
     if type(vit.patch_embed) is not PatchEmbed:
         raise ConfigError(

@@ -28,14 +28,15 @@ class DenseViT(ObjectViT):
     split_queries = False
 
     def apply_blocks(
-        self, blocks: Iterable[nn.Module], x: Tensor, keys: Tensor | None, packed: PackedTokens | None = None
+        self,
+        blocks: Iterable[nn.Module],
+        x: Tensor,
+        keys: Tensor | None,
+        layout: TokenLayout,
+        packed: PackedTokens | None = None,
     ) -> Tensor:
         """Tokens (B, T, D) after these blocks; they are never packed."""
-        masks = None
-        if keys is not None:
-            # Additive, since some of timm's unfused attentions add their mask as it is.
-            visible = visible_at(keys, self.object_tokens, x.shape[1] - keys.shape[1]).unsqueeze(1)
-            masks = torch.zeros_like(visible, dtype=x.dtype).masked_fill_(~visible, float("-inf"))
+        masks = None if keys is None else additive_mask(keys, layout, x.dtype)
         for block in blocks:
             x = self.call(_apply, block, x, masks)
         return x
@@ -44,7 +45,13 @@ class DenseViT(ObjectViT):
         self, x: Tensor, keys: Tensor | None, layout: TokenLayout, rows: SelectedRows, objects: Tensor
     ) -> Tensor:
         """These rows (N, D) of all tokens, none of which is left out."""
-        return self.apply_blocks(self.blocks, x, keys).flatten(0, 1)[rows.stacked()]
+        return self.apply_blocks(self.blocks, x, keys, layout).flatten(0, 1)[rows.stacked()]
+
+
+def additive_mask(keys: Tensor, layout: TokenLayout, dtype: torch.dtype) -> Tensor:
+    """(B, 1, T, T): 0 where a query sees a key, else -inf; some of timm's attentions add it as it is."""
+    visible = visible_at(keys, layout.kind, layout.tokens - keys.shape[1]).unsqueeze(1)
+    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, float("-inf"))
 
 
 def _apply(block: Any, x: Tensor, masks: Tensor | None) -> Tensor:

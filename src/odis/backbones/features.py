@@ -17,9 +17,12 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from timm.layers import PatchEmbed
+from timm.models.eva import EvaBlockPostNorm
 from torch import Tensor, nn
 
 from odis.backbones.baseline import TimmBaseline
+from odis.backbones.relative import RelativeViT
+from odis.backbones.rotary import RotaryViT
 from odis.errors import ConfigError
 from odis.method.vit import ObjectViT
 from odis.types import Tokens
@@ -104,7 +107,7 @@ def last_blocks(model: ObjectViT | TimmBaseline, images: Tensor, blocks: int) ->
         x, keys, layout, _ = model.embed(images, whole_masks(model, images), None)
         found = []
         for number, block in enumerate(model.blocks):
-            x = model.apply_blocks([block], x, keys)
+            x = model.apply_blocks([block], x, keys, layout)
             if number >= len(model.blocks) - blocks:
                 normed = model.architecture.normalize(model, x)
                 found.append((normed[:, 0], normed[:, layout.patch_slice]))
@@ -183,8 +186,14 @@ def project(attention: Any, x: Tensor, facet: Facet) -> Tensor:
 def _from_attention(
     model: ObjectViT | TimmBaseline, images: Tensor, facet: Facet
 ) -> tuple[Tensor, tuple[int, int]]:
-    inputs: list[Tensor] = []
     attention = last_attention(model)
+    if isinstance(model, RotaryViT | RelativeViT):
+        x, keys, layout, _ = model.embed(images, whole_masks(model, images), None)
+        *before, last = model.blocks
+        x = model.apply_blocks(before, x, keys, layout)
+        x = (x if isinstance(last, EvaBlockPostNorm) else last.norm1(x))[:, : layout.context]  # type: ignore[operator]
+        return _patches(model, project(attention, x, facet), images)
+    inputs: list[Tensor] = []
     # Where queries are split, the parts of the module are called, not the module.
     first = attention.qkv if isinstance(model, ObjectViT) and model.split_queries else attention
     handle = first.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))

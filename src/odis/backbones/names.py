@@ -6,7 +6,10 @@ import difflib
 
 import timm
 
-PLAIN = "must be a plain VisionTransformer: vit_*, deit3_*, timm.list_models(module='vision_transformer')"
+PLAIN = (
+    "must be a plain VisionTransformer: vit_*, deit3_*, timm.list_models(module='vision_transformer'); or of "
+    "timm's module eva (DINOv3, EVA) or beit"
+)
 """What a model to train must be, for messages."""
 
 _MOST = 4  # names in a message
@@ -33,10 +36,17 @@ def name_fault(name: str, *, vision_transformer: bool = False) -> str | None:
         close = difflib.get_close_matches(tag, tags, n=_MOST, cutoff=0.4) or tags[:_MOST]
         there = f"it has {', '.join(close)}" if tags else "it has none"
         return f"timm has no weights {tag!r} of {architecture}; {there}"
-    module = timm.model_entrypoint(architecture).__module__.rpartition(".")[2]
+    module = timm_module(name)
     if vision_transformer and module in _OTHERS:
         return f"{name} is not a timm VisionTransformer but of its module {module}; {PLAIN}"
     return None
+
+
+def timm_module(name: str) -> str:
+    """The module of timm that makes a model of this name; empty for one of the hub."""
+    if ":" in name:
+        return ""
+    return str(timm.model_entrypoint(name.partition(".")[0]).__module__.rpartition(".")[2])
 
 
 _OTHERS = frozenset(timm.list_modules()) - {

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from odis.backbones.adapters import start_object_token
 from odis.backbones.layouts import FoundState, describe, find_state, to_timm
+from odis.backbones.relative import RelativeViT, convert_beit
+from odis.backbones.rotary import RotaryViT, convert_eva
 from odis.errors import ConfigError, DataError, OdisWarning
 from odis.machine.checksums import verify_safetensors
 from odis.machine.files import check_readable
@@ -53,8 +55,9 @@ def load_timm_weights(model: ObjectViT, path: str | Path) -> None:
     state, mask_token = to_timm(found.tensors)
     own = {} if mask_token is None else {"mask_token": mask_token}
     own |= {name: state.pop(name) for name in OWN[1:] if name in state}
-    if mask_token is not None and state.get("mask_token", mask_token).ndim == 3:
-        state.pop("mask_token", None)  # of two dimensions it tells timm of DINOv2
+    pooled = isinstance(model, RotaryViT) and "norm.weight" not in model.state_dict()
+    if mask_token is not None and state.get("mask_token", mask_token).ndim == 3 and not pooled:
+        state.pop("mask_token", None)  # of two dimensions it tells timm of DINOv2; in EVA, to pool patches
     elif "register_tokens" in state or any(".mlp.w12." in name for name in state):
         state.setdefault("mask_token", torch.zeros(1, 1))
     try:
@@ -81,8 +84,12 @@ def load_timm_weights(model: ObjectViT, path: str | Path) -> None:
 
 def converted(state: dict[str, Tensor], model: ObjectViT) -> dict[str, Tensor]:
     """A state dict under timm's names, with embeddings of the model's sizes, by timm's own conversion."""
+    # They ask for the modules that the backbone shares with timm's model.
+    if isinstance(model, RotaryViT):
+        return convert_eva(state, model)
+    if isinstance(model, RelativeViT):
+        return convert_beit(state, model)
     scaled = any(name.endswith(".gamma_1") for name in state)  # DeiT-3
-    # It asks for the modules that the backbone shares with timm's model.
     return checkpoint_filter_fn(state, cast(Any, model), adapt_layer_scale=scaled)
 
 

@@ -170,7 +170,7 @@ class PredictionConfig:
 
 @dataclass
 class ModelConfig:
-    """The backbone: any timm `VisionTransformer`.
+    """The backbone: a timm `VisionTransformer`, `Eva` (DINOv3, EVA-02) or `Beit`.
 
     Args:
         name: timm model name.

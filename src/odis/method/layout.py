@@ -34,6 +34,7 @@ class TokenLayout:
     patches: int  # P
     queries: int  # Q, how many objects are asked for; 0 if none is
     sees_class: bool = False  # object tokens see `[CLS]`
+    grid: tuple[int, int] = (0, 0)  # rows and columns of the patches
 
     @property
     def context(self) -> int:

@@ -101,7 +101,7 @@ class ObjectViT(nn.Module):
             ValueError: masks of another shape than the views'.
         """
         x, keys, layout, grid = self.embed(images, object_masks, prediction_masks)
-        x = self.architecture.normalize(self, self.apply_blocks(self.blocks, x, keys))
+        x = self.architecture.normalize(self, self.apply_blocks(self.blocks, x, keys, layout))
         image = x[:, 0] if self.has_class_token else None
         patches = x[:, layout.patch_slice]
         if layout.queries == 0:
@@ -159,8 +159,10 @@ class ObjectViT(nn.Module):
             x = torch.where(prediction_masks.view(views, rows, columns, 1), self.mask_token.to(x.dtype), x)
         x = self.architecture.add_prefix(self, x)
         queries = 0 if object_masks is None else object_masks.shape[1]
-        prefix, patches, sees_cls = self.num_prefix_tokens, rows * columns, self.object_sees_cls
-        layout = TokenLayout(self.object_tokens, self.has_class_token, prefix, patches, queries, sees_cls)
+        layout = TokenLayout(
+            self.object_tokens, self.has_class_token, self.num_prefix_tokens, rows * columns, queries,
+            self.object_sees_cls, (rows, columns),
+        )  # fmt: skip
         keys = None
         if object_masks is not None:
             _require_shape("object_masks", object_masks, (views, queries, rows * columns))
@@ -176,11 +178,16 @@ class ObjectViT(nn.Module):
         return self.norm_pre(x), keys, layout, (rows, columns)
 
     def apply_blocks(
-        self, blocks: Iterable[nn.Module], x: Tensor, keys: Tensor | None, packed: PackedTokens | None = None
+        self,
+        blocks: Iterable[nn.Module],
+        x: Tensor,
+        keys: Tensor | None,
+        layout: TokenLayout,
+        packed: PackedTokens | None = None,
     ) -> Tensor:
-        """Tokens x (B, T, D), or packed (N, D), after these blocks."""
+        """Tokens x (B, T, D), or packed (N, D), after these blocks; keys and layout as of `embed`."""
         for block in blocks:
-            x = self.call(self._block, block, x, keys, packed)
+            x = self.call(self._block, block, x, keys, layout.kind, packed)
         return x
 
     def tokens_at(
@@ -188,7 +195,7 @@ class ObjectViT(nn.Module):
     ) -> Tensor:
         """These rows (N, D) of the tokens x (B, T, D) after all blocks; objects as in `forward_selected`."""
         packed = kernels.packing(len(x), layout.context, layout.unseen, objects)
-        x = self.apply_blocks(self.blocks[:-1], x if packed is None else packed.pack(x), keys, packed)
+        x = self.apply_blocks(self.blocks[:-1], packed.pack(x) if packed else x, keys, layout, packed)
         x = x if packed is None else packed.unpack(x)
         block: Any = self.blocks[-1]
         scales = [drop_scale(drop, x, len(x)) for drop in (block.drop_path1, block.drop_path2)]
@@ -196,10 +203,12 @@ class ObjectViT(nn.Module):
         at_rows = [None if scale is None else scale[at // layout.tokens] for scale in scales]
         # Where no patch is selected, only a few positions of a view can be.
         few = None if len(rows.patches) else layout.summary_positions(len(rows.image) > 0, x.device)
-        return self.call(self.last_block, block, x, keys, self.object_tokens, at, few, *at_rows)
+        return self.call(self.last_block, block, x, keys, layout.kind, at, few, *at_rows)
 
-    def _block(self, block: Any, x: Tensor, keys: Tensor | None, packed: PackedTokens | None) -> Tensor:
-        branch = self.attention_branch(block, x, keys, self.object_tokens, packed)
+    def _block(
+        self, block: Any, x: Tensor, keys: Tensor | None, kind: ObjectTokens, packed: PackedTokens | None
+    ) -> Tensor:
+        branch = self.attention_branch(block, x, keys, kind, packed)
         x = _add(x, branch, block.drop_path1, packed)
         return _add(x, self.mlp_branch(block, x), block.drop_path2, packed)
 
