@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: install demo evidence format lint fast test fuzz docs wheel
+.PHONY: install demo evidence evidence-photographs format lint fast test fuzz docs wheel
 
 install: $(VENV)/.installed
 
@@ -18,7 +18,16 @@ demo: install
 # Hours, in slices if wanted: `benchmarks/evidence/run.py --minutes 9`. What is done is not done again.
 evidence: install
 	$(BIN)/python benchmarks/evidence/run.py --world scenes --study core
-	$(BIN)/python benchmarks/evidence/tables.py --doc docs/evidence.md --plots docs/evidence
+	$(BIN)/python benchmarks/evidence/tables.py --doc $(EVIDENCE) --plots docs/evidence
+
+EVIDENCE = docs/evidence.md docs/evidence/photographs.md
+
+# The same on photographs: PHOTOGRAPHS is Tiny-ImageNet's folder, VOC is VOCdevkit/VOC2012; a day on 2 CPU cores.
+evidence-photographs: install
+	$(BIN)/python benchmarks/evidence/run.py --world voc --voc $(VOC) --study headroom 100k 300k 30k
+	$(BIN)/python benchmarks/evidence/run.py --world photographs-50 --photographs $(PHOTOGRAPHS) \
+		--study headroom 100k 300k 30k
+	$(BIN)/python benchmarks/evidence/tables.py --doc $(EVIDENCE) --plots docs/evidence
 
 format: install
 	$(BIN)/ruff check --fix .

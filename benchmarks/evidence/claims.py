@@ -30,58 +30,65 @@ def _gap(result: Results, cell: str, ours: str, theirs: str) -> Figure:
     return result.paired(cell, cell, knn(ours), knn(theirs))
 
 
-def _help_of_masks(results: Results) -> Figure:
-    def gain(result: dict[str, Any]) -> float:
-        return knn("masked-attention")(result) - knn("whole-image")(result)
+def published(ours: str) -> list[Claim]:
+    """What was published of ODIS, for one kind of its object token (a method of `grid.METHODS`)."""
 
-    return results.paired("odis-single", "ibot", gain)
+    def help_of_masks(results: Results) -> Figure:
+        def gain(result: dict[str, Any]) -> float:
+            return knn("masked-attention")(result) - knn("whole-image")(result)
+
+        return results.paired(ours, "ibot", gain)
+
+    return [
+        Claim(
+            "the object as the unit beats the image",
+            PAPER,
+            f"{ours} - ibot",
+            lambda r: r.paired(ours, "ibot", knn()),
+        ),
+        Claim(
+            "crops alone bring most of the gain",
+            POST,
+            f"gain of crop-only over that of {ours}",
+            lambda r: r.kept("crop-only", ours, "ibot", knn()),
+            50.0,
+            "% of the gain",
+        ),
+        Claim(
+            "crops bring more than masks",
+            POST,
+            "crop-only - mask-only",
+            lambda r: r.paired("crop-only", "mask-only", knn()),
+        ),
+        Claim(
+            "masks add to crops",
+            POST,
+            f"{ours} - crop-only",
+            lambda r: r.paired(ours, "crop-only", knn()),
+        ),
+        Claim(
+            "a mean of patches is far behind",
+            POST,
+            f"{ours} - mean-pool",
+            lambda r: r.paired(ours, "mean-pool", knn()),
+        ),
+        Claim(
+            "masks at inference help ODIS more than iBOT",
+            PAPER,
+            f"(masked-attention - whole-image): {ours} - ibot",
+            help_of_masks,
+        ),
+        Claim(
+            "masking pixels instead (blackout) is worse",
+            PAPER,
+            f"{ours}: masked-attention - blackout",
+            lambda r: _gap(r, ours, "masked-attention", "blackout"),
+        ),
+    ]
 
 
 CLAIMS = [
-    Claim(
-        "the object as the unit beats the image",
-        PAPER,
-        "odis-single - ibot",
-        lambda r: r.paired("odis-single", "ibot", knn()),
-    ),
-    Claim(
-        "crops alone bring most of the gain",
-        POST,
-        "gain of crop-only over that of odis-single",
-        lambda r: r.kept("crop-only", "odis-single", "ibot", knn()),
-        50.0,
-        "% of the gain",
-    ),
-    Claim(
-        "crops bring more than masks",
-        POST,
-        "crop-only - mask-only",
-        lambda r: r.paired("crop-only", "mask-only", knn()),
-    ),
-    Claim(
-        "masks add to crops",
-        POST,
-        "odis-single - crop-only",
-        lambda r: r.paired("odis-single", "crop-only", knn()),
-    ),
-    Claim(
-        "a mean of patches is far behind",
-        POST,
-        "odis-single - mean-pool",
-        lambda r: r.paired("odis-single", "mean-pool", knn()),
-    ),
-    Claim(
-        "masks at inference help ODIS more than iBOT",
-        PAPER,
-        "(masked-attention - whole-image): odis-single - ibot",
-        _help_of_masks,
-    ),
-    Claim(
-        "masking pixels instead (blackout) is worse",
-        PAPER,
-        "odis-single: masked-attention - blackout",
-        lambda r: _gap(r, "odis-single", "masked-attention", "blackout"),
-    ),
+    *published("odis-single"),
     Claim(
         "several objects a view help, if tokens are read-only",
         OURS,
@@ -123,3 +130,6 @@ CLAIMS = [
         "% of the gain",
     ),
 ]
+
+BESIDE_CLAIMS = [*published("odis-beside"), *published("authors")]
+"""The published ones again, of the authors' kind of token and with all their choices."""

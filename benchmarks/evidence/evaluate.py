@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from measure import ASKED, RATIO, Parts, object_knn, patches, probes
-from tables import rows
+from markdown import rows
+from measure import ASKED, RATIO, Parts, objects, patches, probes
 from worlds import Roots, transfers
 
 from odis.errors import OdisError
@@ -65,7 +65,7 @@ def measured_row(encoder: Encoder, parts: Parts) -> dict[str, Any]:
         except OdisError as error:
             left_out[name] = str(error)
 
-    measure("knn", lambda: {"knn": object_knn(encoder, parts.train, parts.test, parts.side)})
+    measure("knn", lambda: objects(encoder, parts))
     measure("probes", lambda: probes(encoder, parts))
     measure("patches", lambda: patches(encoder, parts))
     return {"scores": scores, "left_out": left_out}

@@ -56,7 +56,7 @@ def figure(values: list[float]) -> Figure:
 @dataclass(slots=True)
 class Results:
     """The figures of one world: `cells[name][seed]` is the JSON of a cell, `cost` what `cost.py` measured,
-    `measured` how.
+    `measured` how, `on` what `evaluate.py` measured on other data.
     """
 
     world: str
@@ -64,6 +64,7 @@ class Results:
     trials: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     cost: dict[str, dict[str, float]] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
+    on: list[dict[str, Any]] = field(default_factory=list)
 
     @staticmethod
     def read(folder: Path) -> Results:
@@ -78,7 +79,17 @@ class Results:
         for path in sorted((folder / "choose").glob("*.json")):
             result = json.loads(path.read_text())
             found.trials.setdefault(result["cell"], {})[result["candidate"]] = result
+        found.on = [json.loads(path.read_text()) for path in sorted((folder / "on").glob("*.json"))]
         return found
+
+    def at(self, length: str) -> Results:
+        """The cells of one length under the names of their methods, and the untrained network."""
+        cells = {
+            name.removesuffix(f".{length}"): seeds
+            for name, seeds in self.cells.items()
+            if name.endswith(f".{length}") or name == "untrained"
+        }
+        return Results(self.world, cells, self.trials, self.cost, self.measured)
 
     def of(self, cell: str, measure: Measure) -> Figure:
         """A measure of a cell over its seeds."""
@@ -114,7 +125,10 @@ def knn(asked: str | None = None) -> Measure:
 
 def score(name: str) -> Measure:
     """`linear`, `images_map` or `dense_knn`, in percent."""
-    return lambda result: result["scores"][name]["value"]
+    return lambda result: result["scores"].get(name, _MISSING)["value"]
+
+
+_MISSING = {"value": math.nan}
 
 
 def verdict(difference: Figure, bound: float = 0.0) -> str:

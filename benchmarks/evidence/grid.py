@@ -45,6 +45,32 @@ class Cell:
     labels: bool = False
 
 
+BESIDE = {"model.object_tokens": "beside"}
+
+LOCALS = {"views.local_views": 4}
+
+FREE_LOCALS = {**LOCALS, "views.local_crops": "free"}
+
+AUTHORS: dict[str, dict[str, Any]] = {
+    "beside": BESIDE,
+    "first-crop": {
+        "objects.target": "first-crop",
+        "objects.sampling": "area",
+        "views.min_coverage": 0.0,
+    },
+    "classes": {"objects.unit": "classes"},
+    "component-boxes": {
+        "views.mask_shape": "component-boxes",
+        "views.mask_coverage": 0.0,
+        "views.mask_margin": 1,
+        "objects.min_visible": 0.0,
+    },
+    "missing-zero": {"loss.missing_pairs": "zero", "views.min_coverage": 0.0},
+}
+"""Each choice of the authors' own code on its own, by a short name. Collapse guards, photometrics and
+schedules stay those of this size, and so do local views, which the base has none of.
+"""
+
 METHODS: dict[str, dict[str, Any]] = {
     "dino": {"objects.use": False, "loss.patch_weight": 0.0},
     "ibot": {"objects.use": False},
@@ -52,6 +78,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "mask-only": {"views.object_crops": False, "views.local_crops": "free"},
     "mean-pool": {"model.object_readout": "mean-pool"},
     "odis-single": {},
+    "odis-beside": BESIDE,
+    "authors": {name: value for settings in AUTHORS.values() for name, value in settings.items()},
     "odis-read-only-1": {**READ_ONLY, "objects.per_image": 1},
     "odis-read-only-2": {**READ_ONLY, "objects.per_image": 2},
     "odis-read-only-4": {**READ_ONLY, "objects.per_image": 4},
@@ -64,8 +92,6 @@ REFERENCE = "odis-single"
 
 BEST = "odis-read-only-all"
 """What the smaller studies are around."""
-
-LOCALS = {"views.local_views": 4}
 
 
 def _around(name: str, objects: str = "annotated", **settings: Any) -> Cell:
@@ -87,14 +113,29 @@ TABLE = (
     "odis-single",
     "odis-read-only-all",
     "crop-only",
+    "authors",
     "dino",
     "mask-only",
     "mean-pool",
 )
 """The methods that are compared at every length, those first that the claims are about."""
 
-AUTHORS: dict[str, dict[str, Any]] = {}
-"""Each choice of the authors' own code on its own, by a short name."""
+OTHER_SETTINGS: dict[str, dict[str, Any]] = {
+    "any-pixel": {"views.mask_coverage": 0.0},
+    "margin-1": {"views.mask_margin": 1},
+    "locals-free-masked": FREE_LOCALS,
+    "locals-free-unmasked": {**FREE_LOCALS, "views.local_masks": False},
+    "keep-object-1": {"prediction.keep_object": 1},
+    "clip-parameter": {"optim.clip": "parameter"},
+    "decay-tokens": {"optim.decay_tokens": True},
+}
+"""Parts of these choices, and settings that other methods' code has otherwise."""
+
+READ_ONLY_SETTINGS: dict[str, dict[str, Any]] = {
+    "sees-cls": {"model__object_sees_cls": True},
+    "keep-object-1": {"prediction__keep_object": 1},
+}
+"""New settings of read-only tokens."""
 
 GEOMETRIES: dict[str, dict[str, int]] = {
     "16-64": {"model.patch_size": 16, "views.global_size": 64},
@@ -137,7 +178,7 @@ STUDIES: dict[str, list[Cell]] = {
     "image-term": [_around("image-term", loss__image_weight=1.0)],
     "locals": [
         Cell(f"{BEST}.locals-aware", BEST, LOCALS),
-        Cell(f"{BEST}.locals-free", BEST, {**LOCALS, "views.local_crops": "free"}),
+        Cell(f"{BEST}.locals-free", BEST, FREE_LOCALS),
     ],
     "teacher": [
         _around("teacher-temp-0.04", loss__teacher_temp=0.04, loss__warmup_teacher_temp=0.04),
@@ -161,7 +202,17 @@ STUDIES: dict[str, list[Cell]] = {
     },
     "authors-one-by-one": [
         Cell(f"{REFERENCE}.{name}.100k", REFERENCE, settings, images=LENGTHS["100k"])
-        for name, settings in AUTHORS.items()
+        for name, settings in {**AUTHORS, **OTHER_SETTINGS}.items()
+    ],
+    "authors-digits": [
+        Cell("odis-beside", "odis-beside"),
+        Cell("authors", "authors"),
+        *(
+            Cell(f"{REFERENCE}.{name}", REFERENCE, settings)
+            for name, settings in {**AUTHORS, **OTHER_SETTINGS}.items()
+            if name != "beside"
+        ),
+        *(_around(name, **settings) for name, settings in READ_ONLY_SETTINGS.items()),
     ],
     "patches": [
         *(
@@ -176,9 +227,12 @@ STUDIES: dict[str, list[Cell]] = {
     ],
 }
 
+BY_LENGTH = ("headroom", *LENGTHS, "authors-one-by-one", "patches")
+"""Studies of worlds whose runs have several lengths."""
+
 ONE_SEED = (
     *("sampling", "margin", "image-term", "locals", "teacher", "heads", "longer", "rate"),
-    *("headroom", *LENGTHS, "authors-one-by-one", "patches"),
+    *BY_LENGTH,
 )
 """Studies of which one seed is run unless more are asked for."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from odis.config.query import MODES, QueryConfig
+from odis.config.query import MODES, QueryConfig, Readout
 from odis.evaluation.dense_knn import DenseKnnSettings, evaluate_dense_knn
 from odis.evaluation.knn import KnnSettings, evaluate_knn
 from odis.evaluation.label_maps import LabelledImages
@@ -69,20 +69,33 @@ class Parts:
 
 def object_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, side: int) -> dict[str, Any]:
     """k-NN accuracy of objects in every way to ask, with its interval over test images."""
-    found = {}
-    for asked in ASKED:
-        window = asked == WINDOW
-        mode = "masked-attention" if window else asked
-        # A box that is cut out, and a window, are resized to the size of a view; whole images are asked about
-        # at their own.
-        size = None if window or mode == "crop" else side
-        settings = KnnSettings(
-            query=QueryConfig(modes=(mode,), size=size, context=CONTEXT if window else None),
-            k=(K,),
-            max_train=NEIGHBOURS,
-        )
-        found[asked] = evaluate_knn(encoder, train, test, settings)["rows"][0]["scores"][f"k={K}"]
+    return {asked: _knn(encoder, train, test, side, asked, "obj") for asked in ASKED}
+
+
+def both_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, side: int) -> dict[str, Any]:
+    """The same by `[CLS]` and `[OBJ]` concatenated, of a network that has both, where a way reads them."""
+    ways = ("masked-attention", WINDOW) if "both" in encoder.readouts("masked-attention") else ()
+    return {asked: _knn(encoder, train, test, side, asked, "both") for asked in ways}
+
+
+def _knn(
+    encoder: Encoder, train: ObjectIndex, test: ObjectIndex, side: int, asked: str, readout: Readout
+) -> dict[str, Any]:
+    window = asked == WINDOW
+    mode = "masked-attention" if window else asked
+    # A box that is cut out, and a window, are resized to the size of a view; whole images are asked about at
+    # their own.
+    size = None if window or mode == "crop" else side
+    query = QueryConfig(modes=(mode,), size=size, context=CONTEXT if window else None, readout=readout)
+    settings = KnnSettings(query=query, k=(K,), max_train=NEIGHBOURS)
+    found: dict[str, Any] = evaluate_knn(encoder, train, test, settings)["rows"][0]["scores"][f"k={K}"]
     return found
+
+
+def objects(encoder: Encoder, parts: Parts) -> dict[str, Any]:
+    """`knn` of objects, and `knn_both` where the network has the two tokens."""
+    asked = encoder, parts.train, parts.test, parts.side
+    return {"knn": object_knn(*asked), "knn_both": both_knn(*asked)}
 
 
 def probes(encoder: Encoder, parts: Parts) -> dict[str, Any]:
@@ -151,5 +164,4 @@ def patches(encoder: Encoder, parts: Parts) -> dict[str, Any]:
 
 def measured(encoder: Encoder, parts: Parts) -> dict[str, Any]:
     """Every measure of a trained network."""
-    knn = object_knn(encoder, parts.train, parts.test, parts.side)
-    return {"knn": knn, **probes(encoder, parts), **patches(encoder, parts)}
+    return {**objects(encoder, parts), **probes(encoder, parts), **patches(encoder, parts)}

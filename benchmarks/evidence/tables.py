@@ -1,6 +1,6 @@
 """Tables, plots and verdicts of the study, made of the cells' JSON; nothing in them is typed.
 
-    python benchmarks/evidence/tables.py [--results DIR] [--doc docs/evidence.md] [--plots docs/evidence]
+    python benchmarks/evidence/tables.py [--results DIR] [--doc docs/evidence.md ...] [--plots docs/evidence]
 
 Every block of the document between `<!-- made: NAME -->` and `<!-- end -->` is written anew; the text around
 them stays.
@@ -14,9 +14,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from claims import CLAIMS
+import lengths
+from claims import BESIDE_CLAIMS, CLAIMS, Claim
 from figures import Figure, Measure, Results, knn, score, verdict
-from grid import METHODS, REFERENCE, STUDIES
+from grid import BY_LENGTH, LENGTHS, METHODS, REFERENCE, STUDIES
+from markdown import NOT_RUN, rows
 from measure import ASKED
 from plots import draw
 
@@ -25,13 +27,6 @@ HERE = Path(__file__).parent
 CORE = [cell.name for cell in STUDIES["core"]]
 
 _BLOCK = re.compile(r"(<!-- made: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def rows(header: list[str], body: list[list[str]]) -> str:
-    """A Markdown table, columns of numbers to the right."""
-    numbers = [all(cell[:1] in "0123456789+-" for cell in column) for column in zip(*body)]
-    lines = [header, ["---:" if right else "---" for right in numbers], *body]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def core(results: Results) -> str:
@@ -74,7 +69,7 @@ def core(results: Results) -> str:
                 f"{cost['peak_gib']:.2f}" if cost else "-",
             ]
         )
-    return rows(header, body) if body else "*Not run yet.*\n"
+    return rows(header, body)
 
 
 def modes(results: Results) -> str:
@@ -85,7 +80,7 @@ def modes(results: Results) -> str:
         for name in CORE
         if name in results.cells
     ]
-    return rows(header, body) if body else "*Not run yet.*\n"
+    return rows(header, body)
 
 
 def study(results: Results, name: str) -> str:
@@ -124,13 +119,13 @@ def study(results: Results, name: str) -> str:
                 f"{arithmetic:.2f}",
             ]
         )
-    return rows(header, body) if body else "*Not run yet.*\n"
+    return rows(header, body)
 
 
-def claims(results: Results) -> str:
+def claims(results: Results, which: list[Claim] = CLAIMS) -> str:
     """Every claim beside its figure."""
     body = []
-    for claim in CLAIMS:
+    for claim in which:
         found = claim.figure(results)
         shown = f"{found} %" if claim.unit.startswith("%") and found.seeds else found.signed()
         body.append([claim.says, claim.source, f"`{claim.compared}`", shown, verdict(found, claim.bound)])
@@ -176,6 +171,8 @@ def meters(results: Results) -> str:
     """The collapse meters at the end of every method's runs."""
     body = []
     for name, cells in results.cells.items():
+        if any(result["meters"][-1]["teacher_entropy"] is None for result in cells.values()):
+            continue  # trained with labels: it has no teacher
         last: dict[str, Figure] = {}
         for meter in ("teacher_entropy", "mean_entropy", "feature_spread"):
             # lambda with a default
@@ -184,11 +181,7 @@ def meters(results: Results) -> str:
         body.append(
             [f"`{name}`", *(f"{value.mean:.2f}" for value in last.values()), f"{warned} of {len(cells)}"]
         )
-    return (
-        rows(["cell", "teacher entropy", "mean entropy", "feature spread", "collapsed"], body)
-        if body
-        else "*Not run yet.*\n"
-    )
+    return rows(["cell", "teacher entropy", "mean entropy", "feature spread", "collapsed"], body)
 
 
 SUSTAINED = 1e14
@@ -200,7 +193,7 @@ measured it.
 def cost(results: Results) -> str:
     """What a run of each method costs: measured where `cost.py` ran, and by its arithmetic on a GPU."""
     if not results.cost:
-        return "*Not run yet.*\n"
+        return NOT_RUN
     how, images = results.measured, results.measured["images_a_run"]
     header = [
         "method",
@@ -232,24 +225,43 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "core": core,
     "modes": modes,
     "claims": claims,
+    "claims-authors": lambda results: claims(results, BESIDE_CLAIMS),
     "short": short,
     "choices": choices,
     "meters": meters,
     "cost": cost,
-    **{name: (lambda results, name=name: study(results, name)) for name in STUDIES if name != "core"},
+    **{
+        name: (lambda results, name=name: study(results, name))
+        for name in STUDIES
+        if name not in ("core", *BY_LENGTH)
+    },
+    **lengths.BLOCKS,
 }
 
 
 def made(name: str, everything: dict[str, Results]) -> str:
-    """The text of a block, `TABLE WORLD`.
+    """The text of a block, `TABLE WORLD`; or `TABLE WORLD LENGTH`, for the runs of one length.
 
     Raises:
-        ValueError: There is no such table.
+        ValueError: There is no such table or length.
     """
-    table, _, world = name.partition(" ")
+    table, _, of = name.partition(" ")
+    world, _, length = of.partition(" ")
     if table not in BLOCKS or not world:
         raise ValueError(f"no block {name!r}; they are TABLE WORLD with a table of {', '.join(BLOCKS)}")
-    return BLOCKS[table](everything.get(world, Results(world)))
+    if length and length not in LENGTHS:
+        raise ValueError(f"no block {name!r}; lengths are {', '.join(LENGTHS)}")
+    found = everything.get(world, Results(world))
+    return BLOCKS[table](found.at(length) if length else found)
+
+
+def anew(text: str, everything: dict[str, Results]) -> str:
+    """A document with its blocks written anew.
+
+    Raises:
+        ValueError: It has a block that there is no table for.
+    """
+    return _BLOCK.sub(lambda block: f"{block[1]}\n{made(block['name'], everything)}\n{block[3]}", text)
 
 
 def main() -> None:
@@ -263,21 +275,20 @@ def main() -> None:
         help="figures of the cells (default: beside this file)",
     )
     parser.add_argument(
-        "--doc", type=Path, help="document whose blocks are written anew; without it all tables are printed"
+        "--doc",
+        type=Path,
+        nargs="+",
+        help="documents whose blocks are written anew; without one all tables are printed",
     )
     parser.add_argument("--plots", type=Path, help="folder for the plots")
     args = parser.parse_args()
     everything = {path.name: Results.read(path) for path in sorted(args.results.glob("*")) if path.is_dir()}
     if args.doc is not None:
-        text = args.doc.read_text()
-
-        def anew(match: re.Match[str]) -> str:
-            return f"{match[1]}\n{made(match['name'], everything)}\n{match[3]}"
-
-        try:
-            args.doc.write_text(_BLOCK.sub(anew, text))
-        except ValueError as error:
-            sys.exit(f"{args.doc}: {error}")
+        for doc in args.doc:
+            try:
+                doc.write_text(anew(doc.read_text(), everything))
+            except ValueError as error:
+                sys.exit(f"{doc}: {error}")
     else:
         for results in everything.values():
             for name, table in BLOCKS.items():

@@ -20,6 +20,7 @@ from photographs import write_photograph_scenes
 
 from odis.config.options import load_recipe
 from odis.errors import DataError
+from odis.evaluation.dense import open_labelled
 from odis.evaluation.label_maps import LabelledImages
 from odis.evaluation.protocols.layouts.segmentation import SegmentedImages, open_segmented
 from odis.finding.corpus import find_objects
@@ -186,7 +187,7 @@ class World:
     def labelled(self, part: Literal["train", "test"], work: Path) -> LabelledImages:
         """The images of `train` or `test` with a class for every pixel, for measures of patches."""
         if self.maps is not None:
-            return LabelledImages.open_label_maps(self.maps, _LISTS[part])
+            return open_labelled(self.maps, _LISTS[part])
         # Strokes of digits are thinner than patches, so that by masks most of every patch is background and
         # nothing else is ever found.
         return LabelledImages.from_index(self.boxes(part, work), boxes=True)

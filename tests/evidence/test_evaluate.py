@@ -19,7 +19,8 @@ def kept(tmp_path_factory):
     folder.mkdir()
     world = worlds.worlds()["scenes"].of_size(24)
     config = load_recipe(str(world.base), data="-", model__embed_dim=32, model__depth=1, model__num_heads=2)
-    for name in ("ibot.100k-seed0", "odis-single.100k-seed0"):
+    for name, tokens in (("ibot.100k-seed0", "single"), ("odis-read-only-all.100k-seed0", "read-only")):
+        config.model.object_tokens = tokens
         network = supervised.Classifier(config, 10)
         encoder = Encoder.of(network.backbone, config)
         encoder.card = supervised.card_of(config, world.index("train", folder.parent), network)
@@ -50,17 +51,20 @@ def test_every_backbone_has_a_row_and_is_measured_once(kept, tmp_path):
         99968,
         {},
     )
-    assert set(row["scores"]) == {"knn", *evaluate.SCORES}
+    assert set(row["scores"]) == {"knn", "knn_both", *evaluate.SCORES}
     assert json.loads(out.read_text()) == first
     whole = evaluate.evaluate(folder, train, test, out, say=said.append)
-    assert said == ["ibot.100k-seed0: measured", "odis-single.100k-seed0: measured"]
+    assert said == ["ibot.100k-seed0: measured", "odis-read-only-all.100k-seed0: measured"]
     assert whole["rows"]["ibot.100k-seed0"] == row
+    assert row["scores"]["knn_both"] == {}  # its [CLS] is its object token
+    both = whole["rows"]["odis-read-only-all.100k-seed0"]["scores"]["knn_both"]
+    assert set(both) == {"masked-attention", "masked-attention, window"}
     lines = evaluate.table(whole).splitlines()
     assert len(lines) == 4
     score = row["scores"]["knn"]["crop"]
     shown = f"| {score['value']:.1f} ± {(score['high'] - score['low']) / 2:.1f} |"
     assert shown in lines[2]
-    assert lines[3].startswith("| `odis-single.100k-seed0` | - |")  # nothing lies beside it
+    assert lines[3].startswith("| `odis-read-only-all.100k-seed0` | - |")  # nothing lies beside it
     with pytest.raises(evaluate.OdisError, match="is of other data; give another --out or --name"):
         evaluate.evaluate(folder, test, train.__class__.open(one_class(test, tmp_path)), out)
 

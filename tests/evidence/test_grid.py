@@ -67,6 +67,7 @@ def test_methods_are_the_recipes_of_their_names(tmp_path):
         "model.object_readout",
         "loss.patch_weight",
     )
+    assert set(grid.TABLE) <= set(grid.METHODS)
     reference = flat(as_dict(load_recipe("odis-vits16", data="x")))
     for method in ("dino", "ibot", "crop-only", "mask-only", "mean-pool"):
         recipe = flat(as_dict(load_recipe(f"{method}-vits16", data="x")))

@@ -41,6 +41,7 @@ def test_a_cell_writes_what_its_figures_depend_on(small):
     assert set(result["scores"]["knn"]) == set(measure.ASKED)
     assert all(score["low"] <= score["value"] <= score["high"] for score in result["scores"]["knn"].values())
     assert {"linear", "images_map", "dense_knn"} <= set(result["scores"])
+    assert result["scores"]["knn_both"] == {}  # its [CLS] is its object token
     assert result["steps"] == 2  # 5 epochs of 30 images
     assert result["images_seen"] == 2 * 64
     assert result["flops"] == pytest.approx(result["images_seen"] * result["flops_per_image"])

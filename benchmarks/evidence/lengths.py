@@ -1,0 +1,306 @@
+"""Tables of worlds whose runs have several lengths: curves, headroom, the choices of the authors one by one,
+patches across an object, transfer.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from figures import Measure, Results, knn, score
+from grid import ACROSS, GEOMETRIES, LENGTHS, REFERENCE, STUDIES, TABLE, UNTRAINED
+from markdown import NOT_RUN, rows
+from measure import ASKED, WINDOW
+
+MEASURES: dict[str, Measure] = {
+    "object k-NN": knn(),
+    "by crop": knn("crop"),
+    "by masked attention": knn("masked-attention"),
+    "by masked attention, window": knn(WINDOW),
+    "linear probe": score("linear"),
+    "image mAP": score("images_map"),
+    "dense k-NN": score("dense_knn"),
+    "Hummingbird": score("hummingbird"),
+    "CorLoc": score("corloc"),
+}
+"""What is measured of every cell; object k-NN first in the way that was chosen for the method."""
+
+ENOUGH = 10
+"""Headroom over the interval of a score, from which on a world can decide a claim."""
+
+BASE = "8-64"
+"""Side of a patch and of a view of the base settings."""
+
+
+def longest(results: Results) -> str:
+    """The longest length at which the network was trained with labels; the longest of all without one."""
+    labelled = [length for length in LENGTHS if f"supervised.{length}" in results.cells]
+    return labelled[-1] if labelled else list(LENGTHS)[-1]
+
+
+def share(results: Results, cell: str, measure: Measure) -> str:
+    """Of the headroom of a measure the share that a cell has, in %: 0 is the untrained network, 100 the one
+    that was trained with labels for longest.
+    """
+    low = results.of(UNTRAINED.name, measure)
+    high = results.of(f"supervised.{longest(results)}", measure)
+    found = results.of(cell, measure)
+    if not (low.seeds and high.seeds and found.seeds) or high.mean <= low.mean:
+        return "-"
+    return f"{100 * (found.mean - low.mean) / (high.mean - low.mean):.0f}"
+
+
+def curves(results: Results) -> str:
+    """Object k-NN of every method against images seen, and its share of the headroom."""
+    body = []
+    for name in (*TABLE, "supervised"):
+        cells = {length: f"{name}.{length}" for length in LENGTHS}
+        there = [cell for cell in cells.values() if cell in results.cells]
+        if not there:
+            continue
+        asked = next(iter(results.cells[there[-1]].values()))["asked"]
+        line = [f"`{name}`", asked]
+        for cell in cells.values():
+            line += [str(results.of(cell, knn())), share(results, cell, knn())]
+        body.append(line)
+    header = ["method", "asked by"]
+    for length in LENGTHS:
+        header += [f"{length} images", "% of headroom"]
+    return rows(header, body)
+
+
+def everything(results: Results) -> str:
+    """Every measure of every method at every length."""
+    names = [UNTRAINED.name, *(f"{name}.{length}" for length in LENGTHS for name in (*TABLE, "supervised"))]
+    body = [
+        [
+            f"`{name}`",
+            str(len(results.cells[name])),
+            *(str(results.of(name, measure)) for measure in MEASURES.values()),
+        ]
+        for name in names
+        if name in results.cells
+    ]
+    return rows(["cell", "seeds", *MEASURES], body)
+
+
+def asked(results: Results) -> str:
+    """Object k-NN of every method and length in every way to ask."""
+    names = [UNTRAINED.name, *(f"{name}.{length}" for length in LENGTHS for name in (*TABLE, "supervised"))]
+    body = [
+        [f"`{name}`", *(str(results.of(name, knn(way))) for way in ASKED)]
+        for name in names
+        if name in results.cells
+    ]
+    return rows(["cell", *ASKED], body)
+
+
+def interval(results: Results, measure: Measure) -> tuple[float, str]:
+    """Half of the 95 % interval that scores of this world have, and over what: the median over cells, over
+    seeds where cells have three or more, else over test images.
+    """
+    found = [results.of(name, measure) for name in results.cells]
+    seeded = [figure.half for figure in found if figure.seeds >= 3]
+    if seeded:
+        return statistics.median(seeded), "seeds"
+    halves = [
+        half
+        for cells in results.cells.values()
+        for result in cells.values()
+        if not math.isnan(half := _half(result, measure))
+    ]
+    return (statistics.median(halves) if halves else math.nan), "test images"
+
+
+def _half(result: dict[str, Any], measure: Measure) -> float:
+    """Half of the interval of one score over test images."""
+
+    def at(end: str) -> float:
+        scores = result["scores"]
+        ends: dict[str, Any] = {name: {"value": one.get(end, math.nan)} for name, one in scores.items()}
+        ends["knn"] = {way: {"value": one.get(end, math.nan)} for way, one in scores["knn"].items()}
+        return measure({**result, "scores": ends})
+
+    return (at("high") - at("low")) / 2
+
+
+def headroom(results: Results) -> str:
+    """What there is to be gained by each measure, and whether that is enough to decide a claim."""
+    top = f"supervised.{longest(results)}"
+    body = []
+    for name, measure in MEASURES.items():
+        low, high = results.of(UNTRAINED.name, measure), results.of(top, measure)
+        if not (low.seeds and high.seeds):
+            continue
+        half, over = interval(results, measure)
+        room = high.mean - low.mean
+        enough = room > 0 and room >= ENOUGH * half
+        body.append(
+            [
+                name,
+                str(low),
+                str(high),
+                f"{room:+.1f}",
+                f"± {half:.1f} over {over}",
+                f"{room / half:.1f}" if half > 0 else "-",
+                "yes" if enough else "no",
+            ]
+        )
+    header = ["measure", "untrained", f"`{top}`", "headroom", "interval", "headroom over it"]
+    return rows([*header, "decides claims"], body)
+
+
+def decides(results: Results) -> str:
+    """One line: which measures of this world can decide a claim."""
+    low, top = UNTRAINED.name, f"supervised.{longest(results)}"
+    can, cannot = [], []
+    for name, measure in MEASURES.items():
+        if low in results.cells and top in results.cells:
+            room = results.of(top, measure).mean - results.of(low, measure).mean
+            enough = room > 0 and room >= ENOUGH * interval(results, measure)[0]
+            (can if enough else cannot).append(name)
+    if not can + cannot:
+        return NOT_RUN
+    said = f"with headroom of {ENOUGH} intervals or more"
+    return (
+        f"Measures {said}: {', '.join(can) or 'none'}. Of less, which decide nothing: "
+        f"{', '.join(cannot) or 'none'}.\n"
+    )
+
+
+def one_by_one(results: Results) -> str:
+    """Each choice of the authors on top of the reference, against the reference of that length."""
+    body = []
+    for item in STUDIES["authors-one-by-one"]:
+        if item.name in results.cells:
+            other = f"{REFERENCE}.{item.name.rsplit('.', 1)[1]}"
+            body.append(
+                [
+                    f"`{item.name}`",
+                    str(len(results.cells[item.name])),
+                    *(
+                        text
+                        for measure in (knn(), knn("crop"), knn("masked-attention"), score("hummingbird"))
+                        for text in (
+                            str(results.of(item.name, measure)),
+                            results.paired(item.name, other, measure).signed(),
+                        )
+                    ),
+                ]
+            )
+    header = ["cell", "seeds"]
+    for name in ("object k-NN", "by crop", "by masked attention", "Hummingbird"):
+        header += [name, "against it"]
+    return rows(header, body)
+
+
+def geometry_cell(method: str, geometry: str) -> str:
+    """Name of the cell of a method (or `untrained`) at a side of patches and of views."""
+    if method == UNTRAINED.name:
+        return method if geometry == BASE else f"{method}.{geometry}"
+    return f"{method}.100k" if geometry == BASE else f"{method}.{geometry}.100k"
+
+
+def by_patches() -> list[str]:
+    """Sides of patches and views, from few patches a view to many."""
+    return sorted([BASE, *GEOMETRIES], key=lambda name: (across(name), -int(name.split("-")[0])))
+
+
+def across(geometry: str) -> int:
+    """Patches across a view."""
+    patch, view = map(int, geometry.split("-"))
+    return view // patch
+
+
+def patches(results: Results) -> str:
+    """Object k-NN by patches across a view, as a crop and by masked attention, and what masks bring."""
+    body = []
+    for geometry in by_patches():
+        patch, view = geometry.split("-")
+        for way in ("crop", "masked-attention", WINDOW):
+            found = [
+                results.of(geometry_cell(name, geometry), knn(way)) for name in (UNTRAINED.name, *ACROSS)
+            ]
+            if not any(figure.seeds for figure in found):
+                continue
+            gain = results.paired(
+                geometry_cell("odis-read-only-all", geometry), geometry_cell("crop-only", geometry), knn(way)
+            )
+            over = results.paired(
+                geometry_cell("odis-read-only-all", geometry), geometry_cell("ibot", geometry), knn(way)
+            )
+            sides = [f"{across(geometry)} x {across(geometry)}", patch, view, way]
+            body.append([*sides, *map(str, found), over.signed(), gain.signed()])
+    header = ["patches a view", "patch", "view", "asked by", UNTRAINED.name, *ACROSS]
+    return rows([*header, "read-only - ibot", "read-only - crop-only"], body)
+
+
+def transfer(results: Results) -> str:
+    """Kept backbones of this world on data of others (`evaluate.py`)."""
+    from evaluate import table
+
+    said = [
+        f"On `{found['name']}` ({found['test']['images']} images, {found['test']['objects']} objects):\n\n"
+        f"{table(found)}"
+        for found in results.on
+    ]
+    return "\n".join(said) if said else NOT_RUN
+
+
+def readouts(results: Results) -> str:
+    """Object k-NN by `[OBJ]` and by `[CLS]` and `[OBJ]` concatenated, of networks that have both tokens."""
+    body = []
+    for name, cells in results.cells.items():
+        for way in ("masked-attention", WINDOW):
+            if all(way in result["scores"].get("knn_both", {}) for result in cells.values()):
+                figures = (
+                    results.of(name, knn(way)),
+                    results.of(name, both(way)),
+                    results.paired(name, name, both(way), knn(way)),
+                )
+                body.append([f"`{name}`", way, str(figures[0]), str(figures[1]), figures[2].signed()])
+    return rows(["cell", "asked by", "`[OBJ]`", "both", "difference"], body)
+
+
+def both(way: str) -> Measure:
+    """k-NN accuracy in percent by `[CLS]` and `[OBJ]` concatenated."""
+    return lambda result: result["scores"]["knn_both"][way]["value"]
+
+
+def ran_curves(results: Results) -> bool:
+    """Whether there is something to draw curves of."""
+    return any(f"{name}.{length}" in results.cells for name in TABLE for length in LENGTHS)
+
+
+def ran_patches(results: Results) -> bool:
+    """Whether there is a side of patches beside the base."""
+    return any(geometry_cell(name, one) in results.cells for name in ACROSS for one in GEOMETRIES)
+
+
+def curves_plot(results: Results) -> str:
+    """The plot of `plots.py`, for a page that lies beside it."""
+    said = "Scores against images seen, a line for each method, for six measures"
+    return f"![{said}]({results.world}-curves.png)\n" if ran_curves(results) else NOT_RUN
+
+
+def patches_plot(results: Results) -> str:
+    """The plot of `plots.py`, for a page that lies beside it."""
+    said = "Object k-NN by crop and by masked attention against patches in a view"
+    return f"![{said}]({results.world}-patches.png)\n" if ran_patches(results) else NOT_RUN
+
+
+BLOCKS: dict[str, Callable[[Results], str]] = {
+    "curves": curves,
+    "curves-plot": curves_plot,
+    "patches-plot": patches_plot,
+    "everything": everything,
+    "asked": asked,
+    "headroom": headroom,
+    "decides": decides,
+    "one-by-one": one_by_one,
+    "patches-across": patches,
+    "transfer": transfer,
+    "readouts": readouts,
+}
