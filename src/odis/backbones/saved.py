@@ -42,6 +42,12 @@ def save_model(path: Path, backbone: ObjectViT, card: dict[str, Any]) -> None:
     about = {"odis": json.dumps(card), SAFETENSORS_KEY: UNSEALED}
     with written_whole(path, errors=(SafetensorError,), seal=seal_safetensors) as beside:
         save_file(weights, beside, metadata=about)
+        # The library leaves the order of metadata to chance, and two equal runs should write equal files.
+        with beside.open("r+b") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) | {"__metadata__": about}
+            file.seek(8)
+            file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
 
 
 def load_model(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
