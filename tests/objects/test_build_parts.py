@@ -17,6 +17,7 @@ from PIL import Image
 
 from odis.cli import main
 from odis.errors import ConfigError, DataError
+from odis.machine.locks import sole_owner
 from odis.objects import build as build_module
 from odis.objects.build import Summary, build_index
 from odis.objects.index import ObjectIndex
@@ -121,6 +122,33 @@ def test_a_killed_build_ends_as_one_that_was_not(root: Path, tmp_path: Path) -> 
         for path, name in ((tmp_path, "whole.skipped.jsonl"), (tmp_path / "out", "parts.skipped.jsonl"))
     ]
     assert lists[0].read_bytes() == lists[1].read_bytes()
+
+
+def test_a_kill_while_the_parts_are_removed_leaves_nothing_in_the_way(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the hidden folder is gone: what is left of it is neither taken for work nor kept for ever."""
+    out = tmp_path / "out" / "x.parquet"
+
+    def killed(folder: Path, **_: Any) -> None:
+        for path in sorted(Path(folder).iterdir())[::2]:
+            path.unlink()
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", killed)
+        with pytest.raises(Stop):
+            build(root, out)
+    assert len(list(ObjectIndex.open(out))) == 11
+    build(root, out)
+    assert sorted(p.name for p in out.parent.iterdir()) == ["x.parquet", "x.skipped.jsonl"]
+
+
+def test_an_index_that_another_call_makes_is_refused(root: Path, tmp_path: Path) -> None:
+    with sole_owner(tmp_path / "x.parquet"), pytest.raises(DataError, match="another call in this process"):
+        build(root, tmp_path / "x.parquet")
+    with sole_owner(tmp_path / "x", "1-of-2"):
+        build(root, tmp_path / "x", shard=(2, 2))
 
 
 @pytest.mark.parametrize("parts", range(4))

@@ -60,7 +60,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path, cut: float) -> None:
     path = save_checkpoint(tmp_path, 1, STATE, keep=1)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(cut if cut >= 1 else cut * len(whole))])
-    with pytest.raises(DataError, match=r"step-00000001\.pt: is damaged or not whole"):
+    with pytest.raises(DataError, match=r"step-00000001\.pt: not a whole checkpoint"):
         load_checkpoint(path)
 
 

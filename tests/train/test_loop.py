@@ -258,7 +258,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_aloud(
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
     said = refuse_nothing(capsys, arguments)
-    assert f"warning: {newest}: is damaged" in said
+    assert f"warning: {newest}: not a whole checkpoint (is damaged" in said
     assert f"the run goes on from {before.name}\n" in said
     assert "resumed after step 2" in said
     assert [line["loss"] for line in lines(tmp_path / "metrics.jsonl")] == losses
@@ -266,7 +266,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_aloud(
     for path in checkpoints(folder):
         path.write_bytes(path.read_bytes()[:1000])
     line = refused(capsys, "pretrain", *arguments)
-    assert line.startswith(f"odis pretrain: {newest}: is damaged")
+    assert line.startswith(f"odis pretrain: {newest}: not a whole checkpoint")
     assert line.endswith(f"no other is whole: remove {folder} to begin again")
 
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from odis.config.options import load_recipe
-from odis.errors import ConfigError, OdisError
+from odis.errors import ConfigError, DataError, OdisError
 from odis.inference import load
+from odis.machine.locks import sole_owner
 from odis.objects.index import write_index
 from odis.train import loop, update
 from odis.train.checkpoint import checkpoints, load_checkpoint, step_of
@@ -142,3 +143,26 @@ def test_a_run_that_ends_in_weights_that_are_not_finite_publishes_nothing(
     with pytest.raises(OdisError, match=r"the run ends in weights that are not finite; .*step-00000002"):
         pretrain(index, tmp_path, train__steps=4, train__checkpoint_every=1)
     assert load(tmp_path).card["step"] == 2
+
+
+def test_a_run_has_one_owner(index: str, tmp_path: Path) -> None:
+    with sole_owner(tmp_path / "run", inside=True):
+        with pytest.raises(DataError, match="another call in this process is writing it"):
+            pretrain(index, tmp_path / "run", train__steps=1)
+        assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"], "nothing was written"
+
+
+def test_what_killed_processes_left_in_a_run_is_neither_in_the_way_nor_kept(
+    index: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".config.yaml.0123abcd.partial").write_text("of a disk that was full")
+    pretrain(index, tmp_path, train__steps=1)
+    names = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*"))
+    left = [".tmpAbc123", "config.tmp", "checkpoints/step-00000007.tmp"]
+    left += ["checkpoints/.step-00000002.pt.0123abcd.partial", ".model.safetensors.0123abcd.partial"]
+    for name in left:
+        (tmp_path / name).write_bytes(b"left")
+    mine = tmp_path / ".tmp-mine.txt"
+    mine.write_text("not odis's")
+    pretrain(index, tmp_path, train__steps=1)
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p != mine) == names

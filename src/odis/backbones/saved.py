@@ -18,6 +18,8 @@ from odis.errors import DataError
 from odis.machine.checksums import (
     SAFETENSORS_KEY,
     UNSEALED,
+    DamagedError,
+    reason,
     seal_safetensors,
     verify_archive,
     verify_safetensors,
@@ -57,18 +59,20 @@ def load_model(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
         DataError: if the file is missing, cut short, or not written by `save_model`.
     """
     check_readable(path)
-    verify_safetensors(path)
     try:
+        verify_safetensors(path)
         with safe_open(path, framework="pt") as f:
             card = json.loads((f.metadata() or {})["odis"])
         backbone = build_vit(
             ModelConfig(**card["model"] | {"weights": None}), card["image_size"], drop_path=0.0
         )
         backbone.load_state_dict(load_file(path))
+    except DamagedError as e:
+        raise DataError(f"{path}: not a model that odis wrote, or not whole ({reason(e, path)})") from e
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
-        reason = str(e).splitlines()[0][:200]
+        why = str(e).splitlines()[0][:200]
         raise DataError(
-            f"{path}: not a model that odis wrote, or not whole ({type(e).__name__}: {reason})"
+            f"{path}: not a model that odis wrote, or not whole ({type(e).__name__}: {why})"
         ) from e
     return backbone.eval(), card
 
@@ -81,9 +85,11 @@ def load_teacher(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
         DataError: if the file is cut short, or no checkpoint that odis wrote.
     """
     check_readable(path)
-    verify_archive(path)
     try:
+        verify_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except DamagedError as e:
+        raise DataError(f"{path}: not a whole checkpoint ({reason(e, path)})") from e
     except Exception as e:  # damaged files raise anything
         raise DataError(f"{path}: not a whole checkpoint ({type(e).__name__})") from e
     try:

@@ -68,11 +68,12 @@ def _run(evaluation: Evaluation[Any, Any], options: Any) -> None:
 
     from odis.commands.functions import load_models
     from odis.evaluation.results import check_writable, results_table, write_results
+    from odis.machine.locks import sole_owner
     from odis.machine.progress import ProgressBar, error_console, output_console
 
     check_writable(options.out)
     stderr = error_console()
-    with ProgressBar(stderr) as bar:
+    with sole_owner(options.out), ProgressBar(stderr) as bar:
         # The file is written after each row: an interruption, or a refusal later on, loses no row.
         results = evaluation.run(
             lambda: load_models(options.model or (), device=read.device, precision=read.precision),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from odis.evaluation.periodic import periodic_knn
 from odis.evaluation.results import check_writable, write_results
 from odis.inference import Encoder, load
 from odis.machine.allocator import keep_freed_memory
+from odis.machine.locks import sole_owner
 from odis.objects.build import build_index
 from odis.objects.index import ObjectIndex
 from odis.train import loop
@@ -173,15 +175,16 @@ def evaluate(
         raise OdisError(f"models: is {models!r}, must be a path, timm:NAME or an encoder, or several of them")
     sources = [models] if isinstance(models, str | Path | Encoder) else list(models)
     read = chosen.read
-    results = evaluation.run(
-        lambda: load_models(sources, device=read.device, precision=read.precision),
-        data,
-        chosen,
-        progress,
-        None if out is None else lambda so_far: write_results(out, so_far | {"complete": False}),
-    )
-    if out is not None:
-        write_results(out, results | {"complete": True})
+    with contextlib.nullcontext() if out is None else sole_owner(out):
+        results = evaluation.run(
+            lambda: load_models(sources, device=read.device, precision=read.precision),
+            data,
+            chosen,
+            progress,
+            None if out is None else lambda so_far: write_results(out, so_far | {"complete": False}),
+        )
+        if out is not None:
+            write_results(out, results | {"complete": True})
     return results
 
 

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from odis.errors import ConfigError, DataError
 from odis.finding.finder import Finder, Found, PartWorker
+from odis.machine.locks import sole_owner
 from odis.objects.build import Summary
 from odis.objects.clean import SkippedObject
 from odis.objects.index import ObjectIndex
-from odis.objects.parts import Parts, is_made
+from odis.objects.parts import Parts, discard_leftovers, is_made
 from odis.types import Skipped
 
 Engine = Literal["local", "ray"]
@@ -71,36 +72,38 @@ def find_objects(
     if engine == "local" and workers > 1:
         raise ConfigError(f"workers: is {workers}, which goes with --engine ray; the local engine is one")
     settings = {**settings, "images": index.fingerprint(), "batch_size": batch_size, "part_size": part_size}
-    total = count_parts(index, part_size)
-    if is_made(out, settings):
-        return None
-    parts = Parts(out, root=index.root, settings=settings)
-    pending = [k for k in range(total) if k not in parts.done()]
-    if engine == "ray":
-        from odis.finding.ray_engine import ray_parts
+    with sole_owner(out):
+        total = count_parts(index, part_size)
+        if is_made(out, settings):
+            discard_leftovers(out)
+            return None
+        parts = Parts(out, root=index.root, settings=settings)
+        pending = [k for k in range(total) if k not in parts.done()]
+        if engine == "ray":
+            from odis.finding.ray_engine import ray_parts
 
-        made = ray_parts(
-            pending, index, build, part_size=part_size, batch_size=batch_size, workers=workers, gpus=gpus
-        )
-    else:
-        made = _local_parts(pending, index, build, part_size, batch_size)
-    done = total - len(pending)
-    if progress is not None:
-        progress(min(len(index), done * part_size), len(index))
-    try:
-        for k, found in made:
-            write_part(parts, k, found)
-            if report is not None:
-                for item in found.skipped:
-                    report(item)
-            done += 1
-            if progress is not None:
-                progress(min(len(index), done * part_size), len(index))
-    except BaseException:
-        if not parts.done():
-            parts.discard()
-        raise
-    return finish(parts, total)
+            made = ray_parts(
+                pending, index, build, part_size=part_size, batch_size=batch_size, workers=workers, gpus=gpus
+            )
+        else:
+            made = _local_parts(pending, index, build, part_size, batch_size)
+        done = total - len(pending)
+        if progress is not None:
+            progress(min(len(index), done * part_size), len(index))
+        try:
+            for k, found in made:
+                write_part(parts, k, found)
+                if report is not None:
+                    for item in found.skipped:
+                        report(item)
+                done += 1
+                if progress is not None:
+                    progress(min(len(index), done * part_size), len(index))
+        except BaseException:
+            if not parts.done():
+                parts.discard()
+            raise
+        return finish(parts, total)
 
 
 def _local_parts(

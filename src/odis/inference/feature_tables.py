@@ -23,6 +23,7 @@ from odis.inference.encoder import Encoder
 from odis.inference.stream import IndexFeatures, stream_index
 from odis.machine.checksums import DamagedError, seal_parquet, verify_parquet
 from odis.machine.files import write_json_whole, written_whole
+from odis.machine.locks import sole_owner
 from odis.objects.index import ObjectIndex
 from odis.types import Skipped
 
@@ -95,36 +96,37 @@ def export_features(
     if not len(index):
         raise DataError(f"{index.path}: has no images")
     about = describe(encoder, index, settings)
-    _claim(out, about)
-    width, count = encoder.width(query.mode, query.readout), -(-len(index) // settings.part_images)
-    schema = feature_schema(width, settings.dtype, {"odis": json.dumps(about, ensure_ascii=False)})
-    mine = [part for part in range(count) if part % world_size == rank]
-    total = sum(len(_rows(part, settings, index)) for part in mine)
-    done, paths = 0, []
-    for part in mine:
-        path, rows = out / f"part-{part:05d}.parquet", _rows(part, settings, index)
-        if not _is_whole(path):
-            before = done
-            chunks = stream_index(
-                encoder,
-                index,
-                query,
-                replace(settings.read, workers=min(settings.read.workers, len(rows))),
-                rows=rows,
-                chunk=len(rows),
-                progress=None if progress is None else partial(_counted, progress, before, total),
-            )
-            (found,) = chunks
-            if skip is not None:
-                for skipped in found.skipped:
-                    skip(skipped)
-            with written_whole(path, errors=(pa.ArrowException,), seal=seal_parquet) as beside:
-                pq.write_table(_table(found, index, schema), beside, compression="zstd")
-        done += len(rows)
-        paths.append(path)
-        if progress is not None:
-            progress(done, total)
-    return paths
+    with sole_owner(out, f"rank-{rank}-of-{world_size}", inside=True):
+        _claim(out, about)
+        width, count = encoder.width(query.mode, query.readout), -(-len(index) // settings.part_images)
+        schema = feature_schema(width, settings.dtype, {"odis": json.dumps(about, ensure_ascii=False)})
+        mine = [part for part in range(count) if part % world_size == rank]
+        total = sum(len(_rows(part, settings, index)) for part in mine)
+        done, paths = 0, []
+        for part in mine:
+            path, rows = out / f"part-{part:05d}.parquet", _rows(part, settings, index)
+            if not _is_whole(path):
+                before = done
+                chunks = stream_index(
+                    encoder,
+                    index,
+                    query,
+                    replace(settings.read, workers=min(settings.read.workers, len(rows))),
+                    rows=rows,
+                    chunk=len(rows),
+                    progress=None if progress is None else partial(_counted, progress, before, total),
+                )
+                (found,) = chunks
+                if skip is not None:
+                    for skipped in found.skipped:
+                        skip(skipped)
+                with written_whole(path, errors=(pa.ArrowException,), seal=seal_parquet) as beside:
+                    pq.write_table(_table(found, index, schema), beside, compression="zstd")
+            done += len(rows)
+            paths.append(path)
+            if progress is not None:
+                progress(done, total)
+        return paths
 
 
 def _is_whole(path: Path) -> bool:

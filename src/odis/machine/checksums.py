@@ -39,6 +39,11 @@ class DamagedError(DataError):
     """A file whose bytes are not those that were written."""
 
 
+def reason(error: DataError, path: Path) -> str:
+    """What is wrong with a file, without its name."""
+    return str(error).removeprefix(f"{path}: ")
+
+
 # --- zip archives: checkpoints
 
 

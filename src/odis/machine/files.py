@@ -11,6 +11,7 @@ import glob
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def written_whole(
     failures: tuple[type[Exception], ...] = (OSError, *errors)
     try:
         _check(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         if not cache:
             _remove_leftovers(target)
         beside, lock = _reserve(target)
@@ -88,6 +89,44 @@ def written_whole(
         if beside is not None:
             with contextlib.suppress(OSError):  # it is gone if all went well
                 beside.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in a folder that this process owns: temporary files and folders of
+    `written_whole` and `remove_folder`, of safetensors, and of earlier versions of odis.
+    """
+    for path in folder.glob(f".*.????????{SUFFIX}"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            _remove_unlocked(path)
+    for pattern in (".tmp??????", "*.tmp"):
+        for path in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder: all of it or, if the process is killed, nothing that is still found by its name."""
+    trash = folder.with_name(f"{_stem(folder)}{secrets.token_hex(4)}{SUFFIX}")
+    with contextlib.suppress(OSError):  # it may be gone
+        os.replace(folder, trash)
+        shutil.rmtree(trash, ignore_errors=True)
+    for path in folder.parent.glob(f"{glob.escape(_stem(folder))}????????{SUFFIX}"):
+        if path.is_dir():  # of a process that was killed here
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that they last.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        _bring_to_disk(one.parent)
 
 
 def write_text_whole(path: str | Path, text: str, *, errors: str = "strict") -> None:
@@ -125,6 +164,20 @@ def append_line(path: Path, text: str) -> None:
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({_reason(error)})") from error
+
+
+def bring_to_disk(path: Path) -> None:
+    """fsync a log, so that it does not have less than what is written whole after it; none is none.
+
+    Raises:
+        DataError: if that fails.
+    """
+    try:
+        _bring_to_disk(path)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({_reason(error)})") from error
 
@@ -190,9 +243,15 @@ def _remove_leftovers(target: Path) -> None:
     if fcntl is None:
         return
     for path in target.parent.glob(f"{glob.escape(_stem(target))}????????{SUFFIX}"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+        _remove_unlocked(path)
+
+
+def _remove_unlocked(path: Path) -> None:
+    if fcntl is None:
+        return
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 def _stem(target: Path) -> str:

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from odis.errors import OdisError
+
 T = TypeVar("T")
 
 
@@ -56,11 +58,23 @@ class Ranks:
             dist.barrier()
 
     def from_first(self, value: Callable[[], T]) -> T:
-        """`value()` of the first rank, sent to all. The other ranks do not call it."""
+        """`value()` of the first rank, sent to all. The other ranks do not call it. What the first rank
+        refuses is raised on all of them.
+
+        Raises:
+            OdisError: as `value` does.
+        """
         if not self.distributed:
             return value()
-        box: list[Any] = [value() if self.is_first else None]
+        box: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                box = [value(), None]
+            except OdisError as error:
+                box = [None, error]
         dist.broadcast_object_list(box, src=0, device=self.device)
+        if box[1] is not None:
+            raise box[1]
         first: T = box[0]
         return first
 

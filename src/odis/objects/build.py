@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from odis.errors import ConfigError, DataError, OdisWarning
+from odis.machine.locks import sole_owner
 from odis.objects.clean import Crowd, SkippedObject, Unread
 from odis.objects.extras import LOW_BITS
 from odis.objects.index import PART_NAME
-from odis.objects.parts import Parts
+from odis.objects.parts import Parts, share_name
 from odis.objects.plausible import add, count_boxes, no_counts, verdicts
 from odis.objects.shards import PART_SIZE, check_shard
 from odis.objects.skips import SkipGroups, entry, kind, skips_path, write_skips
@@ -167,27 +168,28 @@ def build_index(
         "part_size": part_size,
         **places,
     }
-    parts = Parts(Path(out), root=root, settings=settings, shard=shard)
-    account = _Account(strict, report, shard[0] == 1)
-    try:
-        with _seldom_collected():
-            further = {**places, **({"trust": True} if trust else {})}
-            read = FORMATS[source].read(root, split, account.skip, **further)
-            parts.root = account.root = read.root
-            total = _make(parts, read, account, part_size)
-        accounts = [account.outside, *(parts.account(k) for k in range(total) if parts.owns(k))]
-        path = skips_path(out, shard)
-        summary = _summary(str(out), read.provenance, accounts, str(path))
-        if shard[1] == 1:
-            _refuse_losses(summary, accounts, str(root), max_skipped)
-        _refuse_other_files(parts, total)
-        write_skips(path, (one for account in accounts for one in account["skipped"]))
-    except BaseException as error:
-        if not parts.done() or isinstance(error, _LostError) or (strict and isinstance(error, DataError)):
-            parts.discard()
-        raise
-    parts.finish(total)
-    return summary
+    with sole_owner(out, share_name(shard)):
+        parts = Parts(Path(out), root=root, settings=settings, shard=shard)
+        account = _Account(strict, report, shard[0] == 1)
+        try:
+            with _seldom_collected():
+                further = {**places, **({"trust": True} if trust else {})}
+                read = FORMATS[source].read(root, split, account.skip, **further)
+                parts.root = account.root = read.root
+                total = _make(parts, read, account, part_size)
+            accounts = [account.outside, *(parts.account(k) for k in range(total) if parts.owns(k))]
+            path = skips_path(out, shard)
+            summary = _summary(str(out), read.provenance, accounts, str(path))
+            if shard[1] == 1:
+                _refuse_losses(summary, accounts, str(root), max_skipped)
+            _refuse_other_files(parts, total)
+            write_skips(path, (one for account in accounts for one in account["skipped"]))
+        except BaseException as error:
+            if not parts.done() or isinstance(error, _LostError) or (strict and isinstance(error, DataError)):
+                parts.discard()
+            raise
+        parts.finish(total)
+        return summary
 
 
 class _Account:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 
 from odis.errors import DataError
 from odis.machine.checksums import Seal, seal_parquet, verify_parquet
-from odis.machine.files import move_whole, written_whole
+from odis.machine.files import move_whole, remove_folder, written_whole
 from odis.objects.index import PART_NAME, ObjectIndex, index_schema, made_with
 from odis.objects.table import to_batch
 from odis.types import ImageObjects
@@ -54,8 +53,7 @@ class Parts:
             raise DataError(
                 f"{out}: shards need a folder to write into; give --out a name that does not end in .parquet"
             )
-        share = f".{shard[0]}-of-{shard[1]}" if shard[1] > 1 else ""
-        self.folder = self.out.with_name(f".{self.out.name}{share}.parts")
+        self.folder = parts_folder(self.out, share_name(shard))
         self._check_out()
         self._enter()
 
@@ -141,7 +139,7 @@ class Parts:
 
     def discard(self) -> None:
         """Remove the parts."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
     def _join(self, wanted: list[int]) -> None:
         paths = [self.folder / f"{k:06d}.parquet" for k in wanted]
@@ -216,6 +214,21 @@ class Parts:
     def _replace(self, name: str, content: bytes | pa.Buffer, seal: Seal | None = None) -> None:
         with written_whole(self.folder / name, seal=seal) as beside:
             beside.write_bytes(content)
+
+
+def discard_leftovers(out: Path, share: str = "") -> None:
+    """Remove the parts of an index that is made: a process was killed before it did."""
+    remove_folder(parts_folder(out, share))
+
+
+def parts_folder(out: Path, share: str = "") -> Path:
+    """The hidden folder of the parts of an index, or of a share of them such as `1-of-4`."""
+    return out.with_name(f".{out.name}{f'.{share}' if share else ''}.parts")
+
+
+def share_name(shard: tuple[int, int]) -> str:
+    """`1-of-4`; empty for the only shard."""
+    return f"{shard[0]}-of-{shard[1]}" if shard[1] > 1 else ""
 
 
 def is_made(out: Path, settings: dict[str, Any]) -> bool:

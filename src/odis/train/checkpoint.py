@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from odis.errors import DataError
-from odis.machine.checksums import seal_archive, verify_archive
+from odis.machine.checksums import reason, seal_archive, verify_archive
 from odis.machine.files import check_readable, move_whole, written_whole
 
 _NAME = re.compile(r"step-(\d{8})\.pt")
@@ -89,8 +89,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         verify_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except DataError:
-        raise
+    except DataError as e:
+        raise DataError(f"{path}: not a whole checkpoint ({reason(e, path)})") from e
     except Exception as e:
         raise DataError(f"{path}: not a whole checkpoint ({type(e).__name__})") from e
     if not isinstance(state, dict) or not {"step", "student", "teacher", "optimizer"} <= state.keys():

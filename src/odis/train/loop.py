@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
 from odis.data.pixels.reader import make_folders
 from odis.data.pixels.shrink import are_large
-from odis.errors import ConfigError, OdisError, OdisWarning
+from odis.errors import ConfigError, DataError, OdisError
 from odis.machine.devices import describe_device, peak_memory, resolve_device
+from odis.machine.files import remove_leftovers
+from odis.machine.locks import sole_owner
 from odis.machine.ranks import Ranks, launch, ranks
 from odis.method.vit import ObjectViT
 from odis.objects.check import require_labels, require_objects
@@ -69,17 +71,37 @@ def pretrain(
     config = follow_weights(config)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    with ranks(resolve_device(config.train.device, "train.device")) as here:
+    device = resolve_device(config.train.device, "train.device")
+    with ranks(device) as here, _owner(out, here):
         run, index, settled = _start(config, out, here, recipe, restart_from)
+        faults = restore_state(run, out)
         log = RunLog(
             out, here, total_steps=run.schedules.total_steps, start_step=run.step,
             prototypes=config.head.prototypes, tensorboard=config.train.tensorboard,
         )  # fmt: skip
         try:
+            for fault in faults if here.is_first else ():
+                log.warn(fault)
             _train(run, index, out, log, evaluate, settled)
         finally:
             log.close()
     return out
+
+
+@contextlib.contextmanager
+def _owner(out: Path, here: Ranks) -> Iterator[None]:
+    """The first rank owns the run's folder for all, and removes what killed processes left there."""
+
+    def enter() -> None:
+        if out.is_file():
+            raise DataError(f"{out}: is a file; a run is a folder")
+        stack.enter_context(sole_owner(out, inside=True))
+        for folder in (out, out / "checkpoints", out / "objects") if (out / "config.yaml").exists() else ():
+            remove_leftovers(folder)
+
+    with contextlib.ExitStack() as stack:
+        here.from_first(enter)
+        yield
 
 
 def _start(
@@ -96,12 +118,12 @@ def _start(
     settled = settle_precision(config, here, out)
     config = settled.config
     run = build_run(config, here, images=len(index), provenance=provenance_of(config, index), recipe=recipe)
-    if here.is_first:
+
+    def enter() -> None:
         resolved = _resolved(run, index, settled.asked)
-        resolved |= {"fingerprints": fingerprints(config, index)}
-        prepare(out, config, resolved, restart_from)
-    here.barrier()
-    restore_state(run, out, lambda fault: warnings.warn(fault, OdisWarning, stacklevel=2))
+        prepare(out, config, resolved | {"fingerprints": fingerprints(config, index)}, restart_from)
+
+    here.from_first(enter)
     return run, index, settled
 
 

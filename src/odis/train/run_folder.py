@@ -119,11 +119,10 @@ def prepare(
             restarts.append({"step": restart_from, "changed": changed})
     elif restart_from is not None:
         raise ConfigError(f"restart-from: {out} holds no run to restart")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(not one.name.startswith(".") for one in out.iterdir())):
         raise DataError(
             f"{out}: exists and is not a run (no config.yaml); give an empty or new folder with --out"
         )
-    out.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"config": new, "resolved": resolved}
     record |= {"restarts": restarts} if restarts else {}
     record |= {"versions": _versions(), "git": _git_state()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,13 +55,15 @@ def save_state(run: TrainState, out: Path) -> None:
     run.ranks.barrier()
 
 
-def restore_state(run: TrainState, out: Path, warn: Callable[[str], None]) -> None:
+def restore_state(run: TrainState, out: Path) -> list[str]:
     """Take over the state of the newest checkpoint that is whole, if there is one. All ranks call it.
 
     Args:
         run: Gets the state.
         out: The run's folder. Damaged checkpoints get another name.
-        warn: Called on the first rank with a line about each damaged one.
+
+    Returns:
+        A line about each damaged checkpoint.
 
     Raises:
         DataError: if there are checkpoints and none is whole, or of a run with other settings.
@@ -70,7 +71,7 @@ def restore_state(run: TrainState, out: Path, warn: Callable[[str], None]) -> No
     folder = out / "checkpoints"
     state, faults = newest_whole(folder)
     if state is None:
-        return
+        return []
     path = folder / f"step-{state['step']:08d}.pt"
     try:
         for name in _PARTS:
@@ -83,9 +84,8 @@ def restore_state(run: TrainState, out: Path, warn: Callable[[str], None]) -> No
         ) from e
     run.ranks.barrier()  # all have read
     if faults and run.ranks.is_first:
-        for fault in faults:
-            warn(f"{fault}; the run goes on from {path.name}")
         set_aside(folder, run.step)
+    return [f"{fault}; the run goes on from {path.name}" for fault in faults]
 
 
 def model_card(run: TrainState) -> dict[str, Any]:
