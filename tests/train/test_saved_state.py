@@ -1,5 +1,6 @@
 """What is kept of a run whose steps stop being finite, and how it goes on."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,78 @@ def test_what_killed_processes_left_in_a_run_is_neither_in_the_way_nor_kept(
     mine.write_text("not odis's")
     pretrain(index, tmp_path, train__steps=1)
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p != mine) == names
+
+
+def log_lines(out: Path) -> list[dict[str, Any]]:
+    timing = {"images_per_second", "data_wait", "seconds_left", "memory_gib"}
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in timing} for line in lines]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing handles it."""
+
+
+def killed_after(step: int) -> Any:
+    """A training step that is the last thing the process does, if it is that of `step`."""
+    train_step = loop.train_step
+
+    def last(run: loop.TrainState, micro_batches: list, **more: Any) -> None:
+        if run.step == step:
+            raise Killed
+        train_step(run, micro_batches, **more)
+
+    return last
+
+
+@pytest.mark.parametrize("at", [3, 4, 8])
+def test_an_interval_that_was_interrupted_logs_the_same_mean(
+    index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Checkpoints and log lines fall on different steps; the run is killed one step after a checkpoint."""
+    settings = {"train__steps": 9, "train__log_every": 4, "train__checkpoint_every": at - 1}
+    pretrain(index, tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", killed_after(at))
+        with pytest.raises(Killed):
+            pretrain(index, tmp_path / "killed", **settings)
+    pretrain(index, tmp_path / "killed", **settings)
+    assert log_lines(tmp_path / "killed") == log_lines(tmp_path / "whole")
+    assert [line["step"] for line in log_lines(tmp_path / "whole")] == [4, 8, 9]
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_scores_are_written_once_whenever_the_run_is_killed(index: str, tmp_path: Path, every: int) -> None:
+    """Killed in each evaluation, before its line or after; steps 2, 4 and 6 have checkpoints."""
+    config = load_recipe(
+        "debug", data=index, val=index, **TINY, train__steps=6, train__checkpoint_every=2,
+        train__knn_every=every,
+    )  # fmt: skip
+    left = [True] * 4
+
+    def evaluate(model: Any, _: Any) -> dict[str, float]:
+        if left and left.pop():
+            raise Killed
+        return {"score": float(sum(value.double().sum() for value in model.state_dict().values()))}
+
+    kills = 0
+    while True:
+        try:
+            loop.pretrain(config, tmp_path / "killed", evaluate=evaluate)
+            break
+        except Killed:
+            kills += 1
+    assert kills == 4
+    left = []
+    whole = loop.pretrain(config, tmp_path / "again", evaluate=evaluate)
+    assert log_lines(tmp_path / "killed") == log_lines(whole)
+    assert [line["step"] for line in log_lines(whole) if "score" in line] == [*range(every, 7, every)]
+
+
+def test_sums_of_other_ranks_are_shared_out() -> None:
+    """Two ranks wrote the state, one goes on: it has the mean of both."""
+    state = [{"sums": {"loss": torch.tensor(value)}, "counts": {"loss": 2}} for value in (3.0, 5.0)]
+    meters = update.Meters()
+    meters.load_state_dict(state, 0, torch.device("cpu"))
+    meters.add({"loss": torch.tensor(1.0)})
+    assert meters.means() == {"loss": pytest.approx((3 + 5) / 2 / 3 + 1 / 3)}

@@ -157,6 +157,8 @@ def _train(
 ) -> None:
     train, total = run.config.train, run.schedules.total_steps
     if run.step >= total:
+        with stop_signals(run.ranks) as stop:
+            _evaluate_if_due(run, log, evaluate, stop)
         log.say(f"{out}: the run is complete ({total} steps)")
         return
     chosen = f" (auto: {settled.why})" if settled.why else ""
@@ -183,6 +185,7 @@ def _train(
     rounds = Rounds(run, index, out)
     with stop_signals(run.ranks) as stop:
         try:
+            _evaluate_if_due(run, log, evaluate, stop)
             while run.step < total:
                 with stop.at_once():
                     objects, end = rounds.span(lambda s: log.skip(run.step, [s]))
@@ -247,18 +250,29 @@ def _train_on(
         if stopping:
             _say_stopped(run, log, out)
             raise KeyboardInterrupt
-        if evaluate is not None and (
-            run.step == total or (train.knn_every and run.step % train.knn_every == 0)
-        ):
-            if run.ranks.is_first:
-                try:
-                    with stop.at_once():
-                        scores = evaluate(run.teacher.backbone, run.config)
-                    log.write(run.step, scores)
-                except OdisError as error:  # the run goes on
-                    log.warn(f"step {run.step}: the evaluation during training failed: {error}")
-            run.ranks.barrier()
+        if _evaluate_if_due(run, log, evaluate, stop):
             throughput.restart()
+
+
+def _evaluate_if_due(run: TrainState, log: RunLog, evaluate: Evaluate | None, stop: Stop) -> bool:
+    """Evaluate the teacher of this step once: after the step, or when the run is resumed, if it was killed
+    before the scores were written. Other ranks wait. Returns whether there was an evaluation.
+
+    Raises:
+        Interrupted: A signal ended it.
+    """
+    every, at_end = run.config.train.knn_every, run.step == run.schedules.total_steps
+    if evaluate is None or not run.step or not (at_end or (every and run.step % every == 0)):
+        return False
+    if run.ranks.is_first and not log.has_scores(run.step):
+        try:
+            with stop.at_once():
+                scores = evaluate(run.teacher.backbone, run.config)
+            log.write(run.step, scores)
+        except OdisError as error:  # the run goes on
+            log.warn(f"step {run.step}: the evaluation during training failed: {error}")
+    run.ranks.barrier()
+    return True
 
 
 def _next(batches: Iterator[Batch], count: int, throughput: Throughput) -> list[Batch]:
@@ -305,6 +319,7 @@ def _save_if_good(run: TrainState, log: RunLog, out: Path) -> None:
         OdisError: The run ends in a state that is not finite.
     """
     at_end = run.step == run.schedules.total_steps
+    log.bring_to_disk()
     if is_good(run) and (at_end or not run.nonfinite):
         save_state(run, out)
     elif at_end:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from odis.machine.files import append_line, write_text_whole
-from odis.machine.ranks import sum_over_ranks, world_size
+from odis.machine.ranks import gather_over_ranks, sum_over_ranks, world_size
 
 
 def entropy(probabilities: Tensor) -> Tensor:
@@ -90,6 +90,20 @@ class Meters:
         self._sums, self._counts = {}, {}
         return dict(zip(names, values))
 
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Sums and counts of each rank, on the CPU. All ranks call it."""
+        mine = {"sums": {name: value.cpu() for name, value in self._sums.items()}, "counts": self._counts}
+        return gather_over_ranks([mine])
+
+    def load_state_dict(self, state: list[dict[str, Any]], rank: int, device: torch.device) -> None:
+        """Take over this rank's sums; if there were other ranks, the same share of all sums."""
+        if len(state) == world_size():
+            sums, self._counts = state[rank]["sums"], dict(state[rank]["counts"])
+        else:
+            names, self._counts = list(state[0]["sums"]), dict(state[0]["counts"])
+            sums = {name: torch.stack([one["sums"][name] for one in state]).mean(0) for name in names}
+        self._sums = {name: value.to(device) for name, value in sums.items()}
+
 
 class JsonLines:
     """A log of one JSON object a line. A resumed run first drops the lines that it will write again."""
@@ -97,12 +111,15 @@ class JsonLines:
     def __init__(self, path: Path, from_step: int) -> None:
         self.path = path
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= from_step]
+            text = path.read_text(encoding="utf-8", errors="replace")
+            kept = [line for line in text.splitlines() if _step_of(line) <= from_step]
             write_text_whole(path, "".join(line + "\n" for line in kept))
 
     def read(self) -> list[dict[str, Any]]:
         """All records."""
-        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a record. NaN and infinity become null."""
@@ -112,7 +129,7 @@ class JsonLines:
 
 def _step_of(line: str) -> float:
     try:
-        step: float = json.loads(line)["step"]
-        return step
-    except (ValueError, KeyError, TypeError):
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf  # a line cut short by a kill
+    return step if isinstance(step, int) else math.inf

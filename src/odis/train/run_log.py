@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from odis.errors import OdisError
-from odis.machine.files import append_line
+from odis.machine.files import bring_to_disk
 from odis.machine.progress import ProgressBar, error_console
 from odis.machine.ranks import Ranks, gather_over_ranks
 from odis.train.metrics import JsonLines, collapse_warning
@@ -54,6 +53,8 @@ class RunLog:
             return
         self._lines = JsonLines(out / "metrics.jsonl", from_step=start_step)
         self._skipped_lines = JsonLines(out / "skipped.jsonl", from_step=start_step)
+        self._bad_lines = JsonLines(out / "nonfinite.jsonl", from_step=start_step)
+        self._scored = {record["step"] for record in self._lines.read() if "loss" not in record}
         self._skipped |= {record["what"] for record in self._skipped_lines.read()}
         if tensorboard:
             try:
@@ -96,7 +97,17 @@ class RunLog:
             f" and {len(images) - 8} more, named in nonfinite.jsonl" if len(images) > 8 else ""
         )
         self.warn(f"step {step}: loss or gradient is not finite; the step was not taken; images: {shown}")
-        append_line(self.out / "nonfinite.jsonl", json.dumps({"step": step, "images": images}))
+        if self.ranks.is_first:
+            self._bad_lines.write({"step": step, "images": images})
+
+    def has_scores(self, step: int) -> bool:
+        """Whether the first rank wrote the scores of the evaluation after `step` steps."""
+        return self.ranks.is_first and step in self._scored
+
+    def bring_to_disk(self) -> None:
+        """Make the logs last: before the state that they belong to is saved."""
+        for lines in (self._lines, self._skipped_lines, self._bad_lines) if self.ranks.is_first else ():
+            bring_to_disk(lines.path)
 
     def warn(self, message: str) -> None:
         """Print a warning, on every rank."""
@@ -120,6 +131,7 @@ class RunLog:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
         if "loss" not in values:
+            self._scored.add(step)
             self.say(
                 f"step {step}/{self.total_steps}  "
                 + "  ".join(f"{name} {value:.1f}" for name, value in values.items())

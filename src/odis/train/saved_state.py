@@ -40,11 +40,13 @@ def save_state(run: TrainState, out: Path) -> None:
     Raises:
         DataError: if it cannot be written.
     """
+    meters = run.meters.state_dict()
     if run.ranks.is_first:
         state: dict[str, Any] = {name: getattr(run, name).state_dict() for name in _PARTS}
         state |= {
             "step": run.step,
             "nonfinite": run.nonfinite,
+            "meters": meters,
             "config": as_dict(run.config),
             "card": model_card(run),
             "odis_version": __version__,
@@ -77,7 +79,9 @@ def restore_state(run: TrainState, out: Path) -> list[str]:
         for name in _PARTS:
             getattr(run, name).load_state_dict(state[name])
         run.step, run.nonfinite = state["step"], state["nonfinite"]
-    except (KeyError, RuntimeError, ValueError) as e:
+        if state.get("meters"):  # earlier versions kept none
+            run.meters.load_state_dict(state["meters"], run.ranks.rank, run.ranks.device)
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as e:
         written = f"odis {state.get('odis_version')} wrote it, this is {__version__}"
         raise DataError(
             f"{path}: does not fit the run's settings ({written}): {str(e).splitlines()[0]}"
