@@ -15,6 +15,11 @@ from odis.train.checkpoint import checkpoints, load_checkpoint
 from odis.types import ImageObjects, Object
 
 STEPS = 8
+TINY: dict[str, object] = {
+    "train.batch_size": 6, "train.threads": 1, "train.checkpoint_every": 0, "loader.workers": 0,
+    "views.global_size": 32, "views.local_size": 16, "model.embed_dim": 48, "model.depth": 2,
+    "head.prototypes": 64,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +37,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(index: Path, out: Path, launcher: list[str], settings: dict[str, object]) -> None:
-    fixed = {
-        "train.steps": STEPS,
-        "train.batch_size": 6,
-        "train.threads": 1,
-        "train.checkpoint_every": 0,
-        "loader.workers": 0,
-        "views.global_size": 32,
-        "views.local_size": 16,
-        "model.embed_dim": 48,
-        "model.depth": 2,
-        "head.prototypes": 64,
-    }
+    fixed = TINY | {"train.steps": STEPS}
     options = [f"--{name}={value}" for name, value in (fixed | settings).items()]
     command = [
         sys.executable,
@@ -116,3 +110,52 @@ def test_two_ranks_follow_one(index: Path, tmp_path: Path, settings: dict[str, o
         assert one[part].keys() == two[part].keys()
         off = torch.cat([(two[part][key] - value).abs().flatten() for key, value in one[part].items()])
         assert off.mean() < 0.01 * most, part
+
+
+STOPPED = """
+import os, signal, sys, time
+from datetime import timedelta
+from pathlib import Path
+import torch.distributed as dist
+from odis.config.options import load_recipe
+from odis.train import loop
+
+init, train_step, rank = dist.init_process_group, loop.train_step, int(os.environ["RANK"])
+dist.init_process_group = lambda backend: init(backend, timeout=timedelta(seconds=4))
+
+def evaluate(model, config):
+    time.sleep(7)  # longer than the limit of the group
+    return {"score": 1.0}
+
+def signalled(run, *given, **more):
+    train_step(run, *given, **more)
+    if run.step == 4 and rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)  # one rank alone
+
+loop.train_step = signalled
+settings = dict(line.split("=") for line in sys.argv[3:])
+settings = {name.replace(".", "__"): value for name, value in settings.items()}
+config = load_recipe("debug", data=sys.argv[1], val="x", **settings)
+try:
+    loop.pretrain(config, Path(sys.argv[2]), evaluate=evaluate)
+except KeyboardInterrupt:
+    print(f"rank {rank} stopped", flush=True)
+"""
+
+
+def test_ranks_wait_for_an_evaluation_and_stop_together_at_a_step(index: Path, tmp_path: Path) -> None:
+    """An evaluation outlasts the limit of the process group. Then a signal reaches one rank, far from any log
+    line: the next step is the last one of both, and it is saved.
+    """
+    script, out = tmp_path / "stopped.py", tmp_path / "run"
+    script.write_text(STOPPED)
+    settings = TINY | {"train.steps": 500, "train.log_every": 400, "train.knn_every": 2}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(script), str(index), str(out), *[f"{name}={value}" for name, value in settings.items()]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(line for line in done.stdout.splitlines()) == ["rank 0 stopped", "rank 1 stopped"]
+    assert "stopped after step 4; the same command resumes" in done.stderr
+    assert load_checkpoint(checkpoints(out / "checkpoints")[-1])["step"] == 4
+    scores = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert scores == [{"step": 2, "score": 1.0}]

@@ -24,9 +24,9 @@ def interrupt_and_wait() -> None:
 
 def test_between_waits_a_signal_only_asks() -> None:
     with stop_signals(ONE) as stop:
-        assert not stop.is_set(at_interval=True)
+        assert not stop.is_set()
         interrupt()
-        assert stop.is_set(at_interval=False)
+        assert stop.is_set()
         with pytest.raises(KeyboardInterrupt) as second:
             interrupt()
         assert not isinstance(second.value, Interrupted), "the state may be half changed"
@@ -53,7 +53,12 @@ def test_ranks_are_not_interrupted_one_by_one() -> None:
         with stop.at_once():
             interrupt()
         assert stop.asked
-        assert not stop.is_set(at_interval=False), "they agree at log intervals"
+
+
+def test_what_one_rank_does_alone_is_interrupted() -> None:
+    with stop_signals(TWO) as stop, pytest.raises(Interrupted), stop.at_once(alone=True):
+        interrupt_and_wait()
+    assert stop.asked
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

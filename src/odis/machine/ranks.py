@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,8 @@ from torch import Tensor
 from odis.errors import OdisError
 
 T = TypeVar("T")
+
+_NO_LIMIT = timedelta(days=365)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,17 @@ def launch() -> Launch:
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This rank, the number of ranks, and this rank's device."""
+    """This rank, the number of ranks, and this rank's device.
+
+    `control` is the group over which ranks wait for each other and agree: on the CPU, and without a limit of
+    time, since a rank may discover objects or evaluate for hours while the others wait. A rank that dies
+    still ends the wait.
+    """
 
     rank: int
     world_size: int
     device: torch.device
+    control: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -55,7 +64,15 @@ class Ranks:
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.distributed:
-            dist.barrier()
+            dist.barrier(group=self.control)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag of any rank is set. All ranks call it."""
+        if not self.distributed:
+            return flag
+        box = torch.tensor([flag], dtype=torch.uint8)
+        dist.all_reduce(box, op=dist.ReduceOp.MAX, group=self.control)
+        return bool(box)
 
     def from_first(self, value: Callable[[], T]) -> T:
         """`value()` of the first rank, sent to all. The other ranks do not call it. What the first rank
@@ -72,7 +89,7 @@ class Ranks:
                 box = [value(), None]
             except OdisError as error:
                 box = [None, error]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        dist.broadcast_object_list(box, src=0, group=self.control)
         if box[1] is not None:
             raise box[1]
         first: T = box[0]
@@ -88,7 +105,8 @@ def ranks(device: torch.device) -> Iterator[Ranks]:
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(dist.get_rank(), size, device)
+        control = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_NO_LIMIT))
+        yield Ranks(dist.get_rank(), size, device, control)
     finally:
         dist.destroy_process_group()
 

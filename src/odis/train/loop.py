@@ -242,7 +242,7 @@ def _train_on(
             log.write(
                 run.step, values | {"memory_gib": peak_memory(run.ranks.device), "skipped": log.skipped}
             )
-        stopping = stop.is_set(at_interval=logs)
+        stopping = stop.is_set()
         if run.step == end or stopping or (train.checkpoint_every and run.step % train.checkpoint_every == 0):
             _check_finite(run, run.pending, log, out)
             run.pending = None
@@ -264,14 +264,18 @@ def _evaluate_if_due(run: TrainState, log: RunLog, evaluate: Evaluate | None, st
     every, at_end = run.config.train.knn_every, run.step == run.schedules.total_steps
     if evaluate is None or not run.step or not (at_end or (every and run.step % every == 0)):
         return False
+    interrupted = False
     if run.ranks.is_first and not log.has_scores(run.step):
         try:
-            with stop.at_once():
+            with stop.at_once(alone=True):
                 scores = evaluate(run.teacher.backbone, run.config)
             log.write(run.step, scores)
+        except Interrupted:
+            interrupted = True
         except OdisError as error:  # the run goes on
             log.warn(f"step {run.step}: the evaluation during training failed: {error}")
-    run.ranks.barrier()
+    if run.ranks.any(interrupted):
+        raise Interrupted
     return True
 
 

@@ -7,9 +7,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
-from odis.machine.ranks import Ranks, max_over_ranks
+from odis.machine.ranks import Ranks
 
 
 class Interrupted(KeyboardInterrupt):
@@ -26,22 +24,21 @@ class Stop:
     def __init__(self, ranks: Ranks) -> None:
         self.ranks, self.asked, self._waits = ranks, False, False
 
-    def is_set(self, *, at_interval: bool) -> bool:
-        """Whether to stop now. Ranks agree on it at log intervals."""
-        if not self.ranks.distributed:
-            return self.asked
-        if not at_interval:
-            return False
-        return bool(max_over_ranks(torch.tensor(float(self.asked), device=self.ranks.device)) > 0)
+    def is_set(self) -> bool:
+        """Whether to stop now: whether any rank was asked to. All ranks call it after each step."""
+        return self.ranks.any(self.asked)
 
     @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """While this block runs, a signal interrupts it.
+    def at_once(self, *, alone: bool = False) -> Iterator[None]:
+        """While this block runs, a signal interrupts it; among several ranks only if `alone`.
+
+        Args:
+            alone: What this rank does in the block the others do not: they wait for its end.
 
         Raises:
             Interrupted: A signal came.
         """
-        if self.ranks.distributed:
+        if self.ranks.distributed and not alone:
             yield
             return
         self._waits = True
