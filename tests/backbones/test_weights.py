@@ -150,7 +150,7 @@ def test_the_options_of_a_program_beside_the_weights_are_passed_over(
 
 def test_a_whole_module_is_refused_with_what_to_save(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
-    with pytest.raises(ConfigError, match=r"it holds torch\.nn\.modules\.linear\.Linear beside them.*state_"):
+    with pytest.raises(ConfigError, match=r"it holds torch\.nn\.modules\.linear\.Linear, and .*state_"):
         read_state(tmp_path / "module.pth")
 
 

@@ -5,8 +5,9 @@ import re
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
-from odis.machine.progress import ProgressBar, error_console
+from odis.machine.progress import ProgressBar, error_console, output_console
 
 
 def terminal(width: int = 100) -> Console:
@@ -75,6 +76,18 @@ def test_no_terminal_and_no_other_rank_shows_a_bar(tty: bool, first: bool) -> No
 def test_the_console_says_names_as_they_are(capsys: pytest.CaptureFixture) -> None:
     error_console().print("[red]a :smile: 12.png[/red]", soft_wrap=True)
     assert capsys.readouterr() == ("", "[red]a :smile: 12.png[/red]\n")
+
+
+def test_a_table_shows_names_that_would_move_the_cursor_as_python_writes_them(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    table = Table("class", title="of\x1b[2Jan index")
+    table.add_row("cat\x1b[31m\u202edog")
+    output_console().print(table)
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert r"cat\x1b[31" in said  # cells have the width of the raw text
+    assert len(said.splitlines()) == 6
 
 
 def test_elsewhere_a_line_says_how_far_and_how_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+from collections.abc import Iterator
 
 import timm
 
@@ -47,6 +49,18 @@ def timm_module(name: str) -> str:
     if ":" in name:
         return ""
     return str(timm.model_entrypoint(name.partition(".")[0]).__module__.rpartition(".")[2])
+
+
+@contextlib.contextmanager
+def without_hub() -> Iterator[None]:
+    """While the block runs, the client of the hub reads its local cache and asks nobody."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 _OTHERS = frozenset(timm.list_modules()) - {

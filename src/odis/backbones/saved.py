@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from odis.backbones.build import build_vit
+from odis.backbones.names import without_hub
 from odis.config.training import ModelConfig
 from odis.errors import DataError
 from odis.machine.checksums import (
@@ -63,9 +64,7 @@ def load_model(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
         verify_safetensors(path)
         with safe_open(path, framework="pt") as f:
             card = json.loads((f.metadata() or {})["odis"])
-        backbone = build_vit(
-            ModelConfig(**card["model"] | {"weights": None}), card["image_size"], drop_path=0.0
-        )
+        backbone = _built(card)
         backbone.load_state_dict(load_file(path))
     except DamagedError as e:
         raise DataError(f"{path}: not a model that odis wrote, or not whole ({reason(e, path)})") from e
@@ -94,7 +93,7 @@ def load_teacher(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
         raise DataError(f"{path}: not a whole checkpoint ({type(e).__name__})") from e
     try:
         card = state["card"]
-        backbone = build_vit(ModelConfig(**card["model"]), card["image_size"], drop_path=0.0)
+        backbone = _built(card)
         of_backbone = {
             k.removeprefix("backbone."): v for k, v in state["teacher"].items() if k.startswith("backbone.")
         }
@@ -104,3 +103,12 @@ def load_teacher(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
             f"{path}: not a checkpoint that odis wrote ({type(e).__name__}: {str(e).splitlines()[0][:200]})"
         ) from e
     return backbone.eval(), card
+
+
+def _built(card: dict[str, Any]) -> ObjectViT:
+    """The network that a card describes, without weights. No hub is asked: one of its models is described by
+    its local cache, or not at all.
+    """
+    config = ModelConfig(**card["model"] | {"weights": None})
+    with without_hub():
+        return build_vit(config, card["image_size"], drop_path=0.0)

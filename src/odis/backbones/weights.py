@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +20,7 @@ from odis.backbones.rotary import RotaryViT, convert_eva
 from odis.errors import ConfigError, DataError, OdisWarning
 from odis.machine.checksums import verify_safetensors
 from odis.machine.files import check_readable
+from odis.machine.pickles import pickle_fault
 
 if TYPE_CHECKING:
     from odis.method.vit import ObjectViT
@@ -120,12 +120,9 @@ def read_content(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace, pathlib.PosixPath]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise anything
-        why = one_line(error)
-        if (other := re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error))) is not None:
-            why = (
-                f"it holds {other[1]} beside them, and no code of a file is run; save the tensors alone: "
-                f"torch.save(model.state_dict(), 'weights.pth')"
-            )
+        why = pickle_fault(error)
+        if why.startswith("it holds "):
+            why += "; save the tensors alone: torch.save(model.state_dict(), 'weights.pth')"
         raise ConfigError(f"model.weights: {path} cannot be read as tensors: {why}") from error
 
 

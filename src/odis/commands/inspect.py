@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from odis.config.checks import check
 from odis.config.options import add_config, require, to_config
+from odis.errors import printable
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -39,5 +40,5 @@ def run(options: Any) -> None:
 
     index = ObjectIndex.open(options.index, config.strict, config.root)
     for skipped in inspect_picture(index, options.out, config, images=options.images, seed=options.seed):
-        print(f"skipped {skipped.what}: {skipped.why}", file=sys.stderr)
+        print(printable(f"skipped {skipped.what}: {skipped.why}"), file=sys.stderr)
     print(options.out)

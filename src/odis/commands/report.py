@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from odis.config.arguments import add_arguments, read_arguments
 from odis.config.options import require
 from odis.config.query import QueryConfig, ReadConfig
+from odis.errors import printable
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -62,5 +63,5 @@ def run(options: Any) -> None:
         seed=options.seed, query=read_arguments(QueryConfig(), options, _QUERY),
         read=read_arguments(ReadConfig(), options, _READ),
     ):  # fmt: skip
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     print(Path(options.out))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
@@ -20,6 +22,18 @@ class _PipedConsole(Console):
     def on_broken_pipe(self) -> None:
         """Leave it to the command line, which ends the same way whoever wrote; rich would exit with 1."""
         raise BrokenPipeError(errno.EPIPE, "the reader of the output has gone")
+
+
+class _OutputConsole(_PipedConsole):
+    """Tables: what is no character to look at is shown as Python writes it in cells too."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            text = segment.text
+            if segment.control or text.replace("\n", "").isprintable():
+                yield segment
+            else:
+                yield Segment("\n".join(map(printable, text.split("\n"))), segment.style)
 
 
 class _PrintableConsole(_PipedConsole):
@@ -47,7 +61,7 @@ def error_console() -> Console:
 
 def output_console() -> Console:
     """Standard output, for tables, without markup and emoji."""
-    return _PipedConsole(markup=False, emoji=False)
+    return _OutputConsole(markup=False, emoji=False)
 
 
 class ProgressBar:

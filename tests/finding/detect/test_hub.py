@@ -1,5 +1,6 @@
 """Networks of transformers: folders, the hub's cache, and everything that can be missing."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -48,6 +49,29 @@ def test_a_folder_that_is_not_whole_is_named(spoiled: str, owl_v2: Path, tmp_pat
             load_pretrained(str(tmp_path / how), DETECTION, "with")
         assert str(tmp_path / how) in str(raised.value)
         assert "\n" not in str(raised.value)
+
+
+def test_code_in_a_folder_is_not_run_also_if_somebody_says_yes(
+    owl_v2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The library asks on a terminal, and takes `y` from a pipe too."""
+    folder, ran = tmp_path / "payload", tmp_path / "ran"
+    shutil.copytree(owl_v2, folder)
+    code = (
+        f"import pathlib\npathlib.Path({str(ran)!r}).touch()\nfrom transformers import Owlv2Config as Mine\n"
+    )
+    (folder / "mine.py").write_text(code)
+    config = json.loads((folder / "config.json").read_text())
+    classes = {"AutoConfig": "mine.Mine", "AutoProcessor": "mine.Mine", DETECTION: "mine.Mine"}
+    config |= {"model_type": "of-its-own", "auto_map": classes}
+    (folder / "config.json").write_text(json.dumps(config))
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda *prompt: asked.append(*prompt) or "y")
+    with pytest.raises(DataError, match="no code from a folder or the hub is run") as raised:
+        load_pretrained(str(folder), DETECTION, "with")
+    assert not ran.exists()
+    assert asked == []
+    assert "trust_remote_code" not in str(raised.value)
 
 
 def test_a_network_for_something_else_is_refused(owl_v2: Path, sam: Path):

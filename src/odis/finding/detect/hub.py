@@ -57,7 +57,8 @@ def load_pretrained(source: str, task: str, option: str) -> Pretrained:
             f"{option}: transformers: needs a folder or a name on the hub, such as transformers:OWNER/NAME"
         )
     where: dict[str, Any] = {
-        "local_files_only": folder is not None or os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE
+        "trust_remote_code": False,  # else the library asks on a terminal whether to run it
+        "local_files_only": folder is not None or os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE,
     }
     if revision:
         where["revision"] = revision
@@ -120,6 +121,8 @@ def _kinds(auto: Any) -> list[str]:
 def _not_had(source: str, folder: Path | None, option: str, error: Exception) -> OdisError:
     why = " ".join(str(error).split())
     why = why if len(why) <= 200 else why[:197] + "..."
+    if "trust_remote_code" in str(error):
+        why = "it needs code of its own, and no code from a folder or the hub is run"
     if folder is not None:
         return DataError(f"{option}: {source} holds no network that transformers can load ({why})")
     return OdisError(

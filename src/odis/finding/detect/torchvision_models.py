@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import detection, get_model_weights, list_models
@@ -21,6 +19,7 @@ from odis.errors import ConfigError, DataError, OdisError
 from odis.finding.detect.candidates import Candidates, alike
 from odis.finding.detect.keep import Limits
 from odis.finding.detect.precision import run_in
+from odis.machine.pickles import pickle_fault
 from odis.objects import rle
 
 # Published by torchvision with frozen batch norm that adds nothing to the variance (`overwrite_eps` in their
@@ -175,10 +174,8 @@ def _read(file: str) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise DataError(
-            f"{file}: cannot be read as a state dict ({' '.join(str(error).split())[:200]})"
-        ) from error
+    except Exception as error:  # damaged files raise anything
+        raise DataError(f"{file}: cannot be read as a state dict ({pickle_fault(error)})") from error
     if isinstance(state, dict) and isinstance(
         state.get("model"), dict
     ):  # as torchvision's training script writes it
