@@ -91,6 +91,11 @@ def written_whole(
                 beside.unlink()
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether this is the name of a temporary file of `written_whole`."""
+    return path.match(f".*.????????{SUFFIX}")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left in a folder that this process owns: temporary files and folders of
     `written_whole` and `remove_folder`, of safetensors, and of earlier versions of odis.

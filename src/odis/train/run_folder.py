@@ -17,7 +17,7 @@ from odis.config.training import PretrainConfig, as_dict
 from odis.errors import ConfigError, DataError, OdisWarning
 from odis.machine.checksums import verify_archive
 from odis.machine.devices import DTYPES
-from odis.machine.files import write_text_whole
+from odis.machine.files import is_temporary, write_text_whole
 from odis.train.checkpoint import checkpoints, newest_step, step_of
 from odis.train.schedules import Schedules
 
@@ -119,7 +119,9 @@ def prepare(
             restarts.append({"step": restart_from, "changed": changed})
     elif restart_from is not None:
         raise ConfigError(f"restart-from: {out} holds no run to restart")
-    elif out.exists() and (not out.is_dir() or any(not one.name.startswith(".") for one in out.iterdir())):
+    elif out.exists() and (
+        not out.is_dir() or any(not is_temporary(one) and one.name != ".lock" for one in out.iterdir())
+    ):
         raise DataError(
             f"{out}: exists and is not a run (no config.yaml); give an empty or new folder with --out"
         )
