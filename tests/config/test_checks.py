@@ -193,6 +193,7 @@ def test_refuses_numbers_that_are_not_finite(bad: float):
 def test_every_check_has_a_case(monkeypatch: pytest.MonkeyPatch):
     names: set[str] = set()
     monkeypatch.setattr(config_check, "_check_finite", lambda config: None)  # has its own test
+    monkeypatch.setattr(config_check, "_check_types", lambda config: None)  # test_recipes.py
     monkeypatch.setattr(config_check, "_require", lambda ok, name, message: names.add(name))
     monkeypatch.setattr(config_check, "parse_keep", lambda entries, render: names.add("loader.keep"))
     check(make({}))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from typing import Any
+import numbers
+from collections.abc import Iterator
+from dataclasses import asdict, fields, is_dataclass
+from types import UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from odis.config.discovery import DiscoverConfig
 from odis.config.keep import parse_keep
@@ -18,6 +21,7 @@ def check(config: PretrainConfig, world_size: int = 1) -> None:
     Raises:
         ConfigError: Naming the first offending setting by its dotted name, and what is allowed.
     """
+    _check_types(config)
     _check_finite(config)
     _check_data(config)
     _check_views(config)
@@ -63,6 +67,70 @@ def _interval(config: PretrainConfig, name: str, high: int) -> None:
     low, top = _value(config, name)
     allowed = f"must be two rising numbers above 0 and at most {high}"
     _require(0 < low <= top <= high, name, f"is {[low, top]}, {allowed}")
+
+
+_LARGEST = 2**31 - 1  # of a whole number, but for the seed
+
+_WORDS: dict[Any, str] = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null",
+}  # fmt: skip
+
+
+def _check_types(config: PretrainConfig) -> None:
+    """Each value is of its setting's type: files and the parser let some others through, null above all."""
+    for name, value, hint in _settings(config):
+        _require(_fits(value, hint), name, f"is {_shown(value)}, must be {_words(hint)}")
+        largest = 2**63 - 1 if name == "train.seed" else _LARGEST
+        whole = [n for n in (value if isinstance(value, tuple | list) else [value]) if isinstance(n, int)]
+        _require(
+            all(abs(n) <= largest for n in whole), name, f"is {_shown(value)}, must be at most {largest}"
+        )
+
+
+def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    hints = get_type_hints(type(config))
+    for one in fields(config):
+        value, hint = getattr(config, one.name), hints[one.name]
+        if not is_dataclass(hint):
+            yield f"{prefix}{one.name}", value, hint
+            continue
+        _require(isinstance(value, cast(type, hint)), one.name, f"is {_shown(value)}, must hold settings")
+        yield from _settings(value, f"{one.name}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    of, within = get_origin(hint), get_args(hint)
+    if of in (Union, UnionType):
+        return any(_fits(value, one) for one in within)
+    if of is Literal:
+        return any(type(value) is type(one) and value == one for one in within)
+    if of in (tuple, list):
+        if not isinstance(value, tuple | list):
+            return False
+        kinds = within * len(value) if of is list else within
+        return len(kinds) == len(value) and all(map(_fits, value, kinds))
+    if hint in (int, float):
+        number = numbers.Integral if hint is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    of, within = get_origin(hint), get_args(hint)
+    if of in (Union, UnionType):
+        return " or ".join(map(_words, within))
+    if of is Literal:
+        return f"one of {', '.join(map(str, within))}"
+    if of is tuple:
+        return f"{len(within)} values, each {_words(within[0])}"
+    return f"a list, each {_words(within[0])}" if of is list else _WORDS.get(hint, str(hint))
+
+
+def _shown(value: Any) -> str:
+    """A value in a message; Python writes no number of thousands of digits."""
+    if isinstance(value, int) and abs(value) > 10**100:
+        return "a number of hundreds of digits"
+    return f"{value!r}"[:100]
 
 
 def _check_finite(config: PretrainConfig) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
-
-import yaml
+from typing import Any, get_args, get_type_hints
 
 from odis.config.renamed import refuse_old
+from odis.config.strict_yaml import read_yaml
 from odis.config.training import PretrainConfig
 from odis.config.wording import did_you_mean
 from odis.errors import ConfigError
@@ -47,12 +46,15 @@ def check_recipe(path: Path) -> None:
     """Refuse a file that is no recipe. Keys and values of its sections are the parser's to check.
 
     Raises:
-        ConfigError: It cannot be read, has a section that there is not, or a setting of an earlier version.
+        ConfigError: It cannot be read, has a section that there is not, a setting of an earlier version, or
+            one that is blank and may not be.
     """
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise ConfigError(f"--recipe: {path} cannot be read as YAML: {' '.join(str(e).split())}") from e
+        recipe = read_yaml(path.read_bytes())
+    except OSError as e:
+        raise ConfigError(f"--recipe: {path} cannot be read ({e.strerror or e})") from e
+    except ValueError as e:
+        raise ConfigError(f"--recipe: {path} cannot be read as YAML: {e}") from e
     if not isinstance(recipe, dict):
         raise ConfigError(f"--recipe: {path} holds no settings; write for example `train: {{epochs: 100}}`")
     for name, value in recipe.items():
@@ -66,10 +68,25 @@ def _check_section(name: str, value: Any, where: str) -> None:
             f"{name}: no such section{did_you_mean(name, known)} {where}; a recipe has {', '.join(known)}"
         )
     if name not in sections():
+        _refuse_blank(name, value, get_type_hints(PretrainConfig)[name], where)
+        if name == "strict" and not isinstance(value, bool):
+            raise ConfigError(f"strict: is {value!r} {where}, must be true or false")
         return
     if not isinstance(value, dict):
         raise ConfigError(
             f"{name}: is {value!r} {where}, must hold settings, for example `train: {{epochs: 100}}`"
         )
+    hints = get_type_hints(sections()[name])
     for key, setting in value.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{name}.{key}: no such setting {where}; {name} has {', '.join(hints)}")
         refuse_old(f"{name}.{key}", setting, where=f" {where}")
+        if key in hints:
+            _refuse_blank(f"{name}.{key}", setting, hints[key], where)
+
+
+def _refuse_blank(name: str, value: Any, hint: Any, where: str) -> None:
+    """A blank value is YAML's null: nothing, where that is a value, and else a mistake."""
+    items = value if isinstance(value, list) else [value]
+    if None in items and type(None) not in get_args(hint):
+        raise ConfigError(f"{name}: is blank {where}; give a value, or remove the line for the default")

@@ -104,7 +104,7 @@ def _acquire(lock: Path, path: str | Path) -> int | None:
             return None
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(handle), os.stat(lock)):
-                os.truncate(handle, 0)
+                os.ftruncate(handle, 0)
                 os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
                 return handle
         os.close(handle)  # its owner ended and removed it before we held it

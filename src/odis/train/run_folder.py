@@ -13,6 +13,7 @@ import yaml
 
 from odis import __version__
 from odis.config.renamed import translate
+from odis.config.strict_yaml import read_yaml
 from odis.config.training import PretrainConfig, as_dict
 from odis.errors import ConfigError, DataError, OdisWarning
 from odis.machine.checksums import verify_archive
@@ -268,12 +269,20 @@ def recorded_precision(out: Path) -> str | None:
 def _read(out: Path) -> tuple[dict[str, Any], list[str]]:
     path = out / "config.yaml"
     try:
-        record = yaml.safe_load(path.read_text())
+        record = read_yaml(path.read_bytes())
     except FileNotFoundError as e:
         raise DataError(f"{out}: not a run folder: it has no config.yaml") from e
-    except (OSError, yaml.YAMLError) as e:
+    except (OSError, ValueError) as e:
         raise DataError(f"{path}: cannot be read: {e}") from e
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise DataError(f"{path}: not the config of a run")
+    if not isinstance(record.get("resolved") or {}, dict) or not _are_restarts(record.get("restarts") or []):
+        raise DataError(f"{path}: not the config of a run: its resolved or restarts are damaged")
     record["config"], changes = translate(record["config"])
     return record, changes
+
+
+def _are_restarts(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and isinstance(one.get("step"), int) for one in value
+    )
