@@ -37,6 +37,17 @@ def test_a_terminal_shows_a_bar_for_each_thing_and_lines_above() -> None:
     assert re.fullmatch(r"test images 2/2 ━+ 0\.5 GiB 0:00:00", test)
 
 
+@pytest.mark.parametrize(
+    ("shown", "lines", "said"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_a_line_is_said_where_progress_is(shown: bool, lines: bool, said: bool) -> None:
+    console = Console(file=io.StringIO(), width=100)
+    with ProgressBar(console, shown=shown, lines=lines) as bar:
+        bar.say("projected: 3 min")
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == ("projected: 3 min\n" if said else "")
+
+
 def test_bars_go_at_the_end_unless_they_are_kept() -> None:
     screens = []
     for keep in (True, False):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from odis.evaluation.settings import EvaluationSettings
 
@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 """Called with what is read, the images read so far, and all of them."""
+
+
+@runtime_checkable
+class Says(Protocol):
+    """A progress that prints lines too."""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        ...
+
 
 OnRow = Callable[[dict[str, Any]], None]
 """Called with the results so far after each row."""

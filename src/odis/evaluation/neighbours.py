@@ -4,7 +4,7 @@ al., 2018).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -44,6 +44,14 @@ class NearestNeighbours:
         other = NearestNeighbours(self._test[:0], self.k, self.device)
         other._test, other._best = self._test, self._best.new_empty(len(self._test), 0)
         return other
+
+    def state(self) -> dict[str, Tensor]:
+        """What a search of the same test features goes on from."""
+        return {"best": self._best, "seen": torch.tensor(self.seen)}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a `state`."""
+        self._best, self.seen = state["best"].to(self.device), int(state["seen"])
 
     def add(self, train: Tensor) -> None:
         """Add the next train features (n, D), of any float type and on any device, in chunks.

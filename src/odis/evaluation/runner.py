@@ -34,6 +34,7 @@ class EvaluationRun:
         encoders: The models, as a list.
         sides: What was read, by `train`, `test` or `gallery`.
         notes: Lines below the table.
+        projected: How long it was expected to take, if that was asked for.
 
     Raises:
         OdisError: settings that exclude each other, or that no model takes.
@@ -56,6 +57,7 @@ class EvaluationRun:
         self.progress, self.on_row = progress, on_row
         self.sides: dict[str, dict[str, Any]] = {}
         self.notes: list[str] = []
+        self.projected: dict[str, Any] | None = None
         self._rows: list[dict[str, Any]] = []
         self._left_out: list[dict[str, str]] = []
         self._skipped: dict[tuple[str, str], None] = {}  # ordered, each once: every mode meets them again
@@ -173,6 +175,7 @@ class EvaluationRun:
             "left_out": self._left_out,
             "notes": self.notes,
             "skipped": [{"what": what, "why": why} for what, why in self._skipped],
+            **({} if self.projected is None else {"projected": self.projected}),
         }
 
 

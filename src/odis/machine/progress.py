@@ -115,6 +115,11 @@ class ProgressBar:
         if text is not None:
             self._progress.update(self._tasks[what], text=text)
 
+    def say(self, text: str) -> None:
+        """Print a line above the bars, on a terminal or not."""
+        if self.shown or self._lines:
+            self.console.print(text, soft_wrap=True)
+
     def _line(self, what: str, done: int, total: int | None) -> None:
         now = time.monotonic()
         start, before = self._since.setdefault(what, (now, done))

@@ -51,8 +51,10 @@ class ProtocolSettings(EvaluationSettings):
         self.check_counts()
 
     def as_dict(self) -> dict[str, Any]:
-        """See `EvaluationSettings.as_dict`; without what the protocol does not offer."""
-        left_out = self._not_offered()
+        """See `EvaluationSettings.as_dict`; without what the protocol does not offer, and where and how often
+        what is made is kept, which changes nothing.
+        """
+        left_out = {*self._not_offered(), "cache", "keep_every"}
         return {name: v for name, v in EvaluationSettings.as_dict(self).items() if name not in left_out}
 
     def _not_offered(self) -> list[str]:

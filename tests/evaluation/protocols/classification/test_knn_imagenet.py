@@ -11,9 +11,9 @@ from PIL import Image
 from torchvision import transforms as tv
 
 from odis.cli import main
-from odis.config.query import QueryConfig
+from odis.config.query import QueryConfig, ReadConfig
 from odis.errors import DataError, OdisError
-from odis.evaluation.protocols.classification.classify import part_features
+from odis.evaluation.protocols.classification.classify import PartReader
 from odis.evaluation.protocols.classification.knn_imagenet import (
     PROTOCOL,
     KnnImagenetSettings,
@@ -127,7 +127,7 @@ def test_the_object_is_read_where_the_crop_shows_it(encoder, tmp_path):
     images, model = open_classified(tmp_path / "i.parquet"), encoder()
     settings = replace(SETTINGS, readout=("cls", "obj", "both"))
     run = EvaluationRun("knn-imagenet", model, settings)
-    (batch,) = part_features(run, model, images, "test", settings)
+    (batch,) = PartReader(run, model, images, "test", settings).features()
     cropped = tv.Compose([tv.Resize(18, interpolation=tv.InterpolationMode.BICUBIC), tv.CenterCrop(16)])(
         Image.fromarray(array)
     )
@@ -151,7 +151,7 @@ def test_an_image_whose_boxes_are_cropped_away_is_read_by_cls(encoder, tmp_path)
     images, model = open_classified(tmp_path / "i.parquet"), encoder()
     settings = replace(SETTINGS, readout=("cls", "obj"))
     run = EvaluationRun("knn-imagenet", model, settings)
-    (batch,) = part_features(run, model, images, "test", settings)
+    (batch,) = PartReader(run, model, images, "test", settings).features()
     assert torch.equal(batch.readouts["cls"], batch.readouts["obj"])
     assert run.sides["test"]["images_without_an_object"] == 1
 
@@ -194,6 +194,32 @@ def test_a_broken_image_is_skipped_and_named_and_an_overlap_is_said(encoder, fol
     assert any("23 images are in the test and the train part" in note for note in found["notes"])
 
 
+def test_an_interrupted_call_goes_on_and_embeds_nothing_twice(encoder, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("odis.evaluation.protocols.classification.classify._CHUNK", 5)
+    train, test = map(open_classified, folders)
+    model, plain = encoder(), replace(SETTINGS, read=ReadConfig(batch_size=5))
+    settings = replace(plain, cache=str(tmp_path))
+    expected = evaluate_knn_imagenet(model, train, test, plain)["rows"][0]["scores"]
+    original, shown = Encoder.tokens, [0]
+
+    def stops(self, pixels, masks=None):
+        shown[0] += 1
+        if shown[0] == 5:
+            raise KeyboardInterrupt
+        return original(self, pixels, masks)
+
+    monkeypatch.setattr(Encoder, "tokens", stops)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_knn_imagenet(model, train, test, settings)
+    found = evaluate_knn_imagenet(model, train, test, settings)
+    assert found["rows"][0]["scores"] == expected
+    assert "cache" not in found["settings"]
+    parts = -(-len(test) // 5) + -(-len(train) // 5)
+    assert shown[0] == parts + 1  # that in which it was cut off
+    evaluate_knn_imagenet(model, train, test, replace(settings, crop=settings.crop + 8))
+    assert shown[0] == 2 * parts + 1
+
+
 def test_it_runs_from_the_command_line(encoder, folders, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("odis.commands.functions.load", lambda source, **_: encoder(source))
     out = tmp_path / "k.json"
@@ -201,7 +227,9 @@ def test_it_runs_from_the_command_line(encoder, folders, tmp_path, monkeypatch, 
     arguments = ["--model", "a", "--model", "b", "--train", train, "--test", test, "--k", "1,3"]
     options = ["--crop", str(CROP), "--workers", "0", "--out", str(out), "--max-test", "5"]
     main(["evaluate", "protocol", PROTOCOL.name, *arguments, *options])
-    shown = " ".join(capsys.readouterr().out.split())
+    told = capsys.readouterr()
+    shown = " ".join(told.out.split())
+    assert "projected: " in told.err
     assert "DINO ViT-S/16" in shown
     assert "74.5" in shown
     written = json.loads(out.read_text())

@@ -151,7 +151,7 @@ def test_heads_learn_and_the_same_call_goes_on(encoder, parts, tmp_path, monkeyp
     file.write_bytes(b"damaged")
     calls.clear()
     calls += [0, 0]  # the interruption is over
-    with pytest.warns(OdisWarning, match="cannot be read .*; training begins anew"):
+    with pytest.warns(OdisWarning, match="cannot be read .*; the work begins anew"):
         again = evaluate_linear_imagenet(encoder(), train, test, kept)
     assert again["rows"][0]["scores"] == scores
     assert calls == [0, 0, 0, 1, 2]
@@ -203,7 +203,9 @@ def test_it_runs_from_the_command_line(encoder, parts, tmp_path, monkeypatch, ca
     options = ["--reference", "ibot", "--features", "1", "--epochs", "1", "--batch", "16", "--crop", "16"]
     data = ["--train", train, "--test", test, "--workers", "0", "--out", str(out)]
     main(["evaluate", "protocol", "linear-imagenet", "--model", "a", *options, *data])
-    assert "iBOT ViT-S/16" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "iBOT ViT-S/16" in told.out
+    assert "projected: " in told.err
     written = json.loads(out.read_text())
     assert written["complete"] is True
     assert written["rows"][0]["mode"] == "ibot"

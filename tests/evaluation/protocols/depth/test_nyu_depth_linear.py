@@ -272,7 +272,9 @@ def test_it_runs_from_the_command_line_with_a_sweep(encoder, folder, monkeypatch
     ]
     assert sum("best of the sweep on the test part" in row["mode"] for row in of_model) == 1
     assert written["unit"] == "metres"
-    shown = capsys.readouterr().out
+    told = capsys.readouterr()
+    shown = told.out
+    assert "projected: " in told.err
     assert "0.446" in shown
     assert "metres, with 95 %" in shown
 

@@ -250,7 +250,9 @@ def test_it_runs_from_the_command_line(encoder, folder: Path, tmp_path, monkeypa
         "spectral (TokenCut), key features",
     ]
     assert written["rows"][0]["size"] == 24
-    assert "61.9" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "61.9" in told.out
+    assert "projected: " in told.err
 
 
 @pytest.mark.parametrize(

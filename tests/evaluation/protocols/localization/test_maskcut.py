@@ -193,7 +193,9 @@ def test_it_runs_from_the_command_line_on_vocs_layout(encoder, layouts, tmp_path
         assert set(written["rows"][0]["scores"]) == {"AP50 box", "AP box", "AR100 box"}
         assert written["test"]["images"] == 3
     assert list((tmp_path / "kept").rglob("*.safetensors"))
-    assert "CutLER" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "CutLER" in told.out
+    assert "projected: " in told.err
 
 
 def test_what_cannot_be_measured_is_one_line(folder: Path):

@@ -180,7 +180,9 @@ def test_it_runs_from_the_command_line(encoder, benchmark: Path, tmp_path: Path,
     truth = str(benchmark / "gnd_roxford5k.pkl")
     options = ["--longest", "32", "--workers", "0", "--out", str(out)]
     main(["evaluate", "protocol", "roxford", "--model", "a", "--truth", truth, *options])
-    assert "DINO ViT-S/16, GLDv2" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "DINO ViT-S/16, GLDv2" in told.out
+    assert "projected: " in told.err
     written = json.loads(out.read_text())
     assert len(written["rows"]) == 4
     assert written["gallery"]["images"] == 4

@@ -345,7 +345,9 @@ def test_it_runs_from_the_command_line_with_a_sweep(encoder, folder, monkeypatch
     assert written["test"]["images"] == 4
     assert written["test"]["classes"] == 150
     assert set(of_model[0]["scores"]) == {"mIoU"}
-    assert "45.5" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "45.5" in told.out
+    assert "projected: " in told.err
 
 
 def test_what_cannot_be_measured_is_one_line(encoder, folder, tmp_path):

@@ -15,8 +15,10 @@ from PIL import Image
 
 from odis.cli import main
 from odis.errors import DataError, OdisError
+from odis.evaluation.neighbours import NearestNeighbours
 from odis.evaluation.protocols.layouts.segmentation import open_segmented
 from odis.evaluation.protocols.protocol import IMAGENET_MEAN
+from odis.evaluation.protocols.segmentation import hummingbird_memory, hummingbird_search
 from odis.evaluation.protocols.segmentation.hummingbird import (
     PUBLISHED_STD,
     HummingbirdSettings,
@@ -390,6 +392,44 @@ def test_an_interrupted_call_goes_on_and_embeds_nothing_twice(encoder, segmented
     assert evaluate_hummingbird(model, *parts(root), other)["rows"][0]["scores"] != expected
 
 
+@pytest.mark.parametrize("search", ["exact", "faiss"])
+def test_an_interrupted_search_goes_on(encoder, segmented, tmp_path, monkeypatch, search: str):
+    if search == "faiss":
+        pytest.importorskip("faiss")
+    monkeypatch.setattr(hummingbird_search, "KEEP", 0.0)  # after every part
+    monkeypatch.setattr(hummingbird_memory, "_FLUSH", 8)
+    monkeypatch.setattr(hummingbird_search, "_QUERIES", 16)
+    root, model = segmented(), encoder()
+    settings = replace(SETTINGS, memory=(60, 30), search=search)
+    expected = [row["scores"] for row in evaluate_hummingbird(model, *parts(root), settings)["rows"]]
+    settings, looked = replace(settings, cache=str(tmp_path)), [0, 0]
+    where = (NearestNeighbours, "_add") if search == "exact" else (hummingbird_search, "normalize")
+    original = getattr(*where)
+
+    def stops(*given, **how):
+        looked[0] += 1
+        looked[1] += len(given[-1] if search == "exact" else given[0])
+        if looked[0] == 9:
+            raise KeyboardInterrupt
+        return original(*given, **how)
+
+    monkeypatch.setattr(*where, stops)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_hummingbird(model, *parts(root), settings)
+    before = looked[1]
+    found = evaluate_hummingbird(model, *parts(root), settings)["rows"]
+    assert [row["scores"] for row in found] == expected
+    whole = looked[1] - before
+    looked[1] = 0
+    again = evaluate_hummingbird(model, *parts(root), settings)["rows"]
+    assert [row["scores"] for row in again] == expected
+    if search == "exact":
+        assert 0 < whole < sum(row["memory"] for row in found)  # what was searched before is not again
+        assert looked[1] == 0
+    else:  # the index is built anew, the queries are not asked again
+        assert looked[1] == sum(row["memory"] for row in found) < whole
+
+
 def test_what_cannot_be_measured_is_one_line(encoder, segmented, tmp_path):
     train, test = parts(segmented())
     model = encoder()
@@ -436,7 +476,9 @@ def test_it_runs_from_the_command_line(encoder, segmented, tmp_path, monkeypatch
     ]
     options += ["--memory", "60", "--k", "3", "--workers", "0", "--out", str(out), "--max-test", "3"]
     main(["evaluate", "protocol", "hummingbird", *options])
-    shown = " ".join(capsys.readouterr().out.split())
+    told = capsys.readouterr()
+    shown = " ".join(told.out.split())
+    assert "projected: " in told.err
     assert "CrIBo ViT-S/16" in shown
     assert "differs from the reference: the search is exact" in shown
     assert "cache" not in json.loads(out.read_text())["settings"]

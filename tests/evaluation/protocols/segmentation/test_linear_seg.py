@@ -230,7 +230,9 @@ def test_it_runs_from_the_command_line(encoder, segmented, tmp_path, monkeypatch
     options = ["--model", "a", "--model", "b", "--train", root, "--test", root, "--size", "32"]
     options += ["--epochs", "2", "--workers", "0", "--out", str(out)]
     main(["evaluate", "protocol", "linear-seg", *options])
-    shown = " ".join(capsys.readouterr().out.split())
+    told = capsys.readouterr()
+    shown = " ".join(told.out.split())
+    assert "projected: " in told.err
     assert "Leopart ViT-S/16" in shown
     assert "chosen on the test part" in shown
     written = json.loads(out.read_text())

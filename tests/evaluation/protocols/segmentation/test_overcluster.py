@@ -14,6 +14,7 @@ from odis.cli import main
 from odis.errors import DataError, OdisError
 from odis.evaluation.protocols.layouts.segmentation import open_segmented
 from odis.evaluation.protocols.protocol import IMAGENET_MEAN, IMAGENET_STD
+from odis.evaluation.protocols.segmentation import clustering
 from odis.evaluation.protocols.segmentation.clustering import k_means
 from odis.evaluation.protocols.segmentation.linear_seg_head import nearest_labels
 from odis.evaluation.protocols.segmentation.overcluster import (
@@ -122,6 +123,30 @@ def test_noise_gives_chance_and_labels_the_ceiling_of_patches(encoder, segmented
         assert row["scores"][f"K={k}"]["value"] == pytest.approx(ceiling, abs=1e-3)
 
 
+def test_runs_of_k_means_that_are_done_are_not_done_again(encoder, segmented, tmp_path, monkeypatch):
+    test, model = open_val(segmented()), encoder()
+    expected = evaluate_overcluster(model, test, SETTINGS)["rows"][0]
+    settings, done = replace(SETTINGS, cache=str(tmp_path)), []
+
+    def stops(points, k, **how):
+        done.append((k, how["seed"]))
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return k_means(points, k, **how)
+
+    monkeypatch.setattr(clustering, "k_means", stops)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_overcluster(model, test, settings)
+    found = evaluate_overcluster(model, test, settings)["rows"][0]
+    assert done == [(21, 0), (21, 1), (30, 0), (30, 0), (30, 1)]
+    assert found["scores"] == expected["scores"]
+    assert found["by_seed"] == expected["by_seed"]
+    for change in ({"components": 4}, {"iterations": 19}, {"restarts": 1}, {"per_cluster": 1}):
+        done[:] = []
+        evaluate_overcluster(model, test, replace(settings, clusters=(0,), seeds=1, **change))
+        assert len(done) == 1
+
+
 def test_what_cannot_be_measured_is_one_line(encoder, segmented):
     root = segmented()
     test, model = open_val(root), encoder()
@@ -165,7 +190,9 @@ def test_it_runs_from_the_command_line(encoder, segmented, tmp_path, monkeypatch
     options += ["--cache", str(tmp_path / "cache")]
     for _ in range(2):  # the second time from the cache
         main(["evaluate", "protocol", "overcluster", *options])
-        shown = " ".join(capsys.readouterr().out.split())
+        told = capsys.readouterr()
+        shown = " ".join(told.out.split())
+        assert "projected: " in told.err
         assert "Leopart ViT-S/16" in shown
         written = json.loads(out.read_text())
         assert [row["model"] for row in written["rows"]] == ["a", "b"]

@@ -31,5 +31,5 @@ def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
 def test_a_damaged_one_is_warned_of(tmp_path: Path) -> None:
     write_tensors(tmp_path / "s", {"a": torch.zeros(100)})
     (tmp_path / "s").write_bytes((tmp_path / "s").read_bytes()[:-9])
-    with pytest.warns(OdisWarning, match="s: cannot be read .*; training begins anew"):
+    with pytest.warns(OdisWarning, match="s: cannot be read .*; the work begins anew"):
         assert read_tensors(tmp_path / "s") is None

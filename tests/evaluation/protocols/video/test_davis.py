@@ -291,7 +291,9 @@ def test_it_runs_from_the_command_line(encoder, folder: Path, monkeypatch, tmp_p
     assert written["test"]["videos"] == 2
     assert written["test"]["objects"] == 3
     assert set(written["rows"][0]["scores"]) == {"J&F", "J", "F"}
-    assert "61.8" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "61.8" in told.out
+    assert "projected: " in told.err
 
 
 def test_what_cannot_be_measured_is_one_line(encoder, folder: Path, tmp_path):

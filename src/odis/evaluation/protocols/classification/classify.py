@@ -20,9 +20,11 @@ from odis.config.query import QueryConfig, Readout
 from odis.data.geometry.patches import object_shapes, objects_on_grid, patch_grid
 from odis.errors import DataError, OdisError
 from odis.evaluation.measurable import FoundLabels, require_measurable
-from odis.evaluation.protocols.images.stream import read_batches, read_picture
+from odis.evaluation.protocols.images.store import FeatureStore, Made, files_key, model_key
+from odis.evaluation.protocols.images.stream import in_order, read_picture
 from odis.evaluation.protocols.images.views import CenterCrop
 from odis.evaluation.protocols.layouts.classified import ClassifiedImages
+from odis.evaluation.protocols.projection import seconds_shown
 from odis.evaluation.runner import EvaluationRun
 from odis.evaluation.subset import draw_rows, overlap_note
 from odis.inference import Encoder
@@ -48,6 +50,13 @@ class CropSettings(Protocol):
     @property
     def as_published(self) -> bool:
         """Follow the reference to the letter."""
+
+    @property
+    def cache(self) -> str | None:
+        """Folder to keep features in."""
+
+
+_CHUNK = 2048  # images in a file of the cache: ImageNet has 1.3 million
 
 
 def view_of(crop: int) -> CenterCrop:
@@ -112,7 +121,7 @@ class FeatureBatch:
     """Features of B images."""
 
     numbers: Tensor  # int64 (B,), which images of the part
-    readouts: dict[str, Tensor]  # float32 (B, D) of each readout, on the device
+    readouts: dict[str, Tensor]  # float32 (B, D) of each readout, on the CPU
 
 
 @dataclass(slots=True)
@@ -182,78 +191,133 @@ class AskedImages(Dataset["_Asked | Skipped"]):
         return masks[seen], int((~seen).sum())
 
 
-def part_features(
-    run: EvaluationRun, encoder: Encoder, images: ClassifiedImages, side: str, settings: CropSettings
-) -> Iterator[FeatureBatch]:
-    """Features of a part in every readout, batch by batch and in order; each image is read once.
+class PartReader:
+    """Shows the images of a part to one model, and reads it out.
 
-    `obj` is the mean over the objects that the view shows; where it shows none, `[CLS]` stands for it, and
-    `run.notes` counts these. `cls` is of the whole image as one object; in `both` it is of the passes that
-    the objects are from, where those have one.
+    `obj` is the mean over the objects that the view shows; where it shows none, `[CLS]` stands for it. `cls`
+    is of the whole image as one object; in `both` it is of the passes that the objects are from, where those
+    have one.
 
     Args:
         run: Is told what was read and skipped.
         encoder: The model.
         images: The part.
         side: `train` or `test`.
-        settings: View and readouts.
+        settings: View, readouts and cache.
 
     Raises:
-        OdisError: `obj` of images without an object index; features that are not finite.
-        DataError: with `--strict`, for the first image that cannot be read.
+        OdisError: `obj` of images without an object index.
     """
-    objects = set(settings.readout) != {"cls"}
-    if objects and images.index is None:
-        raise OdisError(f"readout obj: {images.path} is no object index, so there are no boxes to ask about")
-    builder = None
-    if objects:
-        readout: Readout = "both" if "both" in encoder.readouts("masked-attention") else "obj"
-        query = QueryConfig(("masked-attention",), size=settings.crop, readout=readout)
-        builder = encoder.query_builder(query)
-    dataset = AskedImages(images, view_of(settings.crop), builder, turn=not settings.as_published)
-    shown, unseen, bare = 0, 0, 0
-    for batch in read_batches(run, dataset, f"{encoder.source or 'model'}, {side}"):
-        shown += len(batch)
-        unseen += sum(item.left_out for _, item in batch)
-        bare += sum(objects and not len(item.masks) for _, item in batch)
-        yield _read_batch(encoder, builder, batch, settings.readout, side)
-    skipped = len(images) - shown
-    counts = {"images": shown, "skipped": skipped, "unlabelled": images.unlabelled}
-    described = {"index": images.path, "provenance": images.provenance, "classes": len(images.classes)}
-    run.sides[side] = described | counts
-    if objects:
-        run.sides[side] |= {"objects_outside_the_crop": unseen, "images_without_an_object": bare}
 
+    def __init__(
+        self,
+        run: EvaluationRun,
+        encoder: Encoder,
+        images: ClassifiedImages,
+        side: str,
+        settings: CropSettings,
+    ) -> None:
+        self.run, self.encoder, self.images, self.side, self.settings = run, encoder, images, side, settings
+        self.objects = set(settings.readout) != {"cls"}
+        if self.objects and images.index is None:
+            raise OdisError(
+                f"readout obj: {images.path} is no object index, so there are no boxes to ask about"
+            )
+        self._builder = None
+        if self.objects:
+            readout: Readout = "both" if "both" in encoder.readouts("masked-attention") else "obj"
+            query = QueryConfig(("masked-attention",), size=settings.crop, readout=readout)
+            self._builder = encoder.query_builder(query)
 
-def _read_batch(
-    encoder: Encoder,
-    builder: QueryBuilder | None,
-    asked: list[tuple[int, _Asked]],
-    readouts: Sequence[str],
-    side: str,
-) -> FeatureBatch:
-    numbers = torch.tensor([number for number, _ in asked])
-    pixels = np.stack([one.pixels for _, one in asked])
-    tokens = encoder.tokens(pixels)
-    if tokens.image is None:
-        raise OdisError(f"{encoder.source or 'this model'} has no [CLS], which the protocol reads")
-    cls = tokens.image.float()
-    found = {"cls": cls}
-    if builder is not None:
-        images = [one for _, one in asked]
-        means = _object_means(encoder, builder, images, read_out(cls, cls, builder.readout))
-        own_cls, obj = means.chunk(2, dim=1) if builder.readout == "both" else (cls, means)
-        found |= {"obj": obj, "both": read_out(obj, own_cls, "both")}
-    features = {name: normalize(found[name], dim=1) for name in readouts}
-    if not all(bool(one.isfinite().all()) for one in features.values()):
-        raise OdisError(
-            f"{side} features hold values that are not finite: the model's weights or its precision are at "
-            f"fault"
+    def _asked(self, images: ClassifiedImages) -> AskedImages:
+        turn = not self.settings.as_published
+        return AskedImages(images, view_of(self.settings.crop), self._builder, turn=turn)
+
+    def store(self) -> FeatureStore:
+        """Where features are kept, if anywhere."""
+        cache, images, settings = self.settings.cache, self.images, self.settings
+        if cache is None:
+            return FeatureStore("", {})
+        key = {
+            "protocol": "knn-imagenet",
+            "files": files_key([*images.paths, *([images.path] if self.objects else [])]),
+            "view": [settings.crop, settings.as_published, sorted(settings.readout)],
+            "rows": images.rows.tolist() if self.objects else [],
+        }
+        return FeatureStore(cache, key | model_key(self.encoder), chunk=_CHUNK)
+
+    def seconds(self) -> float:
+        """Seconds that an image takes to be read and shown."""
+        return seconds_shown(
+            self._asked(self.images),
+            lambda items: list(self._read(items)),
+            self.encoder,
+            self.run.settings.read,
         )
-    return FeatureBatch(numbers, features)
+
+    def features(self) -> Iterator[FeatureBatch]:
+        """Features in every readout, batch by batch and in order; each image is read once. `run.sides` counts
+        what was read.
+
+        Raises:
+            OdisError: Features that are not finite.
+            DataError: with `--strict`, for the first image that cannot be read.
+        """
+        run, images, waiting = self.run, self.images, list[tuple[int, Made]]()
+        shown, unseen, bare = 0, 0, 0
+
+        def make(numbers: Sequence[int]) -> Iterator[tuple[int, Made | Skipped]]:
+            chosen = images if len(numbers) == len(images) else images.select(numbers)
+            return in_order(run, self._asked(chosen), numbers, self._read)
+
+        what = f"{self.encoder.source or 'model'}, {self.side}"
+        for number, item in self.store().stream(len(images), make):
+            if isinstance(item, Skipped):
+                run.skip(item)
+            else:
+                waiting.append((number, item))
+                shown += 1
+                unseen += int(item["left_out"][0])
+                bare += self.objects and not int(item["seen"][0])
+            if waiting and (len(waiting) == run.settings.read.batch_size or number == len(images) - 1):
+                yield _stacked(waiting, self.settings.readout)
+                waiting = []
+            if run.progress is not None:
+                run.progress(what, number + 1, len(images))
+        counts = {"images": shown, "skipped": len(images) - shown, "unlabelled": images.unlabelled}
+        described = {"index": images.path, "provenance": images.provenance, "classes": len(images.classes)}
+        run.sides[self.side] = described | counts
+        if self.objects:
+            run.sides[self.side] |= {"objects_outside_the_crop": unseen, "images_without_an_object": bare}
+
+    def _read(self, asked: Sequence[_Asked]) -> Iterator[Made]:
+        tokens = self.encoder.tokens(np.stack([one.pixels for one in asked]))
+        if tokens.image is None:
+            raise OdisError(f"{self.encoder.source or 'this model'} has no [CLS], which the protocol reads")
+        cls = tokens.image.float()
+        found = {"cls": cls}
+        if self._builder is not None:
+            readout = self._builder.readout
+            means = _object_means(self.encoder, self._builder, asked, read_out(cls, cls, readout))
+            own_cls, obj = means.chunk(2, dim=1) if readout == "both" else (cls, means)
+            found |= {"obj": obj, "both": read_out(obj, own_cls, "both")}
+        features = {name: normalize(found[name], dim=1).cpu() for name in self.settings.readout}
+        if not all(bool(one.isfinite().all()) for one in features.values()):
+            raise OdisError(
+                f"{self.side} features hold values that are not finite: the model's weights or its precision "
+                f"are at fault"
+            )
+        for b, one in enumerate(asked):
+            made = {name: of_all[b].numpy() for name, of_all in features.items()}
+            yield made | {"left_out": np.array([one.left_out]), "seen": np.array([len(one.masks)])}
 
 
-def _object_means(encoder: Encoder, builder: QueryBuilder, asked: list[_Asked], bare: Tensor) -> Tensor:
+def _stacked(made: Sequence[tuple[int, Made]], readouts: Sequence[str]) -> FeatureBatch:
+    features = {name: torch.from_numpy(np.stack([one[name] for _, one in made])) for name in readouts}
+    return FeatureBatch(torch.tensor([number for number, _ in made]), features)
+
+
+def _object_means(encoder: Encoder, builder: QueryBuilder, asked: Sequence[_Asked], bare: Tensor) -> Tensor:
     """(B, D): the mean feature of each image's objects; that of `bare` where there is none."""
 
     def queries() -> Iterator[tuple[int, Query]]:

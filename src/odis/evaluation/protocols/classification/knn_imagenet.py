@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,12 +57,14 @@ class KnnImagenetSettings(ProtocolSettings):
         readout: What stands for an image: cls ([CLS]), obj (the mean of its objects' tokens) or both
             (concatenated, then normalised); comma-separated. obj and both need object indexes with boxes.
         crop: Side of the view in pixels; the shorter side of the image is first resized to 8/7 of it.
+        cache: Folder to keep features in, so that an interrupted call goes on.
     """
 
     k: Sequence[int] = (10, 20, 100, 200)
     temperature: float = 0.07
     readout: Sequence[str] = ("cls",)
     crop: int = 224
+    cache: str | None = None
 
     def check(self) -> None:
         """See `EvaluationSettings.check`."""
@@ -120,7 +122,8 @@ def evaluate_knn_imagenet(
     import torch
 
     from odis.evaluation.neighbours import NearestNeighbours, vote
-    from odis.evaluation.protocols.classification.classify import draw_parts, part_features
+    from odis.evaluation.protocols.classification.classify import PartReader, draw_parts
+    from odis.evaluation.protocols.projection import Work, project, seconds_searched
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import accuracy_score
 
@@ -129,23 +132,37 @@ def evaluate_knn_imagenet(
     labels = torch.from_numpy(matched)
     if len(train) < max(settings.k):
         raise OdisError(f"k {max(settings.k)} must be from 1 to the {len(train)} train images")
+
+    def readers(source: Encoder) -> list[PartReader]:
+        encoder = statistics_of(source, settings)
+        return [PartReader(run, encoder, *part, settings) for part in ((test, "test"), (train, "train"))]
+
+    def works(source: Encoder) -> Iterator[Work]:
+        for reader in readers(source):
+            count = reader.store().missing(len(reader.images))
+            yield Work(f"{reader.side} images", count, reader.seconds())
+        width = sum((1 + (name == "both")) * source.width("whole-image") for name in settings.readout)
+        pairs = len(test) * len(train)
+        yield Work("search", pairs, seconds_searched(width, max(settings.k), source.device))
+
+    project(run, works)
     for source in run.encoders:
         run.start()
-        encoder = statistics_of(source, settings)
-        queries = list(part_features(run, encoder, test, "test", settings))
+        of_test, of_train = readers(source)
+        queries = list(of_test.features())
         numbers = torch.cat([batch.numbers for batch in queries])
         nearest = {
             name: NearestNeighbours(
-                torch.cat([batch.readouts[name] for batch in queries]), max(settings.k), encoder.device
+                torch.cat([batch.readouts[name] for batch in queries]), max(settings.k), source.device
             )
             for name in settings.readout
         }
-        of_train = []
-        for batch in part_features(run, encoder, train, "train", settings):
-            of_train.append(batch.numbers)
+        known = []
+        for batch in of_train.features():
+            known.append(batch.numbers)
             for name, features in batch.readouts.items():
                 nearest[name].add(features)
-        seen = torch.from_numpy(train.labels)[torch.cat(of_train)] if of_train else torch.empty(0)
+        seen = torch.from_numpy(train.labels)[torch.cat(known)] if known else torch.empty(0)
         if len(seen) < max(settings.k):
             raise OdisError(f"k {max(settings.k)}: only {len(seen)} train images could be read")
         for name in settings.readout:

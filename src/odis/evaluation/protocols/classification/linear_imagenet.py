@@ -44,11 +44,13 @@ def evaluate_linear_imagenet(
         OdisError: for classes that do not go together, or settings that do not fit.
     """
     from odis.evaluation.protocols.classification.classify import draw_parts
-    from odis.evaluation.protocols.classification.linear_training import measure_model
+    from odis.evaluation.protocols.classification.linear_training import measure_model, works
+    from odis.evaluation.protocols.projection import project
     from odis.evaluation.runner import EvaluationRun
 
     run = EvaluationRun("linear-imagenet", encoders, settings, progress, on_row)
     train, test, labels = draw_parts(run, train, test)
+    project(run, lambda source: works(statistics_of(source, settings), train, test, settings))
     for source in run.encoders:
         run.start()
         encoder = statistics_of(source, settings)

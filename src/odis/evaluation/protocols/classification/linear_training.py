@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ from odis.evaluation.protocols.classification.classify import view_of
 from odis.evaluation.protocols.classification.linear_heads import LinearHeads
 from odis.evaluation.protocols.classification.linear_settings import LinearImagenetSettings, Schedule
 from odis.evaluation.protocols.images.store import files_key, key_digest, model_key
-from odis.evaluation.protocols.images.stream import read_items, read_picture, show_pictures
+from odis.evaluation.protocols.images.stream import Pictures, read_picture, read_steps, show_pictures
 from odis.evaluation.protocols.images.views import pixels_of
 from odis.evaluation.protocols.layouts.classified import ClassifiedImages
+from odis.evaluation.protocols.projection import Work, seconds_each, seconds_shown
 from odis.evaluation.protocols.training.kept_state import read_tensors, write_tensors
 from odis.evaluation.runner import EvaluationRun
 from odis.evaluation.scores import Score, accuracy_score
@@ -116,6 +117,56 @@ def learning_share(schedule: Schedule, epoch: int, step: int, steps: int) -> flo
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
+def new_heads(
+    widths: Mapping[str, int], encoder: Encoder, classes: int, settings: LinearImagenetSettings
+) -> dict[str, LinearHeads]:
+    """A grid of heads for each kind of features, by its width."""
+    lrs = [lr * settings.batch / 256 for lr in settings.schedule.lrs]
+    return {
+        kind: LinearHeads(width, lrs, classes, encoder.device, settings.seed)
+        for kind, width in widths.items()
+    }
+
+
+def works(
+    encoder: Encoder, train: ClassifiedImages, test: ClassifiedImages, settings: LinearImagenetSettings
+) -> Iterator[Work]:
+    """What there is to do for a model, measured."""
+    kinds, schedule = settings.kinds(encoder.width("whole-image")), settings.schedule
+    learning, choosing = _split(len(train), settings)
+    read, device = settings.read, encoder.device
+    pictures = Pictures(test.paths, view_of(settings.crop), turn=not settings.as_published)
+    seconds = seconds_shown(pictures, lambda some: features_of(encoder, np.stack(some), kinds), encoder, read)
+    yield Work("test images", len(test) + len(choosing), seconds)
+    blank = np.zeros((1, 3, settings.crop, settings.crop), np.uint8)
+    features = features_of(encoder, blank, kinds)
+    heads = new_heads(
+        {kind: of.shape[1] for kind, of in features.items()}, encoder, len(train.classes), settings
+    )
+    course = _State(settings, encoder, train, test).load(heads)
+    left = schedule.epochs - len(course.history)
+    order = epoch_order(learning, 0, schedule, settings.batch, settings.seed)
+    views = TrainViews(train, order, 0, settings)
+
+    def show(some: Sequence[tuple[np.ndarray, int]]) -> None:
+        features_of(encoder, np.stack([pixels for pixels, _ in some]), kinds)
+
+    yield Work("train views", left * len(order), seconds_shown(views, show, encoder, read))
+
+    def step(n: int) -> None:
+        for kind, of_kind in heads.items():
+            some = features[kind].expand(n, -1)
+            of_kind.step(some, torch.zeros(n, dtype=torch.int64, device=device), 0.0)
+
+    yield Work("the heads", left * len(order), seconds_each(step, settings.batch, device))
+
+    def predict(n: int) -> None:
+        for kind, of_kind in heads.items():
+            of_kind.predict(features[kind].expand(n, -1))
+
+    yield Work("scores", (left + 1) * len(test), seconds_each(predict, settings.batch, device))
+
+
 def measure_model(
     run: EvaluationRun,
     encoder: Encoder,
@@ -135,17 +186,8 @@ def measure_model(
         else (torch.empty(0, dtype=torch.int64), {})
     )
     held_answers = torch.from_numpy(train.labels[choosing])[kept]
-    device, scale = encoder.device, settings.batch / 256
-    heads = {
-        kind: LinearHeads(
-            unseen[kind].shape[1],
-            [lr * scale for lr in schedule.lrs],
-            len(train.classes),
-            device,
-            settings.seed,
-        )
-        for kind in kinds
-    }
+    widths = {kind: of_kind.shape[1] for kind, of_kind in unseen.items()}
+    heads = new_heads(widths, encoder, len(train.classes), settings)
     state = _State(settings, encoder, train, test)
     course = state.load(heads)
     for epoch in range(len(course.history), schedule.epochs):
@@ -235,21 +277,12 @@ def _train_epoch(
     steps = -(-len(order) // batch)
     what = f"{encoder.source or 'model'}, train"
     total = len(order) * schedule.epochs
-    views = iter(read_items(TrainViews(train, order, epoch, settings), settings.read))
-    for step in range(steps):
-        share = learning_share(schedule, epoch, step, steps)
-        pixels, numbers = [], []
-        for _ in range(min(batch, len(order) - step * batch)):
-            item = next(views)
-            if isinstance(item, Skipped):
-                if settings.read.strict:
-                    raise DataError(f"{item.what}: {item.why}")
-                run.note_skipped([item])
-                continue
-            pixels.append(item[0])
-            numbers.append(item[1])
-        if not pixels:
+    views = TrainViews(train, order, epoch, settings)
+    for step, shown in enumerate(read_steps(run, views, batch)):
+        if not shown:
             continue
+        share = learning_share(schedule, epoch, step, steps)
+        pixels, numbers = [one for one, _ in shown], [number for _, number in shown]
         parts = [
             features_of(encoder, np.stack(some), tuple(heads))
             for some in _chunks(pixels, settings.read.batch_size)
@@ -325,7 +358,7 @@ class _State:
         if settings.cache is None:
             return
         key = {
-            "settings": settings.as_dict() | {"cache": None},
+            "settings": settings.as_dict(),
             "model": model_key(encoder),
             "files": [files_key(part.paths) for part in (train, test)],
             "labels": [part.labels.tolist() for part in (train, test)],

@@ -5,8 +5,11 @@ Letters: B images, H, W a view in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +20,7 @@ from torch.utils.data import Dataset
 from odis.data.views import normalize_pixels
 from odis.errors import DataError
 from odis.evaluation.protocols.depth.depth_head import (
+    EIGEN,
     DepthHead,
     depth_loss,
     first_beta,
@@ -30,6 +34,7 @@ from odis.evaluation.protocols.images.store import files_key
 from odis.evaluation.protocols.images.stream import read_batches, read_picture
 from odis.evaluation.protocols.images.views import pixels_of
 from odis.evaluation.protocols.layouts.nyu import SIZE, DepthImages, read_depth
+from odis.evaluation.protocols.projection import Work, seconds_shown
 from odis.evaluation.protocols.training.iterated_heads import (
     IteratedHeads,
     image_at,
@@ -99,6 +104,39 @@ def depth_features(encoder: Encoder, pixels: Tensor) -> Tensor:
     return maps
 
 
+def begin(
+    encoder: Encoder, train: DepthImages, settings: NyuDepthSettings
+) -> tuple[IteratedHeads, Path | None]:
+    """Heads that have learned nothing, and where they are kept, if anywhere."""
+    probe = torch.zeros(1, 3, encoder.patch_size, encoder.patch_size, dtype=torch.uint8)
+    width = depth_features(encoder, probe).shape[1]
+    heads = new_heads(settings, lambda: DepthHead(width), encoder.device, beta2=0.99)
+    files = files_key(file for pair in train.pairs for file in pair)
+    return heads, state_file(settings, encoder, "nyu-depth-linear", ("max_test",), files=files)
+
+
+def works(
+    encoder: Encoder, train: DepthImages, test: DepthImages, settings: NyuDepthSettings
+) -> Iterator[Work]:
+    """What there is to do for a model, measured."""
+    heads, saved = begin(encoder, train, settings)
+    if saved is not None:
+        heads.resume(saved)
+    left = settings.iterations - heads.iteration
+    views = train_views(train, settings, range(max(1, left) * settings.batch))
+    probe, _ = begin(encoder, train, settings)
+    learn = partial(train_step, encoder, probe, settings)
+    seconds = seconds_shown(views, learn, encoder, settings.read, most=settings.batch)
+    yield Work("train views, heads", left * settings.batch, seconds)
+
+    def measure(items: Sequence[Shown]) -> None:
+        for item in items:
+            image_errors(encoder, probe, item)
+
+    pictures = DepthPictures(test, turn=not settings.as_published)
+    yield Work("test images", len(test), seconds_shown(pictures, measure, encoder, settings.read))
+
+
 def train_heads(
     run: EvaluationRun, encoder: Encoder, train: DepthImages, settings: NyuDepthSettings
 ) -> IteratedHeads:
@@ -107,11 +145,7 @@ def train_heads(
     Raises:
         DataError: With `--strict`, for the first image that cannot be read; none of a batch can.
     """
-    probe = torch.zeros(1, 3, encoder.patch_size, encoder.patch_size, dtype=torch.uint8)
-    width = depth_features(encoder, probe).shape[1]
-    heads = new_heads(settings, lambda: DepthHead(width), encoder.device, beta2=0.99)
-    files = files_key(file for pair in train.pairs for file in pair)
-    saved = state_file(settings, encoder, "nyu-depth-linear", ("max_test",), files=files)
+    heads, saved = begin(encoder, train, settings)
     if saved is not None:
         heads.resume(saved)
     places = range(heads.iteration * settings.batch, settings.iterations * settings.batch)
@@ -193,16 +227,27 @@ def image_errors(encoder: Encoder, heads: IteratedHeads, item: Shown) -> list[fl
     return found
 
 
-def mean_depth(train: DepthImages) -> float:
-    """The mean of all known depths in metres; files that cannot be read are passed over."""
+def mean_depth(run: EvaluationRun, train: DepthImages) -> float:
+    """The mean of all known depths in metres, NaN if there is none; files that cannot be read are passed
+    over.
+    """
     total, count = 0.0, 0
-    for _, path in train.pairs:
-        try:
+    for number, (_, path) in enumerate(train.pairs, start=1):
+        with suppress(DataError):
             depth = read_depth(path)
-        except DataError:
-            continue
-        total, count = total + float(depth.sum(dtype=np.float64)), count + int((depth > 0).sum())
-    return total / count if count else float("nan")
+            total, count = total + float(depth.sum(dtype=np.float64)), count + int((depth > 0).sum())
+        if run.progress is not None:
+            run.progress("depth maps of the train part", number, len(train))
+    return total / count if count else math.nan
+
+
+def knows_depth(test: DepthImages) -> bool:
+    """Whether any image has a known depth where it is scored."""
+    for _, path in test.pairs:
+        with suppress(DataError):
+            if (read_depth(path)[EIGEN] > 0).any():
+                return True
+    return False
 
 
 def plain_errors(test: DepthImages, numbers: Sequence[int], value: float, patch: int) -> np.ndarray:

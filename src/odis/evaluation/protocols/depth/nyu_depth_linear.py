@@ -122,6 +122,7 @@ def evaluate_nyu_depth(
     import numpy as np
 
     from odis.evaluation.protocols.depth import depth_training as training
+    from odis.evaluation.protocols.projection import project
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import mean_score
     from odis.evaluation.subset import draw_rows, overlap_note, real_path
@@ -134,22 +135,26 @@ def evaluate_nyu_depth(
     )
     same = {real_path(path) for path, _ in train.pairs} & {real_path(path) for path, _ in test.pairs}
     run.note(overlap_note(len(same)))
-    value = training.mean_depth(train)
+    if not training.knows_depth(test):
+        raise DataError(f"{test.path}: knows no depth in any of its {len(test)} test images")
+
+    def shown_to(source: Encoder) -> Encoder:
+        encoder = statistics_of(source, settings)
+        return replace(encoder, precision="fp32") if settings.as_published else encoder
+
+    project(run, lambda source: training.works(shown_to(source), train, test, settings))
+    value = training.mean_depth(run, train)
     if not np.isfinite(value):
         raise DataError(f"{train.path}: knows no depth in any of its {len(train)} train images")
 
     def score(errors: np.ndarray, numbers: Sequence[int]) -> dict[str, Any]:
-        if not np.isfinite(errors).any():
-            raise DataError(f"{test.path}: knows no depth in any of its {len(test)} test images")
         # Scores are in percent: metres are given as hundredths.
         return {"RMSE": mean_score(errors / 100, np.asarray(numbers), seed=settings.seed)}
 
     numbers: list[int] = []
     for source in run.encoders:
         run.start()
-        encoder = statistics_of(source, settings)
-        if settings.as_published:
-            encoder = replace(encoder, precision="fp32")
+        encoder = shown_to(source)
         heads = training.train_heads(run, encoder, train, settings)
         numbers, errors = training.errors_on(run, encoder, heads, test, settings)
         means = [float(np.nanmean(of)) if np.isfinite(of).any() else np.inf for of in errors]

@@ -68,7 +68,7 @@ class FeatureStore:
         if self.folder is None:
             yield from make(range(count))
             return
-        parts = [range(start, min(start + self.chunk, count)) for start in range(0, count, self.chunk)]
+        parts = self._parts(count)
         there = [self._read_skipped(part) is not None for part in parts]
         missing = [number for part, have in zip(parts, there) if not have for number in part]
         made = make(missing) if missing else iter(())
@@ -84,12 +84,21 @@ class FeatureStore:
                 yield number, item
             self._write(part, found)
 
+    def missing(self, count: int) -> int:
+        """How many of the images 0 to count - 1 are not there yet."""
+        return sum(len(part) for part in self._parts(count) if self._read_skipped(part) is None)
+
+    def _parts(self, count: int) -> list[range]:
+        return [range(start, min(start + self.chunk, count)) for start in range(0, count, self.chunk)]
+
     def _path(self, part: range) -> Path:
         assert self.folder is not None
         return self.folder / f"{part.start:08}.safetensors"
 
     def _read_skipped(self, part: range) -> dict[str, list[str]] | None:
         """Images of a chunk that were skipped, by number; None if the chunk is not there or is damaged."""
+        if self.folder is None:
+            return None
         path = self._path(part)
         try:
             with safe_open(path, framework="np") as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar, cast
@@ -21,6 +21,7 @@ from odis.objects.images import load_image, opened, reason_of, to_rgb
 from odis.types import Box, Skipped
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def read_picture(path: str, *, turn: bool = True) -> Image.Image:
@@ -121,6 +122,34 @@ def read_steps(run: EvaluationRun, dataset: Dataset[T | Skipped], batch: int) ->
             else:
                 found.append(item)
         yield found
+
+
+def in_order(
+    run: EvaluationRun,
+    dataset: Dataset[T | Skipped],
+    numbers: Sequence[int],
+    finish: Callable[[list[T]], Iterable[R]],
+) -> Iterator[tuple[int, R | Skipped]]:
+    """What becomes of items that are shown `--batch-size` at a time, behind their numbers and in order; in
+    the place of one that cannot be read, why. What `FeatureStore.stream` makes.
+
+    Args:
+        run: Says how items are read.
+        dataset: As many items as there are numbers.
+        numbers: What they are called.
+        finish: What becomes of some items.
+    """
+    waiting: list[tuple[int, T | Skipped]] = []
+    shown: list[T] = []
+    for number, item in zip(numbers, read_items(dataset, run.settings.read), strict=True):
+        waiting.append((number, item))
+        if not isinstance(item, Skipped):
+            shown.append(item)
+        if len(shown) == run.settings.read.batch_size or number == numbers[-1]:
+            made = iter(finish(shown) if shown else ())
+            for n, one in waiting:
+                yield n, one if isinstance(one, Skipped) else next(made)
+            waiting, shown = [], []
 
 
 def length_of(dataset: Dataset[T]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from odis.config.discovery import DiscoverConfig
     from odis.evaluation.protocols.layouts.boxed import BoxedImages
+    from odis.evaluation.protocols.projection import Work
     from odis.evaluation.runner import EvaluationRun
     from odis.inference import Encoder
 
@@ -101,6 +102,8 @@ def evaluate_corloc(
     import numpy as np
 
     from odis.evaluation.protocols.localization import box_hits as local
+    from odis.evaluation.protocols.localization.discovery import works_of
+    from odis.evaluation.protocols.projection import project
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import mean_score
     from odis.objects.index import ObjectIndex
@@ -122,6 +125,11 @@ def evaluate_corloc(
         scores = {name: mean_score(np.array(of), seed=settings.seed) for name, of in values.items()}
         run.add_row(source, mode, scores, without_a_box=len(numbers) - found, **more)
 
+    def works(source: Encoder) -> Iterator[Work]:
+        search = _Search(run, source, images, settings)
+        return works_of(run, search.encoder, images, search.find, search.store)
+
+    project(run, works)
     for path in predicted:
         run.start()
         index = ObjectIndex.open(path)
@@ -135,41 +143,56 @@ def evaluate_corloc(
     return results_of(run, ABOUT, settings)
 
 
-def _model_rows(
-    run: EvaluationRun, source: Encoder, images: BoxedImages, settings: CorlocSettings, add: Any
-) -> None:
-    """The rows of a model, one a method."""
-    import numpy as np
+class _Search:
+    """One model: how boxes are found, and where they are kept."""
 
-    from odis.evaluation.protocols.localization import discovery
-    from odis.evaluation.protocols.localization.box_hits import first_box, is_right
+    def __init__(
+        self, run: EvaluationRun, source: Encoder, images: BoxedImages, settings: CorlocSettings
+    ) -> None:
+        from odis.evaluation.protocols.localization import discovery
 
-    encoder = statistics_of(source, settings)
-    name, configs = source.source or "model", settings.configs()
-    facet = discovery.facet_of(encoder, settings.facet)
-    finder = None if settings.as_published else discovery.OurDiscovery(encoder, configs, name)
-    right: list[dict[int, bool]] = [{} for _ in configs]
-    found = [0] * len(configs)
+        self.encoder, self.settings = statistics_of(source, settings), settings
+        self.configs, self.name = settings.configs(), source.source or "model"
+        self.facet = discovery.facet_of(self.encoder, settings.facet)
+        published = settings.as_published
+        self.finder = None if published else discovery.OurDiscovery(self.encoder, self.configs, self.name)
+        self.size = None if self.finder is None else self.finder.finder.size
+        asked = settings.as_dict() | {"facet": self.facet, "size": self.size}
+        self.store = discovery.store_of(run, self.encoder, images, settings.cache, asked)
 
-    def find(pictures: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        if finder is None:
-            of_images = [_published_boxes(encoder, one, configs, facet) for one in pictures]
+    def find(self, pictures: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """The box of each method in each image, NaN where there is none."""
+        import numpy as np
+
+        from odis.evaluation.protocols.localization.box_hits import first_box
+
+        if self.finder is None:
+            of_images = [_published_boxes(self.encoder, one, self.configs, self.facet) for one in pictures]
         else:
-            by_method = [[first_box(of) for of in of_one] for of_one in finder(pictures)]
+            by_method = [[first_box(of) for of in of_one] for of_one in self.finder(pictures)]
             of_images = [list(of) for of in zip(*by_method)]
         none = (np.nan,) * 4
         return [{"boxes": np.array([none if b is None else b for b in of])} for of in of_images]
 
-    asked = settings.as_dict() | {"facet": facet, "size": None if finder is None else finder.finder.size}
-    store = discovery.store_of(run, encoder, images, settings.cache, asked)
-    for i, made in discovery.stream_found(run, images, f"{name}, test", find, store):
+
+def _model_rows(
+    run: EvaluationRun, source: Encoder, images: BoxedImages, settings: CorlocSettings, add: Any
+) -> None:
+    """The rows of a model, one a method."""
+    from odis.evaluation.protocols.localization import discovery
+    from odis.evaluation.protocols.localization.box_hits import is_right
+
+    search = _Search(run, source, images, settings)
+    right: list[dict[int, bool]] = [{} for _ in search.configs]
+    found = [0] * len(search.configs)
+    for i, made in discovery.stream_found(run, images, f"{search.name}, test", search.find, search.store):
         for k, box in enumerate(made["boxes"].tolist()):
             there = not math.isnan(box[0])
             right[k][i] = is_right(tuple(box) if there else None, images.boxes(i))
             found[k] += there
-    shown = ", own size, zero-padded" if finder is None else ""
+    shown = ", own size, zero-padded" if search.size is None else ""
     for k, method in enumerate(settings.method):
-        mode = f"{METHODS[method]}, {facet} features{shown}"
+        mode = f"{METHODS[method]}, {search.facet} features{shown}"
         add(
             right[k],
             source.source,
@@ -178,9 +201,9 @@ def _model_rows(
             provenance=source.provenance,
             recipe=source.card.get("recipe"),
             step=source.card.get("step"),
-            size="own size" if finder is None else finder.finder.size,
+            size="own size" if search.size is None else search.size,
             precision="fp32",
-            readout=facet,
+            readout=search.facet,
         )
 
 

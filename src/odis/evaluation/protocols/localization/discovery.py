@@ -20,8 +20,9 @@ from odis.config.discovery import DiscoverConfig
 from odis.data.views import normalize_pixels
 from odis.errors import DataError, OdisError
 from odis.evaluation.protocols.images.store import FeatureStore, Made, files_key, model_key
-from odis.evaluation.protocols.images.stream import read_items
+from odis.evaluation.protocols.images.stream import in_order
 from odis.evaluation.protocols.layouts.boxed import BoxedImages
+from odis.evaluation.protocols.projection import Work, seconds_shown
 from odis.evaluation.runner import EvaluationRun
 from odis.finding.discover.discoverer import Discoverer
 from odis.finding.discover.seeds import grow_objects
@@ -68,19 +69,10 @@ def stream_found(
     Raises:
         DataError: With `--strict`, for the first image that cannot be read.
     """
-    read, skipped = run.settings.read, 0
+    skipped = 0
 
     def make(numbers: Sequence[int]) -> Iterator[tuple[int, Made | Skipped]]:
-        waiting: list[tuple[int, np.ndarray | Skipped]] = []
-        for number, item in zip(
-            numbers, read_items(WholePictures(images.select(numbers)), read), strict=True
-        ):
-            waiting.append((number, item))
-            pictures = [one for _, one in waiting if isinstance(one, np.ndarray)]
-            if len(pictures) == read.batch_size or number == numbers[-1]:
-                found = iter(find(pictures) if pictures else [])
-                yield from ((n, one if isinstance(one, Skipped) else next(found)) for n, one in waiting)
-                waiting = []
+        return in_order(run, WholePictures(images.select(numbers)), numbers, find)
 
     for number, item in store.stream(len(images), make):
         if isinstance(item, Skipped):
@@ -91,6 +83,19 @@ def stream_found(
         if run.progress is not None:
             run.progress(what, number + 1, len(images))
     run.sides["test"] |= {"images": len(images) - skipped, "skipped": skipped}
+
+
+def works_of(
+    run: EvaluationRun,
+    encoder: Encoder,
+    images: BoxedImages,
+    find: Callable[[list[np.ndarray]], list[Made]],
+    store: FeatureStore,
+) -> Iterator[Work]:
+    """What there is to do for a model, measured; see `stream_found`."""
+    pictures = WholePictures(images)
+    seconds = seconds_shown(pictures, lambda some: find(list(some)), encoder, run.settings.read)
+    yield Work("images", store.missing(len(images)), seconds)
 
 
 def store_of(

@@ -5,7 +5,7 @@ Letters: H, W the image in pixels; S the side of the square it is shown in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +22,9 @@ from odis.evaluation.protocols.localization.discovery import (
     facet_of,
     store_of,
     stream_found,
+    works_of,
 )
+from odis.evaluation.protocols.projection import Work
 from odis.evaluation.runner import EvaluationRun
 from odis.finding.discover.objects import clearness
 from odis.finding.discover.refine import box_of, luminance, to_pixels
@@ -42,38 +44,51 @@ _REPEATED = 0.5  # IoU with an earlier mask, above which it is dropped
 _SMALL = 0.01  # share of the image, up to which it is dropped
 
 
-def model_objects(
-    run: EvaluationRun, encoder: Encoder, images: BoxedImages, settings: MaskcutSettings
-) -> tuple[list[int], list[ImageObjects], int]:
-    """Which images could be read, the objects found in each, and the side in pixels that images are shown
-    at.
+class MaskSearch:
+    """One model: how masks are found, and where they are kept.
+
+    Attributes:
+        size: Side in pixels that images are shown at.
     """
-    facet = facet_of(encoder, settings.facet)
-    config = DiscoverConfig(
-        method="spectral",
-        size=settings.size,
-        facet=facet,
-        tau=settings.threshold,
-        max_objects=settings.max_objects,
-        batch_size=settings.read.batch_size,
-    )
-    name = encoder.source or "model"
-    finder = None if settings.as_published else OurDiscovery(encoder, [config], name)
 
-    def find(pictures: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        if finder is not None:
-            return [_packed(objects) for objects in finder(pictures)[0]]
-        return [_packed(_published(encoder, one, config)) for one in pictures]
+    def __init__(
+        self, run: EvaluationRun, encoder: Encoder, images: BoxedImages, settings: MaskcutSettings
+    ) -> None:
+        self.run, self.encoder, self.images = run, encoder, images
+        facet = facet_of(encoder, settings.facet)
+        self._config = DiscoverConfig(
+            method="spectral",
+            size=settings.size,
+            facet=facet,
+            tau=settings.threshold,
+            max_objects=settings.max_objects,
+            batch_size=settings.read.batch_size,
+        )
+        self._name = encoder.source or "model"
+        self._finder = None if settings.as_published else OurDiscovery(encoder, [self._config], self._name)
+        self.size = _SQUARE if self._finder is None else self._finder.finder.size
+        asked = settings.as_dict() | {"facet": facet, "size": self.size, "tau": settings.threshold}
+        self._store = store_of(run, encoder, images, settings.cache, asked)
 
-    size = _SQUARE if finder is None else finder.finder.size
-    asked = settings.as_dict() | {"facet": facet, "size": size, "tau": settings.threshold}
-    store = store_of(run, encoder, images, settings.cache, asked)
-    numbers, found = [], []
-    for i, made in stream_found(run, images, f"{name}, test", find, store):
-        row = images.rows[i]
-        numbers.append(i)
-        found.append(ImageObjects(row.image, row.width, row.height, _unpacked(made)))
-    return numbers, found, size
+    def find(self, pictures: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """The objects of some images (H, W, 3)."""
+        if self._finder is not None:
+            return [_packed(objects) for objects in self._finder(pictures)[0]]
+        return [_packed(_published(self.encoder, one, self._config)) for one in pictures]
+
+    def works(self) -> Iterator[Work]:
+        """What there is to do, measured."""
+        return works_of(self.run, self.encoder, self.images, self.find, self._store)
+
+    def objects(self) -> tuple[list[int], list[ImageObjects]]:
+        """Which images could be read, and the objects found in each."""
+        numbers, found = [], []
+        what = f"{self._name}, test"
+        for i, made in stream_found(self.run, self.images, what, self.find, self._store):
+            row = self.images.rows[i]
+            numbers.append(i)
+            found.append(ImageObjects(row.image, row.width, row.height, _unpacked(made)))
+        return numbers, found
 
 
 def _published(encoder: Encoder, image: np.ndarray, config: DiscoverConfig) -> list[Object]:

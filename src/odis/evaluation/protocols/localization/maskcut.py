@@ -82,10 +82,11 @@ def evaluate_maskcut(
         OdisError: Settings or models that do not fit, or nothing to score.
     """
     from odis.evaluation.protocols.localization.found_masks import (
-        model_objects,
+        MaskSearch,
         objects_of_index,
         of_other_images,
     )
+    from odis.evaluation.protocols.projection import project
     from odis.evaluation.runner import EvaluationRun
     from odis.objects.index import ObjectIndex
 
@@ -97,6 +98,7 @@ def evaluate_maskcut(
         )
     if not _has_masks(images):
         run.notes.append(f"{images.path}: some objects have no mask; only boxes are scored")
+    project(run, lambda one: MaskSearch(run, statistics_of(one, settings), images, settings).works())
     everything = list(range(len(images)))
     for path in predicted:
         run.start()
@@ -106,13 +108,13 @@ def evaluate_maskcut(
         run.add_row(index.path, "its objects", _scores(images, everything, found, settings), **more)
     for source in run.encoders:
         run.start()
-        encoder = statistics_of(source, settings)
-        numbers, found, size = model_objects(run, encoder, images, settings)
+        search = MaskSearch(run, statistics_of(source, settings), images, settings)
+        numbers, found = search.objects()
         run.add(
             source,
             "spectral cuts" + (", squashed" if settings.as_published else ""),
             _scores(images, numbers, found, settings),
-            size=size,
+            size=search.size,
             precision="fp32",
             objects=sum(len(row.objects) for row in found),
         )

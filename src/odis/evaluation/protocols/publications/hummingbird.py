@@ -89,6 +89,6 @@ ABOUT = About(
     "(1,449 x 1,024 x 4 D bytes); for each list and memory size their 30 neighbours, .36 GB, and the "
     "memory's labels, .43 GB (10.22 million x 21 x 2 bytes); test labels .38 GB. ADE20K: labels 3.1 GB",
     time="two passes over the train part and one over the test part a model, then the product of 1.48 by "
-    "10.22 million patches: 11 PFLOP at D 384. With --cache features are kept (15.7 GB and 2.8 GB) and an "
-    "interrupted call embeds no image again; the search starts anew",
+    "10.22 million patches: 11 PFLOP at D 384. With --cache features are kept (15.7 GB and 2.8 GB), "
+    "and the search every five minutes (.36 GB a memory); an interrupted call goes on there",
 )

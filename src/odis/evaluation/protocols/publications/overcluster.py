@@ -50,5 +50,6 @@ ABOUT = About(
     memory="patches of the test part, 1.75 GB (1,449 x 784 x 4 D bytes at D 384), then .23 GB of components; "
     "tables of classes and clusters, 30 MB (ADE20K .3 GB); distances in parts of 64 MB",
     time="one pass over the test part a model; then 25 runs of k-means for each K: at K 500, 128,000 points "
-    "x 100 iterations, 16 TFLOP in all. With --cache the patches are kept; k-means starts anew",
+    "x 100 iterations, 16 TFLOP in all. With --cache the patches and each run of k-means are "
+    "kept; an interrupted call goes on",
 )

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from odis.evaluation.landmark_scores import Landmarks
+    from odis.evaluation.protocols.images.views import PictureView
     from odis.evaluation.runner import EvaluationRun
     from odis.inference import Encoder
 
@@ -149,6 +150,15 @@ def scaled_features(encoder: Encoder, pixels: np.ndarray, readout: str) -> Tenso
     return torch.stack(found, dim=1).cpu()
 
 
+def view_for(encoder: Encoder, settings: LandmarkSettings) -> PictureView:
+    """How an image is shown to a model."""
+    from odis.evaluation.protocols.classification.classify import view_of
+
+    if settings.view == "crop":
+        return view_of(224)
+    return partial(shrink, longest=settings.longest, patch=encoder.patch_size)
+
+
 def embed(
     run: EvaluationRun,
     encoder: Encoder,
@@ -163,15 +173,9 @@ def embed(
     import numpy as np
     import torch
 
-    from odis.evaluation.protocols.classification.classify import view_of
     from odis.evaluation.protocols.images.stream import Pictures, read_items
 
-    view = (
-        view_of(224)
-        if settings.view == "crop"
-        else partial(shrink, longest=settings.longest, patch=encoder.patch_size)
-    )
-    pictures = Pictures(paths, view, turn=not settings.as_published, boxes=boxes)
+    pictures = Pictures(paths, view_for(encoder, settings), turn=not settings.as_published, boxes=boxes)
     waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
     found: dict[int, Tensor] = {}
 
@@ -230,6 +234,8 @@ def evaluate_landmark_protocol(
     from torch.nn.functional import normalize
 
     from odis.evaluation.landmark_scores import SETUPS, landmark_scores
+    from odis.evaluation.protocols.images.stream import Pictures
+    from odis.evaluation.protocols.projection import Work, project, seconds_shown
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import mean_score
 
@@ -238,6 +244,27 @@ def evaluate_landmark_protocol(
     asked = [str(folder / f"{query.name}.jpg") for query in truth.queries]
     if missing := next((path for path in (*asked, *gallery) if not Path(path).is_file()), None):
         raise DataError(f"{missing}: no such file; the benchmark needs every image")
+    if not any(len(query.easy) + len(query.hard) for query in truth.queries):
+        raise DataError(f"{folder}: no query has an image that shows its landmark; nothing can be found")
+    again = len({*truth.images} & {query.name for query in truth.queries})
+    run.note(
+        [f"{again:,} queries are among the images that are searched: each finds itself first"]
+        if again
+        else []
+    )
+
+    def works(source: Encoder) -> Iterator[Work]:
+        encoder = statistics_of(source, settings)
+        pictures = Pictures(gallery, view_for(encoder, settings), turn=not settings.as_published)
+
+        def show(some: Sequence[np.ndarray]) -> None:
+            for pixels in some:  # of one size are few
+                scaled_features(encoder, pixels[None], settings.readout)
+
+        seconds = seconds_shown(pictures, show, encoder, settings.read, most=4)
+        yield Work("images", len(gallery) + 2 * len(asked), seconds)
+
+    project(run, works)
     for source in run.encoders:
         run.start()
         encoder = statistics_of(source, settings)

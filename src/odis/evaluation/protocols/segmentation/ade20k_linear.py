@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from odis.evaluation.protocols.training.iterated_settings import IteratedSetting
 
 if TYPE_CHECKING:
     from odis.evaluation.protocols.layouts.segmentation import SegmentedImages
+    from odis.evaluation.protocols.projection import Work
     from odis.evaluation.protocols.segmentation.ade_training import SegmentedRows
     from odis.evaluation.runner import EvaluationRun
     from odis.inference import Encoder
@@ -101,6 +102,7 @@ def evaluate_ade20k(
         DataError: Nothing could be measured: no class, one class only, or none in common.
     """
     from odis.evaluation.dense import train_positions
+    from odis.evaluation.protocols.projection import project
     from odis.evaluation.protocols.segmentation import ade_training as training
     from odis.evaluation.protocols.segmentation.segmented import draw_segmented
     from odis.evaluation.runner import EvaluationRun
@@ -114,6 +116,13 @@ def evaluate_ade20k(
         training.SegmentedRows(test, test_rows, train_positions(test.images, train.images)),
     )
     classes = len(train.images.classes)
+
+    def works(source: Encoder) -> Iterator[Work]:
+        encoder = _shown_to(source, settings)
+        side = settings.side_of(encoder)
+        return training.works(encoder, parts, side, stride_of(side), settings)
+
+    project(run, works)
     counts = None
     for source in run.encoders:
         run.start()
@@ -138,6 +147,11 @@ def evaluate_ade20k(
     return results_of(run, ABOUT, settings)
 
 
+def _shown_to(source: Encoder, settings: Ade20kSettings) -> Encoder:
+    encoder = statistics_of(source, settings)
+    return replace(encoder, precision="fp32") if settings.as_published else encoder
+
+
 def stride_of(side: int) -> int:
     """How far windows of a side are apart: 341 of 512."""
     return max(1, round(side * STRIDE / SIDE))
@@ -156,9 +170,7 @@ def _model_rows(
     from odis.evaluation.protocols.segmentation import ade_training as training
     from odis.evaluation.scores import Score, iou_score
 
-    encoder = statistics_of(source, settings)
-    if settings.as_published:
-        encoder = replace(encoder, precision="fp32")
+    encoder = _shown_to(source, settings)
     side = settings.side_of(encoder)
     stride, name = stride_of(side), source.source or "model"
     many = len(settings.heads)

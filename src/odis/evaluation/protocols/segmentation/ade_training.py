@@ -5,8 +5,10 @@ Letters: B images, S side of a view, C classes, n images measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +26,7 @@ from odis.evaluation.protocols.images.store import files_key
 from odis.evaluation.protocols.images.stream import read_batches
 from odis.evaluation.protocols.images.views import pixels_of
 from odis.evaluation.protocols.layouts.segmentation import SegmentedImages
+from odis.evaluation.protocols.projection import Work, seconds_shown
 from odis.evaluation.protocols.segmentation.ade_views import RandomWindow, short_side
 from odis.evaluation.protocols.segmentation.channel_head import ChannelHead, learning_rate, pixel_loss
 from odis.evaluation.protocols.segmentation.window_scores import best_class, stitched, windows
@@ -128,6 +131,51 @@ def padded_labels(labels: np.ndarray, side: int) -> np.ndarray:
     return np.pad(labels, ((0, side - rows), (0, side - columns)), constant_values=IGNORE)
 
 
+def works(
+    encoder: Encoder,
+    parts: tuple[SegmentedRows, SegmentedRows],
+    side: int,
+    stride: int,
+    settings: Ade20kSettings,
+) -> Iterator[Work]:
+    """What there is to do for a model, measured."""
+    train, test = parts
+    heads, saved = begin(encoder, train, side, settings)
+    if saved is not None:
+        heads.resume(saved)
+    left = settings.iterations - heads.iteration
+    views = Shows(train, side, places=range(max(1, left) * settings.batch), seed=settings.seed)
+    probe, _ = begin(encoder, train, side, settings)
+    learn = partial(train_step, encoder, probe, side, settings)
+    seconds = seconds_shown(views, learn, encoder, settings.read, most=settings.batch)
+    yield Work("train views, heads", left * settings.batch, seconds)
+    scorers = head_scorers(encoder, probe, side, settings.read.batch_size)
+    classes = len(train.images.images.classes)
+
+    def count(items: Sequence[Shown]) -> None:
+        for item in items:
+            image_counts(item, side, stride, scorers, classes)
+
+    measured = 1 + (left // settings.measure_every if settings.as_published else 0)
+    images = len(test.rows) * measured
+    yield Work("test images", images, seconds_shown(Shows(test, side), count, encoder, settings.read))
+
+
+def begin(
+    encoder: Encoder, train: SegmentedRows, side: int, settings: Ade20kSettings
+) -> tuple[IteratedHeads, Path | None]:
+    """Heads that have learned nothing, and where they are kept, if anywhere."""
+    images = train.images.images
+    classes = len(images.classes)
+    width = window_features(encoder, [np.zeros((3, side, side), np.uint8)], side).shape[1]
+    heads = new_heads(
+        settings, lambda: ChannelHead(width, classes, settings.dropout), encoder.device, beta2=0.999
+    )
+    files = files_key(images.image_path(row) for row in train.rows)
+    names = list(images.classes)
+    return heads, state_file(settings, encoder, "ade20k-linear", files=files, classes=names, side=side)
+
+
 def train_heads(
     run: EvaluationRun,
     encoder: Encoder,
@@ -146,20 +194,7 @@ def train_heads(
         settings: How.
         measure: Measures all heads every `settings.measure_every` steps, into their history; None for never.
     """
-    classes = len(train.images.images.classes)
-    width = window_features(encoder, [np.zeros((3, side, side), np.uint8)], side).shape[1]
-    heads = new_heads(
-        settings, lambda: ChannelHead(width, classes, settings.dropout), encoder.device, beta2=0.999
-    )
-    images = train.images.images
-    saved = state_file(
-        settings,
-        encoder,
-        "ade20k-linear",
-        files=files_key(images.image_path(row) for row in train.rows),
-        classes=list(images.classes),
-        side=side,
-    )
+    heads, saved = begin(encoder, train, side, settings)
     if saved is not None:
         heads.resume(saved)
     places = range(heads.iteration * settings.batch, settings.iterations * settings.batch)

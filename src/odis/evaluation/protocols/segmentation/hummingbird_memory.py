@@ -83,12 +83,14 @@ class Memory:
 
     Attributes:
         most: Patches of each view.
+        full: Patches if every view has as many.
         held: Patches so far.
     """
 
     def __init__(self, name: str, rows: Sequence[int], size: int, passes: int) -> None:
         self.name, self.rows, self.size = name, frozenset(rows), size
         self.most, self.held = per_view(size, len(rows), passes), 0
+        self.full = self.most * len(rows) * passes
         self._search: PatchSearch | None = None
         self._waiting: list[Tensor] = []
         self._counts: list[np.ndarray] = []
@@ -103,9 +105,11 @@ class Memory:
         if not len(features):
             return
         # Without copies, the whole view would stay in memory.
-        self._waiting.append(torch.from_numpy(features[: self.most].copy()))
         self._counts.append(counts[: self.most].copy())
+        new = max(0, self._search.done - self.held)  # those before were searched by a call that was cut off
         self.held += len(self._counts[-1])
+        if new < len(self._counts[-1]):
+            self._waiting.append(torch.from_numpy(features[new : self.most].copy()))
         if sum(map(len, self._waiting)) >= _FLUSH:
             self._flush(_FLUSH)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
     from odis.evaluation.protocols.images.store import Made
     from odis.evaluation.protocols.layouts.segmentation import SegmentedImages
+    from odis.evaluation.protocols.projection import Work
     from odis.evaluation.protocols.segmentation.linear_seg_head import HeadTraining
-    from odis.evaluation.protocols.segmentation.segmented import SegmentedReader
+    from odis.evaluation.protocols.segmentation.segmented import SegmentedReader, SegmentedViews
     from odis.inference import Encoder
 
 TRAINED_AT = 100
 """Side in pixels at which the head is trained, and scored after each epoch."""
+
+TEST = "linear-seg test"
+"""What is kept of test images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +96,21 @@ def evaluate_linear_seg(
     """
     import torch
 
+    from odis.evaluation.protocols.projection import project
     from odis.evaluation.protocols.segmentation.segmented import SegmentedReader, draw_segmented
     from odis.evaluation.runner import EvaluationRun
 
     run = EvaluationRun("linear-seg", encoders, settings, progress, on_row)
     train_rows, test_rows = draw_segmented(run, train, test)
+
+    def measured(source: Encoder) -> _HeadOnPatches:
+        reader = SegmentedReader(run, statistics_of(source, settings), settings)
+        return _HeadOnPatches(reader, settings, train, test)
+
+    project(run, lambda source: measured(source).works(train_rows, test_rows))
     for source in run.encoders:
         run.start()
-        reader = SegmentedReader(run, statistics_of(source, settings), settings)
-        measure = _HeadOnPatches(reader, settings, train, test)
+        measure = measured(source)
         measure.read_test(test_rows)
         training = measure.train(train_rows)
         heads = {"best epoch": training.best}
@@ -146,61 +156,103 @@ class _HeadOnPatches:
         self.patches: list[Tensor] = []
         self.labels: list[np.ndarray] = []
 
-    def read_test(self, rows: Sequence[int]) -> None:
-        """Embed the test images, and keep their patches and labels."""
-        import torch
+    def kept(self, number: int, patches: Tensor, labels: np.ndarray) -> Made:
+        """Of a test image all patches and labels."""
+        return {"patches": patches.cpu().numpy(), "labels": labels}
 
+    def learned(self, number: int, patches: Tensor, labels: np.ndarray) -> Made:
+        """Of a train view its patches, and labels as the head learns them."""
+        from odis.evaluation.protocols.segmentation.linear_seg_head import nearest_labels
+
+        return {"patches": patches.cpu().numpy(), "labels": nearest_labels(labels, TRAINED_AT)}
+
+    def test_views(self, rows: Sequence[int]) -> SegmentedViews:
+        """The test images as they are shown."""
         from odis.evaluation.protocols.segmentation.segmented import SegmentedViews
         from odis.evaluation.protocols.segmentation.segmented_views import SquashBoth
 
-        def kept(number: int, patches: Tensor, labels: np.ndarray) -> Made:
-            return {"patches": patches.cpu().numpy(), "labels": labels}
+        return SegmentedViews(self.test, rows, SquashBoth(self.side), self.test_coding)
 
-        views = SegmentedViews(self.test, rows, SquashBoth(self.side), self.test_coding)
-        for _, made in self.reader.stream(views, "test", kept, what="linear-seg test"):
-            self.patches.append(torch.from_numpy(made["patches"].copy()))
-            self.labels.append(made["labels"].copy())
-        if not self.patches:
-            raise OdisError(f"{self.test.images.path}: none of its images could be read")
-
-    def train(self, rows: Sequence[int]) -> HeadTraining:
-        """Train the head, from the epoch on that is saved."""
+    def train_views(self, rows: Sequence[int], epoch: int) -> SegmentedViews:
+        """The train images as an epoch shows them, in its order."""
         import numpy as np
+
+        from odis.evaluation.protocols.segmentation.segmented import SegmentedViews
+        from odis.evaluation.protocols.segmentation.segmented_views import RandomSquare
+
+        seed = self.settings.seed
+        order = np.random.default_rng([seed, 2, epoch]).permutation(np.asarray(rows)).tolist()
+        return SegmentedViews(self.part, order, RandomSquare(self.side), self.coding, seed=seed, first=epoch)
+
+    def works(self, train_rows: Sequence[int], test_rows: Sequence[int]) -> Iterator[Work]:
+        """What there is to do for the model, measured."""
+        import numpy as np
+        import torch
+
+        from odis.evaluation.protocols.projection import Work, seconds_each
+
+        reader, settings = self.reader, self.settings
+        device = reader.encoder.device
+        views = self.test_views(test_rows)
+        seconds = reader.seconds(views, self.kept)
+        yield Work("test images", reader.store(views, what=TEST).missing(len(views)), seconds)
+        patches, reader.grid = reader.patches(np.zeros((1, 3, self.side, self.side), np.uint8), "test")
+        training = self.begin(patches.shape[2])
+        saved = self._saved(train_rows)
+        if saved is not None:
+            training.read_state(saved)
+        left = settings.epochs - training.epoch
+        views = self.train_views(train_rows, 0)
+        yield Work("train views", left * len(views), reader.seconds(views, self.learned))
+        probe: HeadTraining = self.begin(patches.shape[2])
+
+        def step(n: int) -> None:
+            labels = torch.zeros(n, TRAINED_AT, TRAINED_AT, dtype=torch.int64, device=device)
+            probe.step(patches[:1].expand(n, -1, -1), labels)
+
+        yield Work("the head", left * len(views), seconds_each(step, settings.batch, device))
+
+        def score(n: int) -> None:
+            labels = [np.zeros((self.side, self.side), np.int16)] * n
+            self.counts(probe, [patches[0].cpu()] * n, labels, self.side)
+
+        scored = len(test_rows) * (left + (2 if settings.as_published else 4))
+        yield Work("scores", scored, seconds_each(score, 8, device))
+
+    def read_test(self, rows: Sequence[int]) -> None:
+        """Embed the test images, and keep their patches and labels."""
+        self.patches, self.labels = self.reader.collect(self.test_views(rows), self.kept, TEST)
+
+    def begin(self, width: int) -> HeadTraining:
+        """A head that has learned nothing; the same one, whatever was drawn before."""
         import torch
 
         from odis.evaluation.protocols.segmentation.linear_seg_head import HeadTraining
 
-        settings, device = self.settings, self.reader.encoder.device
-        torch_state = torch.random.get_rng_state()
-        torch.manual_seed(settings.seed)
-        head = torch.nn.Linear(self.patches[0].shape[1], len(self.coding.classes)).to(device)
-        torch.random.set_rng_state(torch_state)
-        training = HeadTraining(
+        settings = self.settings
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            head = torch.nn.Linear(width, len(self.coding.classes)).to(self.reader.encoder.device)
+        return HeadTraining(
             head, self.reader.grid, settings.lr, settings.momentum, settings.weight_decay, settings.drop
         )
+
+    def train(self, rows: Sequence[int]) -> HeadTraining:
+        """Train the head, from the epoch on that is saved."""
+        training = self.begin(self.patches[0].shape[1])
         saved = self._saved(rows)
         if saved is not None:
             training.read_state(saved)
-        for epoch in range(training.epoch, settings.epochs):
-            order = np.random.default_rng([settings.seed, 2, epoch]).permutation(np.asarray(rows)).tolist()
-            self._epoch(training, order, epoch)
+        for epoch in range(training.epoch, self.settings.epochs):
+            self._epoch(training, self.train_views(rows, epoch))
             training.end_epoch(self.score(training, TRAINED_AT, resamples=0)[0].value)
             if saved is not None:
                 training.write_state(saved)
         return training
 
-    def _epoch(self, training: HeadTraining, order: Sequence[int], epoch: int) -> None:
+    def _epoch(self, training: HeadTraining, views: SegmentedViews) -> None:
         import torch
 
-        from odis.evaluation.protocols.segmentation.linear_seg_head import nearest_labels
-        from odis.evaluation.protocols.segmentation.segmented import SegmentedViews
-        from odis.evaluation.protocols.segmentation.segmented_views import RandomSquare
-
-        def kept(number: int, patches: Tensor, labels: np.ndarray) -> Made:
-            return {"patches": patches.cpu().numpy(), "labels": nearest_labels(labels, TRAINED_AT)}
-
-        view, seed = RandomSquare(self.side), self.settings.seed
-        views = SegmentedViews(self.part, order, view, self.coding, seed=seed, first=epoch)
         device = self.reader.encoder.device
         patches: list[Tensor] = []
         labels: list[Tensor] = []
@@ -211,7 +263,7 @@ class _HeadOnPatches:
                 patches.clear()
                 labels.clear()
 
-        for _, made in self.reader.stream(views, "train", kept, keep=False):
+        for _, made in self.reader.stream(views, "train", self.learned, keep=False):
             patches.append(torch.from_numpy(made["patches"]))
             labels.append(torch.from_numpy(made["labels"]))
             if len(patches) == self.settings.batch:
@@ -222,18 +274,25 @@ class _HeadOnPatches:
         """mIoU at a side, and IoU by class."""
         import numpy as np
 
-        from odis.evaluation.protocols.segmentation.linear_seg_head import head_counts
         from odis.evaluation.scores import iou_score
 
         taken, published = len(self.patches), self.settings.as_published
         if published and side == TRAINED_AT and taken >= self.settings.batch:
             taken -= taken % self.settings.batch  # the loader of the reference drops the incomplete batch
-        counts = head_counts(training.head, self.patches[:taken], self.reader.grid, self.labels[:taken], side)
+        counts = self.counts(training, self.patches[:taken], self.labels[:taken], side)
         score, by_class = iou_score(
             counts, all_classes=published, resamples=resamples, seed=self.settings.seed
         )
         named = zip(self.coding.classes, by_class, strict=True)
         return score, {name: round(float(v), 3) for name, v in named if np.isfinite(v)}
+
+    def counts(
+        self, training: HeadTraining, patches: Sequence[Tensor], labels: Sequence[np.ndarray], side: int
+    ) -> np.ndarray:
+        """See `head_counts`."""
+        from odis.evaluation.protocols.segmentation.linear_seg_head import head_counts
+
+        return head_counts(training.head, patches, self.reader.grid, labels, side)
 
     def _saved(self, rows: Sequence[int]) -> Path | None:
         """Where the head is saved after each epoch, if there is a cache."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,24 @@ from odis.evaluation.protocols.segmentation.segmented_settings import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from torch import Tensor
 
     from odis.evaluation.protocols.images.store import Made
     from odis.evaluation.protocols.layouts.segmentation import SegmentedImages
-    from odis.evaluation.protocols.segmentation.segmented import SegmentedReader
+    from odis.evaluation.protocols.projection import Work
+    from odis.evaluation.protocols.segmentation.segmented import SegmentedReader, SegmentedViews
     from odis.inference import Encoder
 
 SCORED_AT = 100
 """Side in pixels of the maps that are compared."""
+
+TEST = "overcluster"
+"""What is kept of images."""
+
+_OF_CLUSTERS = ("components", "iterations", "restarts", "per_cluster")
 
 _PUBLISHED_BATCH, _PUBLISHED_BATCHES = 60, 30
 
@@ -91,7 +99,14 @@ def evaluate_overcluster(
     Raises:
         OdisError: For too few patches or clusters, or settings that do not fit.
     """
-    from odis.evaluation.protocols.segmentation.segmented import LabelCoding, SegmentedReader, draw_test
+    from odis.evaluation.protocols.projection import project
+    from odis.evaluation.protocols.segmentation.segmented import (
+        LabelCoding,
+        SegmentedReader,
+        SegmentedViews,
+        draw_test,
+    )
+    from odis.evaluation.protocols.segmentation.segmented_views import SquashBoth
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.scores import iou_score
 
@@ -104,10 +119,17 @@ def evaluate_overcluster(
     wanted = list(dict.fromkeys(k or classes for k in settings.clusters))
     if few := [k for k in wanted if k < classes]:
         raise OdisError(f"clusters {few[0]} are fewer than the {classes} classes")
+
+    def measured(source: Encoder) -> _ClusteredPatches:
+        reader = SegmentedReader(run, statistics_of(source, settings), settings)
+        view = SquashBoth(settings.side_of(source))
+        return _ClusteredPatches(reader, settings, SegmentedViews(test, rows, view, coding))
+
+    project(run, lambda source: measured(source).works(wanted))
     for source in run.encoders:
         run.start()
-        measure = _ClusteredPatches(SegmentedReader(run, statistics_of(source, settings), settings), settings)
-        measure.read(test, rows, coding)
+        measure = measured(source)
+        measure.read()
         scores, by_seed, by_class = {}, {}, {}
         for k in wanted:
             counts = measure.counts(k, classes)
@@ -140,8 +162,8 @@ def evaluate_overcluster(
 class _ClusteredPatches:
     """One model: the projected patches of all images, and their labels."""
 
-    def __init__(self, reader: SegmentedReader, settings: OverclusterSettings) -> None:
-        self.reader, self.settings = reader, settings
+    def __init__(self, reader: SegmentedReader, settings: OverclusterSettings, views: SegmentedViews) -> None:
+        self.reader, self.settings, self.views = reader, settings, views
         self.labels: list[np.ndarray] = []
         self.points: Tensor | None = None
 
@@ -150,26 +172,49 @@ class _ClusteredPatches:
         """How many there are."""
         return 0 if self.points is None else len(self.points)
 
-    def read(self, test: SegmentedImages, rows: Sequence[int], coding: Any) -> None:
-        """Embed the images, standardise their patches and reduce them."""
+    def kept(self, number: int, patches: Tensor, labels: np.ndarray) -> Made:
+        """Of an image its patches, and labels as they are scored."""
+        from odis.evaluation.protocols.segmentation.linear_seg_head import nearest_labels
+
+        return {"patches": patches.cpu().numpy(), "labels": nearest_labels(labels, SCORED_AT)}
+
+    def works(self, wanted: Sequence[int]) -> Iterator[Work]:
+        """What there is to do for the model, measured: k-means at its full number of iterations."""
+        import numpy as np
         import torch
 
+        from odis.evaluation.protocols.projection import Work, seconds_each
+        from odis.evaluation.protocols.segmentation.clustering import lloyd
+
+        reader, settings, views = self.reader, self.settings, self.views
+        seconds = reader.seconds(views, self.kept)
+        yield Work("images", reader.store(views, what=TEST).missing(len(views)), seconds)
+        side = settings.side_of(reader.encoder)
+        found, _ = reader.patches(np.zeros((1, 3, side, side), np.uint8), "test")
+        count, device = len(views) * found.shape[1], reader.encoder.device
+        for k in wanted:
+            runs = sum(not self._is_kept(k, seed) for seed in self.seeds)
+            points = min(count, k * settings.per_cluster or count)
+            centres = torch.randn(k, min(settings.components, found.shape[2]), device=device)
+            data = torch.randn(min(points, 16384), centres.shape[1], device=device)
+
+            def cluster(n: int, data: Tensor = data, centres: Tensor = centres) -> None:
+                lloyd(data[: n * 1024], centres, 1)  # finds the nearest centres twice
+
+            each = seconds_each(cluster, max(1, len(data) // 1024), device) / min(1024, len(data)) / 2
+            steps = runs * settings.restarts * settings.iterations
+            yield Work(f"k-means, K {k}, at most", steps * points, each)
+
+    @property
+    def seeds(self) -> range:
+        """Of the runs of k-means."""
+        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
+
+    def read(self) -> None:
+        """Embed the images, standardise their patches and reduce them."""
         from odis.evaluation.protocols.segmentation.clustering import Moments, parts_of, project
-        from odis.evaluation.protocols.segmentation.linear_seg_head import nearest_labels
-        from odis.evaluation.protocols.segmentation.segmented import SegmentedViews
-        from odis.evaluation.protocols.segmentation.segmented_views import SquashBoth
 
-        def kept(number: int, patches: Tensor, labels: np.ndarray) -> Made:
-            return {"patches": patches.cpu().numpy(), "labels": nearest_labels(labels, SCORED_AT)}
-
-        view = SquashBoth(self.settings.side_of(self.reader.encoder))
-        tokens: list[Tensor] = []
-        views = SegmentedViews(test, rows, view, coding)
-        for _, made in self.reader.stream(views, "test", kept, what="overcluster"):
-            tokens.append(torch.from_numpy(made["patches"].copy()))
-            self.labels.append(made["labels"].copy())
-        if not tokens:
-            raise OdisError(f"{test.images.path}: none of its images could be read")
+        tokens, self.labels = self.reader.collect(self.views, self.kept, TEST)
         device = self.reader.encoder.device
         # MPS has no float64: the moments are then summed on the CPU.
         moments = Moments(tokens[0].shape[1], "cpu" if device.type == "mps" else device)
@@ -178,11 +223,51 @@ class _ClusteredPatches:
         mean, matrix = moments.projection(self.settings.components)
         self.points = project(parts_of(tokens), mean, matrix)
 
+    def clusters(self, k: int, seed: int) -> np.ndarray:
+        """The cluster of each patch, int64 (N,); of a run that was kept, as it was."""
+        import torch
+
+        from odis.evaluation.protocols.segmentation.clustering import k_means
+        from odis.evaluation.protocols.training.kept_state import read_tensors, write_tensors
+
+        assert self.points is not None
+        settings, saved = self.settings, self._saved(k, seed)
+        kept = None if saved is None else read_tensors(saved)
+        if kept is not None:
+            return kept["clusters"].long().numpy()
+        found = k_means(
+            self.points,
+            k,
+            iterations=settings.iterations,
+            restarts=settings.restarts,
+            per_cluster=settings.per_cluster,
+            seed=seed,
+        ).cpu()
+        if saved is not None:
+            write_tensors(saved, {"clusters": found.to(torch.int32)})
+        return found.numpy()
+
+    def _saved(self, k: int, seed: int) -> Path | None:
+        """Where a run of k-means is kept, if there is a cache."""
+        from pathlib import Path
+
+        from odis.evaluation.protocols.images.store import key_digest
+
+        settings = self.settings
+        if not settings.cache:
+            return None
+        asked = {name: getattr(settings, name) for name in _OF_CLUSTERS}
+        key = self.reader.key(self.views) | asked | {"k": k, "run": seed}
+        return Path(settings.cache) / f"overcluster-{key_digest(key)}.safetensors"
+
+    def _is_kept(self, k: int, seed: int) -> bool:
+        saved = self._saved(k, seed)
+        return saved is not None and saved.is_file()
+
     def counts(self, k: int, classes: int) -> np.ndarray:
         """Pixels in both, predicted and labelled, by seed and image: int64 (seeds, n, 3, C)."""
         import numpy as np
 
-        from odis.evaluation.protocols.segmentation.clustering import k_means
         from odis.evaluation.protocols.segmentation.segmentation_scores import (
             by_hungarian,
             by_precision,
@@ -190,18 +275,9 @@ class _ClusteredPatches:
             pixel_table,
         )
 
-        assert self.points is not None
-        settings, found = self.settings, []
-        for seed in range(settings.seed, settings.seed + settings.seeds):
-            of_patches = k_means(
-                self.points,
-                k,
-                iterations=settings.iterations,
-                restarts=settings.restarts,
-                per_cluster=settings.per_cluster,
-                seed=seed,
-            )
-            maps = of_patches.cpu().numpy().reshape(len(self.labels), *self.reader.grid)
+        found = []
+        for done, seed in enumerate(self.seeds, start=1):
+            maps = self.clusters(k, seed).reshape(len(self.labels), *self.reader.grid)
             tables = np.stack(
                 [
                     pixel_table(labels, grown(clusters), classes, k).astype(np.int16)
@@ -212,10 +288,8 @@ class _ClusteredPatches:
             mapping = by_hungarian(table) if k == classes else by_precision(table)
             found.append(iou_counts(tables, mapping))
             if self.reader.run.progress is not None:
-                done = seed - settings.seed + 1
-                self.reader.run.progress(
-                    f"{self.reader.encoder.source or 'model'}, K {k}", done, settings.seeds
-                )
+                what = f"{self.reader.encoder.source or 'model'}, K {k}"
+                self.reader.run.progress(what, done, len(self.seeds))
         return np.stack(found)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -18,8 +19,9 @@ from odis.evaluation.dense import train_positions
 from odis.evaluation.label_maps import IGNORE
 from odis.evaluation.measurable import FoundLabels, require_classes, require_measurable
 from odis.evaluation.protocols.images.store import FeatureStore, Made, files_key, model_key
-from odis.evaluation.protocols.images.stream import read_items
+from odis.evaluation.protocols.images.stream import in_order
 from odis.evaluation.protocols.layouts.segmentation import SegmentedImages
+from odis.evaluation.protocols.projection import seconds_shown
 from odis.evaluation.protocols.segmentation.segmented_settings import SegmentedSettings
 from odis.evaluation.protocols.segmentation.segmented_views import LabelledView
 from odis.evaluation.runner import EvaluationRun
@@ -75,6 +77,7 @@ class LabelCoding:
 class SegmentedItem:
     """One image as it is shown, with its labels."""
 
+    number: int
     pixels: np.ndarray  # uint8 (3, S, S)
     labels: np.ndarray  # int16 (S, S), IGNORE where nothing is known
     skipped: list[Skipped]
@@ -125,10 +128,10 @@ class SegmentedViews(Dataset["SegmentedItem | Skipped"]):
         found = np.unique(labels[labels != IGNORE])
         foreign = found[self.coding.positions[found] < 0]
         if len(foreign):
-            return SegmentedItem(np.empty(0), np.empty(0), skipped, images.classes[int(foreign[0])])
+            return SegmentedItem(number, np.empty(0), np.empty(0), skipped, images.classes[int(foreign[0])])
         rng = np.random.default_rng([self.seed, self.first + number // len(self.rows), row])
         pixels, labels = self.view(image, labels, rng)
-        return SegmentedItem(pixels, self.coding(labels), skipped)
+        return SegmentedItem(number, pixels, self.coding(labels), skipped)
 
 
 class _Chosen(Dataset["SegmentedItem | Skipped"]):
@@ -181,8 +184,7 @@ class SegmentedReader:
         """
         part, count, skipped = views.part, len(views), set()
         what = f"{self.encoder.source or 'model'}, {side}"
-        folder = self.settings.cache if keep else ""
-        store = FeatureStore(folder, self._key(views) | key if folder else {})
+        store = self.store(views, **key) if keep else FeatureStore("", {})
         for number, item in store.stream(count, lambda numbers: self._made(views, side, finish, numbers)):
             if isinstance(item, Skipped):
                 self.run.skip(item)
@@ -200,7 +202,39 @@ class SegmentedReader:
             "classes": len(views.coding.classes),
         }
 
-    def _key(self, views: SegmentedViews) -> dict[str, Any]:
+    def store(self, views: SegmentedViews, **key: Any) -> FeatureStore:
+        """Where what is made of views is kept, if anywhere; see `stream`."""
+        folder = self.settings.cache
+        return FeatureStore(folder, self.key(views) | key if folder else {})
+
+    def collect(
+        self, views: SegmentedViews, finish: Finish, what: str
+    ) -> tuple[list[Tensor], list[np.ndarray]]:
+        """`patches` and `labels` of what is kept of each test image that can be read.
+
+        Raises:
+            OdisError: None can be read.
+        """
+        patches, labels = [], []
+        for _, made in self.stream(views, "test", finish, what=what):
+            patches.append(torch.from_numpy(made["patches"].copy()))
+            labels.append(made["labels"].copy())
+        if not patches:
+            raise OdisError(f"{views.part.images.path}: none of its images could be read")
+        return patches, labels
+
+    def seconds(self, views: SegmentedViews, finish: Finish) -> float:
+        """Seconds that a view takes to be read, shown and finished."""
+
+        def show(items: Sequence[SegmentedItem]) -> None:
+            usable = [item for item in items if not item.foreign]
+            if usable:
+                list(self._finished(usable, "test", finish))
+
+        return seconds_shown(views, show, self.encoder, self.settings.read)
+
+    def key(self, views: SegmentedViews) -> dict[str, Any]:
+        """What all that is made of views depends on."""
         images = views.part.images
         if not self._keys:
             self._keys = model_key(self.encoder)
@@ -215,36 +249,23 @@ class SegmentedReader:
     def _made(
         self, views: SegmentedViews, side: str, finish: Finish, numbers: Sequence[int]
     ) -> Iterator[tuple[int, Made | Skipped]]:
-        waiting: list[tuple[int, SegmentedItem | Skipped]] = []
-        shown = 0
-        last = len(numbers) - 1
-        for i, item in enumerate(read_items(_Chosen(views, numbers), self.settings.read)):
-            if isinstance(item, SegmentedItem):
+        def finished(items: list[SegmentedItem]) -> Iterator[Made]:
+            for item in items:
                 if item.foreign:
                     raise DataError(
                         f"{views.part.images.path}: shows {item.foreign!r}, a class that the train part does "
                         f"not list"
                     )
                 self.run.skip(*item.skipped)
-                shown += 1
-            waiting.append((numbers[i], item))
-            if shown == self.settings.read.batch_size or i == last:
-                yield from self._finished(waiting, side, finish)
-                waiting, shown = [], 0
+            return self._finished(items, side, finish)
 
-    def _finished(
-        self, waiting: Sequence[tuple[int, SegmentedItem | Skipped]], side: str, finish: Finish
-    ) -> Iterator[tuple[int, Made | Skipped]]:
-        pixels = [item.pixels for _, item in waiting if isinstance(item, SegmentedItem)]
-        patches, grid = self.patches(np.stack(pixels), side) if pixels else (None, (0, 0))
-        b = 0
-        for number, item in waiting:
-            if isinstance(item, Skipped):
-                yield number, item
-                continue
-            assert patches is not None
-            yield number, finish(number, patches[b], item.labels) | {"grid": np.array(grid, np.int32)}
-            b += 1
+        return in_order(self.run, _Chosen(views, numbers), numbers, finished)
+
+    def _finished(self, items: Sequence[SegmentedItem], side: str, finish: Finish) -> Iterator[Made]:
+        patches, grid = self.patches(np.stack([item.pixels for item in items]), side)
+        self.grid = grid
+        for item, of_image in zip(items, patches, strict=True):
+            yield finish(item.number, of_image, item.labels) | {"grid": np.array(grid, np.int32)}
 
     def patches(self, pixels: np.ndarray, side: str) -> tuple[Tensor, tuple[int, int]]:
         """Patch features of B views, uint8 (B, 3, S, S): float32 (B, P, D) on the device, and their grid.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from odis.errors import OdisError
 from odis.evaluation.protocols.protocol import ProtocolSettings
@@ -107,10 +107,6 @@ class SegmentedSettings(ProtocolSettings):
         ProtocolSettings.check(self)
         if self.size < 1:
             raise OdisError(f"size {self.size} must be 1 or more")
-
-    def as_dict(self) -> dict[str, Any]:
-        """See `EvaluationSettings.as_dict`; the cache changes nothing."""
-        return {name: value for name, value in ProtocolSettings.as_dict(self).items() if name != "cache"}
 
     def check_models(self, encoders: Sequence[Encoder]) -> None:
         """See `ProtocolSettings.check_models`; a model must have patches that tile the view."""

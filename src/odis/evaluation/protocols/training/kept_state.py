@@ -1,4 +1,4 @@
-"""The state of a training in a file: an interrupted call goes on there."""
+"""The state of a long work, such as a training, in a file: an interrupted call goes on there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from odis.machine.files import written_whole
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Keep the state of a training, whole or not at all.
+    """Keep a state, whole or not at all.
 
     Raises:
         DataError: The file cannot be written.
@@ -32,5 +32,5 @@ def read_tensors(path: Path) -> dict[str, Tensor] | None:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        warnings.warn(f"{path}: cannot be read ({error}); training begins anew", OdisWarning, stacklevel=2)
+        warnings.warn(f"{path}: cannot be read ({error}); the work begins anew", OdisWarning, stacklevel=2)
         return None

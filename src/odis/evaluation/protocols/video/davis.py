@@ -132,12 +132,17 @@ def evaluate_davis(
     """
 
     from odis.evaluation.protocols.images.store import FeatureStore, files_key, model_key
+    from odis.evaluation.protocols.layouts.davis import read_map
+    from odis.evaluation.protocols.projection import Work, project
     from odis.evaluation.runner import EvaluationRun
     from odis.evaluation.subset import draw_rows
 
     run = EvaluationRun("davis", encoders, settings, progress, on_row)
     chosen = draw_rows(len(videos.videos), settings.max_test, settings.seed)
     videos = replace(videos, videos=tuple(videos.videos[i] for i in chosen))
+    for one in videos.videos:
+        if not read_map(one.maps[0]).any():
+            raise DataError(f"{one.maps[0]}: shows no object; there is nothing to carry on")
     counts = {"images": sum(len(one.frames) for one in videos.videos), "videos": len(videos.videos)}
     run.sides["test"] = {"index": videos.path, "provenance": "label maps", **counts, "classes": 0}
     files, asked = files_key(videos.files), settings.as_dict()
@@ -160,13 +165,22 @@ def evaluate_davis(
         run.sides["test"]["objects"] = sum(len(one["J"]) for one in found)
         return _scores(found, settings.seed)
 
-    for source in run.encoders:
-        run.start()
+    def shown_to(source: Encoder) -> tuple[Encoder, FeatureStore]:
         encoder = source
         if settings.as_published:
             encoder = replace(source, mean=IMAGENET_MEAN, std=PUBLISHED_STD)
-        more = {name: value for name, value in asked.items() if name not in ("cache", "max_test")}
-        kept = store("model", settings=more, **(model_key(encoder) if settings.cache else {}))
+        more = {name: value for name, value in asked.items() if name != "max_test"}
+        return encoder, store("model", settings=more, **(model_key(encoder) if settings.cache else {}))
+
+    def works(source: Encoder) -> Iterator[Work]:
+        encoder, kept = shown_to(source)
+        frames = counts["images"] * kept.missing(len(videos.videos)) / len(videos.videos)
+        yield Work("frames", round(frames), _seconds(encoder, videos.videos[0], settings))
+
+    project(run, works)
+    for source in run.encoders:
+        run.start()
+        encoder, kept = shown_to(source)
         found = scores(f"{source.source or 'model'}, videos", kept, _propagated(encoder, settings))
         run.add(source, "patches", found, size=f"{_short(encoder.patch_size, settings)} px")
     run.start()
@@ -181,6 +195,24 @@ def evaluate_davis(
         )
         run.add_bound("ceiling", f"true masks, patches of {patch} px", through, provenance="annotated")
     return results_of(run, ABOUT, settings) | {"resampled": "videos"}
+
+
+def _seconds(encoder: Encoder, video: Video, settings: DavisSettings) -> float:
+    """What a frame takes, measured on the first ones of a video, with a context of all frames."""
+    from odis.evaluation.protocols.layouts.davis import read_map
+    from odis.evaluation.protocols.projection import seconds_each
+    from odis.evaluation.protocols.video.video_scores import video_scores
+
+    every = settings.frames + 3
+    frames = (video.frames * every)[:every]
+    first = replace(video, frames=frames, maps=(video.maps[0],) * every)
+    truth = read_map(video.maps[0])
+
+    def carry(_: int) -> None:
+        found = list(_propagated(encoder, settings)(first))
+        video_scores(found, [truth] * every, int(truth.max()))
+
+    return seconds_each(carry, 1, encoder.device) / every
 
 
 def _short(patch: int, settings: DavisSettings) -> int:
@@ -205,8 +237,6 @@ def _made(
             if one.shape != truth[0].shape:
                 raise DataError(f"{path}: is of another size than the first frame")
         objects = max(int(one.max()) for one in truth)
-        if not objects or not truth[0].any():
-            raise DataError(f"{video.maps[0]}: shows no object; there is nothing to carry on")
         similarity, accuracy = video_scores(list(find(video)), truth, objects)
         yield number, {"J": similarity, "F": accuracy, "video": np.full(objects, number)}
 
