@@ -287,7 +287,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_using_a_model_runs(run_folder):
-    (readme,) = blocks("python", README)
+    readme, *_ = blocks("python", README)
     three_lines, embed, _, in_timm = blocks("python", TEXT["docs/using.md"])
     for lines in (readme, three_lines):
         assert len([line for line in lines.splitlines() if line.strip()]) == 3

@@ -35,7 +35,7 @@ LAYERS = [
     {"finding"},
     {"train"},
     {"evaluation"},
-    {"report", "benchmark", "pictures"},
+    {"report", "benchmark", "pictures", "exporting"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -69,9 +69,8 @@ def names_of(requirements: list[str]) -> set[str]:
 
 def test_what_is_imported_is_required():
     core = names_of(PROJECT["dependencies"])
-    extras = names_of(
-        [r for name in ("detect", "tensorboard", "ray") for r in PROJECT["optional-dependencies"][name]]
-    )
+    some = ("detect", "tensorboard", "ray", "export")
+    extras = names_of([r for name in some for r in PROJECT["optional-dependencies"][name]])
     made_by = packages_distributions()
     for path in sorted((ROOT / "src").rglob("*.py")):
         for package, always in imports(path).items():

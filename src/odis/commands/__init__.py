@@ -9,6 +9,7 @@ COMMANDS = (
     "inspect",
     "embed",
     "evaluate",
+    "export",
     "benchmark",
     "report",
     "scenes",

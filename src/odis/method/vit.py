@@ -215,7 +215,7 @@ class ObjectViT(nn.Module):
 
 def _add(x: Tensor, branch: Tensor, drop_path: nn.Module, packed: PackedTokens | None) -> Tensor:
     """A residual sum; drop path draws by views."""
-    scale = drop_scale(drop_path, branch, len(x) if packed is None else packed.views)
+    scale = drop_scale(drop_path, branch, x.shape[0] if packed is None else packed.views)
     if scale is None:
         return x + branch
     return x + branch * (scale[:, None] if packed is None else packed.of_views(scale))

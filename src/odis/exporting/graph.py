@@ -1,0 +1,56 @@
+"""The graph of a model: `torch.export` with batch, size and number of objects left open."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from odis import kernels
+from odis.exporting.network import BoxFeatures, Exported, ObjectFeatures
+from odis.exporting.parity import Outputs
+
+Objects = Literal["masks", "boxes"]
+OUTPUTS = ("objects", "image", "patches")
+
+_MOST = 1024  # patches of a side
+
+# Nothing here is 1, a square, or the size the network was trained at: an example's number must not become the
+# graph's, and no shortcut may be taken.
+_BATCH, _OBJECTS, _ROWS, _COLUMNS = 2, 3, 3, 5
+
+
+def object_input(objects: Objects) -> str:
+    """Name of the input that says which objects are meant."""
+    return "object_masks" if objects == "masks" else "boxes"
+
+
+def module_of(exported: Exported, objects: Objects) -> nn.Module:
+    """The module that is traced."""
+    return (ObjectFeatures(exported) if objects == "masks" else BoxFeatures(exported)).eval()
+
+
+def trace(exported: Exported, objects: Objects = "masks") -> ExportedProgram:
+    """A program of `ObjectFeatures` or `BoxFeatures` for any batch, any number of objects (also none), and
+    any size of two patches a side or more.
+    """
+    patch = exported.encoder.patch_size
+    batch, count = Dim("batch"), Dim("objects")
+    rows, columns = Dim("rows", min=2, max=_MOST), Dim("columns", min=2, max=_MOST)
+    pixels = torch.zeros(_BATCH, 3, _ROWS * patch, _COLUMNS * patch)
+    sides = {0: batch, 2: patch * rows, 3: patch * columns}
+    if objects == "masks":
+        given = torch.ones(_BATCH, _OBJECTS, _ROWS, _COLUMNS, dtype=torch.bool)
+        shapes = (sides, {0: batch, 1: count, 2: rows, 3: columns})
+    else:
+        given = torch.tensor([0.0, 0.0, patch, 2.0 * patch]).repeat(_BATCH, _OBJECTS, 1)
+        shapes = (sides, {0: batch, 1: count})
+    with torch.no_grad(), kernels.reference():
+        return torch.export.export(module_of(exported, objects), (pixels, given), dynamic_shapes=shapes)
+
+
+def named(outputs: tuple[torch.Tensor, ...]) -> Outputs:
+    """Outputs of a graph by their names."""
+    return dict(zip(OUTPUTS, outputs, strict=True))

@@ -1,0 +1,176 @@
+"""The `usage.py` that lies in an exported folder: a program that runs there as it is."""
+
+from __future__ import annotations
+
+from odis.inference.encoder import Encoder
+
+_TIMM = '''"""This folder with timm: python usage.py photo.jpg"""
+
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from PIL import Image
+
+here = Path(__file__).resolve().parent
+model = timm.create_model(f"local-dir:{here}", pretrained=True, num_classes=0).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+
+pixels = transform(Image.open(sys.argv[1]).convert("RGB")).unsqueeze(0)
+with torch.inference_mode():
+    tokens = model.forward_features(pixels)
+    image = model.forward_head(tokens, pre_logits=True)  # (1, D)
+patches = tokens[:, model.num_prefix_tokens :]  # (1, P, D), row by row
+print(tuple(image.shape), tuple(patches.shape))
+'''
+
+_NATIVE = '''"""This folder with transformers, without odis: python usage.py photo.jpg"""
+
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+here = Path(__file__).resolve().parent
+processor = AutoImageProcessor.from_pretrained(here)
+model = AutoModel.from_pretrained(here).eval()
+
+inputs = processor(images=Image.open(sys.argv[1]).convert("RGB"), return_tensors="pt")
+with torch.inference_mode():
+    out = model(**inputs)
+image = out.pooler_output  # (1, D)
+first = 1 + getattr(model.config, "num_register_tokens", 0)
+patches = out.last_hidden_state[:, first:]  # (1, P, D), row by row
+print(tuple(image.shape), tuple(patches.shape))
+'''
+
+_OWN = '''"""This folder with transformers and odis, objects too: python usage.py photo.jpg"""
+
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+import odis.exporting.transformers_model  # registers the class
+
+here = Path(__file__).resolve().parent
+processor = AutoImageProcessor.from_pretrained(here)
+model = AutoModel.from_pretrained(here).eval()
+
+pixels = processor(images=Image.open(sys.argv[1]).convert("RGB"), return_tensors="pt").pixel_values
+patch = model.config.card["patch_size"]
+rows, columns = pixels.shape[2] // patch, pixels.shape[3] // patch
+masks = torch.zeros(1, 2, rows, columns, dtype=torch.bool)  # the patches of two objects
+masks[0, 0, :, : columns // 2] = True  # the left half
+masks[0, 1, : rows // 2] = True  # the upper half
+with torch.inference_mode():
+    out = model(pixels, object_masks=masks)
+objects, image = out.object_features, out.pooler_output  # (1, 2, D), (1, D)
+patches = out.last_hidden_state[:, 1:]  # (1, P, D), row by row
+print(tuple(objects.shape), tuple(image.shape), tuple(patches.shape))
+'''
+
+_PREPARE = '''
+
+def prepare(photo, size, mean, std):
+    """(1, 3, size, size): resized to the square, normalised."""
+    resized = np.asarray(photo.convert("RGB").resize((size, size), Image.Resampling.BICUBIC), np.float32)
+    return ((resized / 255 - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
+
+'''
+
+_MASK = '''
+def patches_of(box, rows, columns, patch):
+    """bool (rows, columns): the patches of a box (x0, y0, x1, y1) in pixels of the resized image."""
+    x, y = np.arange(columns) * patch, np.arange(rows) * patch
+    across = np.clip(np.minimum(box[2], x + patch) - np.maximum(box[0], x), 0, None)
+    down = np.clip(np.minimum(box[3], y + patch) - np.maximum(box[1], y), 0, None)
+    share = down[:, None] * across[None]
+    mask = (share > 0) & (share >= {coverage} * share.max()){whole}
+    for axis in (0, 1):  # wider by {margin} patches on every side
+        grown = np.pad(mask, {margin})
+        views = [np.roll(grown, shift, axis) for shift in range(-{margin}, {margin} + 1)]
+        mask = np.any(views, axis=0)[{margin} : {margin} + rows, {margin} : {margin} + columns]
+    return mask
+
+'''
+
+_ONNX = '''"""This folder with ONNX Runtime: python usage.py photo.jpg"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+{prepare}{mask}
+here = Path(__file__).resolve().parent
+session = onnxruntime.InferenceSession(here / "model.onnx", providers=["CPUExecutionProvider"])
+about = session.get_modelmeta().custom_metadata_map
+size, patch = int(about["image_size"]), int(about["patch_size"])
+mean, std = (np.array(about[name].split(), np.float32) for name in ("mean", "std"))
+
+photo = Image.open(sys.argv[1])
+pixels = prepare(photo, size, mean, std)
+box = np.array([0, 0, photo.width / 2, photo.height / 2])  # the upper left quarter of the photograph
+box *= np.array([size / photo.width, size / photo.height] * 2)  # in pixels of the resized image
+{given}
+inputs = {{"pixel_values": pixels, {name!r}: given}}
+objects, image, patches = session.run(["objects", "image", "patches"], inputs)
+print(objects.shape, image.shape, patches.shape)  # (1, Q, D), (1, D), (1, P, D)
+'''
+
+_PROGRAM = '''"""This folder with torch alone: python usage.py photo.jpg"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+{prepare}{mask}
+size, patch = {size}, {patch}
+mean, std = np.array({mean}, np.float32), np.array({std}, np.float32)
+program = torch.export.load(Path(__file__).resolve().parent / "model.pt2").module()
+
+photo = Image.open(sys.argv[1])
+pixels = prepare(photo, size, mean, std)
+box = np.array([0, 0, photo.width / 2, photo.height / 2])  # the upper left quarter of the photograph
+box *= np.array([size / photo.width, size / photo.height] * 2)  # in pixels of the resized image
+{given}
+with torch.inference_mode():
+    objects, image, patches = program(torch.from_numpy(pixels), torch.from_numpy(given))
+print(tuple(objects.shape), tuple(image.shape), tuple(patches.shape))  # (1, Q, D), (1, D), (1, P, D)
+'''
+
+TIMM, NATIVE, OWN = _TIMM, _NATIVE, _OWN
+
+
+def onnx_usage(objects: str, encoder: Encoder) -> str:
+    """For a folder with `model.onnx`; `objects` is what the graph takes."""
+    mask, given = _objects(objects, encoder)
+    name = "object_masks" if objects == "masks" else "boxes"
+    return _ONNX.format(prepare=_PREPARE, mask=mask, given=given, name=name)
+
+
+def program_usage(objects: str, encoder: Encoder, size: int) -> str:
+    """For a folder with `model.pt2`."""
+    mask, given = _objects(objects, encoder)
+    pixels = {"mean": list(encoder.mean), "std": list(encoder.std)}
+    numbers = {"size": size, "patch": encoder.patch_size, **pixels}
+    return _PROGRAM.format(prepare=_PREPARE, mask=mask, given=given, **numbers)
+
+
+def _objects(objects: str, encoder: Encoder) -> tuple[str, str]:
+    """How masks are made, if they are asked for, and the line that gives one object."""
+    if objects == "boxes":
+        return "", "given = box[None, None].astype(np.float32)  # (1, Q, 4)"
+    line = "given = patches_of(box, size // patch, size // patch, patch)[None, None]  # (1, Q, rows, columns)"
+    fill = "\n    mask = np.outer(mask.any(axis=1), mask.any(axis=0))"
+    whole = fill if encoder.mask_shape == "component-boxes" else ""
+    return _MASK.format(coverage=encoder.mask_coverage, margin=encoder.mask_margin, whole=whole), line
