@@ -76,7 +76,7 @@ def decoded(html: str) -> Image.Image:
 # ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("object_tokens", ["read-only", "single"])
+@pytest.mark.parametrize("object_tokens", ["read-only", "single", "beside"])
 def test_attention_is_that_of_the_backbone_on_the_resized_image(object_tokens: str) -> None:
     enc, image = encoder(object_tokens), picture(100, 52)  # patches do not tile it: it is resized to 24 x 48
     items = [Object((0, 0, 50, 52)), Object((60.0, 10.0, 99.0, 50.0))]
