@@ -51,6 +51,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "odis": ("odis-vits16", {}),
     "ibot": ("ibot-vits16", {}),
     "read-only": ("odis-vits16", READ_ONLY),
+    "beside": ("odis-vits16", {"model__object_tokens": "beside"}),
     "checkpointing": ("odis-vits16", READ_ONLY | {"model__grad_checkpointing": True}),
 }
 TINY: dict[str, Any] = {
