@@ -201,6 +201,7 @@ class StudentOutput:
     local_image: Tensor | None  # (L * B, K)
     projections: Tensor  # (R, bottleneck) unit vectors of the object rows, before the prototypes
     features: Tensor  # (R, D) backbone features of the object rows, for the collapse meters
+    every_patch: Tensor | None = None  # (G * B * P, D) of the global views, hidden ones too; for an anchor
 
 
 @dataclass(slots=True)
@@ -212,6 +213,7 @@ class Losses:
     patches: Tensor
     image: Tensor | None
     koleo: Tensor | None
+    gram: Tensor | None = None
 
     def named(self) -> dict[str, Tensor]:
         """Those that there are, under their names in `metrics.jsonl`."""
@@ -221,5 +223,6 @@ class Losses:
             "loss_patch": self.patches,
             "loss_image": self.image,
             "loss_koleo": self.koleo,
+            "loss_gram": self.gram,
         }
         return {name: value for name, value in terms.items() if value is not None}

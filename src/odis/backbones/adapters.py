@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from odis.backbones.dense_blocks import DenseViT, splits_queries
 from odis.backbones.relative import RelativeViT
 from odis.backbones.rotary import RotaryViT
+from odis.backbones.sample_drop import SkippingViT
 from odis.method.layout import ObjectTokens
 from odis.method.vit import ObjectViT
 
@@ -95,7 +96,13 @@ class PlainArchitecture:
         return normed
 
 
-def adopt(vit: TimmViT, object_tokens: ObjectTokens, object_sees_cls: bool | None = None) -> ObjectViT:
+def adopt(
+    vit: TimmViT,
+    object_tokens: ObjectTokens,
+    object_sees_cls: bool | None = None,
+    *,
+    skips_views: bool = False,
+) -> ObjectViT:
     """A timm model as an `ObjectViT`, which shares its parameters and modules; the model stays what it was.
 
     A `read-only` token starts as `[CLS]`. Token and position of `beside` are drawn as `[CLS]` and positions
@@ -105,8 +112,9 @@ def adopt(vit: TimmViT, object_tokens: ObjectTokens, object_sees_cls: bool | Non
         vit: A `VisionTransformer` or `Eva` made with `dynamic_img_size=True`, or a `Beit`.
         object_tokens: `single`, `read-only` or `beside`.
         object_sees_cls: Object tokens of their own see `[CLS]`; None: if they are `beside`.
+        skips_views: It is to drop paths by `sample_drop.skip_views`.
     """
-    kind = _network(vit)
+    kind = _network(vit, skips_views)
     sees_cls = object_tokens == "beside" if object_sees_cls is None else object_sees_cls
     model = kind(PlainArchitecture.of(vit), _parts(vit, object_tokens), object_tokens, sees_cls)
     if object_tokens == "read-only":
@@ -114,12 +122,14 @@ def adopt(vit: TimmViT, object_tokens: ObjectTokens, object_sees_cls: bool | Non
     return model.train(vit.training)
 
 
-def _network(vit: TimmViT) -> type[ObjectViT]:
+def _network(vit: TimmViT, skipping: bool) -> type[ObjectViT]:
     if isinstance(vit, Eva):
         return RotaryViT
     if isinstance(vit, Beit):
         return RelativeViT
-    return ObjectViT if all(splits_queries(block) for block in vit.blocks) else DenseViT
+    if not all(splits_queries(block) for block in vit.blocks):
+        return DenseViT
+    return SkippingViT if skipping else ObjectViT
 
 
 def _parts(

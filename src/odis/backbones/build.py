@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from odis.backbones.adapters import CLASSES, adopt, start_object_token
 from odis.backbones.names import PLAIN, name_fault, timm_module
+from odis.backbones.sample_drop import skip_views
 from odis.backbones.weights import load_timm_weights, one_line
 from odis.config.training import ModelConfig, PretrainConfig
 from odis.errors import ConfigError
@@ -34,7 +35,9 @@ def build_vit(config: ModelConfig, image_size: int, drop_path: float | None = No
         ConfigError: an unknown name, another architecture, a size or an override that does not fit, unusable
             weights.
     """
-    vit = _create(config, image_size, config.drop_path if drop_path is None else drop_path)
+    rate = config.drop_path if drop_path is None else drop_path
+    skips = config.drop_path_kind == "dinov2" and rate > 0
+    vit = _create(config, image_size, 0.0 if skips else rate)
     patch = vit.patch_embed.patch_size
     if image_size % patch[0] or image_size % patch[1]:
         raise ConfigError(
@@ -48,7 +51,10 @@ def build_vit(config: ModelConfig, image_size: int, drop_path: float | None = No
         )
     if config.object_sees_cls and vit.cls_token is None:
         raise ConfigError(f"model.object_sees_cls: is true, but {config.name} has no class token")
-    model = adopt(vit, config.object_tokens if token_readout else "single", config.object_sees_cls)
+    tokens = config.object_tokens if token_readout else "single"
+    model = adopt(vit, tokens, config.object_sees_cls, skips_views=skips)
+    if skips:
+        skip_views(model, rate)
     if config.weights == "timm":
         start_object_token(model)
     elif config.weights is not None:
@@ -83,7 +89,27 @@ def build_pair(config: PretrainConfig) -> tuple[Network, Network]:
     patch_head = ProjectionHead(backbone.embed_dim, config.head) if own_patch_head else None
     student = Network(backbone, head, patch_head, config.model.object_readout)
     _freeze_unreached(student, config)
+    freeze_blocks(backbone, config.model.freeze_blocks)
     return student, teacher_of(student)
+
+
+def freeze_blocks(backbone: ObjectViT, count: int) -> None:
+    """Freeze the first blocks and all that is before them: embeddings, positions, `[CLS]`, registers. Tokens
+    of our own stay trainable.
+
+    Raises:
+        ConfigError: the backbone has fewer blocks.
+    """
+    if count > len(backbone.blocks):
+        raise ConfigError(f"model.freeze_blocks: is {count}, but there are {len(backbone.blocks)} blocks")
+    if count == 0:
+        return
+    net: Any = backbone
+    before = [net.patch_embed, net.norm_pre, net.rope, net.rel_pos_bias, *backbone.blocks[:count]]
+    parameters = [p for module in before if module is not None for p in module.parameters()]
+    for parameter in [*parameters, net.cls_token, net.reg_token, net.pos_embed]:
+        if parameter is not None:
+            parameter.requires_grad_(False)
 
 
 def _freeze_unreached(student: Network, config: PretrainConfig) -> None:

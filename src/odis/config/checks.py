@@ -252,6 +252,13 @@ def _check_model(config: PretrainConfig) -> None:
     model = config.model
     _at_least(config, 1, "model.patch_size", "model.embed_dim", "model.depth", "model.num_heads")
     _require(0 <= model.drop_path < 1, "model.drop_path", f"is {model.drop_path}, must be from 0 to below 1")
+    _at_least(config, 0, "model.freeze_blocks")
+    _require(
+        model.drop_path_kind == "timm" or model.drop_path > 0.1,
+        "model.drop_path_kind",
+        f"is {model.drop_path_kind}, which skips views for rates above 0.1, but model.drop_path is "
+        f"{model.drop_path}",
+    )
     pools = model.object_readout == "mean-pool"
     _require(
         not pools or config.views.object_masks,
@@ -281,7 +288,12 @@ def _check_optimisation(config: PretrainConfig) -> None:
         "loss",
         f"weights are {weights}, must be 0 or more and one above 0",
     )
-    _at_least(config, 0, "loss.koleo_weight")
+    _at_least(config, 0, "loss.koleo_weight", "loss.gram_weight")
+    _require(
+        loss.gram_weight == 0 or config.model.weights is not None,
+        "loss.gram_weight",
+        f"is {loss.gram_weight}, but model.weights names no network to stay near",
+    )
     _above_zero(config, "loss.student_temp", "loss.teacher_temp", "loss.warmup_teacher_temp")
     _at_least(config, 0, "loss.warmup_teacher_temp_epochs", unit=" epochs")
     _shares(config, "loss.center_momentum", "optim.momentum_teacher")
@@ -289,6 +301,11 @@ def _check_optimisation(config: PretrainConfig) -> None:
     _at_least(config, 0, "optim.base_lr", "optim.min_lr", "optim.clip_grad")
     _at_least(config, 0, "optim.weight_decay", "optim.weight_decay_end")
     _at_least(config, 0, "optim.warmup_epochs", unit=" epochs")
+    _at_least(config, 0, "optim.freeze_backbone_epochs", unit=" epochs")
+    for name in ("optim.layer_decay", "optim.patch_embed_lr"):
+        _require(
+            0 < _value(config, name) <= 1, name, f"is {_value(config, name)}, must be above 0 and at most 1"
+        )
     if config.optim.freeze_last_layer_epochs != "always":
         _at_least(config, 0, "optim.freeze_last_layer_epochs", unit=" epochs, or always")
     _require(all(0 <= b < 1 for b in betas), "optim.betas", f"is {list(betas)}, must be from 0 to below 1")

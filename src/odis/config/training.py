@@ -11,35 +11,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from odis.config.discovery import DiscoverConfig
+from odis.config.loading import LoaderConfig
 
 MaskShape = Literal["area", "component-boxes"]
 Channels = tuple[float, float, float]
 
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
-
-
-@dataclass
-class LoaderConfig:
-    """How images are read. No setting changes what is computed, except for the rounding of pixels to 8 bits
-    and what JPEG loses in copies on disk.
-
-    Args:
-        workers: Data loading processes on each rank; 0 loads in the training process.
-        prefetch: Batches each worker prepares ahead.
-        keep: Where decoded images are kept, in order of preference, for example `[device:20GiB, memory,
-            disk:DIR]` (in quotes on a command line). `memory` or `memory:8GiB`: in memory that the workers
-            share, at most three quarters of it. `disk:DIR`: large photographs as smaller copies in a folder,
-            which later epochs and other runs read. `device:20GiB`: on the training device, with `render:
-            device`, so that images are sent once. By default every image is read from its file each time.
-        render: Where views are rendered: by the workers (`cpu`), or on the training device, so that workers
-            only decode. For a GPU that they cannot keep busy.
-    """
-
-    workers: int = 4
-    prefetch: int = 2
-    keep: list[str] = field(default_factory=list)
-    render: Literal["cpu", "device"] = "cpu"
 
 
 @dataclass
@@ -188,6 +166,9 @@ class ModelConfig:
         depth: Number of blocks, to override the named model's.
         num_heads: Attention heads, to override the named model's.
         drop_path: Stochastic depth of the student.
+        drop_path_kind: `timm` drops the branches of each view by chance, with rates that rise over the
+            blocks. `dinov2` skips those of a fixed number of views, with one rate for all blocks above .1.
+        freeze_blocks: The first blocks, and all that is before them, are not trained.
         grad_checkpointing: Recompute the blocks in the backward pass to save memory. On a CPU, freed memory
             then returns to the system.
     """
@@ -202,6 +183,8 @@ class ModelConfig:
     depth: int | None = None
     num_heads: int | None = None
     drop_path: float = 0.1
+    drop_path_kind: Literal["timm", "dinov2"] = "timm"
+    freeze_blocks: int = 0
     grad_checkpointing: bool = False
 
 
@@ -241,6 +224,8 @@ class LossConfig:
             object term over the other pairs of the batch; `zero` takes it over all, this one as 0.
         koleo_weight: Weight of the KoLeo regularizer, which keeps the objects of a batch apart. It helps
             small batches.
+        gram_weight: Weight of the Gram anchor (DINOv3): the similarities of all patches of a global view
+            stay near those in the network that the run starts from. It costs a pass of that network.
         student_temp: Student temperature.
         teacher_temp: Teacher temperature after its warm-up.
         warmup_teacher_temp: Teacher temperature at the start.
@@ -256,6 +241,7 @@ class LossConfig:
     image_weight: float = 0.0
     missing_pairs: Literal["skip", "zero"] = "skip"
     koleo_weight: float = 0.0
+    gram_weight: float = 0.0
     student_temp: float = 0.1
     teacher_temp: float = 0.07
     warmup_teacher_temp: float = 0.04
@@ -283,6 +269,11 @@ class OptimConfig:
             own, as in DINO and iBOT, whose 3.0 and 0.3 mean that.
         freeze_last_layer_epochs: Epochs in which the prototypes are frozen, at most half of the run; `always`
             never trains them.
+        freeze_backbone_epochs: Epochs in which heads, mask token and object token alone train, at most half
+            of the run.
+        layer_decay: Factor on the learning rate from each block to the one before it, and to what is before
+            the first (DINOv2: .9). Heads, the final norm and the object token have factor 1.
+        patch_embed_lr: Factor on the learning rate of the patch embedding, on top (DINOv2: .2).
         momentum_teacher: EMA momentum at the start. It rises to 1 along a cosine.
     """
 
@@ -296,6 +287,9 @@ class OptimConfig:
     clip_grad: float = 3.0
     clip: Literal["global", "parameter"] = "global"
     freeze_last_layer_epochs: float | Literal["always"] = 1.0
+    freeze_backbone_epochs: float = 0.0
+    layer_decay: float = 1.0
+    patch_embed_lr: float = 1.0
     momentum_teacher: float = 0.996
 
 

@@ -54,6 +54,7 @@ class LossTerms:
     masks: bool  # object tokens are masked; if false the whole view is the object
     image: bool  # the image term is on
     patches: bool  # the patch term is on
+    every_patch: bool = False  # all patches of global views are read, for an anchor (`train/anchor.py`)
 
     @staticmethod
     def of(config: PretrainConfig) -> LossTerms:
@@ -64,6 +65,7 @@ class LossTerms:
             masks=masked or config.model.object_tokens != "single",
             image=config.loss.image_weight > 0,
             patches=config.loss.patch_weight > 0,
+            every_patch=config.loss.gram_weight > 0,
         )
 
 
@@ -142,9 +144,11 @@ def student_pass(student: Network, batch: Batch, terms: LossTerms) -> StudentOut
     """The student sees the global views with patches hidden, and the local views."""
     hide, hidden = (batch.prediction_masks, batch.hidden) if terms.patches else (None, batch.hidden[:0])
     rows = batch.student_global_rows
-    features, patches, global_image = select_tokens(
-        student, batch.global_views, batch.global_masks, hide, hidden, rows, terms
+    read = torch.arange(batch.prediction_masks.numel(), device=hidden.device) if terms.every_patch else hidden
+    features, everywhere, global_image = select_tokens(
+        student, batch.global_views, batch.global_masks, hide, read, rows, terms
     )
+    patches = everywhere[hidden] if terms.every_patch else everywhere
     local_image = None
     if len(batch.local_views):
         rows = batch.student_local_rows
@@ -164,6 +168,7 @@ def student_pass(student: Network, batch: Batch, terms: LossTerms) -> StudentOut
         local_image=image_logits.pop(0) if local_image is not None else None,
         projections=projections,
         features=features.detach(),
+        every_patch=everywhere if terms.every_patch else None,
     )
 
 

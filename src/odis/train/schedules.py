@@ -17,6 +17,7 @@ class Settings:
     momentum_teacher: float
     teacher_temp: float
     last_layer_frozen: bool
+    backbone_frozen: bool = False
 
 
 def cosine(step: int, total: int, start: float, end: float, warmup: int = 0) -> float:
@@ -72,4 +73,5 @@ class Schedules:
             momentum_teacher=cosine(step, total, optim.momentum_teacher, 1.0),
             teacher_temp=loss.warmup_teacher_temp + share * (loss.teacher_temp - loss.warmup_teacher_temp),
             last_layer_frozen=frozen == "always" or step < self._steps(frozen),
+            backbone_frozen=step < self._steps(optim.freeze_backbone_epochs),
         )

@@ -15,6 +15,7 @@ from odis.machine.allocator import keep_freed_memory, return_freed_memory
 from odis.machine.devices import resolve_precision
 from odis.machine.ranks import Ranks
 from odis.method.block import attention_branch, block_at, mlp_branch
+from odis.method.pair import teacher_of
 from odis.method.step import Centers, LossTerms
 from odis.method.vit import ObjectViT
 from odis.train.optim import build_optimizer
@@ -91,6 +92,8 @@ def build_run(
         )  # nothing is hidden, so it would never get a gradient
     student.to(ranks.device)
     teacher.to(ranks.device)
+    # A run that resumes was built from the same weights.
+    anchor = teacher_of(teacher) if terms.every_patch else None
     centers = Centers(config.head.prototypes, config.loss.center_momentum).to(ranks.device)
     if config.train.compile:
         compile_blocks(student.backbone)
@@ -104,7 +107,7 @@ def build_run(
         config, ranks, terms, student, teacher, student_pass, centers,
         optimizer=build_optimizer(student, config.optim),
         scaler=torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16"),
-        schedules=Schedules(config, images), provenance=provenance, recipe=recipe,
+        schedules=Schedules(config, images), anchor=anchor, provenance=provenance, recipe=recipe,
     )  # fmt: skip
 
 

@@ -23,8 +23,9 @@ from odis.method.step import (
     student_pass,
     teacher_pass,
 )
+from odis.train.anchor import add_gram, anchor_patches
 from odis.train.metrics import Meters, collapse_meters
-from odis.train.optim import apply_settings, clip_gradients, step_if_finite
+from odis.train.optim import NEW_TOKENS, apply_settings, clip_gradients, step_if_finite
 from odis.train.schedules import Schedules
 from odis.types import Batch, Losses, StudentOutput, TeacherOutput
 
@@ -55,6 +56,7 @@ class TrainState:
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
     schedules: Schedules
+    anchor: Network | None = None  # the network that the run started from, for the Gram anchor
     step: int = 0  # steps taken
     provenance: str = ""
     recipe: str = ""
@@ -94,6 +96,10 @@ def train_step(run: TrainState, micro_batches: list[Batch], *, meters: bool = Fa
         for head in {run.student.head, run.student.patch_head}:
             for parameter in head.last_layer.parameters():
                 parameter.grad = None
+    if settings.backbone_frozen:
+        for name, parameter in run.student.backbone.named_parameters():
+            if name not in NEW_TOKENS:
+                parameter.grad = None
     run.scaler.unscale_(run.optimizer) if run.scaler.is_enabled() else None
     norm = clip_gradients(run.student, run.config.optim.clip_grad, run.config.optim.clip)
     if run.scaler.is_enabled():
@@ -115,7 +121,11 @@ def _forward(run: TrainState, batch: Batch, temp: float) -> tuple[Losses, Teache
     with torch.autocast(run.ranks.device.type, dtype=dtype, enabled=dtype != torch.float32):
         teacher = teacher_pass(run.teacher, batch, run.centers, temp, run.config, run.terms)
         student = run.student_pass(batch)
-    return compute_losses(student, teacher, batch, run.config), teacher, student
+        anchor = None if run.anchor is None else anchor_patches(run.anchor, batch)
+    losses = compute_losses(student, teacher, batch, run.config)
+    if anchor is not None:
+        losses = add_gram(losses, student, anchor, len(batch.global_views), run.config.loss.gram_weight)
+    return losses, teacher, student
 
 
 def _gradient_sync(module: torch.nn.Module, sync: bool) -> contextlib.AbstractContextManager[None]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from odis.config.keep import CachePlace, parse_keep
-from odis.config.training import LoaderConfig, ViewsConfig
+from odis.config.loading import LoaderConfig
+from odis.config.training import ViewsConfig
 from odis.data.pixels.decode import Decoded, decode
 from odis.data.pixels.device import DeviceCache
 from odis.data.pixels.disk import DiskCache, make_folder
