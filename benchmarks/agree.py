@@ -184,7 +184,7 @@ def compare_views(device: torch.device) -> tuple[float, float]:
             (batch,) = make_loader(index, chosen, patch_size=16, start_step=0, steps=1)
             batches.append(batch.to(device if render == "device" else "cpu").to("cpu"))
     ours, theirs = batches
-    level = 1 / 255 / torch.tensor(config.views.std)[:, None, None]
+    level = 1 / 255 / torch.tensor(config.views.statistics[1])[:, None, None]
     off = [
         ((a - b) / level).abs().flatten()
         for a, b in ((ours.global_views, theirs.global_views), (ours.local_views, theirs.local_views))

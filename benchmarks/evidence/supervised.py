@@ -78,7 +78,7 @@ class Crops:
         self.reader = ImageReader(config.loader, config.views, len(index))
         self.rows = [i for i, row in enumerate(index) if any(item.label is not None for item in row.objects)]
         views = config.views
-        self.offset, self.scale = (np.array(v, dtype=np.float32) * 255 for v in (views.mean, views.std))
+        self.offset, self.scale = (np.array(v, dtype=np.float32) * 255 for v in views.statistics)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -206,8 +206,8 @@ def card_of(config: PretrainConfig, index: ObjectIndex, network: Classifier) -> 
         "model": model | {"weights": None},
         "image_size": views.global_size,
         "patch_size": int(network.backbone.patch_embed.patch_size[0]),
-        "mean": list(views.mean),
-        "std": list(views.std),
+        "mean": list(views.statistics[0]),
+        "std": list(views.statistics[1]),
         "mask_coverage": views.mask_coverage,
         "mask_margin": views.mask_margin,
         "provenance": f"{index.provenance}, labels",
