@@ -56,7 +56,8 @@ def figure(values: list[float]) -> Figure:
 @dataclass(slots=True)
 class Results:
     """The figures of one world: `cells[name][seed]` is the JSON of a cell, `cost` what `cost.py` measured,
-    `measured` how, `on` what `evaluate.py` measured on other data.
+    `measured` how, `on` what `evaluate.py` measured on other data, `findings` what
+    `findings.py` found.
     """
 
     world: str
@@ -65,6 +66,7 @@ class Results:
     cost: dict[str, dict[str, float]] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
     on: list[dict[str, Any]] = field(default_factory=list)
+    findings: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def read(folder: Path) -> Results:
@@ -80,6 +82,8 @@ class Results:
             result = json.loads(path.read_text())
             found.trials.setdefault(result["cell"], {})[result["candidate"]] = result
         found.on = [json.loads(path.read_text()) for path in sorted((folder / "on").glob("*.json"))]
+        if (folder / "findings.json").exists():
+            found.findings = json.loads((folder / "findings.json").read_text())
         return found
 
     def at(self, length: str) -> Results:
@@ -93,7 +97,8 @@ class Results:
 
     def of(self, cell: str, measure: Measure) -> Figure:
         """A measure of a cell over its seeds."""
-        return figure([measure(result) for _, result in sorted(self.cells.get(cell, {}).items())])
+        values = [measure(result) for _, result in sorted(self.cells.get(cell, {}).items())]
+        return figure([value for value in values if not math.isnan(value)])  # NaN: it was not measured
 
     def paired(self, ours: str, theirs: str, measure: Measure, other: Measure | None = None) -> Figure:
         """Difference of two cells within each seed that both have; `other` measures `theirs`, if it is

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import finding_tables
 import lengths
 from claims import BESIDE_CLAIMS, CLAIMS, Claim
 from figures import Figure, Measure, Results, knn, score, verdict
@@ -236,6 +237,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
         if name not in ("core", *BY_LENGTH)
     },
     **lengths.BLOCKS,
+    **finding_tables.BLOCKS,
 }
 
 
