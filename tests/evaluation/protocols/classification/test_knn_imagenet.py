@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torchvision import transforms as tv
 
+from odis.backbones.build import build_vit
 from odis.cli import main
 from odis.config.query import QueryConfig, ReadConfig
 from odis.errors import DataError, OdisError
@@ -115,8 +116,11 @@ def test_noise_gives_chance_and_features_that_hold_the_label_the_ceiling(encoder
         assert low <= found["rows"][0]["scores"]["k=20"]["value"] <= high
 
 
-def test_the_object_is_read_where_the_crop_shows_it(encoder, tmp_path):
-    """`obj` of a box is `masked-attention` on the cropped image with the box moved by hand."""
+@pytest.mark.parametrize("kind", ["read-only", "beside"])
+def test_the_object_is_read_where_the_crop_shows_it(encoder, model_config, tmp_path, kind):
+    """`obj` of a box is `masked-attention` on the cropped image with the box moved by hand; `[CLS]` in `both`
+    is of the same passes.
+    """
     rng = np.random.default_rng(0)
     array = rng.integers(0, 256, (36, 36, 3), dtype=np.uint8)  # 36 -> 18, crop 16: from 1 to 17
     Image.fromarray(array).save(tmp_path / "a.png")
@@ -125,6 +129,10 @@ def test_the_object_is_read_where_the_crop_shows_it(encoder, tmp_path):
     rows = [ImageObjects("a.png", 36, 36, tuple(Object(b, label=0) for b in [*boxes, gone]))]
     write_index(tmp_path / "i.parquet", rows, root=tmp_path, provenance="annotated", classes=["x"])
     images, model = open_classified(tmp_path / "i.parquet"), encoder()
+    if kind == "beside":
+        torch.manual_seed(0)
+        vit = build_vit(replace(model_config, object_tokens=kind, depth=2), 16, drop_path=0.0)
+        model = replace(model, model=vit.eval())
     settings = replace(SETTINGS, readout=("cls", "obj", "both"))
     run = EvaluationRun("knn-imagenet", model, settings)
     (batch,) = PartReader(run, model, images, "test", settings).features()
@@ -132,11 +140,10 @@ def test_the_object_is_read_where_the_crop_shows_it(encoder, tmp_path):
         Image.fromarray(array)
     )
     moved = [Object((0.0, 0.0, 8.0, 8.0)), Object((8.0, 8.0, 16.0, 16.0))]
-    by_hand = model.embed(cropped, moved, size=CROP)
     unit = torch.nn.functional.normalize
-    cls = by_hand.image
-    obj = by_hand.objects.mean(0)
-    for name, expected in {"cls": cls, "obj": obj, "both": torch.cat([cls, obj])}.items():
+    cls = model.embed(cropped, mode="whole-image", size=CROP, readout="cls").image
+    both = model.embed(cropped, moved, size=CROP, readout="both").objects.mean(0)
+    for name, expected in {"cls": cls, "obj": both[32:], "both": both}.items():
         torch.testing.assert_close(batch.readouts[name][0], unit(expected, dim=0), atol=1e-5, rtol=0)
     assert run.sides["test"]["objects_outside_the_crop"] == 1
     assert run.sides["test"]["images_without_an_object"] == 0
