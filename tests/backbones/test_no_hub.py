@@ -1,6 +1,8 @@
 """Opening a model asks no hub and fetches nothing, whatever its card says."""
 
+import resource
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from odis.backbones.build import build_vit
 from odis.backbones.saved import load_model, load_teacher, save_model
 from odis.config.training import ModelConfig
-from odis.errors import OdisError
+from odis.errors import DataError, OdisError
 from odis.train.checkpoint import save_checkpoint
 
 SIZES = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -58,3 +60,27 @@ def test_weights_that_a_card_names_are_not_read(tmp_path: Path, asked: list[str]
         one, other = load_model(model)[0].state_dict(), load_teacher(checkpoint)[0].state_dict()
         assert all(torch.equal(one[name], other[name]) for name in one)
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"depth": 10**6}, {"embed_dim": 2**15}, {"name": "vit_giant_patch14_clip_224"}, {"depth": 2},
+     {"num_heads": 0}, {"patch_size": "8"}, {"depth": 10**30}],
+    ids=str,
+)  # fmt: skip
+def test_a_card_of_another_network_takes_no_time_and_no_memory(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """A million blocks would have no end, and wide ones take gigabytes."""
+    large = (
+        {"embed_dim": None, "depth": None, "num_heads": None, "patch_size": None} if "name" in changes else {}
+    )
+    model, checkpoint = written(tmp_path, card(**large | changes))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.process_time()
+    for read, path in ((load_model, model), (load_teacher, checkpoint)):
+        with pytest.raises(DataError, match=path.name) as refused:
+            read(path)
+        assert "\n" not in str(refused.value)
+    assert time.process_time() - began < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "of KiB"

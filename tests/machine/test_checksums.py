@@ -1,6 +1,7 @@
 """Every flipped bit is found; what other programs wrote, and what odis wrote before, is read as it was."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from odis.errors import DataError
 from odis.machine.checksums import (
     DamagedError,
+    refuse_compressed,
     seal_archive,
     seal_parquet,
     seal_safetensors,
@@ -125,3 +127,20 @@ def test_the_footer_of_a_table_is_verified_without_its_rows(tmp_path: Path) -> N
     verify_parquet(path, rows=False)
     with pytest.raises(DamagedError):
         verify_parquet(path)
+
+
+def test_an_archive_that_is_larger_in_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """torch reads compressed members: a thousand times the file's size."""
+    path = tmp_path / "bomb.pt"
+    torch.save({"weights": torch.zeros(2**22)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(path, "w") as bomb:
+        for one in plain.infolist():
+            bomb.writestr(one.filename, plain.read(one), zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 2**16
+    assert len(torch.load(path, weights_only=True)["weights"]) == 2**22
+    for check in (verify_archive, refuse_compressed):
+        with pytest.raises(DamagedError, match="its members are compressed"):
+            check(path)
+    refuse_compressed(tmp_path / "plain.pt")
+    path.write_bytes(b"no archive")
+    refuse_compressed(path)

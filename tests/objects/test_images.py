@@ -1,5 +1,6 @@
 import io
 import struct
+import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from odis.errors import DataError
-from odis.objects.images import header_sizes, image_size, load_image, quiet_pillow
+from odis.objects.images import header_sizes, image_size, load_image, quiet_pillow, to_rgb
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)  # 8 wide, 6 high
@@ -184,3 +185,19 @@ def test_broken_exif_is_read_without_a_warning(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         assert header_sizes(tmp_path / "a.jpg")[-1] == (8, 6)
         assert load_image(tmp_path / "a.jpg").size in [(8, 6), (6, 8)]
+
+
+def test_a_large_image_of_16_bits_takes_little_more_than_its_pixels(tmp_path: Path) -> None:
+    """As int64 at once it took 25 bytes a pixel: 4 GB of a PNG of 300 kB."""
+    side = 3000
+    Image.fromarray(np.full((side, side), 40000, np.uint16)).save(tmp_path / "deep.png")
+    with Image.open(tmp_path / "deep.png") as image:
+        image.load()
+        tracemalloc.start()
+        try:
+            rgb = to_rgb(image, "deep.png")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 6 * side * side
+    assert rgb.getpixel((side - 1, side - 1)) == ((40000 * 255 + 32767) // 65535,) * 3

@@ -84,3 +84,48 @@ def test_check_says_how_many_pixels_there_are() -> None:
     mask = np.zeros((5, 7), dtype=bool)
     mask[1:3, 2:6] = True
     assert rle.check(rle.encode(mask), 7, 5) == 8
+
+
+def compressed(runs: list[int]) -> bytes:
+    """COCO's counts of any run lengths, also of none that a mask has: written anew from its description."""
+    out = bytearray()
+    for k, run in enumerate(runs):
+        left = run - runs[k - 2] if k > 2 else run
+        while True:
+            bits, left = left & 0x1F, left >> 5
+            more = left != (-1 if bits & 0x10 else 0)
+            out.append((bits | (0x20 if more else 0)) + 48)
+            if not more:
+                break
+    return bytes(out)
+
+
+def test_run_lengths_whose_sum_overflows_are_no_mask() -> None:
+    """They add up to the image modulo 2^64; the decoder would write far outside of it."""
+    assert compressed([3, 4, 5]) == rle.encode(np.repeat([0, 1, 0], [3, 4, 5]).reshape(4, 3, order="F"))
+    step, runs = 2**33, [5, 7]
+    while sum(runs) + step * 2 < 2**64 + 48:
+        step = min(step + 2**33, 2**62)
+        runs += [min(runs[-2] + 2**33, 2**62), min(runs[-1] + 2**33, 2**62)]
+    rest = 2**64 + 48 - sum(runs)
+    for counts in (compressed([*runs[:-2], 1]), compressed([2**33, 1]), compressed([2**31, 1, 2**31])):
+        with pytest.raises(DataError):
+            rle.check(counts, 8, 6)
+        assert not rle.are_sound([counts], np.array([48]))[0]
+    assert rest < 2**64
+    whole = compressed([2**31 - 1, 1])
+    assert rle.check(whole, 2**16, 2**15) == 1
+    assert rle.are_sound([whole, compressed([2**31, 1]), whole], np.array([2**31] * 3)).tolist() == [
+        True, False, True,
+    ]  # fmt: skip
+
+
+def test_an_outline_without_end_is_not_drawn() -> None:
+    """32 kB of a zigzag from edge to edge would take gigabytes."""
+    zigzag = [float(value) for k in range(4000) for value in (-3999 * (k % 2) + 7999, k)]
+    with pytest.raises(DataError, match=r"polygon has an outline of .* and 2,097,152 are the most"):
+        rle.from_polygons([zigzag], 4000, 4000)
+    comb = [float(value) for k in range(400) for value in (100 + 3000 * (k % 2), 2 * k)]
+    assert rle.area(rle.from_polygons([comb], 4000, 4000)) > 0
+    with pytest.raises(DataError, match="outline"):
+        rle.from_polygons([comb] * 9, 4000, 4000)

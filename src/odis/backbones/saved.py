@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from odis.backbones.build import build_vit
 from odis.backbones.names import without_hub
 from odis.config.training import ModelConfig
-from odis.errors import DataError
+from odis.errors import ConfigError, DataError
 from odis.machine.checksums import (
     SAFETENSORS_KEY,
     UNSEALED,
@@ -64,10 +64,13 @@ def load_model(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
         verify_safetensors(path)
         with safe_open(path, framework="pt") as f:
             card = json.loads((f.metadata() or {})["odis"])
-        backbone = _built(card)
+            shapes = {name: list(f.get_slice(name).get_shape()) for name in f.keys()}  # noqa: SIM118
+        backbone = _built(card, shapes)
         backbone.load_state_dict(load_file(path))
     except DamagedError as e:
         raise DataError(f"{path}: not a model that odis wrote, or not whole ({reason(e, path)})") from e
+    except ConfigError as e:
+        raise DataError(f"{path}: its card describes no network that can be built here ({e})") from e
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
         why = str(e).splitlines()[0][:200]
         raise DataError(
@@ -93,11 +96,13 @@ def load_teacher(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
         raise DataError(f"{path}: not a whole checkpoint ({type(e).__name__})") from e
     try:
         card = state["card"]
-        backbone = _built(card)
         of_backbone = {
             k.removeprefix("backbone."): v for k, v in state["teacher"].items() if k.startswith("backbone.")
         }
+        backbone = _built(card, {name: list(value.shape) for name, value in of_backbone.items()})
         backbone.load_state_dict(of_backbone)
+    except ConfigError as e:
+        raise DataError(f"{path}: its card describes no network that can be built here ({e})") from e
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as e:
         raise DataError(
             f"{path}: not a checkpoint that odis wrote ({type(e).__name__}: {str(e).splitlines()[0][:200]})"
@@ -105,10 +110,33 @@ def load_teacher(path: Path) -> tuple[ObjectViT, dict[str, Any]]:
     return backbone.eval(), card
 
 
-def _built(card: dict[str, Any]) -> ObjectViT:
+def _built(card: dict[str, Any], shapes: dict[str, list[int]]) -> ObjectViT:
     """The network that a card describes, without weights. No hub is asked: one of its models is described by
     its local cache, or not at all.
+
+    Args:
+        card: As it stands in the file.
+        shapes: Of the weights in the file. A card that describes another network is refused before that takes
+            memory or time.
+
+    Raises:
+        KeyError, TypeError, ValueError, ConfigError: The card describes no network, or another one.
     """
-    config = ModelConfig(**card["model"] | {"weights": None})
+    config, size = ModelConfig(**card["model"] | {"weights": None}), card["image_size"]
+    for name in ("patch_size", "embed_dim", "depth", "num_heads"):
+        value = getattr(config, name)
+        most = len(shapes) if name == "depth" else _LARGEST
+        if value is not None and not (type(value) is int and 0 < value <= most):
+            raise ValueError(f"its card has {name} {value!r}, must be from 1 to {most}")
+    if type(size) is not int or not 0 < size <= _LARGEST:
+        raise ValueError(f"its card has image_size {size!r}, must be from 1 to {_LARGEST}")
     with without_hub():
-        return build_vit(config, card["image_size"], drop_path=0.0)
+        with torch.device("meta"):
+            described = build_vit(config, size, drop_path=0.0).state_dict()
+        if {name: list(value.shape) for name, value in described.items()} != shapes:
+            raise ValueError("its card describes another network than its weights are of")
+        return build_vit(config, size, drop_path=0.0)
+
+
+_LARGEST = 2**16
+"""Of a size in a card: a width, a side in pixels."""

@@ -18,7 +18,7 @@ from odis.backbones.layouts import FoundState, describe, find_state, to_timm
 from odis.backbones.relative import RelativeViT, convert_beit
 from odis.backbones.rotary import RotaryViT, convert_eva
 from odis.errors import ConfigError, DataError, OdisWarning
-from odis.machine.checksums import verify_safetensors
+from odis.machine.checksums import refuse_compressed, verify_safetensors
 from odis.machine.files import check_readable
 from odis.machine.pickles import pickle_fault
 
@@ -117,6 +117,7 @@ def read_content(path: Path) -> Any:
             verify_safetensors(path)
             return safetensors.torch.load_file(path)
         # The options that a program was called with often lie beside the weights: values, no code.
+        refuse_compressed(path)
         with torch.serialization.safe_globals([argparse.Namespace, pathlib.PosixPath]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise anything

@@ -60,9 +60,10 @@ def verify_archive(path: Path) -> None:
     """Compare a zip archive with its checksum, or its members with theirs if it has none.
 
     Raises:
-        DamagedError: They differ, or it is no whole zip archive.
+        DamagedError: They differ, it is no whole zip archive, or its members are compressed.
         OSError: It cannot be read.
     """
+    refuse_compressed(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - _COMMENT_SIZE))
@@ -78,6 +79,27 @@ def verify_archive(path: Path) -> None:
         raise DamagedError(f"{path}: is damaged or not whole ({type(error).__name__})") from error
     if broken is not None:
         raise DamagedError(f"{path}: is damaged or not whole ({broken})")
+
+
+def refuse_compressed(path: Path) -> None:
+    """Refuse a zip archive with compressed members: torch writes none, and a megabyte of them can be
+    gigabytes in memory. Something else than an archive is passed over.
+
+    Raises:
+        DamagedError: There is one, or a member is larger than the file.
+        OSError: It cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except OSError:
+        raise
+    except Exception:  # whoever reads it says what is wrong
+        return
+    if any(one.compress_type != zipfile.ZIP_STORED for one in members):
+        raise DamagedError(f"{path}: its members are compressed, and torch writes none that are")
+    if sum(one.file_size for one in members) > path.stat().st_size:
+        raise DamagedError(f"{path}: is damaged: its members are larger than the file")
 
 
 # --- safetensors: models

@@ -17,6 +17,7 @@ from odis.errors import DataError
 from odis.objects.headers import read_header
 
 _ORIENTATION_TAG = 0x0112
+_AT_ONCE = 2**20  # pixels of 16 bits that are scaled to 8 bits together
 
 TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -183,8 +184,12 @@ def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
     if image.mode == "F":
         raise DataError(f"{path}: has floating-point pixels; 8-bit and 16-bit integers can be used")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.int64)
-        if values.size and (values.min() < 0 or values.max() > 65535):
+        deep = np.asarray(image)
+        if deep.size and (deep.min() < 0 or deep.max() > 65535):
             raise DataError(f"{path}: has 32-bit pixels; 8-bit and 16-bit integers can be used")
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        values = np.empty(deep.shape, np.uint8)
+        rows = max(1, _AT_ONCE // max(1, image.width))
+        for k in range(0, len(deep), rows):  # whole, 8 bytes a pixel would be gigabytes of a large image
+            values[k : k + rows] = (deep[k : k + rows].astype(np.int64) * 255 + 32767) // 65535
+        image = Image.fromarray(values)
     return image.copy() if image.mode == "RGB" else image.convert("RGB")

@@ -6,6 +6,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from odis.errors import DataError
+from odis.objects.runs import LONGEST_RUN
 
 
 def encode(mask: np.ndarray) -> bytes:
@@ -23,6 +24,33 @@ def decode(counts: bytes, width: int, height: int) -> np.ndarray:
     check(counts, width, height)
     mask: np.ndarray = coco_mask.decode({"size": [height, width], "counts": counts})
     return mask
+
+
+LONGEST_OUTLINE = 2**21
+"""Pixels along the outlines of an object's polygons; each costs about 100 bytes while it is drawn."""
+
+
+def from_polygons(polygons: list[list[float]], width: int, height: int) -> bytes:
+    """Counts of the pixels in any of some polygons: x0, y0, x1, y1, ..., each of three points or more, in or
+    near the image.
+
+    Raises:
+        DataError: Their outlines are longer than `LONGEST_OUTLINE`.
+    """
+    points = sum(map(len, polygons)) // 2
+    if points * 3 * max(width, height) > LONGEST_OUTLINE:  # else none can be: a point lies near the image
+        outline = 0.0
+        for polygon in polygons:
+            corners = np.array(polygon, np.float64).reshape(-1, 2)
+            outline += float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
+        if not outline <= LONGEST_OUTLINE:
+            raise DataError(
+                f"polygon has an outline of {outline:,.0f} pixels, and {LONGEST_OUTLINE:,} are the most that "
+                f"are drawn"
+            )
+    drawn = coco_mask.frPyObjects(polygons, height, width)
+    counts: bytes = (drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn))["counts"]
+    return counts
 
 
 def area(counts: bytes) -> int:
@@ -79,7 +107,9 @@ def are_sound(counts: list[bytes], pixels: np.ndarray) -> np.ndarray:
         total = np.cumsum(np.where(chosen, values, 0))
         before = (total - np.where(chosen, values, 0))[first]  # what the masks before add up to
         values = np.where(chosen, total - before[of], values)
-    sound[of[values < 0]] = False
+    wrong = (values < 0) | (values > LONGEST_RUN)
+    sound[of[wrong]] = False
+    values = np.where(wrong, 0, values)  # their sums could overflow and fit by chance
     inside = np.add.reduceat(np.where(place % 2 == 1, values, 0), first)
     result: np.ndarray = sound & (np.add.reduceat(values, first) == pixels) & (inside > 0)
     return result

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from odis.machine.compiled import compiled
+from odis.objects.runs import LONGEST_RUN
 
 BROKEN, NEGATIVE = -1, -2
+LONGEST = LONGEST_RUN
 
 
 @compiled()
@@ -25,6 +27,8 @@ def read_runs(code: np.ndarray, runs: np.ndarray) -> int:
             value -= np.int64(1) << (5 * digit)
         if found > 2:  # from the fourth on, each run is written as the difference to the run two before
             value += runs[found - 2]
+        if value > LONGEST:  # so that no sum of runs overflows
+            return BROKEN
         if value < 0:
             problem = NEGATIVE
         runs[found] = value

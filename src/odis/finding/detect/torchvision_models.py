@@ -19,6 +19,7 @@ from odis.errors import ConfigError, DataError, OdisError
 from odis.finding.detect.candidates import Candidates, alike
 from odis.finding.detect.keep import Limits
 from odis.finding.detect.precision import run_in
+from odis.machine.checksums import refuse_compressed
 from odis.machine.pickles import pickle_fault
 from odis.objects import rle
 
@@ -169,6 +170,7 @@ def _read(file: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise DataError(f"{file}: no such file of weights")
     try:
+        refuse_compressed(path)
         state: Any = (
             load_file(path)
             if path.suffix == ".safetensors"

@@ -136,9 +136,7 @@ def to_mask(segmentation: Any, width: int, height: int) -> bytes | None:
                 raise DataError(
                     f"polygon is {short(polygon)}, must be three or more points x, y in or near the image"
                 )
-        polygons = coco_mask.frPyObjects(segmentation, height, width)
-        merged: bytes = (polygons[0] if len(polygons) == 1 else coco_mask.merge(polygons))["counts"]
-        return merged
+        return rle.from_polygons(segmentation, width, height)
     if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
         raise DataError(
             f"segmentation is {short(segmentation)}, must be polygons or run lengths with size and counts"

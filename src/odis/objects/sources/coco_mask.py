@@ -115,8 +115,7 @@ def _of_polygon(part: list[Any], width: int, height: int) -> bytes:
         outline = np.abs(np.diff(polygon.reshape(-1, 2), axis=0, append=polygon[None, :2])).max(axis=1).sum()
         if outline > _LONGEST:
             raise wrong
-    counts: bytes = coco_mask.frPyObjects([polygon.tolist()], height, width)[0]["counts"]
-    return counts
+    return rle.from_polygons([polygon.tolist()], width, height)
 
 
 def _of_runs(part: Any, width: int, height: int, box: Box | None) -> bytes:

@@ -11,9 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pycocotools import mask as coco_mask
-
 from odis.errors import DataError
+from odis.objects import rle
 from odis.objects.clean import Mended, Skip, SkippedObject
 from odis.objects.sources.frames import LEAST_SHARE, MOST_SHARE, clipped
 from odis.objects.sources.text import read_text, short
@@ -97,12 +96,16 @@ def _polygon(values: list[float], size: tuple[int, int], changes: list[str]) -> 
     box = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
     if box[0] == box[2] or box[1] == box[3]:
         return Object(box)  # a line: no object, as will be said of its box
-    mask = coco_mask.merge(coco_mask.frPyObjects([points], height, width))
-    if not coco_mask.area(mask):
+    try:
+        mask = rle.from_polygons([points], width, height)
+    except DataError as error:
+        changes.append(f"{error}: kept without mask")
+        return Object(box)
+    if not rle.area(mask):
         if box[0] < width and box[1] < height and box[2] > 0 and box[3] > 0:
             changes.append("has a polygon that covers no pixel: kept without mask")
         return Object(box)
-    return Object(box, mask["counts"])
+    return Object(box, mask)
 
 
 def _number(text: str) -> float:
