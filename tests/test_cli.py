@@ -420,3 +420,26 @@ def test_a_pipe_that_broke_elsewhere_is_an_error(
 
     monkeypatch.setattr("odis.cli.run", breaks)
     assert refused(capsys, "embed") == "odis embed: Broken pipe"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+    ids=["python", "torch", "cuda"],
+)
+def test_too_little_memory_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, error: Exception
+) -> None:
+    def fail(arguments: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr("odis.cli.run", fail)
+    with pytest.raises(SystemExit) as end:
+        main(["pretrain"])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("odis pretrain: there is not enough memory; give it a smaller batch")

@@ -40,15 +40,26 @@ def main(argv: list[str] | None = None) -> None:
     except RuntimeError as error:
         from odis.data.workers import worker_error
 
+        if any(words in str(error) for words in _NO_MEMORY):  # as torch says it on a CPU and on a GPU
+            _refuse(arguments[0], OUT_OF_MEMORY, error)
         if (death := worker_error(error)) is None:  # torch reports a killed worker wherever the program is
             raise
         _refuse(arguments[0], str(death), error)
+    except MemoryError as error:
+        _refuse(arguments[0], OUT_OF_MEMORY, error)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
 
 BROKEN_PIPE = 128 + 13
 """Exit code when the reader of the output went away, as `head` does: that of a program that SIGPIPE ends."""
+
+
+OUT_OF_MEMORY = (
+    "there is not enough memory; give it a smaller batch, image size or model, or fewer workers (the "
+    "documentation has a page on memory: cost)"
+)
+_NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 
 
 def _reader_has_gone() -> bool:

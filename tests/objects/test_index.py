@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from odis import __version__
-from odis.errors import DataError
+from odis.errors import DataError, OdisWarning
 from odis.objects import table
-from odis.objects.index import ObjectIndex, write_index
+from odis.objects.index import ObjectIndex, made_with, write_index
 from odis.types import ImageObjects, Object
 
 floats = st.floats(width=32, allow_nan=False)
@@ -323,3 +323,32 @@ def test_images_and_indices_in_one_folder_are_ambiguous(folder: Path) -> None:
     assert list(ObjectIndex.open(path)) == [ROW]
     with pytest.raises(DataError, match=r"a/1\.png: no such file"):
         ObjectIndex.open(path, strict=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "of another time"])
+def test_a_damaged_copy_of_a_large_index_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setattr(table, "MAP_ABOVE", 0)
+    path = write(tmp_path / "i.parquet", [ROW] * 3000)
+    assert ObjectIndex.open(path)[0] == ROW
+    (copy,) = (tmp_path / "cache" / "odis" / "index").iterdir()
+    if damage == "of another time":
+        schema = pa.schema([pa.field("image", pa.string())])
+        with pa.ipc.new_file(str(copy), schema) as file:
+            file.write_batch(pa.record_batch([["a.jpg"]], schema=schema))
+    else:
+        whole = copy.read_bytes()
+        copy.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"nothing"}[damage])
+    with pytest.warns(OdisWarning, match="the copy of an index is damaged .*; it is made anew"):
+        assert list(ObjectIndex.open(path)) == [ROW] * 3000
+    assert list(ObjectIndex.open(path)) == [ROW] * 3000
+
+
+def test_metadata_that_is_no_settings_is_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path / "i.parquet", [ROW])
+    for text in (b"[1]", b"{", b"[" * 10**5, b"3"):
+        whole = pq.read_table(path)
+        metadata = {**whole.schema.metadata, b"made_with": text}
+        pq.write_table(whole.replace_schema_metadata(metadata), tmp_path / "other.parquet")
+        assert made_with(tmp_path / "other.parquet") is None

@@ -161,3 +161,20 @@ def test_damaged_work_is_named(tmp_path: Path):
     (parts.folder / "plan.json").write_text(json.dumps(SETTINGS)[:-3])
     with pytest.raises(DataError, match=r"plan\.json: cannot be read"):
         begin(tmp_path / "index.parquet", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff", b"[" * 10**5, b"3"])
+@pytest.mark.parametrize("name", ["plan.json", "source.json", "000000.json"])
+def test_a_damaged_account_is_one_line(tmp_path: Path, name: str, content: bytes):
+    parts = begin(tmp_path / "x.parquet", tmp_path)
+    write(parts, 0, [row(0)])
+    (parts.folder / name).write_bytes(content)
+
+    def go_on() -> None:
+        again = begin(tmp_path / "x.parquet", tmp_path)
+        again.account(0)
+        write(again, 1, [row(1)])
+
+    with pytest.raises(DataError, match=rf"{name}: cannot be read .*; remove .* to begin again") as refused:
+        go_on()
+    assert "\n" not in str(refused.value)

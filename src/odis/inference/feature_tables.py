@@ -194,8 +194,10 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
         write_json_whole(path, about)
         return
     try:
-        before = json.loads(path.read_text())
-    except ValueError as error:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError("it holds no JSON object")
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not whole; delete {out} to begin again") from error
     # What counts is what is in the files, not where they are.
     differing = [

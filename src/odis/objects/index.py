@@ -276,9 +276,10 @@ def made_with(path: str | Path) -> dict[str, Any] | None:
     """
     text = (read_schema(path).metadata or {}).get(b"made_with")
     try:
-        return None if text is None else translate(json.loads(text))[0]
-    except ValueError:
+        found = None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
         return None
+    return translate(found)[0] if isinstance(found, dict) else None
 
 
 def _open_folder(path: Path) -> ObjectIndex:
@@ -349,7 +350,7 @@ def _open_files(path: str, files: list[str]) -> ObjectIndex:
         first = first or metadata
     try:
         classes = json.loads(first["classes"])
-    except ValueError:
+    except (ValueError, RecursionError):
         classes = None
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise DataError(f"{files[0]}: its classes are not a JSON list of names")

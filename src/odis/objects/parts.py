@@ -74,14 +74,18 @@ class Parts:
         Raises:
             DataError: Its file is damaged.
         """
-        path = self.folder / f"{part:06d}.json"
+        return self._read(self.folder / f"{part:06d}.json")
+
+    def _read(self, path: Path) -> dict[str, Any]:
         try:
-            account: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return account
-        except (OSError, ValueError) as error:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("it holds no JSON object")
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(
                 f"{path}: cannot be read ({error}); remove {self.folder} to begin again"
             ) from error
+        return found
 
     def write(
         self,
@@ -156,7 +160,7 @@ class Parts:
         if not path.exists():
             self._replace(path.name, json.dumps(found).encode())
             return
-        before = json.loads(path.read_text())
+        before = self._read(path)
         for key, value in found.items():
             if before.get(key) != value:
                 was, now = (
@@ -195,12 +199,7 @@ class Parts:
         if not path.exists():
             self._replace(_PLAN, json.dumps(self.settings, sort_keys=True).encode())
             return
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path}: cannot be read ({error}); remove {self.folder} to begin again"
-            ) from error
+        before = self._read(path)
         changed = [
             k for k in sorted(before.keys() | self.settings.keys()) if before.get(k) != self.settings.get(k)
         ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from odis.errors import DataError
+from odis.errors import DataError, OdisWarning
 from odis.machine.checksums import DamagedError, verify_parquet
 from odis.machine.files import written_whole
 from odis.objects.columns import Columns, ObjectSlice
@@ -259,7 +260,19 @@ def load_batches(files: list[str]) -> list[pa.RecordBatch]:
         raise
     except (OSError, DataError):  # no folder can be written, or none to the end: memory is what is left
         return [batch for batch in read_batches(files) if len(batch)]
-    reader = pa.ipc.open_file(pa.memory_map(str(mapped)))
+    try:
+        return _read_copy(mapped)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        why = str(error).splitlines()[0]
+        warnings.warn(f"{mapped}: the copy of an index is damaged ({why}); it is made anew", OdisWarning, 2)
+        mapped.unlink(missing_ok=True)
+    return _read_copy(_mapped_copy(files))
+
+
+def _read_copy(path: Path) -> list[pa.RecordBatch]:
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    if not reader.schema.equals(SCHEMA):
+        raise pa.ArrowInvalid("it has other columns")
     return [batch for i in range(reader.num_record_batches) if len(batch := reader.get_batch(i))]
 
 

@@ -22,6 +22,13 @@ from safetensors.numpy import save_file
 from odis import __version__
 from odis.errors import OdisError
 from odis.inference import Encoder
+from odis.machine.checksums import (
+    SAFETENSORS_KEY,
+    UNSEALED,
+    DamagedError,
+    seal_safetensors,
+    verify_safetensors,
+)
 from odis.machine.files import write_json_whole, written_whole
 from odis.types import Skipped
 
@@ -101,9 +108,10 @@ class FeatureStore:
             return None
         path = self._path(part)
         try:
+            verify_safetensors(path)
             with safe_open(path, framework="np") as file:
                 about = json.loads((file.metadata() or {})["about"])
-        except (OSError, SafetensorError, KeyError, ValueError):
+        except (OSError, SafetensorError, KeyError, ValueError, DamagedError):
             return None
         skipped: dict[str, list[str]] = about["skipped"]
         return skipped if about["images"] == len(part) else None
@@ -131,8 +139,9 @@ class FeatureStore:
             for name, array in item.items()
         }
         about = json.dumps({"images": len(part), "skipped": skipped})
-        with written_whole(self._path(part), errors=(SafetensorError,)) as beside:
-            save_file(arrays, beside, metadata={"about": about})
+        metadata = {"about": about, SAFETENSORS_KEY: UNSEALED}
+        with written_whole(self._path(part), errors=(SafetensorError,), seal=seal_safetensors) as beside:
+            save_file(arrays, beside, metadata=metadata)
 
 
 def key_digest(key: Mapping[str, Any]) -> str:

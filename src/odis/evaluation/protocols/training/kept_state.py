@@ -11,6 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from odis.errors import OdisWarning
+from odis.machine.checksums import (
+    SAFETENSORS_KEY,
+    UNSEALED,
+    DamagedError,
+    seal_safetensors,
+    verify_safetensors,
+)
 from odis.machine.files import written_whole
 
 
@@ -21,8 +28,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         DataError: The file cannot be written.
     """
     kept = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    with written_whole(path, errors=(SafetensorError,)) as beside:
-        save_file(kept, beside)
+    with written_whole(path, errors=(SafetensorError,), seal=seal_safetensors) as beside:
+        save_file(kept, beside, metadata={SAFETENSORS_KEY: UNSEALED})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:
@@ -30,7 +37,8 @@ def read_tensors(path: Path) -> dict[str, Tensor] | None:
     if not path.exists():
         return None
     try:
+        verify_safetensors(path)
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, DamagedError) as error:
         warnings.warn(f"{path}: cannot be read ({error}); the work begins anew", OdisWarning, stacklevel=2)
         return None
