@@ -96,6 +96,8 @@ def export_features(
     if not len(index):
         raise DataError(f"{index.path}: has no images")
     about = describe(encoder, index, settings)
+    if out.is_file():
+        _claim(out, about)  # says what is wrong
     with sole_owner(out, f"rank-{rank}-of-{world_size}", inside=True):
         _claim(out, about)
         width, count = encoder.width(query.mode, query.readout), -(-len(index) // settings.part_images)

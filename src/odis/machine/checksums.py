@@ -63,7 +63,6 @@ def verify_archive(path: Path) -> None:
         DamagedError: They differ, it is no whole zip archive, or its members are compressed.
         OSError: It cannot be read.
     """
-    refuse_compressed(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - _COMMENT_SIZE))
@@ -71,7 +70,9 @@ def verify_archive(path: Path) -> None:
         if found is not None:
             file.seek(0)
             _compare(path, _crc(file, size - _COMMENT_SIZE), found[1])
-            return
+    refuse_compressed(path)
+    if found is not None:
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             broken = "its end" if archive.comment else archive.testzip()

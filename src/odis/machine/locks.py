@@ -41,7 +41,7 @@ def sole_owner(path: str | Path, what: str = "", *, inside: bool = False) -> Ite
         DataError: It has another owner, or the lock cannot be written.
     """
     lock = lock_file(Path(os.path.abspath(path)), what, inside=inside)
-    made = _make_folder(lock.parent)
+    made = _make_folder(lock.parent, path)
     key = os.path.realpath(lock)
     with _guard:
         if key in _held:
@@ -68,13 +68,13 @@ def lock_file(path: Path, what: str = "", *, inside: bool = False) -> Path:
     return (path if inside else path.parent) / f"{name}{f'.{what}' if what else ''}.lock"
 
 
-def _make_folder(folder: Path) -> list[Path]:
+def _make_folder(folder: Path, path: str | Path) -> list[Path]:
     """The folders that had to be made, the innermost first."""
     made = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be made ({error.strerror or error})") from error
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
     return made
 
 
