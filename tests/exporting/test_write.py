@@ -263,6 +263,7 @@ def test_the_card_says_what_the_run_holds_and_no_more(place: Path, hub: tuple[Pa
         for name, one in scores.items()
     ]
     assert "1 results in the files are of other models or steps: left out" in "\n".join(hub[1])
+    assert "12 images are in the test and the train part: their scores say nothing of new images" in card
     settings = yaml.safe_load(re.search(r"## Settings\n\n```yaml\n(.*?)```", card, re.DOTALL)[1])
     assert settings["model"]["object_tokens"] == "beside"
     assert not {"data", "val", "root"} & set(settings)

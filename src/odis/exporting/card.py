@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ class RunRecord:
 
     Args:
         config: Its `config.yaml`; empty where only a model file was given.
-        groups: Results of this very model.
+        groups: Results of this very model, each with what its file says of them.
         left_out: Result rows of other models or other steps.
     """
 
     config: dict[str, Any]
-    groups: list[ResultGroup]
+    groups: list[tuple[ResultGroup, list[str]]]
     left_out: int
 
 
@@ -59,13 +60,18 @@ def read_record(source: str | Path, card: dict[str, Any], results: Sequence[str]
         left_out += sum(not row.bound for row in group.rows) - len(own)
         used |= {os.path.realpath(row.file) for row in own}
         if own:
-            groups.append(
-                ResultGroup(group.evaluation, group.settings, group.sides, own, group.skipped, [], group.unit)
-            )
+            of_model = replace(group, rows=own, left_out=[])
+            groups.append((of_model, _notes({row.file for row in own})))
     for path in results:
         if os.path.realpath(path) not in used:
             raise DataError(f"{path}: has no scores of {source} at step {card.get('step')}")
     return RunRecord(config, groups, left_out)
+
+
+def _notes(files: set[str]) -> list[str]:
+    """What results files say of their scores, as that two parts share images."""
+    found = [json.loads(Path(file).read_text(encoding="utf-8")).get("notes") or [] for file in sorted(files)]
+    return list(dict.fromkeys(str(note) for notes in found for note in notes))
 
 
 def _run_folder(source: Path) -> Path | None:
@@ -140,7 +146,7 @@ def _about(exported: Exported) -> str:
     read = (
         "the mean of its patches"
         if exported.pooled
-        else f"object token `{model['object_tokens']}`: {_TOKENS[model['object_tokens']]}"
+        else f"`{model['object_tokens']}` object tokens: {_TOKENS[model['object_tokens']]}"
     )
     million = sum(value.numel() for value in network.parameters()) / 1e6
     recipe = f"recipe `{card['recipe']}`" if card.get("recipe") else "no named recipe"
@@ -182,7 +188,7 @@ def _scores(record: RunRecord) -> str:
     lines = ["## Scores", ""]
     if not record.groups:
         return "\n".join([*lines, "None were measured when this card was written.", ""])
-    for group in record.groups:
+    for group, notes in record.groups:
         sides = "; ".join(f"{name}: {_side(side)}" for name, side in group.sides.items())
         settings = settings_in_words({k: v for k, v in group.settings.items() if k != "modes"})
         lines += [f"`{group.evaluation}`, in {group.unit}. {sides}. {settings}.", ""]
@@ -190,7 +196,7 @@ def _scores(record: RunRecord) -> str:
         for row in group.rows:
             for name, score in row.scores.items():
                 lines.append(f"| {row.mode} | {row.size} | {name} | {_value(score)} | {_interval(score)} |")
-        lines.append("")
+        lines += ["", *(f"*{note}*\n" for note in notes)]
     lines.append("Bootstrap intervals over test images; they say nothing of other training runs.")
     return "\n".join(lines) + "\n"
 

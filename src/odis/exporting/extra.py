@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from odis.errors import OdisError
+from odis.errors import OdisError, OdisWarning
 
 
 def required(option: str, name: str) -> Any:
@@ -47,6 +47,7 @@ def quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.simplefilter("default", OdisWarning)  # what we say ourselves is meant for the user
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         if bars is not None:
