@@ -302,7 +302,7 @@ def _check_optimisation(config: PretrainConfig) -> None:
     _at_least(config, 0, "optim.weight_decay", "optim.weight_decay_end")
     _at_least(config, 0, "optim.warmup_epochs", unit=" epochs")
     _at_least(config, 0, "optim.freeze_backbone_epochs", unit=" epochs")
-    for name in ("optim.layer_decay", "optim.patch_embed_lr"):
+    for name in ("optim.layer_decay", "optim.patch_embed_factor"):
         _require(
             0 < _value(config, name) <= 1, name, f"is {_value(config, name)}, must be above 0 and at most 1"
         )

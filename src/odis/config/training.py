@@ -273,7 +273,7 @@ class OptimConfig:
             of the run.
         layer_decay: Factor on the learning rate from each block to the one before it, and to what is before
             the first (DINOv2: .9). Heads, the final norm and the object token have factor 1.
-        patch_embed_lr: Factor on the learning rate of the patch embedding, on top (DINOv2: .2).
+        patch_embed_factor: Factor on the learning rate of the patch embedding, on top (DINOv2: .2).
         momentum_teacher: EMA momentum at the start. It rises to 1 along a cosine.
     """
 
@@ -289,7 +289,7 @@ class OptimConfig:
     freeze_last_layer_epochs: float | Literal["always"] = 1.0
     freeze_backbone_epochs: float = 0.0
     layer_decay: float = 1.0
-    patch_embed_lr: float = 1.0
+    patch_embed_factor: float = 1.0
     momentum_teacher: float = 0.996
 
 

@@ -33,7 +33,7 @@ def build_optimizer(student: nn.Module, optim: OptimConfig) -> torch.optim.AdamW
             continue
         leaf = name.rsplit(".", 1)[-1]
         keep = parameter.ndim < 2 or leaf == "bias" or (leaf in TOKENS and not optim.decay_tokens)
-        factor = lr_factor(name, blocks, optim.layer_decay, optim.patch_embed_lr)
+        factor = lr_factor(name, blocks, optim.layer_decay, optim.patch_embed_factor)
         groups.setdefault((not keep, factor), []).append(parameter)
     made = [
         {"params": groups[decayed, factor], "decayed": decayed, "lr_factor": factor}
