@@ -125,7 +125,14 @@ def gflop_an_image(config: PretrainConfig) -> float:
     )
     global_cost = views.global_views * (backbone(views.global_size, hidden) + (objects + hidden) * row)
     local_cost = views.local_views * (backbone(views.local_size, 0) + objects * row)
-    return (global_cost + 3 * (global_cost + local_cost)) / 1e9
+    teacher_cost = global_cost
+    if config.loss.patch_weight and config.loss.center_patches == "all":
+        patches = (views.global_size // patch) ** 2
+        unit = 2 * sum(a * b for a, b in itertools.pairwise(widths[:-1]))  # the prototypes see the mean only
+        teacher_cost += views.global_views * (
+            backbone(views.global_size, patches) - backbone(views.global_size, hidden) + patches * unit
+        )
+    return (teacher_cost + 3 * (global_cost + local_cost)) / 1e9
 
 
 IMAGES = {
@@ -212,6 +219,7 @@ IBOT_VITS16 = {
     "head.norm": "none",
     "head.norm_last_layer": False,
     "head.shared": True,
+    "model.pos_resize": "dino",
     "loss.object_weight": 1.0,
     "loss.patch_weight": 1.0,
     "loss.image_weight": 0.0,
@@ -221,12 +229,15 @@ IBOT_VITS16 = {
     "loss.warmup_teacher_temp_epochs": 30,
     "loss.centering": "center",
     "loss.center_momentum": 0.9,
+    "loss.center_patches": "all",
     "optim.base_lr": 5e-4,
     "optim.min_lr": 1e-6,
     "optim.warmup_epochs": 10,
     "optim.weight_decay": 0.04,
     "optim.weight_decay_end": 0.4,
+    "optim.decay_tokens": True,
     "optim.clip_grad": 3.0,
+    "optim.clip": "parameter",
     "optim.freeze_last_layer_epochs": 1,
     "optim.momentum_teacher": 0.996,
     "train.epochs": 800,

@@ -187,7 +187,7 @@ class TeacherOutput:
     patches: Tensor  # (H, K) probabilities
     image: Tensor | None  # (G * B, K) probabilities; None unless the image term is on
     object_logits: Tensor  # (T, K), for the center
-    patch_logits: Tensor  # (H, K), for the center
+    patch_logits: Tensor  # (H, K), for the center; with `center_patches: all` (1, K), the mean of all patches
     image_logits: Tensor | None  # (G * B, K)
 
 

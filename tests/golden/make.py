@@ -93,7 +93,7 @@ FIXED: dict[str, dict[str, Any]] = {
     "mean-pool": {"model__object_readout": "mean-pool", "objects__per_image": 2},
     "image-term": {"loss__image_weight": 0.5, "head__shared": False},
     "sinkhorn-koleo-batch-norm": READ_ONLY
-    | {"loss__centering": "sinkhorn", "loss__koleo_weight": 0.5, "head__norm": "batch"},
+    | {"loss__centering": "sinkhorn", "loss__koleo_weight": 0.1, "head__norm": "batch"},
     "accumulate": READ_ONLY | {"train__accumulate": 2},
     # A center that stands still, and every object seen by every view: then micro-batches may be cut anywhere.
     "even": {"loss__center_momentum": 1.0},

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 from odis.config.training import HeadConfig
 from odis.machine.ranks import (
@@ -22,7 +23,7 @@ from odis.machine.ranks import (
     world_size,
 )  # fmt: skip
 from odis.method.heads import ProjectionHead
-from odis.method.losses import Center, object_loss, patch_loss, sinkhorn_knopp
+from odis.method.losses import Center, koleo_loss, object_loss, patch_loss, sinkhorn_knopp
 
 SPLITS = {"unequal": [0, 3, 10], "one is empty": [0, 0, 10], "no rows": [0, 0, 0]}
 """Borders of the rows of rank 0 and rank 1 among all rows."""
@@ -43,7 +44,9 @@ def work(ends: list[int], rank: int | None) -> dict[str, torch.Tensor]:
     out = {}
     center = Center(12, 0.9)
     for step in range(2):
-        center.update(t + step)
+        for part in (t[:4], t[4:]):
+            center.add(part + step)
+        center.update()
     out["center"] = center.center
     out["rows: sinkhorn"] = sinkhorn_knopp(t, 0.1, 3)
 
@@ -55,7 +58,10 @@ def work(ends: list[int], rank: int | None) -> dict[str, torch.Tensor]:
     loss = object_loss(targets, logits, 0.1, torch.tensor(2.0 * len(x))) + patch_loss(
         targets, logits, weight, 4 // ranks, 0.1
     )
-    loss.backward()
+    views = torch.tensor([0, 1, 0, 0, 1, 1, 0, 1, 0, 3])[mine]  # none of view 2, one of view 3
+    spread = koleo_loss(F.normalize(x, dim=-1), views, 4)
+    out["rank mean: koleo"] = spread.detach()
+    (loss + spread).backward()
     out["rank mean: loss"] = loss.detach()
     for name, p in head.named_parameters():
         out[f"rank mean: gradient of {name}"] = p.grad

@@ -78,6 +78,31 @@ def test_shape_and_start(layers, norm):
     assert all(m.weight.std().item() == pytest.approx(0.02, rel=0.25) for m in linears)
 
 
+def test_prototypes_start_as_the_weight_of_a_linear_layer():
+    """DINO and iBOT put weight norm around `nn.Linear(bottleneck, K, bias=False)` as torch makes it, and set
+    the lengths to 1.
+    """
+    layer = a_head(norm_last_layer=False).last_layer
+    ours, theirs = layer.weight.detach(), nn.Linear(10, 4000, bias=False).weight.detach()
+    assert ours.abs().max() <= 10**-0.5
+    assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.1)
+    assert torch.equal(layer.length, torch.ones(40, 1))
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("norm_last_layer", [True, False])
+def test_mean_of_logits_asks_the_prototypes_once(norm, norm_last_layer):
+    head = a_head(norm=norm, norm_last_layer=norm_last_layer)
+    x = torch.randn(30, 16)
+    with torch.no_grad():
+        close = torch.testing.assert_close
+        close(head.mean_logits(x), head(x).mean(dim=0, keepdim=True), rtol=1e-4, atol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            mean = head.mean_logits(x)
+    assert mean.dtype == torch.float32
+    assert mean.shape == (1, 40)
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2])
 @pytest.mark.parametrize("norm", ["none", "batch"])
 @pytest.mark.parametrize("autocast", [False, True])

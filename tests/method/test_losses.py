@@ -1,7 +1,5 @@
 """Losses, centering and Sinkhorn-Knopp against lightly's, and against the loops of their docstrings."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -73,7 +71,8 @@ def test_object_and_image_loss_equal_lightlys_dino_loss(
         (gradient,) = torch.autograd.grad(expected, s)
 
         probabilities = center.probabilities(t.flatten(0, 1), teacher_temp)
-        center.update(t.flatten(0, 1))
+        center.add(t.flatten(0, 1))
+        center.update()
         others, every = object_targets(probabilities, teacher_rows, (globals_, images, 1))
         targets = torch.cat([others, every[local_rows % images]])
         ours = object_loss(targets, s.flatten(0, 1), student_temp, pairs)
@@ -111,7 +110,9 @@ def test_patch_loss_equals_lightlys_ibot_loss(prototypes, teacher_temp, student_
         if not hidden:  # lightly's center is NaN from then on
             peer.center.center = before
         ours = patch_loss(center.probabilities(t, teacher_temp), s, weight, views, student_temp)
-        center.update(t)
+        for part in t.split(3):  # in micro-batches of unequal rows
+            center.add(part)
+        center.update()
         close(ours, expected)
         close(torch.autograd.grad(ours, s)[0], torch.autograd.grad(expected, s)[0])
         close(center.center, peer.center.value)
@@ -250,49 +251,65 @@ def test_losses_stay_in_fp32_under_autocast():
         for a, b in zip(everything(t, s), plain):
             assert a.dtype == torch.float32
             assert torch.equal(a, b)
-        center.update(t)
+        center.add(t)
+        center.update()
     close(center.center, 0.1 * t.float().mean(dim=0, keepdim=True))
 
 
 def test_a_centre_without_rows_stays():
     center = Center(4, 0.9)
-    center.update(torch.ones(2, 4))
+    center.add(torch.ones(2, 4))
+    center.update()
     before = center.center.clone()
-    center.update(torch.ones(0, 4))
+    center.add(torch.ones(0, 4))
+    center.update()
+    center.update()
     assert torch.equal(center.center, before)
     assert center.probabilities(torch.ones(0, 4), 0.1).shape == (0, 4)
     assert list(center.state_dict()) == ["center"]
 
 
-def slow_koleo(x: torch.Tensor, views: torch.Tensor) -> float:
-    terms = []
+def published_koleo(x: torch.Tensor) -> torch.Tensor:
+    """DINOv2's regularizer of one view: the neighbour by dot product, 1e-8 in the difference and in the
+    logarithm.
+    """
+    loss = x.new_zeros(())
     for r in range(len(x)):
-        distances = [float((x[r] - x[j]).norm()) for j in range(len(x)) if j != r and views[j] == views[r]]
-        if distances:
-            terms.append(-math.log(min(distances) + 1e-8))
-    return sum(terms) / len(terms) if terms else 0.0
+        dots = [float(x[r].detach() @ x[j].detach()) if j != r else -1.0 for j in range(len(x))]
+        difference = x[r] - x[max(range(len(x)), key=dots.__getitem__)] + 1e-8
+        loss = loss - torch.log(difference.square().sum().sqrt() + 1e-8)
+    return loss / len(x)
 
 
-@pytest.mark.parametrize("sizes", [(5, 7), (1, 4), (1, 1), (0, 0), (9, 0)])
-def test_koleo_is_its_loop(sizes: tuple[int, int]) -> None:
+@pytest.mark.parametrize("sizes", [(5, 7), (1, 4), (1, 1), (0, 0), (9, 0), (2, 6, 3), (2, 2)])
+def test_koleo_and_its_gradient_are_dinov2s_summed_over_views(sizes: tuple[int, ...]) -> None:
+    """In fp64; the neighbour has a gradient too. The last case has a view of two equal rows."""
     torch.manual_seed(sum(sizes))
-    x = F.normalize(torch.randn(sum(sizes), 6), dim=-1).requires_grad_()
-    views = torch.tensor([0] * sizes[0] + [1] * sizes[1])
-    loss = koleo_loss(x, views)
-    assert float(loss) == pytest.approx(slow_koleo(x.detach(), views), abs=1e-5)
-    loss.backward()
-    assert torch.isfinite(x.grad).all()
+    x = F.normalize(torch.randn(sum(sizes), 6, dtype=torch.float64), dim=-1)
+    if sizes == (2, 2):
+        x[3] = x[2]
+    x.requires_grad_()
+    parts = x.split(list(sizes))
+    views = torch.cat([torch.full((size,), g) for g, size in enumerate(sizes)])
+    order = torch.randperm(len(x))  # views need not stand together
+    loss = koleo_loss(x[order], views[order], len(sizes))
+    expected = sum((published_koleo(part) for part in parts if len(part) > 1), x.sum() * 0)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    (found,), (right,) = torch.autograd.grad(loss, x), torch.autograd.grad(expected, x)
+    torch.testing.assert_close(found, right, rtol=1e-8, atol=1e-10)
 
 
 def test_koleo_is_lightlys_on_one_view() -> None:
-    x = F.normalize(torch.randn(16, 8), dim=-1)
-    assert float(koleo_loss(x, torch.zeros(16, dtype=torch.long))) == pytest.approx(
-        float(KoLeoLoss()(x)), abs=1e-4
-    )
+    x = F.normalize(torch.randn(16, 8), dim=-1).requires_grad_()
+    ours, theirs = koleo_loss(x, torch.zeros(16, dtype=torch.long), 1), KoLeoLoss()(x)
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-4)
+    found, peer = (torch.autograd.grad(loss, x)[0] for loss in (ours, theirs))
+    along = (found * x.detach()).sum(dim=1, keepdim=True)  # lightly's normalises, which takes this part out
+    torch.testing.assert_close(found - along * x.detach(), peer, rtol=1e-3, atol=1e-4)
 
 
 def test_a_koleo_step_moves_the_nearest_apart() -> None:
     x = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.3]]), dim=-1).requires_grad_()
-    koleo_loss(x, torch.zeros(3, dtype=torch.long)).backward()
+    koleo_loss(x, torch.zeros(3, dtype=torch.long), 1).backward()
     moved = F.normalize(x.detach() - 0.01 * x.grad, dim=-1)
     assert (moved[0] - moved[1]).norm() > (x[0] - x[1]).norm()

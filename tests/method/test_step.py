@@ -79,7 +79,8 @@ def forward(
     losses = compute_losses(student_pass(student, batch, terms), target, batch, config)
     student.zero_grad(set_to_none=True)
     losses.total.backward()
-    centers.update(target)
+    centers.add(target)
+    centers.update()
     return losses
 
 
@@ -211,6 +212,7 @@ def slow_step(
     seen: dict = {"objects": {}, "patches": {}, "image": {}}  # teacher logits
     said: dict = {"objects": {}, "patches": {}, "image": {}}  # student logits
     directions: dict = {}  # of the student's objects in the head
+    everywhere: list = []  # teacher logits of every patch
     for b, sample in enumerate(samples):
         for v, view in enumerate([*sample.global_views, *sample.local_views]):
             is_global = v < len(sample.global_views)
@@ -229,6 +231,8 @@ def slow_step(
                                 directions[b, v, q] = unit(network.head, objects[q])
                     for p in hidden.nonzero()[:, 0].tolist() if hidden is not None else []:
                         logits["patches"][b, v, p] = project(network.patch_head, patches[p])
+                    if network is teacher and config.loss.center_patches == "all":
+                        everywhere += [project(network.patch_head, patch) for patch in patches]
                     if image is not None:
                         logits["image"][b, v, 0] = project(network.head, image)
     terms = {}
@@ -245,19 +249,16 @@ def slow_step(
     means = {
         term: torch.stack(list(logits.values())).mean(0) if logits else None for term, logits in seen.items()
     }
-    spread = []
+    means["patches"] = torch.stack(everywhere).mean(0) if everywhere else means["patches"]
+    terms["koleo"] = torch.zeros(())
     matched = {(b, v, q): x for (b, v, q), x in directions.items() if v < 2 and (b, 1 - v, q) in directions}
     for (b, v, q), x in matched.items():
-        others = [(x - y.detach()).norm() for (i, u, o), y in matched.items() if u == v and (i, o) != (b, q)]
-        spread += [-torch.log(min(others))] if others else []
-    terms["koleo"] = sum(spread) / max(1, len(spread))
+        others = [(x - y).norm() for (i, u, o), y in matched.items() if u == v and (i, o) != (b, q)]
+        if others:
+            terms["koleo"] = terms["koleo"] - torch.log(min(others)) / (1 + len(others))
     loss = config.loss
-    total = (
-        loss.object_weight * terms["objects"]
-        + loss.patch_weight * terms["patches"]
-        + loss.image_weight * terms["image"]
-    )
-    total = total + loss.koleo_weight * terms["koleo"]
+    total = loss.object_weight * terms["objects"] + loss.patch_weight * terms["patches"]
+    total = total + loss.image_weight * terms["image"] + loss.koleo_weight * terms["koleo"]
     return terms | {"total": total, "means": means}
 
 
@@ -303,16 +304,15 @@ VARIANTS = {
             "loss": LossConfig(object_weight=2.0, image_weight=0.5),
         },
     ),
+    "single-all-patches": (1, {"loss": LossConfig(image_weight=0.5, center_patches="all")}),
+    "beside-all-patches": (1, {"model": BESIDE, "loss": LossConfig(center_patches="all")}),
     "no-patch-term": (1, {"loss": LossConfig(patch_weight=0.0)}),
     "single-koleo": (1, {"loss": LossConfig(koleo_weight=0.3)}),
     "mean-pool": (2, {"model": replace(TINY, object_readout="mean-pool")}),
     "read-only-center": (3, {"model": READ_ONLY}),
     "read-only-sinkhorn-image-koleo": (
         2,
-        {
-            "model": READ_ONLY,
-            "loss": LossConfig(centering="sinkhorn", image_weight=0.7, koleo_weight=0.5),
-        },
+        {"model": READ_ONLY, "loss": LossConfig(centering="sinkhorn", image_weight=0.7, koleo_weight=0.5)},
     ),
     "read-only-own-patch-head": (2, {"model": READ_ONLY, "head": replace(HEAD, shared=False)}),
     "read-only-sees-cls": (2, {"model": replace(READ_ONLY, object_sees_cls=True)}),

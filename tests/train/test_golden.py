@@ -135,11 +135,11 @@ def test_a_mask_over_all_queries_changes_no_loss(monkeypatch: pytest.MonkeyPatch
     assert strays("odis-read-only", change=dense) < bound("odis-read-only")
 
 
-def test_micro_batches_change_no_loss():
-    """Where nothing is taken from the whole batch: no batch statistics, a center that stands still, as many
-    pairs in each part.
-    """
-    assert strays("even", parts=2, train__accumulate=2) < bound("even")
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("case", ["even", "odis-read-only", "image-term"])
+def test_micro_batches_change_no_loss(case: str, parts: int):
+    """Terms are means over the pairs and views of the whole batch, and centers move once a step."""
+    assert strays(case, parts=parts, train__accumulate=parts) < bound(case)
 
 
 def test_a_plain_optimizer_changes_no_loss(monkeypatch: pytest.MonkeyPatch):

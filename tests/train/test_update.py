@@ -4,6 +4,7 @@ untouched teacher.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from odis.data.loader import make_loader
 from odis.method.step import Centers, LossTerms, compute_losses, student_pass, teacher_pass
 from odis.objects.index import ObjectIndex, write_index
 from odis.train import loop, start, update
+from odis.train.checkpoint import checkpoints, load_checkpoint
 from odis.types import ImageObjects, Object
 
 TINY: dict[str, Any] = {
@@ -152,41 +154,56 @@ def test_parameters_that_no_loss_reaches_are_not_trained(
             assert torch.equal(value, spy.start[name]), f"{name} moved"
 
 
-def by_hand(config: PretrainConfig, parts: int) -> dict[str, Tensor]:
-    """The first step's gradients: the mean over micro-batches, each normalised on its own, the center moving
-    in between.
-    """
+def by_hand(config: PretrainConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The first step's gradients and centers, of the whole batch at once."""
+    config = replace(config, train=replace(config.train, accumulate=1))
     index = ObjectIndex.open(config.data)
     torch.manual_seed(config.train.seed)
     student, teacher = build_pair(config)
     centers, terms = Centers(config.head.prototypes, config.loss.center_momentum), LossTerms.of(config)
-    sums: dict[str, Tensor] = {}
-    for batch in make_loader(index, config, patch_size=8, start_step=0, steps=1):
-        target = teacher_pass(teacher, batch, centers, config.loss.warmup_teacher_temp, config, terms)
-        student.zero_grad()
-        compute_losses(student_pass(student, batch, terms), target, batch, config).total.backward()
-        centers.update(target)
-        for name, p in student.named_parameters():
-            if p.grad is not None:
-                sums[name] = sums.get(name, 0) + p.grad / parts
-    return sums
+    (batch,) = make_loader(index, config, patch_size=8, start_step=0, steps=1)
+    target = teacher_pass(teacher, batch, centers, config.loss.warmup_teacher_temp, config, terms)
+    compute_losses(student_pass(student, batch, terms), target, batch, config).total.backward()
+    centers.add(target)
+    centers.update()
+    found = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+    return found, centers.state_dict()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss__center_patches": "all"},
+        {"model__object_tokens": "read-only", "objects__per_image": 3, "loss__image_weight": 0.5},
+    ],
+    ids=["single", "read-only"],
+)
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
-def test_accumulation_averages_micro_batches(data: str, tmp_path: Path, spy: Spy, accumulate: int) -> None:
-    settings = {
-        "optim__clip_grad": 0.0,
-        "loss__warmup_teacher_temp_epochs": 2,
-        "train__accumulate": accumulate,
-        "train__steps": 2,
-    }
-    config = config_of(data, **settings, train__batch_size=4)
-    loop.pretrain(config, tmp_path)
-    expected = by_hand(config, accumulate)
-    assert len(spy.gradients) == 2
-    assert spy.gradients[0].keys() == expected.keys()
-    for name, grad in expected.items():
-        torch.testing.assert_close(spy.gradients[0][name], grad, rtol=1e-4, atol=1e-7)
+def test_micro_batches_follow_the_whole_batch(
+    data: str, tmp_path: Path, spy: Spy, accumulate: int, settings: dict
+) -> None:
+    """Views that show unequal numbers of objects: each pair weighs as much as in the whole batch, and the
+    centers move once a step.
+    """
+    settings |= {
+        "views__object_crops": False, "views__local_crops": "free", "views__global_scale": (0.1, 0.3),
+        "loss__warmup_teacher_temp_epochs": 2, "loss__center_momentum": 0.5, "optim__clip_grad": 0.0,
+        "train__steps": 2, "train__checkpoint_every": 1,
+    }  # fmt: skip
+    config = config_of(data, **settings, train__batch_size=8, train__accumulate=accumulate)
+    parts = make_loader(ObjectIndex.open(data), config, patch_size=8, start_step=0, steps=1)
+    assert len({float(batch.pairs) for batch in parts}) > 1 or accumulate == 1
+    loop.pretrain(config, tmp_path / "run")
+    gradients, centers = by_hand(config)
+    assert spy.gradients[0].keys() == gradients.keys()
+    largest = max(float(grad.abs().max()) for grad in gradients.values())
+    for name, grad in gradients.items():
+        torch.testing.assert_close(spy.gradients[0][name], grad, rtol=1e-4, atol=1e-6 * largest)
+    state = load_checkpoint(checkpoints(tmp_path / "run" / "checkpoints")[0])
+    assert state["step"] == 1
+    assert state["centers"].keys() == centers.keys()
+    for name, center in centers.items():
+        torch.testing.assert_close(state["centers"][name], center, rtol=1e-4, atol=1e-7)
 
 
 def test_gradients_are_clipped_and_frozen_prototypes_have_none(data: str, tmp_path: Path, spy: Spy) -> None:

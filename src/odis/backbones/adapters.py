@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed, trunc_normal_
 from timm.models.beit import Beit
 from timm.models.eva import Eva
@@ -33,15 +34,17 @@ class PlainArchitecture:
 
     Attributes:
         no_embed_class: `[CLS]` and registers have no position.
+        pos_resize: How positions get to another grid, as in the config.
     """
 
     embed_dim: int
     has_class_token: bool
     num_prefix_tokens: int
     no_embed_class: bool
+    pos_resize: Literal["timm", "dino"]
 
     @classmethod
-    def of(cls, vit: TimmViT) -> PlainArchitecture:
+    def of(cls, vit: TimmViT, pos_resize: Literal["timm", "dino"]) -> PlainArchitecture:
         """That of a model.
 
         Raises:
@@ -50,9 +53,12 @@ class PlainArchitecture:
         timm_vit: Any = vit
         if not getattr(vit, "dynamic_img_size", type(vit) is Beit):
             raise ValueError("the timm model takes one image size; create it with dynamic_img_size=True")
-        no_embed_class = bool(getattr(vit, "no_embed_class", False))
         return cls(
-            timm_vit.embed_dim, timm_vit.cls_token is not None, timm_vit.num_prefix_tokens, no_embed_class
+            timm_vit.embed_dim,
+            timm_vit.cls_token is not None,
+            timm_vit.num_prefix_tokens,
+            bool(getattr(vit, "no_embed_class", False)),
+            pos_resize,
         )
 
     def embed_patches(self, net: Any, images: Tensor) -> Tensor:
@@ -77,7 +83,8 @@ class PlainArchitecture:
         ]
         if net.pos_embed is None:
             return torch.cat([*prefix, x], dim=1)
-        positions = resample_abs_pos_embed(
+        resize = resample_abs_pos_embed if self.pos_resize == "timm" else dino_positions
+        positions = resize(
             net.pos_embed,
             new_size=[rows, columns],
             old_size=list(net.patch_embed.grid_size),
@@ -96,12 +103,36 @@ class PlainArchitecture:
         return normed
 
 
+def dino_positions(table: Tensor, new_size: list[int], old_size: list[int], num_prefix_tokens: int) -> Tensor:
+    """Positions on another grid as DINO, iBOT and DINOv2 resize them (`interpolate_pos_encoding`).
+
+    Bicubic without antialias, on a grid that is 0.1 larger than the new one, of which the last 0.1 is cut:
+    new position i lies at (i + 0.5) * old / (new + 0.1) - 0.5 of the old ones.
+
+    Args:
+        table: (1, prefix + old patches, D).
+        new_size: Rows and columns of the new grid.
+        old_size: Those of the table's.
+        num_prefix_tokens: Positions before the patches, which stay as they are.
+
+    Returns:
+        (1, prefix + new patches, D).
+    """
+    if new_size == old_size:
+        return table
+    grid = table[:, num_prefix_tokens:].reshape(1, *old_size, -1).permute(0, 3, 1, 2)
+    scale = tuple((new + 0.1) / old for new, old in zip(new_size, old_size))
+    resized = F.interpolate(grid, scale_factor=scale, mode="bicubic").permute(0, 2, 3, 1).flatten(1, 2)
+    return torch.cat([table[:, :num_prefix_tokens], resized], dim=1)
+
+
 def adopt(
     vit: TimmViT,
     object_tokens: ObjectTokens,
     object_sees_cls: bool | None = None,
     *,
     skips_views: bool = False,
+    pos_resize: Literal["timm", "dino"] = "timm",
 ) -> ObjectViT:
     """A timm model as an `ObjectViT`, which shares its parameters and modules; the model stays what it was.
 
@@ -113,10 +144,11 @@ def adopt(
         object_tokens: `single`, `read-only` or `beside`.
         object_sees_cls: Object tokens of their own see `[CLS]`; None: if they are `beside`.
         skips_views: It is to drop paths by `sample_drop.skip_views`.
+        pos_resize: How positions get to another grid, as in the config.
     """
     kind = _network(vit, skips_views)
     sees_cls = object_tokens == "beside" if object_sees_cls is None else object_sees_cls
-    model = kind(PlainArchitecture.of(vit), _parts(vit, object_tokens), object_tokens, sees_cls)
+    model = kind(PlainArchitecture.of(vit, pos_resize), _parts(vit, object_tokens), object_tokens, sees_cls)
     if object_tokens == "read-only":
         start_object_token(model)
     return model.train(vit.training)
@@ -146,7 +178,7 @@ def _parts(
     yield from ((name, nn.Identity()) for name in ("norm_pre", "fc_norm") if name not in modules)
     yield from ((name, None) for name in ("rope", "rel_pos_bias") if name not in modules)
     yield "head", nn.Identity()  # timm's conversion of weights asks for it
-    yield "mask_token", _token(vit)
+    yield "mask_token", nn.Parameter(torch.zeros(1, 1, vit.embed_dim))  # as in iBOT and DINOv2
     if object_tokens == "read-only":
         yield "object_token", nn.Parameter(torch.zeros(1, 1, vit.embed_dim))
     if object_tokens == "beside":

@@ -51,8 +51,12 @@ def build_vit(config: ModelConfig, image_size: int, drop_path: float | None = No
         )
     if config.object_sees_cls and vit.cls_token is None:
         raise ConfigError(f"model.object_sees_cls: is true, but {config.name} has no class token")
+    if config.pos_resize == "dino" and getattr(vit, "pos_embed", None) is None:
+        raise ConfigError(
+            f"model.pos_resize: is dino, but {config.name} has no table of positions; set it to timm"
+        )
     tokens = config.object_tokens if token_readout else "single"
-    model = adopt(vit, tokens, config.object_sees_cls, skips_views=skips)
+    model = adopt(vit, tokens, config.object_sees_cls, skips_views=skips, pos_resize=config.pos_resize)
     if skips:
         skip_views(model, rate)
     if config.weights == "timm":

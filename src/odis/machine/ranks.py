@@ -142,27 +142,29 @@ def gather_over_ranks(items: list[Any]) -> list[Any]:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """The rows of `x` (R, ...) of all ranks in order, without gradient. Ranks may hold unequal numbers of
-    rows, or none.
+    """The rows of `x` (R, ...) of all ranks in order. Ranks may hold unequal numbers of rows, or none.
+    Differentiable: each rank gets its rows' gradient from every rank.
     """
-    x = x.detach()
     if world_size() == 1:
         return x
-    counts = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
-    most = max(int(c) for c in counts)
-    padded = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
-    gathered = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(gathered, padded)
-    return torch.cat([rows[: int(c)] for rows, c in zip(gathered, counts)])
+    counts = _row_counts(x)
+    before, after = counts[: dist.get_rank()], counts[dist.get_rank() + 1 :]
+    padding = [x.new_zeros(sum(rows), *x.shape[1:]) for rows in (before, after)]
+    return sum_over_ranks(torch.cat([padding[0], x, padding[1]]))
 
 
 def rows_of_earlier_ranks(x: Tensor) -> int:
     """How many rows of `x` (R, ...) the ranks before this one hold."""
     if world_size() == 1:
         return 0  # and no wait for the device
-    counts = gather_rows(torch.tensor([len(x)], device=x.device))
-    return int(counts[: dist.get_rank()].sum())
+    return sum(_row_counts(x)[: dist.get_rank()])
+
+
+def _row_counts(x: Tensor) -> list[int]:
+    """How many rows of `x` each rank holds."""
+    counts = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
+    return [int(c) for c in counts]
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from odis.config.training import HeadConfig
 from odis.machine.batch_norm import BatchNorm
+from odis.machine.devices import full_precision
 
 
 class ProjectionHead(nn.Module):
@@ -57,6 +58,15 @@ class ProjectionHead(nn.Module):
         """Unit vectors (R, bottleneck) of tokens (R, D): where the prototypes are."""
         return F.normalize(self.mlp(x).float(), dim=-1, eps=1e-6)
 
+    def mean_logits(self, x: Tensor) -> Tensor:
+        """The mean (1, K) of the logits of tokens (R, D). Logits are linear in projections, so the prototypes
+        see one row.
+        """
+        mean = self.project(x).mean(dim=0, keepdim=True)
+        with full_precision(mean):
+            logits: Tensor = self.last_layer(mean)
+        return logits
+
     def forward_list(self, kinds: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Projections (R, bottleneck) and logits (R, K) of tokens of several kinds, each (R, D) with an R of
         its own.
@@ -79,7 +89,7 @@ class Prototypes(nn.Module):
     def __init__(self, dim: int, prototypes: int, *, learn_length: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(prototypes, dim))
-        nn.init.trunc_normal_(self.weight, std=0.02)
+        nn.init.uniform_(self.weight, -(dim**-0.5), dim**-0.5)  # as nn.Linear begins, in DINO and iBOT
         self.length = nn.Parameter(torch.ones(prototypes, 1)) if learn_length else None
 
     def forward(self, x: Tensor) -> Tensor:

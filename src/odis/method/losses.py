@@ -49,6 +49,7 @@ class Center(nn.Module):
         super().__init__()
         self.momentum = momentum
         self.register_buffer("center", torch.zeros(1, prototypes))
+        self.sums: Tensor | float = 0.0  # (K + 1,): of the logits since the last update, and how many
 
     @torch.no_grad()
     def probabilities(self, logits: Tensor, temp: float) -> Tensor:
@@ -56,16 +57,22 @@ class Center(nn.Module):
         return torch.softmax((logits.float() - self.center).div_(temp), dim=-1)
 
     @torch.no_grad()
-    def update(self, logits: Tensor) -> None:
-        """Move the center towards the mean of the teacher logits (R, K) of all ranks; without rows, or if it
-        is not finite, it stays.
-        """
+    def add(self, logits: Tensor) -> None:
+        """Take teacher logits (R, K) into the next update."""
         logits = logits.float()
-        sums = sum_over_ranks(torch.cat([logits.sum(dim=0), logits.new_full((1,), logits.shape[0])]))
+        self.sums = self.sums + torch.cat([logits.sum(dim=0), logits.new_full((1,), logits.shape[0])])
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the center towards the mean of the logits added since the last update on all ranks; without
+        any, or if it is not finite, it stays.
+        """
+        sums = sum_over_ranks(self.center.new_zeros(self.center.shape[1] + 1) + self.sums)
         rows = sums[-1]
         mean = sums[:-1] / rows.clamp(min=1)
         usable = (rows > 0) & mean.isfinite().all()
         self.center.copy_(torch.where(usable, self.center.lerp(mean[None], 1 - self.momentum), self.center))
+        self.sums = 0.0
 
 
 @torch.no_grad()
@@ -129,8 +136,8 @@ def object_targets(
     """
     views, objects = shape[0], shape[1] * shape[2]
     prototypes = probabilities.shape[1]
-    p = probabilities.new_zeros(views * objects, prototypes, dtype=torch.float32)
-    p = p.index_copy_(0, teacher_rows, probabilities.float()).view(views, objects, prototypes)
+    p = probabilities.new_zeros(views * objects, prototypes)
+    p = p.index_copy_(0, teacher_rows, probabilities).view(views, objects, prototypes)
     # Added up without the own view, not subtracted from the sum: a small probability beside a large one would
     # be lost.
     others = torch.stack([p[:g].sum(dim=0) + p[g + 1 :].sum(dim=0) for g in range(views)])
@@ -203,24 +210,26 @@ def image_loss(
     return cross_entropy(targets, logits, temp).sum() / (images * views * count)
 
 
-def koleo_loss(projections: Tensor, views: Tensor) -> Tensor:
+def koleo_loss(projections: Tensor, views: Tensor, count: int) -> Tensor:
     """KoLeo: the closer an object is to its nearest neighbour in the same view of the batch, the more it
     costs (Sablayrolles et al., 2019, equation 3; DINOv2, section 4). It keeps the objects of a batch apart,
     which small batches need against collapse.
 
-        for r in rows:
-            nearest = min over rows j != r of the same view of |x[r] - x[j]|, with x[j] held fixed
-            loss += -log(nearest)
-        loss / rows
+        for g in global views:
+            for r in rows of g:
+                j = the row of g, j != r, with the largest x[r] . x[j]
+                loss += -log(|x[r] - x[j] + 1e-8| + 1e-8) / rows of g
 
-    DINOv2 takes the backbone's `[CLS]`; here it is the head's unit vectors.
+    DINOv2 takes the backbone's `[CLS]` and the images of one rank; here it is the head's unit vectors, and
+    the rows of all ranks.
 
     Args:
         projections: (R, D) unit vectors of the student's object rows of global views.
         views: int64 (R,), the global view of each row.
+        count: G.
 
     Returns:
-        This rank's share; its mean over ranks is the mean over all rows. 0 where no view holds two rows.
+        This rank's share; its mean over ranks is the sum over views. A view with one row adds 0.
     """
     everyone, their_views = gather_rows(projections), gather_rows(views)
     rows = torch.arange(len(projections), device=projections.device) + rows_of_earlier_ranks(projections)
@@ -231,7 +240,7 @@ def koleo_loss(projections: Tensor, views: Tensor) -> Tensor:
             cosine[torch.arange(len(projections)), rows] = -2.0
         best, nearest = cosine.max(dim=1) if everyone.shape[0] else (cosine.new_zeros(0), rows)
         alone = best < -1.5
-    distance = (projections - everyone[nearest]).norm(dim=1)
+    distance = (projections - everyone[nearest] + 1e-8).norm(dim=1)
     terms = torch.where(alone, 0.0, -torch.log(distance + 1e-8))
-    counted = sum_over_ranks((~alone).sum().to(terms.dtype)).clamp(min=1) / world_size()
-    return terms.sum() / counted
+    rows_of_view = sum_over_ranks((views[:, None] == torch.arange(count, device=views.device)).sum(dim=0))
+    return (terms / rows_of_view[views]).sum() * world_size()

@@ -39,12 +39,17 @@ class Centers(nn.Module):
         self.patches = Center(prototypes, momentum)
         self.image = Center(prototypes, momentum)
 
-    def update(self, output: TeacherOutput) -> None:
-        """Move the centers towards the means of this batch's teacher logits (over all ranks)."""
-        self.objects.update(output.object_logits)
-        self.patches.update(output.patch_logits)
+    def add(self, output: TeacherOutput) -> None:
+        """Take a micro-batch's teacher logits into the next update."""
+        self.objects.add(output.object_logits)
+        self.patches.add(output.patch_logits)
         if output.image_logits is not None:
-            self.image.update(output.image_logits)
+            self.image.add(output.image_logits)
+
+    def update(self) -> None:
+        """Move the centers towards the means of the logits added since the last update (over all ranks)."""
+        for center in (self.objects, self.patches, self.image):
+            center.update()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +120,17 @@ def apply_heads(
 def teacher_pass(
     teacher: Network, batch: Batch, centers: Centers, temp: float, config: PretrainConfig, terms: LossTerms
 ) -> TeacherOutput:
-    """The teacher sees whole global views, and answers for every visible object and every hidden patch."""
+    """The teacher sees whole global views, and answers for every visible object and every hidden patch; with
+    `center_patches: all`, for the mean of all patches too.
+    """
     hidden = batch.hidden if terms.patches else batch.hidden[:0]
+    every = terms.patches and config.loss.centering == "center" and config.loss.center_patches == "all"
+    read = torch.arange(batch.prediction_masks.numel(), device=hidden.device) if every else hidden
     rows = batch.teacher_rows
-    objects, patches, image = select_tokens(
-        teacher, batch.global_views, batch.global_masks, None, hidden, rows, terms
+    objects, everywhere, image = select_tokens(
+        teacher, batch.global_views, batch.global_masks, None, read, rows, terms
     )
+    patches = everywhere[hidden] if every else everywhere
     tokens = [objects] if image is None else [objects, image]
     of_tokens, (_, patch_logits) = apply_heads(teacher, tokens, patches)
     object_logits, image_logits = of_tokens[0][1], None if image is None else of_tokens[1][1]
@@ -135,7 +145,8 @@ def teacher_pass(
         patches=probabilities(patch_logits, centers.patches),
         image=None if image_logits is None else probabilities(image_logits, centers.image),
         object_logits=object_logits,
-        patch_logits=patch_logits,
+        # Views are as many on all ranks and in all micro-batches: the mean of such means is that of all.
+        patch_logits=teacher.patch_head.mean_logits(everywhere) if every else patch_logits,
         image_logits=image_logits,
     )
 
@@ -193,6 +204,6 @@ def compute_losses(
     koleo = None
     if loss.koleo_weight > 0:
         rows = batch.student_global_rows
-        koleo = koleo_loss(student.projections[: len(rows)], rows // (images * tokens))
+        koleo = koleo_loss(student.projections[: len(rows)], rows // (images * tokens), views)
         total = total + loss.koleo_weight * koleo
     return Losses(total, objects, patches, image, koleo)

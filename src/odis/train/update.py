@@ -5,7 +5,7 @@ centers.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -82,16 +82,19 @@ def train_step(run: TrainState, micro_batches: list[Batch], *, meters: bool = Fa
     torch.manual_seed(int(seed))
     apply_settings(run.optimizer, settings)
     total = torch.zeros((), device=run.ranks.device)
-    for i, batch in enumerate(micro_batches):
+    # The object term is a mean over the pairs of the whole batch, which micro-batches share unequally.
+    pairs = torch.stack([batch.pairs for batch in micro_batches]).mean()
+    for i, batch in enumerate(replace(batch, pairs=pairs) for batch in micro_batches):
         last = i == len(micro_batches) - 1
         with _gradient_sync(run.student_pass, last):
             losses, teacher, student = _forward(run, batch, settings.teacher_temp)
             run.scaler.scale(losses.total / len(micro_batches)).backward()
         total += losses.total.detach()
-        run.centers.update(teacher)
+        run.centers.add(teacher)
         run.meters.add(losses.named())
         if meters and last:
             run.meters.add(collapse_meters(teacher.objects, student.features))
+    run.centers.update()
     if settings.last_layer_frozen:
         for head in {run.student.head, run.student.patch_head}:
             for parameter in head.last_layer.parameters():
