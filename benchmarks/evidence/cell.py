@@ -45,6 +45,8 @@ WARMUP = 0.06
 # over which the arithmetic of a step is averaged: how many patches are hidden and objects shown differs
 _BATCHES = 4
 
+_SIZES = (("train", "batch_size"), ("head", "prototypes"))  # settings that a description reads
+
 _POINTS = 12  # of a run's meters that are kept
 
 
@@ -220,10 +222,18 @@ def trained(
         train_with_labels(config, run)
     else:
         pretrain(config, run, recipe=name)
+    figures = described(run)
+    figures["run"] = str(run.relative_to(place.work))
+    figures["config"]["data"] = str(Path(config.data).relative_to(place.work))
+    return {"encoder": load(run, device=config.train.device, precision=config.train.precision), **figures}
+
+
+def described(run: Path) -> dict[str, Any]:
+    """What the folder of a finished run says of it."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if "images_per_second" in line]
     record = read_config(run)
-    batch = config.train.batch_size
+    batch, prototypes = (record["config"][part][name] for part, name in _SIZES)
     seconds = sum(
         (line["step"] - before) * batch / line["images_per_second"]
         for before, line in zip(_befores(lines), lines)
@@ -239,20 +249,19 @@ def trained(
         "feature_spread",
     )
     return {
-        "encoder": load(run, device=config.train.device, precision=config.train.precision),
-        "run": str(run.relative_to(place.work)),
+        "run": run.name,
         "steps": lines[-1]["step"],
         "images_seen": lines[-1]["step"] * batch,
         "seconds": seconds,
         "images_per_second": lines[-1]["step"] * batch / seconds,
         "data_wait": statistics.mean(line["data_wait"] for line in lines),
         "peak_memory_gib": max(line["memory_gib"] for line in lines),
-        "collapse": collapse_warning(lines[-1], config.head.prototypes),
+        "collapse": collapse_warning(lines[-1], prototypes),
         "meters": [
             {name: line.get(name) for name in meters}
             for line in shown + ([] if shown[-1] is lines[-1] else lines[-1:])
         ],
-        "config": record["config"] | {"data": str(Path(config.data).relative_to(place.work))},
+        "config": record["config"] | {"data": Path(record["config"]["data"]).name},
         "resolved": record["resolved"],
         "versions": record["versions"],
         "git": record["git"],

@@ -105,9 +105,9 @@ class Results:
         measured otherwise.
         """
         one, two = self.cells.get(ours, {}), self.cells.get(theirs, {})
-        return figure(
-            [measure(one[seed]) - (other or measure)(two[seed]) for seed in sorted(one.keys() & two.keys())]
-        )
+        seeds = sorted(one.keys() & two.keys())
+        gaps = [measure(one[seed]) - (other or measure)(two[seed]) for seed in seeds]
+        return figure([gap for gap in gaps if not math.isnan(gap)])
 
     def kept(self, cell: str, full: str, base: str, measure: Measure) -> Figure:
         """Of the gain of `full` over `base`, the share in percent that `cell` has, within each seed."""

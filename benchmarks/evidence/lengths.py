@@ -61,7 +61,7 @@ def curves(results: Results) -> str:
         if not there:
             continue
         asked = next(iter(results.cells[there[-1]].values()))["asked"]
-        line = [f"`{name}`", asked]
+        line = [_named(results, there[-1], name), asked]
         for cell in cells.values():
             line += [str(results.of(cell, knn())), share(results, cell, knn())]
         body.append(line)
@@ -71,12 +71,18 @@ def curves(results: Results) -> str:
     return rows(header, body)
 
 
+def _named(results: Results, cell: str, name: str) -> str:
+    """A name, with a star if runs of the cell were adopted (`adopt.py`)."""
+    adopted = any(result.get("adopted") for result in results.cells[cell].values())
+    return f"`{name}`{' *' if adopted else ''}"
+
+
 def everything(results: Results) -> str:
     """Every measure of every method at every length."""
     names = [UNTRAINED.name, *(f"{name}.{length}" for length in LENGTHS for name in (*TABLE, "supervised"))]
     body = [
         [
-            f"`{name}`",
+            _named(results, name, name),
             str(len(results.cells[name])),
             *(str(results.of(name, measure)) for measure in MEASURES.values()),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +163,14 @@ def patches(encoder: Encoder, parts: Parts) -> dict[str, Any]:
     }
 
 
-def measured(encoder: Encoder, parts: Parts) -> dict[str, Any]:
-    """Every measure of a trained network."""
-    return {**objects(encoder, parts), **probes(encoder, parts), **patches(encoder, parts)}
+MEASURES: dict[str, Callable[[Encoder, Parts], dict[str, Any]]] = {
+    "objects": objects,
+    "probes": probes,
+    "patches": patches,
+}
+"""All that is measured of a network, in three parts."""
+
+
+def measured(encoder: Encoder, parts: Parts, which: Sequence[str] = tuple(MEASURES)) -> dict[str, Any]:
+    """Every measure of a trained network, or some parts of them."""
+    return {name: score for part in which for name, score in MEASURES[part](encoder, parts).items()}

@@ -56,6 +56,17 @@ def test_a_curve_has_each_length_and_its_share_of_the_headroom(results):
     assert "dino" not in table
 
 
+def test_what_was_not_measured_is_a_dash_and_adopted_runs_have_a_star(results):
+    import lengths
+
+    adopted = result(26.0) | {"adopted": True}
+    adopted["scores"] = {"knn": adopted["scores"]["knn"]}
+    results.cells["dino.30k"] = {0: adopted}
+    row = line(lengths.everything(results), "| `dino.30k` *")
+    assert row == f"| `dino.30k` * | 1 | 26.0 | 26.0 | 13.0 | 13.0 |{' - |' * 5}"
+    assert line(lengths.curves(results), "| `dino` *").startswith("| `dino` * | crop | 26.0 | 15 | - |")
+
+
 def test_a_share_needs_both_ends(results):
     import lengths
     from figures import knn

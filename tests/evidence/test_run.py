@@ -220,3 +220,29 @@ def test_all_cells_of_a_seed_come_before_the_next_seed(tmp_path):
     assert waits == {"ibot", "odis-read-only-all"}
     waits = {job.arguments[1] for job in runner.trials(place, world, ["headroom"], ["supervised.30k"])}
     assert not waits
+
+
+def test_an_adopted_run_has_the_scores_of_its_cell(small, tmp_path, monkeypatch, capsys):
+    import adopt
+
+    place, world = small
+    was = json.loads(place.result(world, "ibot", 4).read_text())
+    monkeypatch.setattr(adopt, "worlds", lambda roots: {"scenes": world})
+    arguments = ["adopt.py", str(place.work / was["run"]), "--world", "scenes", "--seed", "4"]
+    arguments += ["--work", str(place.work), "--results", str(tmp_path), "--measures", "objects"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--cell", "ibot"])
+    adopt.main()
+    now = json.loads((tmp_path / "scenes" / "ibot-seed4.json").read_text())
+    assert now["adopted"] is True
+    assert now["scores"] == {name: was["scores"][name] for name in ("knn", "knn_both")}
+    assert (now["steps"], now["images_seen"], now["meters"]) == (
+        was["steps"],
+        was["images_seen"],
+        was["meters"],
+    )
+    assert now["config"]["data"] == "train.parquet"
+    assert now["asked"] in now["scores"]["knn"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--cell", "ibots"])
+    with pytest.raises(SystemExit):
+        adopt.main()
+    assert "no cell 'ibots' in grid.py" in capsys.readouterr().err
