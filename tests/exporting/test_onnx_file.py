@@ -20,6 +20,8 @@ from odis.exporting.network import Exported  # noqa: E402
 from odis.exporting.onnx_file import file_name, open_session, run_onnx, write_onnx, write_variant  # noqa: E402
 from odis.exporting.parity import odis_outputs, probe, with_boxes  # noqa: E402
 
+pytestmark = pytest.mark.slow  # tracing a graph takes seconds
+
 REGISTERS, PLAIN = "vit_small_patch14_reg4_dinov2", "vit_tiny_patch16_224"
 MASKS = {"name": REGISTERS, "object_tokens": "read-only", "depth": 1}
 BOXES = {"name": PLAIN, "object_tokens": "single", "depth": 1, "margin": 1, "shape": "component-boxes"}

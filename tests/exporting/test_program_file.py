@@ -15,6 +15,8 @@ from odis.exporting.network import Exported
 from odis.exporting.parity import odis_outputs, probe, with_boxes
 from odis.exporting.program_file import write_program
 
+pytestmark = pytest.mark.slow  # tracing a graph takes seconds
+
 KINDS = [
     ({"name": "vit_small_patch14_reg4_dinov2", "object_tokens": "single", "depth": 1}, "masks"),
     ({"name": "vit_tiny_patch16_224", "object_tokens": "read-only", "depth": 1, "margin": 1}, "boxes"),

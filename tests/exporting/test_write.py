@@ -27,6 +27,8 @@ from odis.exporting.onnx_knn import check_labels, knn_loss
 from odis.objects.index import write_index
 from odis.types import ImageObjects, Object
 
+pytestmark = pytest.mark.slow  # tracing a graph takes seconds
+
 MODEL = {"name": "vit_tiny_patch16_224", "object_tokens": "beside", "depth": 1}
 START = {"source": "somewhere/secret/w.pth", "tag": "vit_tiny_patch16_224.tag", "license": "cc-by-nc-4.0"}
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -358,7 +360,7 @@ def test_an_index_without_labels_is_refused_before_anything_is_made(place: Path,
         ({"size": "large"}, "size: is 'large', must be a whole number or None"),
         ({"model": 5}, "model: is 5, must be a path or an encoder"),
         ({"out": 5}, "out: is 5, must be a path"),
-        ({"model": "timm:vit_tiny_patch16_224@no.pth"}, "no.pth"),
+        ({"model": "timm:vit_tiny_patch16_224"}, "timm:vit_tiny_patch16_224: is no model that odis wrote"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_nothing_is_written(

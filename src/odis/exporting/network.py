@@ -19,6 +19,11 @@ from odis.inference.encoder import Encoder
 from odis.method.pair import pool
 from odis.method.vit import ObjectViT
 
+NOT_OURS = (
+    "is no model that odis wrote: give a run, its model.safetensors or a checkpoint (timm's own are in timm "
+    "already)"
+)
+
 _FAR = 1e6  # pixels: beyond every image
 
 
@@ -47,10 +52,7 @@ class Exported:
         """
         network = encoder.model
         if not isinstance(network, ObjectViT) or "model" not in encoder.card:
-            raise OdisError(
-                f"{encoder.source or 'this model'}: is no model that odis wrote: give a run, its "
-                f"model.safetensors or a checkpoint (timm's own models are in timm already)"
-            )
+            raise OdisError(f"{encoder.source or 'this model'}: {NOT_OURS}")
         side = encoder.image_size if size is None else size
         if side < 2 * encoder.patch_size or side % encoder.patch_size:
             raise OdisError(

@@ -19,7 +19,7 @@ from odis.exporting.card import check_license, model_card, read_record
 from odis.exporting.extra import quiet, required
 from odis.exporting.graph import Objects, trace
 from odis.exporting.native import CLASSES, Native
-from odis.exporting.network import Exported
+from odis.exporting.network import NOT_OURS, Exported
 from odis.exporting.onnx_file import Variant, file_name, write_onnx, write_variant
 from odis.exporting.onnx_knn import check_labels, knn_loss
 from odis.exporting.parity import Deviation, Probe, class_token, in_words, odis_outputs, probes
@@ -110,6 +110,8 @@ def run_export(
     check_new_folder(out)
     for name in _NEEDED.get(to, ()):
         required(f"--to {to}", name)
+    if str(model).startswith("timm:"):  # before its weights are fetched
+        raise OdisError(f"{model}: {NOT_OURS}")
     encoder = model if isinstance(model, Encoder) else load(model, device="cpu", precision="fp32")
     source = encoder.source if isinstance(model, Encoder) else str(model)
     exported = Exported.of(encoder, settings.size)
