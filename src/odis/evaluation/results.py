@@ -91,12 +91,18 @@ def _published(protocol: dict[str, Any]) -> RenderableType:
         for name in some:
             table.add_column(name, justify="right", overflow="fold")
         table.add_column("source", overflow="fold")
+        digits = {name: max(_digits(one.get(name)) for one in protocol["published"]) for name in some}
         for one in protocol["published"]:
             if any(name in one for name in some):
-                figures = (f"{one[name]:g}" if name in one else "-" for name in some)
+                figures = (f"{one[name]:.{digits[name]}f}" if name in one else "-" for name in some)
                 table.add_row(one["network"], *figures, one["source"])
         tables.append(table)
     return Group(*tables, Text(f"chosen: {protocol['chosen']}", style="italic"))
+
+
+def _digits(figure: float | None) -> int:
+    """Behind the point."""
+    return 0 if figure is None else len(f"{figure:g}".partition(".")[2])
 
 
 def _described(row: dict[str, Any], context: float | None) -> str:

@@ -59,10 +59,19 @@ class Progress:
 def test_more_and_more_units_are_measured_until_it_is_enough(monkeypatch):
     clock = Clock(monkeypatch)
     assert seconds_each(clock.work(0.1), 100, CPU) == pytest.approx(0.1)
-    assert clock.asked == [1, 1, 2, 4]  # the first warms up; .4 s is enough
+    assert clock.asked == [1, 1, 2, 4, 8]  # the first warms up; of the others a second is enough
     clock.asked.clear()
     assert seconds_each(clock.work(1e-4), 5, CPU) == pytest.approx(1e-4)
     assert clock.asked == [1, 1, 2, 4, 5]  # never more than a batch
+    steady, slow = clock.work(0.1), iter([0.0, 0.9])
+
+    def disturbed(n: int) -> None:
+        clock.now += next(slow, 0.0)
+        steady(n)
+
+    assert seconds_each(disturbed, 100, CPU) == pytest.approx(1.0)  # one such unit is all that is seen
+    slow = iter([0.0, 0.5])
+    assert seconds_each(disturbed, 100, CPU) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(("workers", "expected"), [(0, 0.02 + 0.1), (4, 0.02 / 4 + 0.1)])

@@ -180,6 +180,9 @@ def evaluate_knn_imagenet(
             }
             best = max(scores, key=lambda k: scores[k].value)
             run.add(source, name, scores, best=best, size=settings.crop)
+            if len(scores) > 1:
+                said = f"{best} is best, chosen on the test part as published figures are"
+                run.notes.append(f"{source.source or 'model'}, {name}: {said}")
     return results_of(run, ABOUT, settings)
 
 

@@ -56,6 +56,9 @@ def evaluate_linear_imagenet(
         encoder = statistics_of(source, settings)
         scores, chosen = measure_model(run, encoder, train, test, labels, settings)
         run.add(source, settings.reference, scores, chosen=chosen, size=settings.crop)
+        for name, head in chosen.items():
+            words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in head.items())
+            run.notes.append(f"{source.source or 'model'}, {name}: {words}")
     return results_of(run, ABOUT, settings)
 
 

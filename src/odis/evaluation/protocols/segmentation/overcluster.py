@@ -203,7 +203,7 @@ class _ClusteredPatches:
 
             each = seconds_each(cluster, max(1, len(data) // 1024), device) / min(1024, len(data)) / 2
             steps = runs * settings.restarts * settings.iterations
-            yield Work(f"k-means, K {k}, at most", steps * points, each)
+            yield Work(f"k-means K={k}", steps * points, each)
 
     @property
     def seeds(self) -> range:
