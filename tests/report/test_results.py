@@ -272,3 +272,40 @@ def test_an_error_in_metres_is_best_where_it_is_lowest_and_a_bound_never_is(tmp_
         assert (">0.394<" in text) == ("lower is better" in text) == (unit == "metres")
         assert text.count("</strong> best") == 1
         assert "from: depth maps" in text
+
+
+def test_a_protocol_shows_its_notes_its_source_and_the_published_figures(tmp_path: Path, parsed: Any) -> None:
+    origin = {
+        "source": "Somebody (2023), some.py",
+        "chosen": "the best k on val",
+        "as_published": False,
+        "differs": ["x"],
+        "published": [
+            {"network": "Net <S>/16", "k=20": 74.5, "source": "its README"},
+            {"network": "Net B", "best k": 77.0, "source": "its paper"},
+            {"figure": 3},
+        ],
+    }
+    one = changed(evaluation="knn-imagenet", protocol=origin, notes=["k=20 is best"])
+    other = changed(evaluation="knn-imagenet", protocol=origin, notes=["k=20 is best", "a part was drawn"])
+    for name, content in (("a", one), ("b", other)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    groups, skipped = find_results([tmp_path], [])
+    assert not skipped
+    (group,) = groups
+    assert group.notes == ["k=20 is best", "a part was drawn"]
+    page = str(tables(groups, []))
+    for text in (
+        "k=20 is best.",
+        "a part was drawn.",
+        "After Somebody (2023), some.py; with our defaults",
+        "Figures chosen: the best k on val.",
+        "Net &lt;S&gt;/16",
+        "74.5",
+        "its paper",
+    ):
+        assert page.count(text) == 1, text
+    (tmp_path / "a.json").write_text(json.dumps(one | {"protocol": {"published": [3]}}))
+    (tmp_path / "b.json").unlink()
+    groups, skipped = find_results([tmp_path], [])
+    assert "its published is no list of objects" in skipped[0].why

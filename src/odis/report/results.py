@@ -40,6 +40,16 @@ class ResultRow:
     bound: bool = False  # chance or ceiling, which no model reached
 
 
+@dataclass(frozen=True, slots=True)
+class ProtocolOrigin:
+    """Where a published protocol is from, and the figures that its results can be held against."""
+
+    source: str
+    chosen: str
+    as_published: bool
+    published: list[dict[str, Any]]  # `network`, `source` and a figure by measure
+
+
 @dataclass(slots=True)
 class ResultGroup:
     """Rows of one evaluation with the same objects and settings, from any files."""
@@ -51,6 +61,8 @@ class ResultGroup:
     skipped: int = 0  # files and objects that could not be used
     left_out: list[str] = field(default_factory=list)  # models that lack a mode, and why
     unit: str = "percent"  # of the scores; of others, such as an error in metres, the lowest is the best
+    notes: list[str] = field(default_factory=list)  # lines below the table, each once
+    protocol: ProtocolOrigin | None = None  # of a published protocol
 
     @property
     def columns(self) -> list[str]:
@@ -109,6 +121,7 @@ def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[R
                 there.rows += group.rows
                 there.skipped += group.skipped
                 there.left_out += group.left_out
+                there.notes += [note for note in group.notes if note not in there.notes]
     return list(found.values()), skipped
 
 
@@ -143,7 +156,25 @@ def _checked(data: Any, file: str) -> ResultGroup:
         for item in left_out
     ]
     unit = str(data.get("unit", "percent"))
-    return ResultGroup(data["evaluation"], settings, _sides(data), rows, len(skipped), words, unit)
+    said = data.get("notes", [])
+    notes = [str(note) for note in said] if isinstance(said, list) else []
+    origin = _origin(data.get("protocol"))
+    return ResultGroup(
+        data["evaluation"], settings, _sides(data), rows, len(skipped), words, unit, notes, origin
+    )
+
+
+def _origin(data: Any) -> ProtocolOrigin | None:
+    if not isinstance(data, dict):
+        return None
+    figures = [one for one in _objects(data, "published") if isinstance(one.get("network"), str)]
+    numbers = [
+        {"network": one["network"], "source": str(one.get("source", ""))}
+        | {k: v for k, v in one.items() if isinstance(v, int | float) and -_LARGEST < v < _LARGEST}
+        for one in figures
+    ]
+    source, chosen = (str(data.get(key) or "not written down") for key in ("source", "chosen"))
+    return ProtocolOrigin(source, chosen, data.get("as_published") is True, numbers)
 
 
 def _sides(data: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -7,8 +7,10 @@ from typing import Any
 
 from odis.evaluation import TITLES
 from odis.report.page import Html, code, concat, element, paragraph, scrolled
-from odis.report.results import ResultGroup, ResultRow, StoredScore, settings_in_words
+from odis.report.results import ProtocolOrigin, ResultGroup, ResultRow, StoredScore, settings_in_words
 from odis.types import Skipped
+
+_NO_MEASURE = ("network", "source")
 
 _NONE_YET = "No results file is in the runs' folders. One is made by, for example, "
 
@@ -62,8 +64,33 @@ def _table(group: ResultGroup) -> Html:
             paragraph(reading) if reading else None,
             paragraph(" ".join(about), class_="quiet") if about else None,
             scrolled(f"{title}: scores", table),
+            *[paragraph(f"{note}.", class_="note") for note in group.notes],
+            *([] if group.protocol is None else _published(group.protocol, title)),
         ]
     )
+
+
+def _published(protocol: ProtocolOrigin, title: str) -> list[Html]:
+    """Where a protocol is from, and the published figures beside which its scores stand."""
+    how = "as published" if protocol.as_published else "with our defaults, which its page lists"
+    said = [paragraph(f"After {protocol.source}; {how}. Figures chosen: {protocol.chosen}.", class_="quiet")]
+    measures = list(dict.fromkeys(k for one in protocol.published for k in one if k not in _NO_MEASURE))
+    if not measures:
+        return said
+    cells = [element("th", name, scope="col") for name in ("published network", *measures, "source")]
+    rows = [
+        element(
+            "tr",
+            element("th", one["network"], scope="row", class_="name"),
+            *[element("td", f"{one[name]:g}" if name in one else "-", class_="number") for name in measures],
+            element("td", one["source"]),
+        )
+        for one in protocol.published
+    ]
+    table = element(
+        "table", element("thead", element("tr", *cells)), element("tbody", *rows), class_="scores"
+    )
+    return [*said, scrolled(f"{title}: published figures", table)]
 
 
 def _side(name: str, side: dict[str, Any]) -> str:
