@@ -102,7 +102,7 @@ def gflop_an_image(config: PretrainConfig) -> float:
         model.name.split("_")[1]
     ]
     patch, dim, depth = model.patch_size or 16, model.embed_dim or dim, model.depth or depth
-    queries = config.objects.per_image if model.object_tokens == "read-only" else 0
+    queries = 0 if model.object_tokens == "single" else config.objects.per_image
 
     def backbone(size: int, read: float) -> float:
         """Of the last block only what leads to the patches that are read, and to the object tokens."""
@@ -248,6 +248,40 @@ IBOT_VITS16 = {
 def test_ibot_has_the_published_settings():
     ours = flat(load_recipe("ibot-vits16"))
     assert {k: ours[k] for k in IBOT_VITS16} == IBOT_VITS16
+
+
+# What the code of the authors' lineage does otherwise than iBOT (a public extension of it, 2025): tokens,
+# what an object is, how views find it, what counts.
+AUTHORS = {
+    "objects.use": True,
+    "objects.unit": "classes",
+    "objects.target": "first-crop",
+    "views.min_coverage": 0.0,
+    "views.local_crops": "free",
+    "views.local_candidates": 10,
+    "views.local_masks": False,
+    "views.mask_coverage": 0.0,
+    "views.mask_shape": "component-boxes",
+    "views.mask_margin": 1,
+    "model.object_tokens": "beside",
+    "model.object_sees_cls": True,
+    "loss.missing_pairs": "zero",
+}
+
+
+def test_the_authors_recipes_are_ibots_but_for_what_their_code_does_otherwise():
+    job = {"train.epochs": 300, "train.batch_size": 512}
+    assert differences("ibot-vits16", "odis-authors-vits16") == AUTHORS | job
+    assert differences("odis-authors-vits16", "odis-authors-vits16-coco") == {}
+    ours = {name: flat(load_recipe("odis-authors-vits16"))[name] for name in IBOT_VITS16}
+    same = {name: value for name, value in IBOT_VITS16.items() if name not in job}
+    assert {name: ours[name] for name in same} == same
+    tried = {"objects.first_crop_coverage": 0.04, "objects.first_crop_draws": 10, "views.candidates": 20}
+    assert {name: flat(load_recipe("odis-authors-vits16"))[name] for name in tried} == tried
+    for size in ("vitb16", "vitl16"):
+        more = AUTHORS | {"head.norm_last_layer": False}
+        del more["objects.use"]  # the other has objects too
+        assert differences(f"odis-{size}", f"odis-authors-{size}") == more
 
 
 # SERE's commands for iBOT with ViT-B/16, at iBOT's number of epochs and batch.
