@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: install demo evidence evidence-photographs format lint fast test fuzz docs wheel
+.PHONY: install demo evidence evidence-photographs format lint fast test fuzz soak docs wheel
 
 install: $(VENV)/.installed
 
@@ -48,13 +48,19 @@ fast: install
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-# Small data sets with something broken in each: nothing but one-line errors, and counts that add up.
+# Small data sets, recipes, runs and models with something broken in each: one-line errors, and counts that add up.
 # `make fuzz N=1000 SEED=1 FORMAT=coco`; an input again: `PYTHONPATH=benchmarks python -m fuzz --only NUMBER`.
-N ?= 10000
+N ?= 20000
 SEED ?= 0
 fuzz: install
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m fuzz --inputs $(N) --seed $(SEED) \
 		--workers $(WORKERS) $(if $(FORMAT),--format $(FORMAT))
+
+# Every command that writes is killed at random moments until it ends by itself, and must have written the same.
+# `make soak KILLS=100 SEED=1`; one command: `PYTHONPATH=benchmarks python -m soak --only pretrain`.
+KILLS ?= 500
+soak: install
+	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m soak --kills $(KILLS) --seed $(SEED)
 
 # The site, in docs/_build/html; nothing is fetched, and a warning is an error.
 docs: install

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fuzz.exports import ALL_SETS
+from fuzz.files import FILES
 from fuzz.mutate import mutate
 from fuzz.sets import DataSet
 from odis.errors import OdisError, OdisWarning
@@ -22,6 +23,8 @@ from odis.objects.clean import Mended, SkippedObject, Unread, usable_objects
 from odis.objects.index import ObjectIndex
 from odis.objects.sources import FORMATS
 from odis.types import Skipped
+
+EVERYTHING = ALL_SETS | FILES
 
 MOST = 3  # mutations of an input
 
@@ -48,7 +51,7 @@ def scratch() -> Path:
 
 def layouts(form: str | None = None) -> list[str]:
     """Names of the layouts, all or those of a format."""
-    return [name for name, one in ALL_SETS.items() if form in (None, one.form)]
+    return [name for name, one in EVERYTHING.items() if form in (None, one.form)]
 
 
 def run_input(number: int, seed: int, work: Path, form: str | None = None) -> Outcome:
@@ -63,7 +66,7 @@ def run_input(number: int, seed: int, work: Path, form: str | None = None) -> Ou
     rng = np.random.default_rng([seed, number])
     names = layouts(form)
     outcome = Outcome(number, names[number % len(names)])
-    one = ALL_SETS[outcome.layout]
+    one = EVERYTHING[outcome.layout]
     shutil.rmtree(work, ignore_errors=True)
     root, out = work / "data", work / "out"
     out.mkdir(parents=True)
@@ -96,7 +99,11 @@ def run_input(number: int, seed: int, work: Path, form: str | None = None) -> Ou
 
 
 def read_and_check(one: DataSet, root: Path, out: Path, rng: np.random.Generator) -> str:
-    """Read a data set, and compare its summary with what was reported and written; what differs."""
+    """Read a data set or another file, and compare its summary with what was reported and written; what
+    differs.
+    """
+    if one.check is not None:
+        return one.check(root, out, rng)
     trust = bool(FORMATS[one.form].states_sizes and rng.random() < 0.2)
     skipped: list[Skipped] = []
     summary = build_index(

@@ -14,6 +14,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from odis.machine.checksums import seal_safetensors, verify_safetensors
+
 Rng = np.random.Generator
 
 ODD: list[Any] = [
@@ -331,9 +333,40 @@ def picture(path: Path, rng: Rng) -> str:
     return how
 
 
+def header_value(path: Path, rng: Rng) -> str:
+    """Another value in the header of a safetensors file, whose checksum fits."""
+    verify_safetensors(path)  # what is damaged keeps a checksum that says so
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    about = header["__metadata__"]
+    card, done = _change(json.loads(about["odis"]), rng)
+    about["odis"], about["checksum"] = json.dumps(card), "crc32:00000000"
+    text = json.dumps(header, ensure_ascii=bool(rng.random() < 0.5)).encode("utf-8", "replace")
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    place, seal = seal_safetensors(path)
+    content = bytearray(path.read_bytes())
+    content[place : place + len(seal)] = seal
+    path.write_bytes(content)
+    return done
+
+
+def json_line(path: Path, rng: Rng) -> str:
+    """Another value in a line of JSON."""
+    rows = path.read_text().splitlines()
+    k = int(rng.integers(len(rows)))
+    content, done = _change(json.loads(rows[k]), rng)
+    rows[k] = json.dumps(content)
+    path.write_text("".join(f"{row}\n" for row in rows))
+    return f"line {k}: {done}"
+
+
 _OF_ANY: list[Callable[[Path, Rng], str]] = [flip, truncate, splice, remove, rename, replace, copy]
 _OF_IMAGE: list[Callable[[Path, Rng], str]] = [picture, picture, flip, rename]
 _OF_TEXT: dict[str, list[Callable[[Path, Rng], str]]] = {
+    ".safetensors": [header_value, header_value, flip, truncate],
+    ".pt": [flip, flip, truncate, splice],
+    ".jsonl": [json_line, json_line, tokens, lines, encoding],
     ".json": [json_value, json_value, json_value, json_value, tokens, encoding],
     ".yaml": [yaml_value, yaml_value, yaml_text, tokens, lines, encoding],
     ".yml": [yaml_value, yaml_text, tokens, lines, encoding],

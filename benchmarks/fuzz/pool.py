@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz.check import Outcome, layouts, run_input, scratch
+from fuzz.files import FILES
 
 MEMORY = 3 * 2**30  # bytes that an input may take on top
 
@@ -20,10 +21,13 @@ CONTEXT = get_context("forkserver")
 
 
 def _serve(connection: Connection, seed: int, form: str | None, work: str) -> None:
-    """Run inputs as their numbers come."""
+    """Run inputs as their numbers come; first a word that this process is ready."""
+    if FILES.keys() & set(layouts(form)):
+        import torch  # noqa: F401  # its libraries are no memory of an input
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, resource.RLIM_INFINITY))
     with contextlib.suppress(EOFError):
+        connection.send(None)
         while True:
             connection.send(run_input(connection.recv(), seed, Path(work), form))
 
@@ -37,6 +41,7 @@ class _Worker:
         self.process = CONTEXT.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
+        self.ready = False
         self.number: int | None = None
         self.began = 0.0
 
@@ -80,10 +85,14 @@ def run_inputs(
                 fault = ""
                 if worker.connection in ready:
                     try:
-                        yield worker.connection.recv()
+                        outcome = worker.connection.recv()
+                        if outcome is None:
+                            worker.ready, worker.began = True, time.monotonic()
+                            continue
+                        yield outcome
                     except (EOFError, ConnectionError):
                         fault = "traceback"
-                elif time.monotonic() - worker.began > seconds:
+                elif worker.ready and time.monotonic() - worker.began > seconds:
                     fault = "hang"
                 else:
                     continue

@@ -23,12 +23,15 @@ COUNTS = rle.encode(np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 7 < 3).de
 
 @dataclass(frozen=True)
 class DataSet:
-    """How a data set is made, `make(root)`, and read, `build_index(form, root, out, split, **options)`."""
+    """How a data set is made, `make(root)`, and read, `build_index(form, root, out, split, **options)`; or,
+    if there is `check`, by `check(root, out, rng)`, which says what is wrong.
+    """
 
     form: str
     make: Callable[[Path], None]
     split: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    check: Callable[[Path, Path, np.random.Generator], str] | None = None
 
 
 def save(path: Path, seed: int = 0, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:

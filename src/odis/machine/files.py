@@ -105,7 +105,7 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             _remove_unlocked(path)
-    for pattern in (".tmp??????", "*.tmp"):
+    for pattern in (".tmp??????", "config.tmp", "step-????????.tmp"):
         for path in folder.glob(pattern):
             with contextlib.suppress(OSError):
                 path.unlink()

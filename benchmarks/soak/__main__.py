@@ -1,0 +1,121 @@
+"""The command: `python -m soak`. One line says what was found; the exit code is 1 if there is any."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soak.cases import CASES, Case, make_world, model
+from soak.process import KILLED, run
+
+_SHOWN = 10  # faults
+
+
+def soak(kills: int, seed: int, only: Sequence[str] = ()) -> tuple[Counter[str], list[str]]:
+    """Kill the commands in turn, until there were as many kills.
+
+    Returns:
+        Counts of `kills`, `runs` and `losses`, and a line about each loss.
+    """
+    work = Path(tempfile.mkdtemp(prefix="odis-soak-"))
+    counts: Counter[str] = Counter()
+    faults: list[str] = []
+    try:
+        make_world(work)
+        assert run(model(work), work / "log") == 0, (work / "log").read_text()
+        undisturbed: dict[str, tuple[dict[str, Any], float]] = {}
+        cases = {name: CASES[name] for name in only or CASES}
+        rng = np.random.default_rng(seed)
+        while counts["kills"] < kills:
+            for name, case in cases.items():
+                if counts["kills"] >= kills:
+                    break
+                if name not in undisturbed:
+                    undisturbed[name] = _undisturbed(name, case, work)
+                fault = _kill(name, case, work, undisturbed[name], rng, counts, kills)
+                if fault:
+                    faults.append(fault)
+                    counts["losses"] += 1
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return counts, faults
+
+
+def _undisturbed(name: str, case: Case, work: Path) -> tuple[dict[str, Any], float]:
+    """What the command writes, and in how many seconds."""
+    out = work / "undisturbed" / name
+    out.mkdir(parents=True)
+    began = time.monotonic()
+    code = run(case.words(work, out), work / "log", ranks=case.ranks)
+    assert code == 0, f"{name}: {code}: {(work / 'log').read_text()[-2000:]}"
+    return case.content(out), time.monotonic() - began
+
+
+def _kill(
+    name: str,
+    case: Case,
+    work: Path,
+    undisturbed: tuple[dict[str, Any], float],
+    rng: np.random.Generator,
+    counts: Counter[str],
+    most: int,
+) -> str:
+    """Kill a command at random moments until it ends by itself; what is wrong then."""
+    expected, seconds = undisturbed
+    out, log = work / "killed" / name, work / "log"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    log.unlink(missing_ok=True)
+    counts["runs"] += 1
+    at: list[float] = []
+    while True:
+        after = float(rng.uniform(0, 1.1 * seconds)) if counts["kills"] < most and len(at) < 8 else None
+        code = run(case.words(work, out), log, ranks=case.ranks, after=after)
+        if code != KILLED:
+            break
+        counts["kills"] += 1
+        at.append(round(after or 0, 3))
+    where = f"{name}, killed after {', '.join(map(str, at)) or 'nothing'} s"
+    if code:
+        said = log.read_text(errors="replace").strip().splitlines()[-1:]
+        return f"{where}: ended with {code}: {said[0] if said else ''}"
+    try:
+        found = case.content(out)
+    except Exception as error:
+        return f"{where}: {type(error).__name__}: {error}"
+    wrong = [key for key in {*expected, *found} if expected.get(key) != found.get(key)]
+    if not wrong:
+        return ""
+    shown = {
+        key: (expected.get(key), found.get(key)) for key in wrong if not isinstance(found.get(key), bytes)
+    }
+    return f"{where}: other {', '.join(sorted(wrong)[:4])}: {str(shown)[:600]}"
+
+
+def main() -> int:
+    """Kill, and say what was lost."""
+    parser = argparse.ArgumentParser(prog="python -m soak", description=__doc__)
+    parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", action="append", choices=list(CASES), help="a command; again for more")
+    options = parser.parse_args()
+    counts, faults = soak(options.kills, options.seed, options.only or ())
+    print(*faults[:_SHOWN], sep="\n", end="\n" if faults else "")
+    print(
+        f"{counts['kills']} kills in {counts['runs']} runs of {len(options.only or CASES)} commands "
+        f"(seed {options.seed}): {counts['losses']} losses"
+    )
+    return bool(faults)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
