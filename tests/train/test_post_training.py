@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor
 
@@ -17,7 +18,8 @@ from odis.backbones.build import build_pair, build_vit
 from odis.config.options import load_recipe
 from odis.config.training import OptimConfig, PretrainConfig
 from odis.data.loader import make_loader
-from odis.errors import ConfigError
+from odis.errors import ConfigError, OdisWarning
+from odis.inference import load
 from odis.machine.ranks import Ranks
 from odis.objects.index import ObjectIndex, write_index
 from odis.train import anchor as anchors
@@ -291,3 +293,36 @@ def test_the_anchor_is_the_start_and_its_term_is_added(data: Path, monkeypatch: 
 def test_a_freeze_is_at_most_half_of_the_run(data: Path) -> None:
     run = run_of(config(data, optim__freeze_backbone_epochs=100))
     assert [run.schedules.at(step).backbone_frozen for step in range(STEPS)] == [True, True, False, False]
+
+
+# --- where it started from
+
+
+def test_statistics_and_licence_of_the_start_go_into_the_run_and_its_model(
+    data: Path, tmp_path: Path
+) -> None:
+    tag = "vit_tiny_patch16_224.augreg_in21k"  # .5 and .5; apache-2.0
+    run = pretrain(config(data, model__name=tag, train__steps=1), tmp_path / "run")
+    record = yaml.safe_load((run / "config.yaml").read_text())
+    weights = str(data / "start.pth")
+    start = {"source": weights, "tag": tag, "license": "apache-2.0"}
+    assert record["resolved"]["start_weights"] == start
+    assert record["config"]["views"]["mean"] == record["config"]["views"]["std"] == [0.5] * 3
+    encoder = load(run, device="cpu")
+    assert (encoder.mean, encoder.std, encoder.card["start_weights"]) == ((0.5,) * 3, (0.5,) * 3, start)
+    # A second run that starts from the first keeps them, whatever its name's tag is.
+    second = config(data, model__weights=str(run / "model.safetensors"), train__steps=1)
+    again = load(pretrain(second, tmp_path / "second"), device="cpu")
+    assert (again.mean, again.card["start_weights"]["license"]) == ((0.5,) * 3, "apache-2.0")
+
+
+def test_contradicting_statistics_stop_a_run_before_it_exists(data: Path, tmp_path: Path) -> None:
+    asked = config(data, model__name="vit_tiny_patch16_224.augreg_in21k", views__mean=[0.485, 0.456, 0.406])
+    with pytest.raises(ConfigError, match=r"^views\.mean: is \[0\.485, 0\.456, 0\.406\], but the weights"):
+        pretrain(asked, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_guessed_tag_is_said(data: Path, tmp_path: Path) -> None:
+    with pytest.warns(OdisWarning, match=r"start\.pth: its pixel statistics are taken from vit_tiny"):
+        pretrain(config(data, train__steps=1), tmp_path / "run")
