@@ -126,6 +126,8 @@ OTHER_SETTINGS: dict[str, dict[str, Any]] = {
     "locals-free-masked": FREE_LOCALS,
     "locals-free-unmasked": {**FREE_LOCALS, "views.local_masks": False},
     "keep-object-1": {"prediction.keep_object": 1},
+    "center": {"loss.centering": "center"},
+    "center-all-patches": {"loss.centering": "center", "loss.center_patches": "all"},
     "clip-parameter": {"optim.clip": "parameter"},
     "decay-tokens": {"optim.decay_tokens": True},
 }

@@ -38,11 +38,12 @@ def test_every_cell_can_train_and_changes_what_it_says(base):
     assert set(known) - set(worlds.worlds()) == {"photographs", "photographs-50", "tiny-imagenet", "voc"}
     world = known[base]
     candidate = "middle"
+    by_length = {cell.name for cell in grid.cells("patches")}
     plain = flat(as_dict(one.config_of(world, grid.Cell("plain", "odis-single"), candidate, "x.parquet", 3)))
     for name, cell in cells().items():
-        home = "photographs-50" if cell.images else "scenes"
-        if base != home and cell.name not in grid.METHODS:
-            continue  # the same settings on another base
+        there = name in by_length if base == "photographs-50" else base == "scenes" and not cell.images
+        if not there and name not in grid.METHODS:
+            continue  # the same settings on another base, or of another length
         config = one.config_of(world, cell, candidate, "x.parquet", 3)
         check(config)
         changed = {key for key, value in flat(as_dict(config)).items() if value != plain[key]}
@@ -85,6 +86,21 @@ def test_cells_of_one_name_are_one_cell():
     assert set(grid.ONE_SEED) <= set(grid.STUDIES)
     with pytest.raises(ValueError, match="no study 'nothing'"):
         grid.cells("nothing")
+
+
+def test_bases_of_photographs_differ_in_what_they_say():
+    from odis.config.options import load_recipe
+
+    known = known_worlds()
+    coarse, fine = (
+        flat(as_dict(load_recipe(str(known[name].base), data="x"))) for name in ("photographs", "voc")
+    )
+    assert {key for key in fine if fine[key] != coarse[key]} == {
+        "model.patch_size",
+        "train.precision",
+        "train.epochs",  # said by the length of a cell
+        "optim.warmup_epochs",
+    }
 
 
 @pytest.mark.parametrize("base", ["photographs-50", "voc"])
