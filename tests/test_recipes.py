@@ -330,3 +330,11 @@ def test_small_presets_guard_against_collapse(name: str):
     assert config.head.prototypes <= 4096
     assert config.optim.base_lr * config.train.batch_size / 256 <= 5e-4
     assert 0.99 <= config.optim.momentum_teacher <= 0.996
+
+
+def test_prototypes_that_stay_where_they_began_are_frozen_for_always():
+    frozen = {n for n in recipe_names() if load_recipe(n).optim.freeze_last_layer_epochs == "always"}
+    assert frozen == {"demo", "scenes-whole-image"}
+    config = load_recipe("demo", data="x", optim__freeze_last_layer_epochs=900)  # as it was written before
+    check(config)
+    assert config.optim.freeze_last_layer_epochs == 900
