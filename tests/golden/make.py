@@ -90,6 +90,7 @@ FIXED: dict[str, dict[str, Any]] = {
     "ibot": {"objects__use": False},
     "odis-single": {},
     "odis-read-only": READ_ONLY,
+    "beside": {"model__object_tokens": "beside", "loss__missing_pairs": "zero", "loss__image_weight": 0.5},
     "mean-pool": {"model__object_readout": "mean-pool", "objects__per_image": 2},
     "image-term": {"loss__image_weight": 0.5, "head__shared": False},
     "sinkhorn-koleo-batch-norm": READ_ONLY
