@@ -57,9 +57,19 @@ def check_recipe(root: Path, out: Path, rng: np.random.Generator) -> str:
         for section, settings in found.items()
         for key, value in (settings.items() if isinstance(settings, dict) else ())
         if isinstance(said.get(section), dict) and key in said[section]
-        if value != said[section][key] and str(value) != str(said[section][key]) and value == value
+        if not _same(value, said[section][key])
     ]
     return "; ".join(wrong[:3])
+
+
+def _same(read: Any, said: Any) -> bool:
+    """Whether a setting is what the file says; a number may stand there as text."""
+    if isinstance(read, int | float) and isinstance(said, str):
+        try:
+            return read == float(said)
+        except ValueError:
+            return str(read) == said
+    return bool(read == said or str(read) == str(said) or read != read)
 
 
 def config(root: Path) -> None:

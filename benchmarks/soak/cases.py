@@ -138,7 +138,7 @@ CASES: dict[str, Case] = {
     "index-parts": Case(_words("index coco WORLD/data --split val --out OUT/y --part-size 3"), files),
     "index-filter": Case(_words("index filter WORLD/x.parquet --classes cat --out OUT/y.parquet"), files),
     "index-sample": Case(_words("index sample WORLD/x.parquet --images 5 --out OUT/y.parquet"), files),
-    "index-perturb": Case(_words("index perturb WORLD/x.parquet --shift 0.1 --out OUT/y.parquet"), files),
+    "index-perturb": Case(_words("index perturb WORLD/x.parquet --jitter 0.1 --out OUT/y.parquet"), files),
     "discover": Case(
         _words(
             "objects discover WORLD/x.parquet --with WORLD/model --part-size 3 --out OUT/y.parquet "
@@ -147,7 +147,9 @@ CASES: dict[str, Case] = {
         files,
     ),
     "embed": Case(
-        _words("embed WORLD/model WORLD/x.parquet --out OUT/f --part-images 3 --workers 0 --device cpu"),
+        _words(
+            "embed WORLD/x.parquet --model WORLD/model --out OUT/f --part-images 3 --workers 0 --device cpu"
+        ),
         files,
     ),
     "evaluate-knn": Case(
