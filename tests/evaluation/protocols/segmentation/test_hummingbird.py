@@ -194,7 +194,7 @@ def slow(model: Encoder, root: Path, settings: HummingbirdSettings, beta: float)
 
 @pytest.mark.parametrize("published", [False, True])
 def test_it_is_the_slow_version(encoder, segmented, published: bool):
-    root, model = segmented(), encoder()
+    root, model = segmented(), replace(encoder(), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
     settings = replace(SETTINGS, as_published=published)
     found = evaluate_hummingbird(model, *parts(root), settings)
     (row,) = found["rows"]

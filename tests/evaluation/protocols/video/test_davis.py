@@ -115,6 +115,7 @@ def test_blocks_of_patches_change_nothing(monkeypatch):
 )
 def test_frames_are_shown_at_the_stated_size(size, patch: int, shown):
     assert carried.shown_size(*size, patch) == shown
+    assert carried.shown_size(64, 32, 8, 16) == (64, 16)  # never less than 64
 
 
 def test_output_is_enlarged_scaled_and_compared(monkeypatch):

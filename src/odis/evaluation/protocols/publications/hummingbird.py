@@ -50,7 +50,7 @@ ABOUT = About(
         ),
         Difference(
             "the mean is over classes that are labelled or predicted",
-            "over all classes, absent ones as 0",
+            "over all classes, absent ones as 0 (DIP: over labelled ones)",
             True,
         ),
         Difference(
@@ -64,6 +64,8 @@ ABOUT = About(
             "a memory that the images cannot fill is smaller", "fails; DIP makes it smaller too", False
         ),
         Difference("every image takes part", "v1.x drops the last incomplete batch of VOC", False),
+        Difference("two passes by default", "one in the code, two in the published figures", False),
+        Difference("patches in the memory have length 1", "the same; DIP keeps them as they are", False),
         Difference("augmented views are rounded to 8 bits", "crops of normalised floats", False),
         Difference("photographs are turned as their labels are", "EXIF is not looked at", False),
     ),

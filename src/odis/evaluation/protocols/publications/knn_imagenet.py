@@ -28,6 +28,13 @@ ABOUT = About(
             "not stated",
             False,
         ),
+        Difference(
+            "the precision the model was loaded with",
+            "fp32 (DINO, iBOT); [CLS] in half precision (DINOv2)",
+            False,
+        ),
+        Difference("top-1 alone", "top-1, and top-5 over min(5, k) neighbours", False),
+        Difference("any number of test images", "DINO's code needs 100 or more", False),
     ),
     figures=(
         Published("DINO ViT-S/16", {"k=20": 74.5}, _DINO),
@@ -41,6 +48,9 @@ ABOUT = About(
         Published("DINOv2 ViT-B/14", {"best k": 82.1}, _DINOV2),
         Published("DINOv2 ViT-L/14", {"best k": 83.5}, _DINOV2),
         Published("DINOv2 ViT-g/14", {"best k": 83.5}, _DINOV2),
+        Published("DINOv2R ViT-S/14", {"best k": 79.1}, _DINOV2),
+        Published("DINOv2R ViT-B/14", {"best k": 82.0}, _DINOV2),
+        Published("Franca ViT-B/14", {"best k": 80.9}, "Franca's paper"),
     ),
     memory="test features and 200 keys for each: 50,000 x (4 D + 1,600) bytes, .16 GB at D 384; the training "
     "features are streamed",

@@ -35,6 +35,13 @@ ABOUT = About(
             "the batch is spread over GPUs",
             False,
         ),
+        Difference("draws of our own generator", "torch's", False),
+        Difference(
+            "the ways of DINO, iBOT and DINOv2",
+            "DINOv3 has another: [CLS], 15 learning rates of 1e-4 to 5, weight decay 0 and 1e-5, 10 epochs, "
+            "larger images",
+            False,
+        ),
     ),
     figures=(
         Published("DINO ViT-S/16", {_BEST: 77.0}, _DINO),
@@ -48,6 +55,9 @@ ABOUT = About(
         Published("DINOv2 ViT-B/14", {_BEST: 84.5}, _DINOV2),
         Published("DINOv2 ViT-L/14", {_BEST: 86.3}, _DINOV2),
         Published("DINOv2 ViT-g/14", {_BEST: 86.5}, _DINOV2),
+        Published("DINOv2R ViT-S/14", {_BEST: 80.9}, _DINOV2),
+        Published("DINOv2R ViT-B/14", {_BEST: 84.6}, _DINOV2),
+        Published("Franca ViT-B/14", {_BEST: 82.0}, "Franca's paper"),
     ),
     memory="test features (50,000 x 5 D x 4 bytes with 4 blocks: .4 GB at D 384) and the heads (with "
     "momentum 8 bytes x D x classes x heads: .5 GB for DINOv2's 52 at D 384)",

@@ -4,6 +4,11 @@ from odis.evaluation.protocols.about import About, Difference, Published
 
 _LEOPART, _NECO = "Leopart's README", "NeCo's README"
 
+
+def _dip(network: str, coco: float, ade: float) -> Published:
+    return Published(network, {"COCO": coco, "ADE20K": ade}, "DIP's table 8, by its own code")
+
+
 ABOUT = About(
     source="Leopart (Ziegler and Asano, 2022), experiments/linear_probing; NeCo (Pariza et al., 2025), "
     "experiments/linear_segmentation",
@@ -15,7 +20,7 @@ ABOUT = About(
         "the head; masks to 100 x 100 by nearest pixel",
         "head": "a 1 x 1 convolution with bias, without a norm",
         "training": "SGD, lr .01, momentum .9, weight decay 1e-4, a tenth after epoch 20, 25 epochs; batch "
-        "128 (NeCo) or 2 x 60 (Leopart); cross-entropy over labelled pixels",
+        "128 (NeCo) or 2 x 60 (Leopart; /8: batch 6, lr .1); cross-entropy over labelled pixels",
         "score": "mIoU over all classes, the background included, without matching; at 100 while training, "
         "at 448 by the separate final script",
         "sets": "VOC trainaug 10,582 and val 1,449; COCO-Things and -Stuff on a random 10 % of train2017; "
@@ -41,6 +46,10 @@ ABOUT = About(
             "the tokens are resized, then the head is applied",
             False,
         ),
+        Difference("a train part is taken whole", "of COCO a random 10 % of train2017", False),
+        Difference(
+            "every test image after every epoch", "Leopart's figure in training is of 8 batches a GPU", False
+        ),
         Difference("draws of our own generator", "torch's, seed 400", False),
     ),
     figures=(
@@ -52,6 +61,12 @@ ABOUT = About(
         Published("DINOv2R ViT-S/14 + NeCo", {"VOC": 81.5}, _NECO),
         Published("DINOv2 ViT-B/14 + NeCo", {"VOC": 84.5}, _NECO),
         Published("DINOv2R ViT-B/14 + NeCo", {"VOC": 84.4}, _NECO),
+        _dip("DINOv2R ViT-S/14", 82.1, 33.5),
+        _dip("DINOv2R ViT-S/14 + NeCo", 81.1, 33.1),
+        _dip("DINOv2R ViT-S/14 + DIP", 82.6, 33.7),
+        _dip("DINOv2R ViT-B/14", 85.5, 38.6),
+        _dip("DINOv2R ViT-B/14 + NeCo", 85.2, 39.5),
+        _dip("DINOv2R ViT-B/14 + DIP", 86.7, 39.5),
     ),
     memory="test patches, 1.75 GB (1,449 x 784 x 4 D bytes at D 384), and their labels, .58 GB; a batch of "
     "train patches, .15 GB; scores of at most 2^26 pixels and classes at a time, .27 GB",

@@ -34,6 +34,9 @@ ABOUT = About(
         Difference(
             "an empty cluster takes the point farthest from its centre", "faiss splits a large cluster", False
         ),
+        Difference(
+            "the metric of the final script", "another one is printed during training (one seed)", False
+        ),
         Difference("draws of our own generator, seeds 0 to 4", "those of faiss, seeds 0 to 4", False),
     ),
     figures=(

@@ -52,7 +52,7 @@ def shown_size(width: int, height: int, patch: int, short: int = 480) -> tuple[i
     """
     ratio = max(width, height) / min(width, height)
     if 64 % patch == 0:
-        long = int(int(short * ratio) // 64 * 64)
+        long = max(64, int(int(short * ratio) // 64 * 64))
     else:
         short = max(1, round(short / 16)) * patch
         long = max(1, round(short * ratio / patch)) * patch
