@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow  # tracing a graph takes seconds
 KINDS = [
     ({"name": "vit_small_patch14_reg4_dinov2", "object_tokens": "single", "depth": 1}, "masks"),
     ({"name": "vit_tiny_patch16_224", "object_tokens": "read-only", "depth": 1, "margin": 1}, "boxes"),
-    ({"name": "vit_tiny_patch16_224", "object_tokens": "beside", "depth": 1}, "masks"),
+    ({"name": "vit_small_patch16_dinov3", "object_tokens": "beside", "depth": 1}, "masks"),
 ]
 
 
@@ -48,6 +48,15 @@ def test_the_program_answers_as_odis_does(
         torch.no_grad(),
     ):  # one patch a side was not traced
         program(torch.zeros(1, 3, patch, patch), torch.zeros(1, 1, 1, 1, dtype=torch.bool))
+
+
+def test_what_a_graph_of_any_size_cannot_hold_is_refused(exported_of: Callable[..., Exported]):
+    for kind, why in (
+        ({"name": "beit_base_patch16_224"}, "positions of BEiT: a graph of any size cannot hold them"),
+        ({"name": "vit_tiny_patch16_224", "pos_resize": "dino"}, "model.pos_resize dino: a graph"),
+    ):
+        with pytest.raises(OdisError, match=why):
+            trace(exported_of(object_tokens="single", **kind), "masks")
 
 
 def test_a_program_of_another_model_is_seen(exported_of: Callable[..., Exported], tmp_path: Path):

@@ -15,7 +15,7 @@ from odis.backbones.features import as_one_object
 from odis.config.query import QueryConfig
 from odis.errors import OdisError
 from odis.exporting import timm_folder
-from odis.exporting.network import Exported
+from odis.exporting.network import Exported, any_size
 from odis.exporting.parity import probe
 from odis.exporting.timm_folder import write_timm
 
@@ -30,6 +30,10 @@ KINDS = [
     {"name": PLAIN, "object_readout": "mean-pool"},
     {"name": POOLED, "object_tokens": "read-only"},
     {"name": "vit_base_patch16_clip_224", "object_tokens": "single"},  # with a norm before its blocks
+    {"name": "vit_small_patch16_dinov3", "object_tokens": "read-only"},  # timm's default pools patches
+    {"name": "vit_small_patch16_dinov3", "object_tokens": "beside"},
+    {"name": "beit_base_patch16_224", "object_tokens": "single"},  # timm takes it at one size
+    {"name": PLAIN, "object_tokens": "single", "pos_resize": "dino"},  # another rule at other sizes
 ]
 
 
@@ -42,7 +46,7 @@ def test_timm_answers_as_odis_does(kind: dict, exported_of: Callable[..., Export
     assert not [key for key in keys if key.startswith("fc_norm")]
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=0).eval()
     model.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
-    for rows, columns in ((4, 4), (2, 5)):
+    for rows, columns in ((4, 4), (2, 5)) if any_size(exported.network) else ((4, 4),):
         given = probe(rows, columns, exported.encoder.patch_size, 3, 0)
         pixels = given.normalized(exported)
         with torch.no_grad():
@@ -53,6 +57,12 @@ def test_timm_answers_as_odis_does(kind: dict, exported_of: Callable[..., Export
         pooled = exported.pooled or expected.image is None
         wanted = expected.patches.mean(1) if pooled else expected.image
         torch.testing.assert_close(image, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_of_one_size_is_exported_at_that_size(exported_of: Callable[..., Exported], tmp_path: Path):
+    for kind in ({"name": "beit_base_patch16_224"}, {"name": PLAIN, "pos_resize": "dino"}):
+        with pytest.raises(OdisError, match="size 96: timm takes this network at 64 pixels only"):
+            write_timm(tmp_path, exported_of(size=96, object_tokens="single", **kind))
 
 
 def test_timm_prepares_pixels_as_odis_does(exported_of: Callable[..., Exported], tmp_path: Path):

@@ -27,6 +27,7 @@ from odis.exporting.transformers_folder import (  # noqa: E402
 from odis.inference.pictures import as_objects  # noqa: E402
 
 PLAIN, SCALED, REGISTERS = "vit_tiny_patch16_224", "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"
+ROTARY = "vit_small_patch16_dinov3"
 GATED = "vit_giant_patch14_dinov2"
 FOURTH = "dinov2_with_registers"
 NATIVE = [
@@ -39,6 +40,10 @@ NATIVE = [
     ({"name": PLAIN, "object_tokens": "beside"}, None, FOURTH),
     ({"name": REGISTERS, "object_tokens": "beside"}, None, FOURTH),
     ({"name": PLAIN, "object_readout": "mean-pool"}, None, "vit"),
+    ({"name": ROTARY, "object_tokens": "read-only"}, None, "dinov3_vit"),
+    ({"name": ROTARY, "object_tokens": "beside"}, None, "dinov3_vit"),
+    ({"name": "vit_small_patch16_dinov3_qkvb", "object_tokens": "single"}, None, "dinov3_vit"),
+    ({"name": PLAIN, "object_tokens": "single", "pos_resize": "dino"}, FOURTH, FOURTH),
     ({"name": GATED, "object_tokens": "single", "embed_dim": 48, "num_heads": 3}, None, "dinov2"),
 ]
 
@@ -56,8 +61,11 @@ def test_the_native_folder_answers_as_odis_does(
     write_native(tmp_path, exported, native)
     model = opened(tmp_path)
     assert model.config.model_type == native
-    assert json.loads((tmp_path / "config.json").read_text())["layer_norm_eps"] == 1e-6
-    sizes = [(4, 4), (2, 5), (7, 6)] if native == FOURTH else [(4, 4)]
+    eps = json.loads((tmp_path / "config.json").read_text())["layer_norm_eps"]
+    assert eps == (1e-5 if native == "dinov3_vit" else 1e-6)
+    every = native in (FOURTH, "dinov3_vit") and "pos_resize" not in kind
+    assert (elsewhere(tmp_path, exported, native) is None) == every
+    sizes = [(4, 4), (2, 5), (7, 6)] if every else [(4, 4)]
     for rows, columns in sizes:
         pixels = probe(rows, columns, exported.encoder.patch_size, 3, 0).normalized(exported)
         with torch.no_grad():
@@ -99,10 +107,18 @@ def test_where_another_rule_interpolates_it_is_measured(exported_of: Callable[..
         ({"name": "vit_base_patch16_clip_224"}, "dinov2", "native dinov2: .*norm before its blocks"),
         ({"name": REGISTERS}, "vit", "native vit: .*it has registers, for which ViTModel has no place"),
         ({"name": SCALED}, "vit", "it has layer scale"),
+        ({"name": ROTARY}, "vit", "native vit: .*its positions are rotations"),
+        ({"name": PLAIN}, "dinov3_vit", "native dinov3_vit: .*its positions are no rotations"),
+        ({"name": "eva02_tiny_patch14_224"}, None, "its rotations are not DINOv3's"),
+        ({"name": "beit_base_patch16_224"}, None, "it has no absolute positions"),
         ({"name": PLAIN, "object_tokens": "beside"}, "vit", "it has an object token beside"),
         ({"name": PLAIN, "object_tokens": "beside", "object_sees_cls": False}, None, "is seen by [CLS] and"),
         ({"name": GATED}, None, "its MLP is gated"),  # of a width that transformers cannot make
-        ({"name": PLAIN}, "resnet", "native 'resnet' must be one of vit, dinov2, dinov2_with_registers"),
+        (
+            {"name": PLAIN},
+            "resnet",
+            "native 'resnet' must be one of vit, dinov2, dinov2_with_registers, dino",
+        ),
     ],
 )
 def test_what_has_no_place_is_said(
@@ -170,6 +186,7 @@ def test_the_processor_prepares_pixels_as_odis_does(exported_of: Callable[..., E
         {"name": PLAIN, "object_tokens": "read-only"},
         {"name": REGISTERS, "object_tokens": "single"},
         {"name": PLAIN, "object_tokens": "beside"},
+        {"name": ROTARY, "object_tokens": "read-only"},  # no file holds the periods of its rotations
         {"name": PLAIN, "object_readout": "mean-pool"},
     ],
     ids=str,

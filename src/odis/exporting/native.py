@@ -17,24 +17,29 @@ from timm.layers import GluMlp, LayerNorm, LayerScale, Mlp, QuickGELU, resample_
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
+from odis.backbones.rotary import RotaryViT
+from odis.exporting.native_rotary import rotary_config, rotary_fault, rotary_weights
 from odis.exporting.network import Exported
 from odis.exporting.prefix import beside_fault, is_beside, patch_positions, prefix_tokens
 
-Native = Literal["vit", "dinov2", "dinov2_with_registers"]
+Native = Literal["vit", "dinov2", "dinov2_with_registers", "dinov3_vit"]
 CLASSES: dict[Native, str] = {
     "vit": "ViTModel",
     "dinov2": "Dinov2Model",
     "dinov2_with_registers": "Dinov2WithRegistersModel",
+    "dinov3_vit": "DINOv3ViTModel",
 }
 
 _LAYER_NORMS = {nn.LayerNorm, LayerNorm}
 
 
 def nearest(network: Any) -> Native:
-    """The architecture that has what the network has: registers, or layer scale, or neither."""
+    """The architecture that has what the network has: rotations, registers, layer scale, or none of them."""
+    if isinstance(network, RotaryViT):
+        return "dinov3_vit"
     if network.reg_token is not None or is_beside(network):
         return "dinov2_with_registers"
-    scaled = any(isinstance(block.ls1, LayerScale) for block in network.blocks)
+    scaled = any(isinstance(getattr(block, "ls1", None), LayerScale) for block in network.blocks)
     return "dinov2" if scaled or isinstance(network.blocks[0].mlp, GluMlp) else "vit"
 
 
@@ -42,6 +47,12 @@ def native_fault(network: Any, native: Native) -> str | None:
     """What of a network the architecture has no place for; None if it has one for everything."""
     if not network.has_class_token:
         return "it has no class token"
+    if isinstance(network, RotaryViT) != (native == "dinov3_vit"):
+        return "its positions are rotations" if native != "dinov3_vit" else "its positions are no rotations"
+    if (fault := beside_fault(network)) is not None:
+        return fault
+    if native == "dinov3_vit":
+        return rotary_fault(network)
     if network.pos_embed is None:
         return "it has no absolute positions"
     if not isinstance(network.norm_pre, nn.Identity):
@@ -56,8 +67,6 @@ def native_fault(network: Any, native: Native) -> str | None:
         return "it has registers"
     if is_beside(network) and native != "dinov2_with_registers":
         return "it has an object token beside [CLS], which would be a register"
-    if (fault := beside_fault(network)) is not None:
-        return fault
     for block in network.blocks:
         if (fault := _block_fault(block, native)) is not None:
             return fault
@@ -109,6 +118,8 @@ def _hidden(network: Any) -> int:
 def native_config(exported: Exported, native: Native) -> dict[str, Any]:
     """Arguments of the configuration class. Nothing is left to a default that differs between libraries."""
     network: Any = exported.network
+    if native == "dinov3_vit":
+        return rotary_config(exported)
     block, width, hidden = network.blocks[0], network.embed_dim, _hidden(exported.network)
     gated = isinstance(block.mlp, GluMlp)
     config: dict[str, Any] = {
@@ -157,6 +168,8 @@ def table_side(exported: Exported, native: Native) -> int:
 def native_weights(exported: Exported, native: Native) -> dict[str, Tensor]:
     """The state dict under the names of files on the hub."""
     network: Any = exported.network
+    if native == "dinov3_vit":
+        return rotary_weights(network)
     width = network.embed_dim
     state: dict[str, Tensor] = {}
     state["embeddings.patch_embeddings.projection.weight"] = network.patch_embed.proj.weight

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from odis.backbones.relative import RelativeViT
 from odis.errors import OdisError
 from odis.exporting.boxes import masks_of_boxes
 from odis.inference.encoder import Encoder
@@ -75,6 +76,13 @@ def without_paths(card: dict[str, Any]) -> dict[str, Any]:
     if not start:
         return dict(card)
     return card | {"start_weights": start | {"source": Path(str(start.get("source", ""))).name}}
+
+
+def any_size(network: Any) -> bool:
+    """Whether timm's own class answers as the network does at sizes that it was not made for."""
+    if isinstance(network, RelativeViT):
+        return False
+    return network.pos_embed is None or network.architecture.pos_resize == "timm"
 
 
 class ObjectFeatures(nn.Module):

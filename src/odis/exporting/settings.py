@@ -9,7 +9,7 @@ from typing import Any
 from odis.errors import OdisError
 
 TARGETS = ("timm", "transformers", "onnx", "torch-export", "hub-folder")
-NATIVES = ("vit", "dinov2", "dinov2_with_registers")
+NATIVES = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 OBJECTS = ("masks", "boxes")
 VARIANTS = ("fp16", "int8")
 
@@ -30,8 +30,8 @@ class ExportSettings:
     Args:
         size: Side in pixels that preprocessing resizes images to; by default the size the model was trained
             at.
-        native: Architecture of transformers: vit, dinov2 or dinov2_with_registers, which alone equals odis at
-            every size; by default the nearest.
+        native: Architecture of transformers: vit, dinov2, dinov2_with_registers (of the three the one that
+            equals odis at every size) or dinov3_vit; by default the nearest.
         objects: What ONNX and torch.export take as objects: masks of patches, or boxes in pixels.
         variants: Further ONNX files, comma-separated: fp16, int8.
         data: Labelled object index (.parquet) or folder: print what the variants lose of its k-NN.

@@ -16,9 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from odis.backbones.relative import RelativeViT
+from odis.backbones.rotary import RotaryViT
 from odis.backbones.weights import OWN, one_line
 from odis.errors import OdisError
-from odis.exporting.network import Exported
+from odis.exporting.network import Exported, any_size
 from odis.exporting.parity import Deviation, Outputs, Probe, class_token, compare, odis_outputs, probes
 from odis.exporting.prefix import beside_fault, is_beside, patch_positions, prefix_tokens
 from odis.machine.files import write_json_whole, written_whole
@@ -33,13 +35,19 @@ def model_args(exported: Exported) -> dict[str, Any]:
     token = exported.network.has_class_token and not exported.pooled
     return {
         "img_size": exported.encoder.image_size,
-        "dynamic_img_size": True,
-        # The norm stays on all tokens: with timm's default for mean pooling it would move behind the mean.
-        "fc_norm": False,
+        **_class_args(exported.network),
         "global_pool": "token" if token else "avg",
         **_register_args(exported.network),
         **{name: model[name] for name in _OVERRIDES if model.get(name) is not None},
     }
+
+
+def _class_args(network: Any) -> dict[str, Any]:
+    """Of the class of timm. The norm stays on all tokens: for mean pooling it would move behind the mean."""
+    if isinstance(network, RelativeViT):
+        return {}
+    name = "use_fc_norm" if isinstance(network, RotaryViT) else "fc_norm"
+    return {"dynamic_img_size": True, name: False}
 
 
 def _register_args(network: Any) -> dict[str, Any]:
@@ -47,7 +55,8 @@ def _register_args(network: Any) -> dict[str, Any]:
     if not is_beside(network):
         return {}
     registers = prefix_tokens(network).shape[1] - int(network.has_class_token)
-    return {"reg_tokens": registers, "no_embed_class": True}
+    name = "num_reg_tokens" if isinstance(network, RotaryViT) else "reg_tokens"
+    return {name: registers, "no_embed_class": True}
 
 
 def architecture(exported: Exported) -> str:
@@ -79,10 +88,12 @@ def write_timm(folder: Path, exported: Exported) -> list[Deviation]:
     if (fault := beside_fault(exported.network)) is not None:
         raise OdisError(f"timm has no place for this network: {fault}")
     encoder, side = exported.encoder, exported.size
+    if not any_size(exported.network) and side != encoder.image_size:
+        raise OdisError(f"size {side}: timm takes this network at {encoder.image_size} pixels only")
     args = model_args(exported)
     preprocessing = {
         "input_size": [3, side, side],
-        "fixed_input_size": False,
+        "fixed_input_size": isinstance(exported.network, RelativeViT),
         "interpolation": "bicubic",
         "crop_pct": 1.0,
         "crop_mode": "squash",  # the whole image, as odis shows a crop
@@ -127,9 +138,8 @@ def check_timm(folder: Path, exported: Exported) -> list[Deviation]:
     except Exception as error:  # timm raises whatever it likes
         raise OdisError(f"timm does not open what was written: {one_line(error)}") from error
     side = exported.size // exported.encoder.patch_size
-    given = list(
-        probes(exported, sizes=[(side, side), (side, side + 2), (max(2, side // 2), side)], counts=[0])
-    )
+    sizes = [(side, side), (side, side + 2), (max(2, side // 2), side)]
+    given = list(probes(exported, sizes=sizes if any_size(exported.network) else sizes[:1], counts=[0]))
     differences = []
     for name, model in (("timm's local-dir", local), ("timm's checkpoint_path", by_path)):
         differences += compare(

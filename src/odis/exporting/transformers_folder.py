@@ -24,7 +24,7 @@ from odis.exporting.native import (
     native_weights,
     nearest,
 )
-from odis.exporting.network import Exported
+from odis.exporting.network import Exported, any_size
 from odis.exporting.parity import (
     Deviation,
     Outputs,
@@ -81,6 +81,11 @@ def preprocessor(exported: Exported) -> dict[str, Any]:
     }
 
 
+def equal_everywhere(exported: Exported, native: Native) -> bool:
+    """Whether the architecture has odis' positions at every size."""
+    return native in ("dinov2_with_registers", "dinov3_vit") and any_size(exported.network)
+
+
 def write_native(folder: Path, exported: Exported, native: Native) -> list[Deviation]:
     """Write the folder that transformers opens alone, open it and compare.
 
@@ -88,6 +93,8 @@ def write_native(folder: Path, exported: Exported, native: Native) -> list[Devia
         OdisError: transformers does not take it, or answers otherwise.
     """
     library = transformers("--to transformers")
+    if not any_size(exported.network) and exported.size != exported.encoder.image_size:
+        raise OdisError(f"size {exported.size}: this network is exported at {exported.encoder.image_size}")
     settings = native_config(exported, native)
     kind = CLASSES[native].replace("Model", "Config")
     config = getattr(library, kind)(architectures=[CLASSES[native]], **settings)
@@ -102,7 +109,7 @@ def write_native(folder: Path, exported: Exported, native: Native) -> list[Devia
         raise OdisError(f"transformers does not open what was written: {one_line(error)}") from error
     side = exported.size // exported.encoder.patch_size
     sizes = [(side, side)]
-    if native == "dinov2_with_registers":
+    if equal_everywhere(exported, native):
         sizes += [(side, side + 2), (max(2, side // 2), side)]
     return compare(
         f"transformers' {CLASSES[native]}",
@@ -117,7 +124,7 @@ def elsewhere(folder: Path, exported: Exported, native: Native) -> float | None:
     """Smallest cosine of a patch to odis' at one and a half times the size, where the folder interpolates
     positions by another rule; None where it does not.
     """
-    if native == "dinov2_with_registers":
+    if equal_everywhere(exported, native):
         return None
     model = transformers("--to transformers").AutoModel.from_pretrained(folder, local_files_only=True).eval()
     side = exported.size // exported.encoder.patch_size

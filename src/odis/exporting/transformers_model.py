@@ -81,7 +81,9 @@ class OdisModel(PreTrainedModel):
         cast(Any, self).post_init()
 
     def _init_weights(self, module: Any) -> None:
-        """Weights come from the file, all of them."""
+        """Weights come from the file; what no file holds, such as the periods of rotations, is made anew."""
+        if hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
 
     def forward(
         self, pixel_values: Tensor, object_masks: Tensor | None = None, return_dict: bool | None = None
