@@ -57,7 +57,7 @@ def figure(values: list[float]) -> Figure:
 class Results:
     """The figures of one world: `cells[name][seed]` is the JSON of a cell, `cost` what `cost.py` measured,
     `measured` how, `on` what `evaluate.py` measured on other data, `findings` what
-    `findings.py` found.
+    `findings.py` found, `first` runs that were made before the study's own and measured otherwise.
     """
 
     world: str
@@ -67,6 +67,7 @@ class Results:
     measured: dict[str, Any] = field(default_factory=dict)
     on: list[dict[str, Any]] = field(default_factory=list)
     findings: dict[str, Any] = field(default_factory=dict)
+    first: list[dict[str, Any]] = field(default_factory=list)
 
     @staticmethod
     def read(folder: Path) -> Results:
@@ -82,6 +83,7 @@ class Results:
             result = json.loads(path.read_text())
             found.trials.setdefault(result["cell"], {})[result["candidate"]] = result
         found.on = [json.loads(path.read_text()) for path in sorted((folder / "on").glob("*.json"))]
+        found.first = [json.loads(path.read_text()) for path in sorted((folder / "first").glob("*.json"))]
         if (folder / "findings.json").exists():
             found.findings = json.loads((folder / "findings.json").read_text())
         return found

@@ -297,6 +297,16 @@ def patches_plot(results: Results) -> str:
     return f"![{said}]({results.world}-patches.png)\n" if ran_patches(results) else NOT_RUN
 
 
+def first_runs(results: Results) -> str:
+    """Runs that were made before the study's own: object k-NN with intervals over test images."""
+    body = []
+    for run in sorted(results.first, key=lambda run: (run["images_seen"], run["name"])):
+        scores = [run["scores"][way] for way in ("crop", "masked", "window")]
+        shown = [f"{one['value']:.1f} ± {(one['high'] - one['low']) / 2:.1f}" for one in scores]
+        body.append([f"`{run['name']}`", f"{run['images_seen']:,}", *shown])
+    return rows(["method", "images seen", "crop", "masked-attention", WINDOW], body)
+
+
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "curves": curves,
     "curves-plot": curves_plot,
@@ -309,4 +319,5 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "patches-across": patches,
     "transfer": transfer,
     "readouts": readouts,
+    "first-runs": first_runs,
 }

@@ -77,6 +77,23 @@ def test_methods_are_the_recipes_of_their_names(tmp_path):
         }
 
 
+def test_all_the_choices_of_the_authors_are_their_recipes():
+    """But for what belongs to their size: local views, collapse guards, clipping."""
+    import grid
+
+    recipe = flat(as_dict(load("odis-authors-vits16")))
+    chosen = dict(grid.METHODS["authors"])
+    assert chosen.pop("objects.sampling") == "area"  # says that the largest object of the crop is taken
+    assert {name: recipe[name] for name in chosen} == chosen
+    assert grid.METHODS["odis-beside"]["model.object_tokens"] == recipe["model.object_tokens"]
+
+
+def load(name):
+    from odis.config.options import load_recipe
+
+    return load_recipe(name, data="x")
+
+
 def test_cells_of_one_name_are_one_cell():
     import grid
 

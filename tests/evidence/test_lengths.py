@@ -151,6 +151,20 @@ def test_readouts_are_of_networks_that_have_both_tokens(results):
     assert table.splitlines()[2:] == ["| `odis-read-only-all.100k` | masked-attention | 18.0 | 20.0 | +2.0 |"]
 
 
+def test_first_runs_are_sorted_by_length_with_intervals_over_test_images(tmp_path):
+    import tables
+    from figures import Results
+
+    one = {"value": 16.7, "low": 15.8, "high": 17.6}
+    (tmp_path / "voc" / "first").mkdir(parents=True)
+    for name, seen in (("ibot", 99968), ("untrained", 0)):
+        run = {"name": name, "images_seen": seen, "scores": dict.fromkeys(("crop", "masked", "window"), one)}
+        (tmp_path / "voc" / "first" / f"{name}.json").write_text(json.dumps(run))
+    said = tables.made("first-runs voc", {"voc": Results.read(tmp_path / "voc")}).splitlines()
+    shown = "16.7 ± 0.9 | 16.7 ± 0.9 | 16.7 ± 0.9 |"
+    assert said[2:] == [f"| `untrained` | 0 | {shown}", f"| `ibot` | 99,968 | {shown}"]
+
+
 def test_plots_are_drawn_of_what_was_run(results, tmp_path):
     from plots import draw
 
