@@ -94,7 +94,8 @@ def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
         if not is_dataclass(hint):
             yield f"{prefix}{one.name}", value, hint
             continue
-        _require(isinstance(value, cast(type, hint)), one.name, f"is {_shown(value)}, must hold settings")
+        kind = type(value).__name__  # not the value: sections that hold settings come this way too
+        _require(isinstance(value, cast(type, hint)), one.name, f"is of type {kind}, must hold settings")
         yield from _settings(value, f"{one.name}.")
 
 
