@@ -20,7 +20,8 @@ from odis.errors import OdisWarning
 from odis.objects.index import ObjectIndex
 
 COMMANDS = [
-    "pretrain", "index", "objects", "inspect", "embed", "evaluate", "benchmark", "report", "scenes", "demo",
+    "pretrain", "index", "objects", "inspect", "embed", "evaluate", "export", "benchmark",
+    "report", "scenes", "demo",
 ]  # fmt: skip
 
 TINY = [

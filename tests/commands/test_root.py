@@ -40,7 +40,16 @@ def leaves(group: Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
             yield (*path, name), one
 
 
-POSITIONAL = {"inspect": 1, "embed": 1, "report": 1, "index": 1, "detect": 1, "discover": 1, "compare": 2}
+POSITIONAL = {
+    "inspect": 1,
+    "embed": 1,
+    "export": 1,
+    "report": 1,
+    "index": 1,
+    "detect": 1,
+    "discover": 1,
+    "compare": 2,
+}
 
 
 def test_every_command_on_an_index_takes_it() -> None:
