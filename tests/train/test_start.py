@@ -9,6 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
+from odis.backbones.published import follow_weights
 from odis.config.options import load_recipe
 from odis.config.training import PretrainConfig
 from odis.errors import ConfigError, DataError
@@ -139,7 +140,7 @@ def test_auto_goes_on_with_a_run_of_a_named_precision(
 
 def test_a_damaged_record_is_no_choice(images: Path, tmp_path: Path, speedup: dict[str, float]) -> None:
     assert speedup
-    prepare(tmp_path / "run", config_of(images, "bf16"), {"images": 4})
+    prepare(tmp_path / "run", follow_weights(config_of(images, "bf16")), {"images": 4})
     record = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     record["config"]["train"]["precision"] = "fp8"
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(record))

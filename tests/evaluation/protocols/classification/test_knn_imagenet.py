@@ -119,7 +119,7 @@ def test_noise_gives_chance_and_features_that_hold_the_label_the_ceiling(encoder
 @pytest.mark.parametrize("kind", ["read-only", "beside"])
 def test_the_object_is_read_where_the_crop_shows_it(encoder, model_config, tmp_path, kind):
     """`obj` of a box is `masked-attention` on the cropped image with the box moved by hand; `[CLS]` in `both`
-    is of the same passes.
+    is of the whole image.
     """
     rng = np.random.default_rng(0)
     array = rng.integers(0, 256, (36, 36, 3), dtype=np.uint8)  # 36 -> 18, crop 16: from 1 to 17
@@ -142,8 +142,8 @@ def test_the_object_is_read_where_the_crop_shows_it(encoder, model_config, tmp_p
     moved = [Object((0.0, 0.0, 8.0, 8.0)), Object((8.0, 8.0, 16.0, 16.0))]
     unit = torch.nn.functional.normalize
     cls = model.embed(cropped, mode="whole-image", size=CROP, readout="cls").image
-    both = model.embed(cropped, moved, size=CROP, readout="both").objects.mean(0)
-    for name, expected in {"cls": cls, "obj": both[32:], "both": both}.items():
+    obj = model.embed(cropped, moved, size=CROP).objects.mean(0)
+    for name, expected in {"cls": cls, "obj": obj, "both": torch.cat([cls, obj])}.items():
         torch.testing.assert_close(batch.readouts[name][0], unit(expected, dim=0), atol=1e-5, rtol=0)
     assert run.sides["test"]["objects_outside_the_crop"] == 1
     assert run.sides["test"]["images_without_an_object"] == 0

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 
-from odis.config.query import QueryConfig, Readout
+from odis.config.query import QueryConfig
 from odis.data.geometry.patches import object_shapes, objects_on_grid, patch_grid
 from odis.errors import DataError, OdisError
 from odis.evaluation.measurable import FoundLabels, require_measurable
@@ -195,8 +195,7 @@ class PartReader:
     """Shows the images of a part to one model, and reads it out.
 
     `obj` is the mean over the objects that the view shows; where it shows none, `[CLS]` stands for it. `cls`
-    is of the whole image as one object; in `both` it is of the passes that the objects are from, where those
-    have one.
+    is of the whole image as one object, in `both` too, as the authors' code has it.
 
     Args:
         run: Is told what was read and skipped.
@@ -225,9 +224,7 @@ class PartReader:
             )
         self._builder = None
         if self.objects:
-            readout: Readout = "both" if "both" in encoder.readouts("masked-attention") else "obj"
-            query = QueryConfig(("masked-attention",), size=settings.crop, readout=readout)
-            self._builder = encoder.query_builder(query)
+            self._builder = encoder.query_builder(QueryConfig(("masked-attention",), size=settings.crop))
 
     def _asked(self, images: ClassifiedImages) -> AskedImages:
         turn = not self.settings.as_published
@@ -297,10 +294,8 @@ class PartReader:
         cls = tokens.image.float()
         found = {"cls": cls}
         if self._builder is not None:
-            readout = self._builder.readout
-            means = _object_means(self.encoder, self._builder, asked, read_out(cls, cls, readout))
-            own_cls, obj = means.chunk(2, dim=1) if readout == "both" else (cls, means)
-            found |= {"obj": obj, "both": read_out(obj, own_cls, "both")}
+            obj = _object_means(self.encoder, self._builder, asked, cls)
+            found |= {"obj": obj, "both": read_out(obj, cls, "both")}
         features = {name: normalize(found[name], dim=1).cpu() for name in self.settings.readout}
         if not all(bool(one.isfinite().all()) for one in features.values()):
             raise OdisError(
