@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from odis.config.strict_yaml import DEEPEST, LARGEST, read_yaml
@@ -20,6 +20,7 @@ PLAIN = st.recursive(
 @given(PLAIN)
 def test_what_a_program_writes_is_read_back(value: Any) -> None:
     text = yaml.dump(value, Dumper=NoAliases, allow_unicode=True)
+    assume(yaml.safe_load(text) == value)  # PyYAML folds some line breaks of Unicode to a space
     if depth(value) <= DEEPEST:
         assert read_yaml(text.encode()) == value
 

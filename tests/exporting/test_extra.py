@@ -12,6 +12,7 @@ from odis.exporting.extra import quiet, required
 
 def test_a_module_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "onnxruntime.quantization", raising=False)
     with pytest.raises(
         OdisError, match=r"--to onnx: onnxruntime is not installed; pip install 'odis\[export\]'"
     ):

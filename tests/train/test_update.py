@@ -58,8 +58,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     for i in range(8):
         Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(folder / f"{i}.png")
         boxes = [(4.0, 5.0, 30.0, 30.0), (20.0, 10.0, 44.0, 36.0), (1.0, 1.0, 15.0, 18.0)]
-        rows.append(ImageObjects(f"{i}.png", 48, 40, tuple(Object(b) for b in boxes)))
-    write_index(folder / "index.parquet", rows, root=folder, provenance="annotated", classes=[])
+        rows.append(ImageObjects(f"{i}.png", 48, 40, tuple(Object(b, label=0) for b in boxes)))
+    write_index(folder / "index.parquet", rows, root=folder, provenance="annotated", classes=["thing"])
     return str(folder / "index.parquet")
 
 

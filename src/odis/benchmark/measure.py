@@ -147,7 +147,9 @@ def _synchronise(device: torch.device) -> None:
 
 def without_objects(config: PretrainConfig) -> PretrainConfig:
     """The same run as iBOT or DINO would do it: every image is one object, read by `[CLS]`."""
-    objects = replace(config.objects, use=False, per_image=1, rediscover_every=0.0)
+    objects = replace(
+        config.objects, use=False, unit="instances", target="index", per_image=1, rediscover_every=0.0
+    )
     model = replace(config.model, object_tokens="single", object_readout="token", object_sees_cls=None)
     return replace(config, objects=objects, model=model)
 
