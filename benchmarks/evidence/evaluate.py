@@ -51,7 +51,7 @@ def parts_of(train: ObjectIndex, test: ObjectIndex, maps: tuple[Path, Path] | No
             open_segmented(maps[1], "", part="val"),
         )
         labelled = tuple(part.images for part in segmented)
-    return Parts(train, test, labelled, segmented, side)  # type: ignore[arg-type]  # two of each
+    return Parts(train, test, labelled, segmented, side)  # two of each
 
 
 def measured_row(encoder: Encoder, parts: Parts) -> dict[str, Any]:

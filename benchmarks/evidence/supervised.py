@@ -152,7 +152,7 @@ def train_with_labels(config: PretrainConfig, run: Path) -> None:
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
                 logits = network(views.to(device))
             loss = cross_entropy(logits.float(), labels.to(device), label_smoothing=SMOOTHING)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             clip_gradients(network, config.optim.clip_grad, config.optim.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -177,7 +177,7 @@ def meters(results: Results) -> str:
         last: dict[str, Figure] = {}
         for meter in ("teacher_entropy", "mean_entropy", "feature_spread"):
             # lambda with a default
-            last[meter] = results.of(name, lambda r, meter=meter: r["meters"][-1][meter])  # type: ignore[misc]
+            last[meter] = results.of(name, lambda r, meter=meter: r["meters"][-1][meter])
         warned = sum(bool(result["collapse"]) for result in cells.values())
         body.append(
             [f"`{name}`", *(f"{value.mean:.2f}" for value in last.values()), f"{warned} of {len(cells)}"]

@@ -269,7 +269,7 @@ def test_the_anchor_is_the_start_and_its_term_is_added(data: Path, monkeypatch: 
     steps = batches(settled)
     states(run, steps[:2])  # by now the student is elsewhere
     original = build_vit(settled.model, 32).eval()
-    assert all(torch.equal(v, run.anchor.backbone.state_dict()[k]) for k, v in original.state_dict().items())
+    assert all(torch.equal(v, run.anchor.state_dict()[k]) for k, v in original.state_dict().items())
     seen = []
     real = update.add_gram
     monkeypatch.setattr(update, "add_gram", lambda *given: seen.append((given, real(*given))) or seen[-1][1])

@@ -56,17 +56,19 @@ def relative_bias(holder: Any, layout: TokenLayout) -> Tensor:
             new_bias_shape=(entries, table.shape[1]),
             old_window_size=tuple(holder.window_size),
         )
-    index = _index(rows, columns, layout.own).to(table.device)
+    index = _index(rows, columns, layout.own, table.device)
     bias: Tensor = table[index.flatten()].unflatten(0, index.shape).permute(2, 0, 1).unsqueeze(0)
     return bias
 
 
 @lru_cache(maxsize=16)
-def _index(rows: int, columns: int, own: int) -> Tensor:
-    """int64 (T, T) into the table; object tokens behind the patches stand where `[CLS]` does."""
+def _index(rows: int, columns: int, own: int, device: torch.device) -> Tensor:
+    """int64 (T, T) into the table; object tokens behind the patches stand where `[CLS]` does. Kept on the
+    device: every block asks for it.
+    """
     index = gen_relative_position_index((rows, columns))
     at = torch.cat([torch.arange(len(index)), torch.zeros(own, dtype=torch.long)])
-    return index[at][:, at]
+    return index[at][:, at].to(device)
 
 
 def relative_block(block: Any, x: Tensor, shared: list[Tensor], layout: TokenLayout) -> Tensor:

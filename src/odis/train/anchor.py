@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from odis.method.pair import Network
+from odis.method.vit import ObjectViT
 from odis.types import Batch, Losses, StudentOutput
 
 
@@ -32,9 +32,10 @@ def gram_loss(student: Tensor, anchor: Tensor, views: int) -> Tensor:
 
 
 @torch.no_grad()
-def anchor_patches(anchor: Network, batch: Batch) -> Tensor:
+def anchor_patches(anchor: ObjectViT, batch: Batch) -> Tensor:
     """(V * P, D): all patches of the global views in the anchor, none hidden."""
-    return anchor.embed(batch.global_views).patches.flatten(0, 1)
+    patches: Tensor = anchor(batch.global_views).patches
+    return patches.flatten(0, 1)
 
 
 def add_gram(losses: Losses, student: StudentOutput, anchor: Tensor, views: int, weight: float) -> Losses:

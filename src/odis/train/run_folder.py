@@ -198,9 +198,11 @@ def _compare(
             changed = [name for name in changed if name not in _LENGTH]
     if changed:
         shown = "; ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in changed)
+        # A record has all settings of its version.
+        other = "finish it with the version of odis it began with" if set(changed) - before.keys() else ""
         raise ConfigError(
-            f"{out}: holds a run with other settings ({shown}); give another --out, or the old "
-            f"settings to resume it"
+            f"{out}: holds a run with other settings ({shown}); give another --out, or "
+            f"{other or 'the old settings to resume it'}"
         )
     images = known.get("images")
     if images != resolved["images"]:

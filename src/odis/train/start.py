@@ -93,7 +93,7 @@ def build_run(
     student.to(ranks.device)
     teacher.to(ranks.device)
     # A run that resumes was built from the same weights.
-    anchor = teacher_of(teacher) if terms.every_patch else None
+    anchor = teacher_of(teacher).backbone if terms.every_patch else None
     centers = Centers(config.head.prototypes, config.loss.center_momentum).to(ranks.device)
     if config.train.compile:
         compile_blocks(student.backbone)

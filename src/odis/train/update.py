@@ -23,6 +23,7 @@ from odis.method.step import (
     student_pass,
     teacher_pass,
 )
+from odis.method.vit import ObjectViT
 from odis.train.anchor import add_gram, anchor_patches
 from odis.train.metrics import Meters, collapse_meters
 from odis.train.optim import NEW_TOKENS, apply_settings, clip_gradients, step_if_finite
@@ -56,7 +57,7 @@ class TrainState:
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
     schedules: Schedules
-    anchor: Network | None = None  # the network that the run started from, for the Gram anchor
+    anchor: ObjectViT | None = None  # the backbone that the run started from, for the Gram anchor
     step: int = 0  # steps taken
     provenance: str = ""
     recipe: str = ""
