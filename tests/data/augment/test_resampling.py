@@ -65,7 +65,9 @@ def test_it_is_the_formula(given_: tuple[np.ndarray, tuple[float, float, float, 
     # there.
     difference = np.abs(found - expected)
     assert difference.max() <= 2
-    assert difference.mean() <= 0.5
+    # Rounding to whole values is off by .25 in the mean, with a deviation of .144: three values may be off by
+    # more than .5.
+    assert difference.mean() <= max(0.5, 0.25 + 6 * 0.144 / difference.size**0.5)
 
 
 @settings(max_examples=300, deadline=None)
