@@ -12,6 +12,9 @@ from torchvision.transforms.v2 import functional as F
 
 from odis.data.augment.resampling import resample
 
+MANY = 8
+"""Pixels a side, read and written, from which on a mean of differences is one over independent values."""
+
 
 def by_pillow(image: np.ndarray, x0: float, y0: float, x1: float, y1: float, size: int) -> np.ndarray:
     """Lines first, as `resample` and torchvision do it; by itself Pillow begins with either."""
@@ -65,9 +68,10 @@ def test_it_is_the_formula(given_: tuple[np.ndarray, tuple[float, float, float, 
     # there.
     difference = np.abs(found - expected)
     assert difference.max() <= 2
-    # Rounding to whole values is off by .25 in the mean, with a deviation of .144: three values may be off by
-    # more than .5.
-    assert difference.mean() <= max(0.5, 0.25 + 6 * 0.144 / difference.size**0.5)
+    # Rounding is off by .25 in the mean. A line between that is rounded the other way moves all that is read
+    # from it, so that few values, or many of the same pixels, may be off by more.
+    if min(x1 - x0, y1 - y0, size) >= MANY:
+        assert difference.mean() <= 0.5
 
 
 @settings(max_examples=300, deadline=None)
