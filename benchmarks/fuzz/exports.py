@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -96,6 +100,41 @@ def tiny_imagenet_sorted(root: Path) -> None:
         save(root / f"val/{wnid}/images/{name}.JPEG", k)
 
 
+def labelme(root: Path) -> None:
+    """labelme's files, with a shape of each kind and a group."""
+    painted = base64.b64encode(_png(np.ones((4, 6), np.uint8) * 255)).decode()
+    shapes = [
+        _shape("cat", "polygon", [[2, 2], [20, 2.5], [20, 20]], group_id=1),
+        _shape("cat", "rectangle", [[30, 4], [40, 12]], group_id=1),
+        _shape("dog", "circle", [[20, 16], [24, 18]]),
+        _shape("dog", "mask", [[5, 5], [10, 8]], mask=painted),
+        _shape("dog", "line", [[5, 5], [10, 8]]),
+    ]
+    for k, name in enumerate(("images/a", "images/b", "c")):
+        save(root / f"{name}.jpg", k)
+        folder = "..\\images\\" if "/" in name else ""
+        content = {
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": shapes[: 5 - k],
+            "imagePath": f"{folder}{name[-1]}.jpg",
+            "imageData": None,
+            "imageHeight": HEIGHT,
+            "imageWidth": WIDTH,
+        }
+        write(root / f"{name.replace('images', 'labels')}.json", json.dumps(content))
+
+
+def _shape(label: str, kind: str, points: list[list[float]], **more: Any) -> dict[str, Any]:
+    return {"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}, **more}
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, "PNG")
+    return held.getvalue()
+
+
 ALL_SETS = SETS | {
     "yolo-roboflow": DataSet("yolo", yolo_roboflow, "val"),
     "yolo-darknet": DataSet("yolo", yolo_darknet),
@@ -104,6 +143,7 @@ ALL_SETS = SETS | {
     "voc-cvat": DataSet("voc", voc_cvat),
     "label-maps-cvat": DataSet("label-maps", label_maps_cvat),
     "label-maps-plain": DataSet("label-maps", label_maps_plain),
+    "labelme": DataSet("labelme", labelme),
     "imagenet-sorted": DataSet("imagenet", imagenet_sorted, "val"),
     "tiny-imagenet-sorted": DataSet("tiny-imagenet", tiny_imagenet_sorted, "val"),
 }

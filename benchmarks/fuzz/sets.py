@@ -279,4 +279,4 @@ SETS = {
     "tiny-imagenet-val": DataSet("tiny-imagenet", tiny_imagenet_val, "val"),
     "folder": DataSet("folder", folder),
 }
-"""Layouts by name. Every format has one or more, and every input is a mutation of one of them."""
+"""Published layouts by name; those of tools are in `exports.py`. Every input is a mutation of one of them."""

@@ -14,9 +14,9 @@ INPUTS = 150
 
 
 def test_every_format_has_a_layout() -> None:
-    from fuzz.sets import SETS
+    from fuzz.exports import ALL_SETS
 
-    assert {one.form for one in SETS.values()} == FORMATS.keys()
+    assert {one.form for one in ALL_SETS.values()} == FORMATS.keys()
 
 
 def test_an_input_is_the_same_whenever_it_is_made(tmp_path: Path) -> None:

@@ -164,6 +164,16 @@ def folder(root: Path) -> None:
     write(root / "dog/bad.png", "no image")
 
 
+def labelme(root: Path) -> None:
+    shapes = [{"label": "cat", "points": [[1, 1], [4, 5]], "shape_type": "rectangle"}]
+    shapes += [{"label": "cat", "points": [[2, 2], [2, 5]], "shape_type": "rectangle"}]
+    for name in "abc":
+        content = {"shapes": shapes, "imagePath": f"{name}.png", "imageWidth": 8, "imageHeight": 6}
+        write(root / f"{name}.json", json.dumps(content))
+    for name in "acd":
+        save(root / f"{name}.png")
+
+
 SETS: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "coco": (coco, "SPLIT"),
     "lvis": (lvis, "SPLIT"),
@@ -175,6 +185,7 @@ SETS: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "sa-1b": (sa1b, None),
     "label-maps": (label_maps, "SPLIT"),
     "tiny-imagenet": (tiny_imagenet, None),
+    "labelme": (labelme, None),
     "folder": (folder, None),
 }
 

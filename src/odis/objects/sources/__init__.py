@@ -18,6 +18,7 @@ MODULES = (
     "sa1b",
     "label_maps",
     "tiny_imagenet",
+    "labelme",
     "folder",
 )
 """Modules of this package that read a format, in the order of `odis index --help`."""

@@ -140,11 +140,11 @@ def read_annotations(entries: list[Any], before: int, refuse: Refuse) -> Annotat
     return found
 
 
-def name_of(what: Identifier) -> str:
+def name_of(what: Identifier, noun: str = "annotation") -> str:
     """`annotation 7`; of an annotation without a number, its place in the list."""
     if isinstance(what, tuple):
-        return f"entry {what[0]} of annotations"
-    return f"annotation {what if isinstance(what, int) else short(what)}"
+        return f"entry {what[0]} of {noun}s"
+    return f"{noun} {what if isinstance(what, int) else short(what)}"
 
 
 def identifier(value: Any) -> int | str | None:

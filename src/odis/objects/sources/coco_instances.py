@@ -7,7 +7,8 @@ grow with it, but for some bytes an image.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -87,26 +88,85 @@ def read_layout(
         folders = ["", *image_folders(layout, base, place)]
         if not base.is_dir():
             raise DataError(f"{base}: is no folder (--images {images})")
+    advice = "" if published else f"odis index {layout.format} {root} --annotations {path} --images DIR"
+    others: dict[str, str] = {}
+    chunks = _complete(path, read_arrays(path, _LISTS, others), others)
+    return read_entries(
+        path,
+        chunks,
+        ImageSearch(base, folders, (place.split, *parts), shorten, advice),
+        skip,
+        named_by=named_by,
+        trust=trust,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSearch:
+    """Where images are looked for by their names: see `ImagePlaces`.
+
+    `advice` is the command that names another folder, for the error if none of the first images is there;
+    without it that is no error, since each is named when its row is due.
+    """
+
+    base: Path
+    folders: Sequence[str]
+    parts: tuple[str, ...] = ()
+    shorten: Callable[[str], str] | None = None
+    advice: str = ""
+
+
+def read_entries(
+    path: Path,
+    chunks: Iterable[tuple[str, list[Any]]],
+    where: ImageSearch,
+    skip: Skip,
+    *,
+    named_by: str = "file_name",
+    noun: str = "annotation",
+    trust: bool = False,
+    by_name: bool = False,
+) -> AnnotationReader:
+    """Entries of COCO's form, from its own file or made of another tool's, as the rows of their images.
+
+    Args:
+        path: The file or folder that they are from, for messages.
+        chunks: Parts of the lists `images`, `annotations` and `categories`, behind their names. All images
+            come before the first annotation, or behind the last.
+        where: Where the images are.
+        skip: Called with every image and object that cannot be used or only in part, and every crowd.
+        named_by: The key of an image's entry that says what it is called.
+        noun: What an annotation is called in messages, in front of its id: `line`, `shape`. If it is not
+            `annotation`, entries may have a `score`.
+        trust: Take the sizes that the entries state, without opening the images.
+        by_name: Put the classes in the order of their names, instead of their numbers'.
+
+    Raises:
+        DataError: None of the first images is there, and there is `advice`.
+    """
 
     def orphan(record: np.void, more: tuple[Any, ...] | None, image: int | str) -> None:
         number = more[0] if more else int(record["number"])
         shown = image if isinstance(image, int) else short(image)
-        skip(SkippedObject(f"{path}, {name_of(number)}", f"its image {shown} is not listed"))
+        skip(SkippedObject(f"{path}, {name_of(number, noun)}", f"its image {shown} is not listed"))
 
     joined = AnnotationJoin(path, orphan, _same)
-    labels, classes = _load(path, named_by, joined, skip)
-    places = ImagePlaces(base, folders, (place.split, *parts), lambda: rows.names(), shorten)
-    rows = InstanceRows(path, named_by, places, joined, labels, skip, trust)
+    labels, classes = _load(path, chunks, named_by, joined, skip, noun)
+    if by_name:
+        places_of = {name: k for k, name in enumerate(sorted(classes))}
+        labels = {number: places_of[classes[label]] for number, label in labels.items()}
+        classes = sorted(classes)
+    places = ImagePlaces(where.base, where.folders, where.parts, lambda: rows.names(), where.shorten)
+    rows = InstanceRows(path, named_by, places, joined, labels, skip, trust, noun)
     sample = list(islice(rows.names(), _SAMPLE))
     rows.settled = places.settle(sample)
-    if sample and rows.settled == "nowhere" and not published:
+    if sample and rows.settled == "nowhere" and where.advice:
         looked = ", ".join(f"{folder}/" if folder else "the root" for folder in places.folders)
         raise DataError(
-            f"{base}: none of the first images of {path} is there; {short(sample[0])} was looked for in "
-            f"{looked}, and by its own name; say where they are: odis index {layout.format} {root} "
-            f"--annotations {path} --images DIR"
+            f"{where.base}: none of the first images of {path} is there; {short(sample[0])} was looked for "
+            f"in {looked}, and by its own name; say where they are: {where.advice}"
         )
-    return AnnotationReader(rows.units(), base, "annotated", classes)
+    return AnnotationReader(rows.units(), where.base, "annotated", classes)
 
 
 def _same(image: tuple[Any, ...]) -> str | None:
@@ -117,16 +177,39 @@ def _same(image: tuple[Any, ...]) -> str | None:
     return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
 
+def _complete(
+    path: Path, chunks: Iterable[tuple[str, list[Any]]], others: dict[str, str]
+) -> Iterator[tuple[str, list[Any]]]:
+    """The chunks of a file of COCO's form, behind whose last all three lists must have come."""
+    met = set()
+    for name, entries in chunks:
+        met.add(name)
+        yield name, entries
+    for name in _LISTS:
+        if name in others:
+            raise DataError(f"{path}: {name} is {others[name]}, must be a list of objects")
+        if name not in met:
+            none = f'; "{name}": [] says that there are none' if name == "categories" else ""
+            raise DataError(
+                f"{path}: has no list of {name}; a COCO instances file has images, annotations and categories"
+                + none
+            )
+
+
 def _load(
-    path: Path, named_by: str, joined: AnnotationJoin, skip: Skip
+    path: Path,
+    chunks: Iterable[tuple[str, list[Any]]],
+    named_by: str,
+    joined: AnnotationJoin,
+    skip: Skip,
+    noun: str,
 ) -> tuple[dict[int | str, int], list[str]]:
-    """Fill `joined` with the file's images and annotations; the labels of its categories, and the classes."""
+    """Fill `joined` with images and annotations; the labels of the categories, and the classes."""
     counts: dict[str, int] = {}
-    others: dict[str, str] = {}
     categories: list[Any] = []
     used: set[Any] = set()
     objects = 0
-    for name, entries in read_arrays(path, _LISTS, others):
+    for name, entries in chunks:
         before = counts.get(name, 0)
         counts[name] = before + len(entries)
         if name == "images":
@@ -140,35 +223,29 @@ def _load(
             )
             used.update(found.categories)
             objects += len(found.crowds) - sum(found.crowds)
-            joined.add_annotations(found.images, *_records(found))
+            joined.add_annotations(found.images, *_records(found, noun != "annotation"))
         else:
             categories += entries
-    for name in _LISTS:
-        if name in others:
-            raise DataError(f"{path}: {name} is {others[name]}, must be a list of objects")
-        if name not in counts:
-            none = f'; "{name}": [] says that there are none' if name == "categories" else ""
-            raise DataError(
-                f"{path}: has no list of {name}; a COCO instances file has images, annotations and categories"
-                + none
-            )
-    if counts["annotations"] and not objects:
+    if counts.get("annotations") and not objects:
         skip(Unread(str(path), ALL_CROWDS))
     joined.close()
     return read_classes(path, categories, used, skip)
 
 
-def _records(found: Annotations) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
+def _records(found: Annotations, scored: bool) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
     """What is kept of annotations: records, and (number, category, bbox, segmentation) of those that do not
-    fit into one.
+    fit into one; with a score behind them, if `scored`.
     """
     records = np.zeros(len(found.entries), ANNOTATION)
     bboxes, segmentations = ([entry.get(key) for entry in found.entries] for key in ("bbox", "segmentation"))
+    scores = [entry.get("score") for entry in found.entries] if scored else []
     records["crowd"] = found.crowds
     records["box"] = to_corners(bboxes)
     records["more"] = np.isnan(records["box"]).any(axis=1)
     if any(segmentations):
         records["more"] |= list(map(bool, segmentations))
+    if any(score is not None for score in scores):
+        records["more"] |= [score is not None for score in scores]
     for name, values in (("number", found.ids), ("category", found.categories)):
         numbers: list[Any] = list(values)
         if not are_integers(numbers):
@@ -176,4 +253,5 @@ def _records(found: Annotations) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
             numbers = [value if are_integers([value]) else 0 for value in numbers]
         records[name] = numbers
     where = np.flatnonzero(records["more"]).tolist()
-    return records, [(found.ids[i], found.categories[i], bboxes[i], segmentations[i]) for i in where]
+    more = [(found.ids[i], found.categories[i], bboxes[i], segmentations[i]) for i in where]
+    return records, [(*one, scores[i]) for one, i in zip(more, where)] if scores else more

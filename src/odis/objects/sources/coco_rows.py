@@ -31,13 +31,15 @@ from odis.objects.clean import (
 from odis.objects.columns import Columns
 from odis.objects.sources.annotation_join import BLOCK, AnnotationJoin, are_integers
 from odis.objects.sources.coco_annotation import checked_counts, sound_mask, to_box
-from odis.objects.sources.coco_entries import Identifier, name_of, short
+from odis.objects.sources.coco_entries import Identifier, name_of, number, short
 from odis.objects.sources.coco_mask import box_of, read_mask
 from odis.objects.sources.places import ImagePlaces, Settled
 from odis.objects.sources.reader import Unit
 from odis.types import Box, ImageObjects, Object, Skipped
 
 _FAR = 2**40  # further than any pixel
+
+_MOST_SCORE = 1e30  # float32, as which an index stores it, holds 3e38
 
 _BLOCKS = 2  # held at a time
 
@@ -57,6 +59,7 @@ class InstanceRows:
         labels: Of each category.
         skip: Called with every image and object that cannot be used or only in part, and every crowd.
         trust: Take the sizes that the file states, without opening the images.
+        noun: What an annotation is called, in front of its number.
     """
 
     def __init__(
@@ -68,7 +71,9 @@ class InstanceRows:
         labels: Labels,
         skip: Skip,
         trust: bool,
+        noun: str = "annotation",
     ) -> None:
+        self._noun = noun
         self._path, self._named_by, self._places, self._joined = path, named_by, places, joined
         self._labels, self._skip, self._trust = labels, skip, trust
         self._blocks: dict[int, _Block] = {}
@@ -153,8 +158,8 @@ class InstanceRows:
         where = f"{self._path}, image {_shown(number)}" if name is None else self._places.called(name)
         for one in annotations:
             if one.crowd:
-                self._skip(Crowd(f"{where}, {name_of(one.number)}", "is a crowd"))
-        named = [(f"{where}, {name_of(one.number)}", one) for one in annotations if not one.crowd]
+                self._skip(Crowd(f"{where}, {name_of(one.number, self._noun)}", "is a crowd"))
+        named = [(f"{where}, {name_of(one.number, self._noun)}", one) for one in annotations if not one.crowd]
         try:
             if doubt is not None:
                 raise DataError(doubt)
@@ -194,7 +199,7 @@ class InstanceRows:
             objects.append((called, item))
             problems.append(problem)
             segmentation = None if one.rest is None or not one.rest[1] else _repr(one.rest[1])
-            written.append((one.category, item.box, segmentation))
+            written.append((one.category, item.box, segmentation, item.score))
         kept = keep_usable(objects, size, ANY_LABEL, self._skip, masks_are_sound=True, written=written)
         there = set(map(id, kept))
         for (called, item), problem in zip(objects, problems):
@@ -213,8 +218,10 @@ class _Annotation:
     category: int | str | None
     crowd: bool
     box: Box
-    rest: tuple[Any, Any] | None
-    """bbox and segmentation as they stand in the file, if the record does not hold all of them."""
+    rest: tuple[Any, ...] | None
+    """bbox and segmentation as they stand in the file, if the record does not hold all of them; behind them
+    the score, if there may be one.
+    """
 
     def object(self, width: int, height: int, labels: Labels) -> tuple[Object, str | None]:
         """The object, and in what it is not as it is annotated, if in anything; the error says what is wrong
@@ -228,7 +235,7 @@ class _Annotation:
             problems.append(f"category {_shown(self.category)} is not listed; it has no label")
         if self.rest is None:
             return Object(self.box, None, label), problems[0] if problems else None
-        bbox, segmentation = self.rest
+        bbox, segmentation, *scores = self.rest
         box = None if bbox is None or bbox == [] else to_box(bbox)
         mask, problem = read_mask(segmentation, width, height, box)
         if box is None and mask is None:
@@ -239,7 +246,11 @@ class _Annotation:
             problems.append("has no bbox; that of its mask is taken")
         if problem is not None:
             problems.append(f"{problem}; {'that part is left out' if mask else 'it has no mask'}")
-        return Object(box, mask, label), "; ".join(problems) or None
+        score = number(scores[0]) if scores else None
+        if scores and scores[0] is not None and (score is None or not abs(score) < _MOST_SCORE):
+            problems.append(f"score is {short(scores[0])}, must be a number; it has no score")
+            score = None
+        return Object(box, mask, label, None if score is None else float(score)), "; ".join(problems) or None
 
 
 def _repr(value: Any) -> str:
@@ -270,7 +281,7 @@ class _Block:
         masks = [(i, one) for i, one in others if one[3]]
         of = place[[i for i, _ in masks]].tolist() if masks else []
         for k, counts in checked_counts([one[3] for _, one in masks], [images[j][2:] for j in of]).items():
-            more[masks[k][0]] = (*masks[k][1][:3], counts)
+            more[masks[k][0]] = (*masks[k][1][:3], counts, *masks[k][1][4:])
         sizes = np.array(
             [[max(-_FAR, min(side, _FAR)) for side in image[2:]] for image in images], np.float64
         ).reshape(-1, 2)
@@ -283,6 +294,7 @@ class _Block:
         boxes = self._columns.boxes
         sound = sound_boxes(boxes, *sizes[place].T) & (found >= 0) & ~records["crowd"]
         sound &= ~possible_repeats(place, found, boxes)
+        sound[[i for i, one in others if one[4:] not in ((), (None,))]] = False  # columns hold no scores
         self.possible = possible_sizes(sizes).tolist()
         self._starts = np.searchsorted(place, np.arange(len(images) + 1)).tolist()
         plain = np.diff(np.concatenate([[0], np.cumsum(~sound)])[self._starts]) == 0
@@ -292,9 +304,9 @@ class _Block:
         """Those of an image."""
         part = slice(self._starts[k], self._starts[k + 1])
         found = []
-        for (_, crowd, _, number, category, box), more in zip(self._records[part].tolist(), self._more[part]):
-            number, category = more[:2] if more else (number, category)
-            found.append(_Annotation(number, category, crowd, tuple(box), more[2:] if more else None))
+        for (_, crowd, _, called, category, box), more in zip(self._records[part].tolist(), self._more[part]):
+            called, category = more[:2] if more else (called, category)
+            found.append(_Annotation(called, category, crowd, tuple(box), more[2:] if more else None))
         return found
 
     def objects(self, k: int, width: int, height: int) -> tuple[Object, ...] | None:
