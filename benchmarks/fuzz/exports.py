@@ -125,6 +125,47 @@ def labelme(root: Path) -> None:
         write(root / f"{name.replace('images', 'labels')}.json", json.dumps(content))
 
 
+_CVAT = (
+    '<?xml version="1.0" encoding="utf-8"?>\n<annotations><version>1.1</version><meta><task><mode>{}</mode>'
+    "<labels><label><name>cat</name></label><label><name>dog</name></label></labels><original_size><width>48"
+    "</width><height>32</height></original_size></task></meta>\n{}</annotations>\n"
+)
+
+
+def cvat(root: Path) -> None:
+    """CVAT for images: a shape of each kind, a group, a tag."""
+    shapes = (
+        '<box label="cat" occluded="0" xtl="2.00" ytl="2.00" xbr="20.00" ybr="12.50" group_id="1" '
+        'z_order="0"/>'
+        '<polygon label="cat" points="4.00,4.00;20.00,4.00;20.00,20.00" group_id="1" z_order="0"/>'
+        '<mask label="dog" rle="3, 5, 4, 4" left="5" top="6" width="4" height="4" z_order="0"/>'
+        '<ellipse label="dog" cx="20.00" cy="15.00" rx="6.00" ry="3.00" rotation="30.00" z_order="0"/>'
+        '<skeleton label="dog"><points label="x" outside="0" points="5.0,6.0;9.0,9.0"/></skeleton>'
+        '<tag label="dog"/><polyline label="dog" points="5.0,6.0;9.0,9.0"/>'
+    )
+    items = ""
+    for k, name in enumerate(("a.png", "sub/b.jpg")):
+        save(root / "images" / name, k)
+        items += f'<image id="{k}" name="{name}" width="{WIDTH}" height="{HEIGHT}">{shapes}</image>\n'
+    write(root / "annotations.xml", _CVAT.format("annotation", items))
+
+
+def cvat_video(root: Path) -> None:
+    """CVAT for video: two tracks over three frames."""
+    items = ""
+    for k in range(2):
+        boxes = "".join(
+            f'<box frame="{frame}" keyframe="1" outside="{frame // 2}" xtl="{2 + frame + 9 * k}.00" '
+            f'ytl="2.00" '
+            f'xbr="{20 + frame + 9 * k}.00" ybr="12.50"/>'
+            for frame in range(3)
+        )
+        items += f'<track id="{k}" label="{("cat", "dog")[k]}">{boxes}</track>\n'
+    for frame in range(3):
+        save(root / f"images/frame_{frame:06d}.PNG", frame)
+    write(root / "annotations.xml", _CVAT.format("interpolation", items))
+
+
 def _shape(label: str, kind: str, points: list[list[float]], **more: Any) -> dict[str, Any]:
     return {"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}, **more}
 
@@ -144,6 +185,8 @@ ALL_SETS = SETS | {
     "label-maps-cvat": DataSet("label-maps", label_maps_cvat),
     "label-maps-plain": DataSet("label-maps", label_maps_plain),
     "labelme": DataSet("labelme", labelme),
+    "cvat": DataSet("cvat", cvat),
+    "cvat-video": DataSet("cvat", cvat_video),
     "imagenet-sorted": DataSet("imagenet", imagenet_sorted, "val"),
     "tiny-imagenet-sorted": DataSet("tiny-imagenet", tiny_imagenet_sorted, "val"),
 }

@@ -174,6 +174,16 @@ def labelme(root: Path) -> None:
         save(root / f"{name}.png")
 
 
+def cvat(root: Path) -> None:
+    shapes = (
+        '<box label="cat" xtl="1" ytl="1" xbr="4" ybr="5"/><box label="cat" xtl="2" ytl="2" xbr="2" ybr="5"/>'
+    )
+    items = "".join(f'<image name="{name}.png" width="8" height="6">{shapes}</image>' for name in "abca")
+    write(root / "annotations.xml", f"<annotations>{items}</annotations>")
+    for name in "ac":
+        save(root / f"images/{name}.png")
+
+
 SETS: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "coco": (coco, "SPLIT"),
     "lvis": (lvis, "SPLIT"),
@@ -186,6 +196,7 @@ SETS: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "label-maps": (label_maps, "SPLIT"),
     "tiny-imagenet": (tiny_imagenet, None),
     "labelme": (labelme, None),
+    "cvat": (cvat, None),
     "folder": (folder, None),
 }
 

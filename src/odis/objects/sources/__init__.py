@@ -19,6 +19,7 @@ MODULES = (
     "label_maps",
     "tiny_imagenet",
     "labelme",
+    "cvat",
     "folder",
 )
 """Modules of this package that read a format, in the order of `odis index --help`."""
