@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: install demo evidence evidence-photographs format lint fast test fuzz soak docs wheel
+.PHONY: install demo evidence evidence-photographs format lint fast test fuzz heavy soak docs wheel
 
 install: $(VENV)/.installed
 
@@ -55,6 +55,11 @@ SEED ?= 0
 fuzz: install
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m fuzz --inputs $(N) --seed $(SEED) \
 		--workers $(WORKERS) $(if $(FORMAT),--format $(FORMAT))
+
+# Files of at most 1 MB that ask for much memory or time, each given to the command that reads it: a line, and no more
+# than 4 GiB. `make heavy` in a control group with a limit holds all its processes together to that.
+heavy: install
+	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -W ignore -m fuzz.heavy
 
 # Every command that writes is killed at random moments until it ends by itself, and must have written the same.
 # `make soak KILLS=100 SEED=1`; one command: `PYTHONPATH=benchmarks python -m soak --only pretrain`.

@@ -162,6 +162,17 @@ def test_a_photo_of_many_megapixels_is_read_and_a_larger_one_says_what_to_do(tmp
             image_size(tmp_path / "200.png")
 
 
+def test_a_line_without_end_is_refused_from_its_header(tmp_path: Path) -> None:
+    Image.new("1", (2**20, 1)).save(tmp_path / "most.png")
+    Image.new("1", (1, 2**20 + 1)).save(tmp_path / "more.png")
+    assert image_size(tmp_path / "most.png") == (2**20, 1)
+    for read in (image_size, load_image):
+        with pytest.raises(
+            DataError, match=r"more\.png: is 1 x 1,048,577 pixels, and a side has at most 1,048"
+        ):
+            read(tmp_path / "more.png")
+
+
 def test_pillow_is_quiet_in_threads_and_nothing_else_is() -> None:
     def work(k: int) -> None:
         with quiet_pillow():

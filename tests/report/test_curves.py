@@ -157,11 +157,13 @@ def test_drawings_are_of_the_page(parsed: Any) -> None:
 def test_torn_and_foreign_lines_of_metrics_are_counted_and_left_out(run: Path, tmp_path: Path) -> None:
     whole = (run / "metrics.jsonl").read_text()
     (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
-    (tmp_path / "metrics.jsonl").write_text(whole + '[1]\n{"step": true}\n{"step": 4, "loss": 1.0' + "9" * 5)
+    (tmp_path / "metrics.jsonl").write_text(
+        whole + "[1]\n" + "[" * 100_000 + '\n{"step": true}\n{"step": 4, "loss": 1.0' + "9" * 5
+    )
     (one,), (torn,) = read_runs([run]), read_runs([tmp_path])
     assert torn.lines == one.lines
-    assert (one.unread, torn.unread) == (0, 3)
-    assert "3 lines of metrics.jsonl could not be read" in curves([torn])
+    assert (one.unread, torn.unread) == (0, 4)
+    assert "4 lines of metrics.jsonl could not be read" in curves([torn])
     (tmp_path / "metrics.jsonl").write_bytes(
         b'\xff\xfe\n{"step": 1, "loss": 1' + b"0" * 400 + b', "lr": Infinity, "teacher_entropy": "x"}\n'
     )

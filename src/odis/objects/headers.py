@@ -27,6 +27,9 @@ _MORE = 32768  # and where it is not, since profiles and previews are long
 
 _MOST = 2**20  # bytes of segments before the image data; more is odd
 
+MOST_SIDE = 2**20
+"""Pixels of a side. Resizing keeps a few numbers for each: a line of 90 million took gigabytes."""
+
 _SIZES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressive frames, Huffman coded
 
 _APPLICATIONS = frozenset(
@@ -99,7 +102,8 @@ def read_header(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
     if found is None or not found[0] or not found[1]:
         return None
     most = Image.MAX_IMAGE_PIXELS  # beyond this, Pillow warns or refuses
-    return found if most is None or found[0] * found[1] <= most else None
+    plain = (most is None or found[0] * found[1] <= most) and max(found[:2]) <= MOST_SIDE
+    return found if plain else None
 
 
 def _jpeg(data: bytes, file: int) -> tuple[int, int, int] | None:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from odis.errors import DataError
-from odis.objects.headers import read_header
+from odis.objects.headers import MOST_SIDE, read_header
 
 _ORIENTATION_TAG = 0x0112
 _AT_ONCE = 2**20  # pixels of 16 bits that are scaled to 8 bits together
@@ -112,7 +112,13 @@ def opened(path: str | Path) -> Image.Image:
         if os.path.getsize(path) == 0:
             raise DataError(f"{path}: is empty (0 bytes)")
         with quiet_pillow():
-            return Image.open(path)
+            image = Image.open(path)
+        if max(image.size) > MOST_SIDE:
+            image.close()
+            raise DataError(
+                f"{path}: is {image.width:,} x {image.height:,} pixels, and a side has at most {MOST_SIDE:,}"
+            )
+        return image
     except DataError:
         raise
     except Image.DecompressionBombError as error:

@@ -88,7 +88,7 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     for line in filter(str.strip, text.splitlines()):
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             values = None
         if isinstance(values, dict) and _is_number(values.get("step")):
             lines.append(values)
