@@ -166,6 +166,36 @@ def cvat_video(root: Path) -> None:
     write(root / "annotations.xml", _CVAT.format("interpolation", items))
 
 
+def imagefolder(root: Path) -> None:
+    """Hugging Face's imagefolder, a folder a split, objects in both of their forms."""
+    for split in ("train", "validation"):
+        boxes = [[2.0, 2.0, 18.0, 10.0], [4, 4, 20, 20]]
+        rows = [
+            {"file_name": "0.png", "objects": {"id": [1, 2], "bbox": boxes, "category": [0, 1]}},
+            {"file_name": "1.png", "objects": [{"bbox": boxes[1], "category": "dog", "score": 0.5}]},
+            {"file_name": "2.png", "objects": {"bbox": [], "category": []}},
+        ]
+        for k in range(3):
+            save(root / split / f"{k}.png", k)
+        write(root / split / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def imagefolder_labels(root: Path) -> None:
+    """The same with a label an image, in CSV."""
+    for k in range(3):
+        save(root / f"{k}.png", k)
+    write(root / "metadata.csv", 'file_name,label,text\n0.png,cat,a b\n1.png,dog,"c, d"\n2.png,cat,\n')
+
+
+def table(root: Path) -> None:
+    """A table of one's own, with a mask, a score and an empty box."""
+    for k in range(3):
+        save(root / f"images/{k}.png", k)
+    mask = '"[[4, 4, 20, 4, 20, 20]]"'
+    rows = f"0.png,2,2,20,12,cat,,\n1.png,4,4,20,20,dog,0.5,{mask}\n0.png,1,1,9,9.5,dog,0.25,\n2.png,,,,,,,\n"
+    write(root / "objects.csv", f"file_name,xmin,ymin,xmax,ymax,class,score,segmentation\n{rows}")
+
+
 def _shape(label: str, kind: str, points: list[list[float]], **more: Any) -> dict[str, Any]:
     return {"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}, **more}
 
@@ -187,6 +217,9 @@ ALL_SETS = SETS | {
     "labelme": DataSet("labelme", labelme),
     "cvat": DataSet("cvat", cvat),
     "cvat-video": DataSet("cvat", cvat_video),
+    "imagefolder": DataSet("imagefolder", imagefolder, "train"),
+    "imagefolder-labels": DataSet("imagefolder", imagefolder_labels),
+    "table": DataSet("table", table),
     "imagenet-sorted": DataSet("imagenet", imagenet_sorted, "val"),
     "tiny-imagenet-sorted": DataSet("tiny-imagenet", tiny_imagenet_sorted, "val"),
 }

@@ -111,7 +111,7 @@ def build_index(
 
     Args:
         source: Name of an annotation format, one of `FORMATS`.
-        root: The data set's folder, in its published layout.
+        root: The data set's folder, in its published layout; or its one file (formats that take one).
         out: What to write: a file if the name ends in `.parquet`, else a folder of such files, one a part.
         split: Part of the data set, as the source names it.
         strict: Stop at the first file or object that cannot be used; then nothing is written.
@@ -155,6 +155,8 @@ def build_index(
     if max_skipped is not None and not 0 <= max_skipped <= 1:
         raise ConfigError(f"max-skipped: is {max_skipped:g}, must be a share from 0 to 1")
     root = Path(root).absolute()
+    if root.is_file() and FORMATS[source].takes_file and annotations is None:
+        root, places = root.parent, {**places, "annotations": root.name}
     if root.is_file():
         raise DataError(f"{root}: is a file; the folder of the data set is meant, perhaps {root.parent}")
     if not root.is_dir():

@@ -184,6 +184,21 @@ def cvat(root: Path) -> None:
         save(root / f"images/{name}.png")
 
 
+def imagefolder(root: Path) -> None:
+    objects = {"bbox": [[1, 1, 3, 4], [2, 2, 0, 3]], "category": [1, 1]}
+    rows = [{"file_name": f"{name}.png", "objects": objects, "width": 8, "height": 6} for name in "abc"]
+    write(root / "metadata.jsonl", "\n".join(map(json.dumps, rows)))
+    for name in "acd":
+        save(root / f"{name}.png")
+
+
+def table(root: Path) -> None:
+    rows = "".join(f"{name}.png,1,1,4,5,cat,8,6\n{name}.png,2,2,2,5,cat,8,6\n" for name in "abc")
+    write(root / "t.csv", f"image,x0,y0,x1,y1,label,width,height\n{rows}c.png,1\n")
+    for name in "ac":
+        save(root / f"{name}.png")
+
+
 SETS: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "coco": (coco, "SPLIT"),
     "lvis": (lvis, "SPLIT"),
@@ -197,6 +212,8 @@ SETS: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "tiny-imagenet": (tiny_imagenet, None),
     "labelme": (labelme, None),
     "cvat": (cvat, None),
+    "imagefolder": (imagefolder, None),
+    "table": (table, None),
     "folder": (folder, None),
 }
 

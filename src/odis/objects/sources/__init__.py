@@ -20,6 +20,8 @@ MODULES = (
     "tiny_imagenet",
     "labelme",
     "cvat",
+    "imagefolder",
+    "plain_table",
     "folder",
 )
 """Modules of this package that read a format, in the order of `odis index --help`."""

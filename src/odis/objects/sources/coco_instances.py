@@ -32,6 +32,7 @@ from odis.objects.sources.coco_rows import InstanceRows
 from odis.objects.sources.json_arrays import read_arrays
 from odis.objects.sources.places import ImagePlaces
 from odis.objects.sources.reader import AnnotationReader
+from odis.objects.sources.text import class_order
 from odis.types import Skipped
 
 _LISTS = ("images", "annotations", "categories")
@@ -153,9 +154,10 @@ def read_entries(
     joined = AnnotationJoin(path, orphan, _same)
     labels, classes = _load(path, chunks, named_by, joined, skip, noun)
     if by_name:
-        places_of = {name: k for k, name in enumerate(sorted(classes))}
+        ordered = sorted(classes, key=class_order)
+        places_of = {name: k for k, name in enumerate(ordered)}
         labels = {number: places_of[classes[label]] for number, label in labels.items()}
-        classes = sorted(classes)
+        classes = ordered
     places = ImagePlaces(where.base, where.folders, where.parts, lambda: rows.names(), where.shorten)
     rows = InstanceRows(path, named_by, places, joined, labels, skip, trust, noun)
     sample = list(islice(rows.names(), _SAMPLE))

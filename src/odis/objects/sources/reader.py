@@ -55,7 +55,8 @@ class AnnotationFormat:
     `read(root, split, skip) -> AnnotationReader`; it calls `skip` with whatever is left out, as it is met.
     With `states_sizes` it also takes `trust`: take the image sizes in the annotations, and open no image.
     With `takes_places` it also takes `images` and `annotations`: a folder and a file or folder to use instead
-    of those the layout names, each a path that begins at the root or an absolute one.
+    of those the layout names, each a path that begins at the root or an absolute one. With `takes_file` the
+    command takes the file of annotations in place of its folder, too.
     """
 
     name: str
@@ -65,3 +66,4 @@ class AnnotationFormat:
     read: Callable[..., AnnotationReader]
     states_sizes: bool = False
     takes_places: bool = False
+    takes_file: bool = False

@@ -119,6 +119,12 @@ def distinct(names: list[str], numbers: list[object]) -> list[str]:
     return found
 
 
+def class_order(name: str) -> tuple[bool, int, str]:
+    """Numbers first, by their size, then names."""
+    number = name.isascii() and name.isdecimal() and len(name) < 19
+    return not number, int(name) if number else 0, name
+
+
 def short(value: object) -> str:
     """A value from a file as one quoted line."""
     text = repr(value)

@@ -1,0 +1,302 @@
+"""Hugging Face's `imagefolder`: images with `metadata.jsonl`, `metadata.csv` or `metadata.parquet` beside
+them, or in the folder of their split.
+
+A row names its image in `file_name`, relative to the metadata. Its objects are in `objects`, as the guides of
+`datasets` and AutoTrain write them, lists of one length (`bbox`, `category`) or a list of objects; or in
+columns of their own. A `bbox` is x, y, width, height in pixels. In CSV they are JSON in a text.
+
+Rows without any objects are whole images, labelled with their `label` if they have one. Classes that are
+numbers stay numbers: their names are in the data set's card, which is not read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from odis.errors import DataError
+from odis.objects.clean import Skip, SkippedObject, Unread
+from odis.objects.listing import SPLIT_FOLDERS
+from odis.objects.sources.coco_entries import short
+from odis.objects.sources.coco_instances import ImageSearch, read_entries
+from odis.objects.sources.coco_layout import named_path
+from odis.objects.sources.image_names import ImageNames
+from odis.objects.sources.plain_table import NO_LABEL
+from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, names_of_split
+from odis.objects.sources.records import is_nothing, read_records
+from odis.objects.sources.voc_layout import subfolders
+from odis.objects.sources.voc_xml import leads_out
+from odis.objects.sources.whole_images import read_whole_images
+from odis.types import Skipped
+
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+
+_OBJECTS = ("objects", "annotations", "annotation")
+_BOXES = ("bbox", "bboxes", "boxes", "box")
+_LABELS = (
+    *("category", "categories", "category_id", "category_ids", "label", "labels", "class", "classes", "name"),
+)
+_MASKS = ("segmentation", "segmentations")
+_SCORES = ("score", "scores")
+
+_LOOKED_AT = 100  # rows that show whether there are objects
+
+_CHUNK = 4096  # objects that are handed on together
+
+_MOST = 2**20  # objects of an image
+
+
+def read(
+    root: Path,
+    split: str | None,
+    skip: Skip,
+    *,
+    trust: bool = False,
+    images: str | None = None,
+    annotations: str | None = None,
+) -> AnnotationReader:
+    """Every image that the metadata names, in its order.
+
+    The metadata are read once, at the beginning; what they say is kept on disk, but for the images' names.
+
+    Args:
+        root: Folder that holds the images and the metadata, or folders of splits that do.
+        split: `train`, `validation`, `test`, or another folder; needed where there are several.
+        skip: Called with every image and object that cannot be used.
+        trust: Take the sizes that the metadata state (`width`, `height`), without opening the images.
+        images: Folder of the images, if elsewhere.
+        annotations: The metadata, if called otherwise.
+
+    Raises:
+        DataError: There are no metadata, or of several splits and none is named, or they name no images.
+    """
+    path, within = _find(root, split, annotations)
+    base = root if images is None else named_path(root, images, "--images")
+    near = path.parent.relative_to(base).as_posix() if path.parent.is_relative_to(base) else "."
+    advice = "" if images is not None else f"odis index imagefolder {root} --images DIR"
+    where = ImageSearch(base, ["" if near == "." else near], advice=advice)
+
+    def refuse(line: int, why: str) -> None:
+        skip(Skipped(f"{path}, line {line}", why))
+
+    records = read_records(path, refuse)
+    if "file_name" not in records.columns:
+        raise DataError(
+            f"{path}: has the columns {', '.join(records.columns) or '(none)'}; imagefolder's metadata name "
+            f"the image in file_name"
+        )
+    first = list(islice(records.rows, _LOOKED_AT))
+    pictures = ImageNames(base / near)
+    rows = _Rows(path, chain(first, records.rows), within, pictures, skip)
+    if not any(_has_objects(row) for _, row in first):
+        return read_whole_images(rows.listed(), where, skip)
+    return read_entries(path, rows.chunks(), where, skip, noun="object", trust=trust, by_name=True)
+
+
+FORMAT = AnnotationFormat(
+    name="imagefolder",
+    title="Hugging Face imagefolder: images with metadata.jsonl, .csv or .parquet; boxes or labels",
+    layout="metadata.jsonl with file_name and objects beside the images, or in each folder of a split",
+    splits="train, validation, test (needed if there are several)",
+    read=read,
+    states_sizes=True,
+    takes_places=True,
+)
+
+
+def find_metadata(folder: Path) -> Path | None:
+    """The metadata in a folder; None if there are none."""
+    return next((folder / name for name in METADATA if (folder / name).is_file()), None)
+
+
+def _find(root: Path, split: str | None, annotations: str | None) -> tuple[Path, tuple[str, ...]]:
+    """The metadata, and the names of the folder of which alone they are asked for, if they hold several."""
+    if annotations is not None:
+        named = named_path(root, annotations, "--annotations")
+        found = find_metadata(named) if named.is_dir() else named
+        if found is None:
+            raise DataError(f"{named}: holds none of {', '.join(METADATA)}")
+        return found, names_of_split(split) if split else ()
+    own = find_metadata(root)
+    data = root / "data"
+    below = [one for folder in (root, data) if folder.is_dir() for one in subfolders(folder)]
+    there = {one.name: found for one in below if (found := find_metadata(one)) is not None}
+    if split is not None:
+        for name in names_of_split(split):
+            if name in there:
+                return there[name], ()
+        if own is not None:
+            return own, names_of_split(split)
+        raise DataError(f"{root}: no split {split!r}; there are {', '.join(there) or 'none with metadata'}")
+    if own is not None:
+        return own, ()
+    if len(there) == 1:
+        return next(iter(there.values())), ()
+    if there:
+        raise DataError(f"{root}: a split must be named; there are {', '.join(there)}")
+    raise DataError(
+        f"{root}: none of {', '.join(METADATA)} here or in a folder of it; --annotations FILE names another, "
+        f"and odis index folder reads images without metadata"
+    )
+
+
+def _has_objects(row: dict[str, Any]) -> bool:
+    return any(not is_nothing(row.get(name)) for name in (*_OBJECTS, *_BOXES))
+
+
+@dataclass(slots=True)
+class _Rows:
+    path: Path
+    rows: Iterator[tuple[int, dict[str, Any]]]
+    within: tuple[str, ...]  # names of the folder of which rows are asked for; empty: all
+    pictures: ImageNames  # beside the metadata
+    skip: Skip
+    images: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
+
+    def _named(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """The rows that are asked for, with the names of their images."""
+        for line, row in self.rows:
+            name = row.get("file_name")
+            if not isinstance(name, str) or not name.strip():
+                self.skip(Skipped(f"{self.path}, line {line}", f"has file_name {short(name)}, no name"))
+                continue
+            plain = name.strip().replace("\\", "/").removeprefix("./")
+            folder = plain.removeprefix("data/").split("/", 1)[0] if "/" in plain else ""
+            self.folders.add(folder)
+            if self.within and folder not in self.within:
+                continue
+            yield line, name.strip() if leads_out(plain) else plain, row
+        there = ", ".join(sorted(self.folders - {""})) or "none"
+        if self.within and not self.folders & set(self.within):
+            raise DataError(f"{self.path}: no split {self.within[0]!r}; there are {there}")
+        if (
+            not self.within
+            and len(self.folders) > 1
+            and {one.lower() for one in self.folders} <= SPLIT_FOLDERS
+        ):
+            raise DataError(f"{self.path}: a split must be named; there are {there}")
+        if not self.folders:
+            raise DataError(f"{self.path}: names no image")
+
+    def listed(self) -> dict[str, str | None]:
+        """The images and their labels, where no row has objects."""
+        found: dict[str, str | None] = {}
+        for line, name, row in self._named():
+            if name in found:
+                self.skip(Skipped(f"{self.path}, line {line}", f"{short(name)} was listed before"))
+            else:
+                found[name] = _name(_first(row, _LABELS))
+        self._tell_others(found)
+        return found
+
+    def chunks(self) -> Iterator[tuple[str, list[Any]]]:
+        """Annotations, then images, then the categories."""
+        held: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
+        for line, name, row in self._named():
+            k = self.images.setdefault(name, len(self.images))
+            if k == len(entries):
+                entries.append(
+                    {"id": k, "file_name": name, "width": row.get("width"), "height": row.get("height")}
+                )
+            try:
+                held += ({**entry, "image_id": k} for entry in self._objects(row))
+            except DataError as error:
+                self.skip(SkippedObject(f"{self.path}, line {line}", str(error)))
+            if len(held) >= _CHUNK:
+                yield "annotations", held
+                held = []
+        yield "annotations", held
+        yield "images", entries
+        yield "categories", [{"id": number, "name": label} for label, number in self.labels.items()]
+        self._tell_others(self.images)
+
+    def _tell_others(self, named: Collection[str]) -> None:
+        """Name the images that no row names, and what else lies there; not those of other splits."""
+        self.pictures.report(self.skip, (".jsonl", ".csv", ".md", ".txt"))
+        folders = [f"{folder}/" for folder in self.within]
+        for image in self.pictures.images:
+            if image not in named and (not folders or image.removeprefix("data/").startswith(tuple(folders))):
+                self.skip(Unread(str(self.pictures.folder / image), "images that no row names"))
+
+    def _objects(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The annotations of a row.
+
+        Raises:
+            DataError: Its objects are nothing of what they may be.
+        """
+        held = next((found for key in _OBJECTS if not is_nothing(found := _decoded(row.get(key)))), row)
+        listed = _columns(held) if isinstance(held, dict) else held
+        if not isinstance(listed, list):
+            raise DataError(f"objects are {short(held)}, must be lists of one length, or a list of objects")
+        for k, one in enumerate(listed[:_MOST], start=1):
+            if not isinstance(one, dict):
+                raise DataError(f"object {k} is {short(one)}, must be an object with bbox and category")
+            label, score, mask = (_first(one, names) for names in (_LABELS, _SCORES, _MASKS))
+            label = _name(label)
+            entry: dict[str, Any] = {
+                "id": k,
+                "bbox": _first(one, _BOXES),
+                "iscrowd": one.get("iscrowd", 0),
+                "category_id": NO_LABEL if label is None else self.labels.setdefault(label, len(self.labels)),
+            }
+            if not is_nothing(mask):
+                entry["segmentation"] = mask
+            if not is_nothing(score):
+                entry["score"] = score
+            yield entry
+
+
+def _columns(held: dict[str, Any]) -> list[dict[str, Any]]:
+    """A list of objects, from lists of one length."""
+    boxes = next((found for key in _BOXES if not is_nothing(found := _decoded(held.get(key)))), None)
+    if boxes is None:
+        return []
+    if not isinstance(boxes, list):
+        raise DataError(f"bbox is {short(boxes)}, must be a list of boxes")
+    if boxes and not isinstance(boxes[0], list):
+        boxes = [boxes]  # of one object
+    objects: list[dict[str, Any]] = [{"bbox": box} for box in boxes]
+    for names in (_LABELS, _MASKS, _SCORES, ("iscrowd",)):
+        for key in names:
+            values = _decoded(held.get(key))
+            if isinstance(values, list) and len(values) == len(boxes):
+                for one, value in zip(objects, values):
+                    one[names[0]] = value
+                break
+            if isinstance(values, list) and values:
+                raise DataError(f"has {len(boxes)} boxes, but {len(values)} of {key}")
+            if len(boxes) == 1 and not is_nothing(values) and not isinstance(values, list | dict):
+                objects[0][names[0]] = values
+                break
+    return objects
+
+
+def _first(row: dict[str, Any], names: tuple[str, ...]) -> Any:
+    return next((row[name] for name in names if not is_nothing(row.get(name))), None)
+
+
+def _name(label: Any) -> str | None:
+    if isinstance(label, bool) or is_nothing(label) or not isinstance(label, str | int | float):
+        return None
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label).strip()
+
+
+def _decoded(value: Any) -> Any:
+    """A list or object that a CSV file holds as JSON, or as Python prints it."""
+    if not isinstance(value, str) or value.strip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return json.loads(value.replace("'", '"').replace("None", "null"))
+    except (ValueError, RecursionError):
+        return value
