@@ -20,6 +20,7 @@ from odis.config.options import (
     to_config,
 )
 from odis.config.query import QueryConfig, ReadConfig
+from odis.evaluation import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -123,9 +124,18 @@ def test_every_recipe_is_there_in_full(reference):
 
 
 def test_markers_are_filled_and_other_comments_stay(reference):
-    page = "a\n<!-- generated: recipes -->\n<!-- made: core scenes -->\n<!-- generated: nothing -->\n"
-    filled = reference.fill(page)
-    assert filled == f"a\n{reference.recipes()}\n<!-- made: core scenes -->\n<!-- generated: nothing -->\n"
+    page = "a\n<!-- generated: recipes -->\n<!-- made: core scenes -->\n"
+    assert reference.fill(page) == f"a\n{reference.recipes()}\n<!-- made: core scenes -->\n"
+    with pytest.raises(KeyError, match="nothing"):
+        reference.fill("<!-- generated: nothing -->\n")
+
+
+def test_no_page_keeps_a_marker(reference):
+    pages = (ROOT / "docs").rglob("*.md")
+    marked = [page for page in pages if "<!-- generated: " in page.read_text()]
+    assert len(marked) > len(PROTOCOLS)
+    for page in marked:
+        assert "<!-- generated: " not in reference.fill(page.read_text()), page
 
 
 def test_docstrings_become_restructured_text(reference):

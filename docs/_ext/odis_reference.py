@@ -25,7 +25,7 @@ from odis.config.recipes import recipe_names, recipe_path
 from odis.config.training import PretrainConfig
 from odis.evaluation import PROTOCOLS
 
-_MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
+_MARKER = re.compile(r"^<!-- generated: ([a-z0-9-]+) -->$", re.MULTILINE)
 
 _WORDS: dict[Any, str] = {
     int: "whole number",
@@ -239,7 +239,7 @@ MADE: dict[str, Callable[[], str]] = {
 
 def fill(text: str) -> str:
     """A page with what its markers name in their place; other comments stay."""
-    return _MARKER.sub(lambda found: MADE[found[1]]() if found[1] in MADE else found[0], text)
+    return _MARKER.sub(lambda found: MADE[found[1]](), text)
 
 
 def _read(app: Any, name: str, source: list[str]) -> None:
