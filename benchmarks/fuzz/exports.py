@@ -29,6 +29,9 @@ def yolo_roboflow(root: Path) -> None:
 
 def yolo_darknet(root: Path) -> None:
     """CVAT's YOLO: a list with paths of its own, labels beside the images, no YAML."""
+    write(
+        root / "obj.data", "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n"
+    )
     write(root / "obj.names", "cat\ndog\n")
     write(root / "train.txt", "data/obj_train_data/a.png\r\ndata/obj_train_data/b.jpg\r\n")
     for k, name in enumerate(("a.png", "b.jpg")):
@@ -58,6 +61,17 @@ def voc_cvat(root: Path) -> None:
     for k, name in enumerate(("a", "sub/b")):
         save(root / f"JPEGImages/{name}.PNG", k)
         write(root / f"Annotations/{name}.xml", voc_xml(f"{name}.PNG", ["cat", "dog"]))
+
+
+def voc_masks(root: Path) -> None:
+    """VOC's layout with instance maps, whose numbers are not the objects'."""
+    for k, name in enumerate("ab"):
+        save(root / f"JPEGImages/{name}.jpg", k)
+        write(root / f"Annotations/{name}.xml", voc_xml(f"{name}.jpg", ["cat", "dog"]))
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    pixels[2:24, 2:20], pixels[10:30, 25:45] = 2, 1
+    (root / "SegmentationObject").mkdir()
+    Image.fromarray(pixels).save(root / "SegmentationObject/a.png")
 
 
 def label_maps_cvat(root: Path) -> None:
@@ -211,6 +225,7 @@ ALL_SETS = SETS | {
     "yolo-darknet": DataSet("yolo", yolo_darknet),
     "yolo-plain": DataSet("yolo", yolo_plain, None, {"images": "pics", "annotations": "boxes"}),
     "voc-flat": DataSet("voc", voc_flat, "train"),
+    "voc-masks": DataSet("voc", voc_masks, None, {"masks": True}),
     "voc-cvat": DataSet("voc", voc_cvat),
     "label-maps-cvat": DataSet("label-maps", label_maps_cvat),
     "label-maps-plain": DataSet("label-maps", label_maps_plain),

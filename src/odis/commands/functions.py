@@ -36,6 +36,7 @@ def index(
     trust: bool = False,
     images: str | Path | None = None,
     annotations: str | Path | None = None,
+    masks: bool = False,
     report: Callable[[Skipped], None] | None = None,
     max_skipped: float | None = None,
 ) -> ObjectIndex:
@@ -52,6 +53,7 @@ def index(
         trust: Take the image sizes in the annotations and open no image.
         images: Folder of the images, if they are not where the format has them.
         annotations: File or folder of the annotations, likewise.
+        masks: Read the masks that lie beside the boxes (`voc`).
         report: Called with each file and object that is left out; `OUT.skipped.jsonl` beside the index names
             all of them.
         max_skipped: Largest share of the images, and of the objects, that may be left out; by default all
@@ -74,6 +76,7 @@ def index(
         trust=trust,
         images=images,
         annotations=annotations,
+        masks=masks,
         max_skipped=max_skipped,
     )
     return ObjectIndex.open(out)

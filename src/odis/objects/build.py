@@ -24,7 +24,7 @@ from odis.objects.parts import Parts, share_name
 from odis.objects.plausible import add, count_boxes, no_counts, verdicts
 from odis.objects.shards import PART_SIZE, check_shard
 from odis.objects.skips import SkipGroups, entry, kind, skips_path, write_skips
-from odis.objects.sources import FORMATS
+from odis.objects.sources import FORMATS, check_reading
 from odis.objects.sources.reader import AnnotationReader, Unit
 from odis.types import Box, ImageObjects, Skipped
 
@@ -95,6 +95,7 @@ def build_index(
     trust: bool = False,
     images: str | Path | None = None,
     annotations: str | Path | None = None,
+    masks: bool = False,
     shard: tuple[int, int] = (1, 1),
     part_size: int = PART_SIZE,
     max_skipped: float | None = None,
@@ -122,6 +123,7 @@ def build_index(
             found in training, or by a check of the index.
         images: Folder of the images, instead of the one that the layout names (formats that take places).
         annotations: File or folder of the annotations, likewise.
+        masks: Read the masks that lie beside the boxes (formats that have some).
         shard: `(i, n)`: make the i-th of n shares of the parts, i from 1; more than one need a folder.
         part_size: Images a part.
         max_skipped: Largest share of the images, and of the objects, that may be left out. By default all
@@ -132,25 +134,18 @@ def build_index(
     is any. An `OdisWarning` says what is likely wrong with the boxes (`plausible.py`).
 
     Raises:
-        ConfigError: A shard, part size or share that is none, `trust` for a format that states no sizes, or
-            `images` or `annotations` for a format whose places are fixed.
+        ConfigError: A shard, part size or share that is none, `trust` for a format that states no sizes,
+            `images` or `annotations` for a format whose places are fixed, or `masks` for one that has none.
         DataError: An unknown source, a missing file or split, no usable image or object, more left out than
             `max_skipped`, boxes most of which cannot be right, parts that an earlier call made with other
             settings or of other data, or, with `strict`, the first thing skipped.
     """
-    if source not in FORMATS:
-        raise DataError(f"unknown annotation format {source!r}; there are {', '.join(FORMATS)}")
-    if trust and not FORMATS[source].states_sizes:
-        stating = [name for name, one in FORMATS.items() if one.states_sizes]
-        raise ConfigError(f"trust: {source} states no sizes of images; {', '.join(stating)} do")
     places = {
         name: str(place)
         for name, place in (("images", images), ("annotations", annotations))
         if place is not None
     }
-    if places and not FORMATS[source].takes_places:
-        taking = [name for name, one in FORMATS.items() if one.takes_places]
-        raise ConfigError(f"{next(iter(places))}: {source} has fixed places; {', '.join(taking)} take others")
+    check_reading(source, trust=trust, places=places, masks=masks)
     check_shard(shard, part_size)
     if max_skipped is not None and not 0 <= max_skipped <= 1:
         raise ConfigError(f"max-skipped: is {max_skipped:g}, must be a share from 0 to 1")
@@ -169,13 +164,18 @@ def build_index(
         "strict": strict,
         "part_size": part_size,
         **places,
+        **({"masks": True} if masks else {}),
     }
     with sole_owner(out, share_name(shard)):
         parts = Parts(Path(out), root=root, settings=settings, shard=shard)
         account = _Account(strict, report, shard[0] == 1)
         try:
             with _seldom_collected():
-                further = {**places, **({"trust": True} if trust else {})}
+                further = {
+                    **places,
+                    **({"trust": True} if trust else {}),
+                    **({"masks": True} if masks else {}),
+                }
                 read = FORMATS[source].read(root, split, account.skip, **further)
                 parts.root = account.root = read.root
                 total = _make(parts, read, account, part_size)

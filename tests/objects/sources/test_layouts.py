@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from odis.errors import DataError
 from odis.objects.build import build_index
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
@@ -67,7 +68,8 @@ def test_roboflow_yolo(tmp_path: Path) -> None:
         root / "data.yaml",
         "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\n"
         "nc: 2\nnames: ['cod', 'no fish']\n\n"
-        "roboflow:\n  workspace: w\n  project: fish\n  version: 1\n  license: CC BY 4.0\n  url: https://x/y/1\n",
+        "roboflow:\n  workspace: w\n  project: fish\n  version: 1\n  license: CC BY 4.0\n  url: "
+        "https://x/y/1\n",
     )
     for name in ("README.dataset.txt", "README.roboflow.txt"):
         write(root / name, "# fish > 1\nhttps://x/y\n")
@@ -257,3 +259,83 @@ def test_labelme_voc(tmp_path: Path) -> None:
     save(root / "SegmentationClassVisualization/2011_000003.jpg")
     save(root / "JPEGImages/2011_000003.jpg")
     assert read("label-maps", root) == ({"JPEGImages/2011_000003.jpg": [(BOX, "cat")]}, [])
+
+
+def test_labelme_voc_with_instances(tmp_path: Path) -> None:
+    """`examples/instance_segmentation/labelme2voc.py`: arrays (.npy) in the folders of VOC's names, maps in
+    others.
+    """
+    root = tmp_path / "data_dataset_voc"
+    write(root / "class_names.txt", "_background_\ndog\ncat")
+    classes, instances = np.zeros((2, HEIGHT, WIDTH), np.uint8)
+    classes[15:45, 20:60], instances[15:45, 20:60] = 2, 1
+    classes[15:25, 60:70], instances[15:25, 60:70] = 2, 2  # touches the first
+    classes[0, 0] = 255  # __ignore__, -1
+    for kind, values in (("Class", classes), ("Object", instances)):
+        for folder in (f"Segmentation{kind}", f"Segmentation{kind}PNG", f"Segmentation{kind}Visualization"):
+            (root / folder).mkdir()
+        Image.fromarray(values).save(root / f"Segmentation{kind}PNG/a.png")
+        np.save(root / f"Segmentation{kind}/a.npy", values)
+        save(root / f"Segmentation{kind}Visualization/a.jpg")
+    save(root / "JPEGImages/a.jpg")
+    expected = [(BOX, "cat"), ((60, 15, 70, 25), "cat")]
+    assert read("label-maps", root) == ({"JPEGImages/a.jpg": expected}, [])
+
+
+def test_labelme_voc_of_boxes(tmp_path: Path) -> None:
+    """`examples/bbox_detection/labelme2voc.py`: its list of classes says their order; tags are empty."""
+    root = tmp_path / "data_dataset_voc"
+    write(root / "class_names.txt", "_background_\nperson\ncat")
+    objects = "".join(
+        f"<object><name>{name}</name><pose/><truncated/><difficult/><bndbox><xmin>21.0</xmin><ymin>16.0</ymin>"
+        f"<xmax>60.0</xmax><ymax>45.0</ymax></bndbox></object>"
+        for name in ("cat", "person")
+    )
+    size = f"<size><height>{HEIGHT}</height><width>{WIDTH}</width><depth>3</depth></size><segmented/>"
+    head = "<database/><annotation/><image/>"
+    write(root / "Annotations/a.xml", voc_xml("a.jpg", objects, head + size))
+    save(root / "JPEGImages/a.jpg")
+    save(root / "AnnotationsVisualization/a.jpg")
+    assert read("voc", root) == ({"JPEGImages/a.jpg": [(BOX, "cat"), (BOX, "person")]}, [])
+    build_index("voc", root, tmp_path / "i.parquet")
+    assert ObjectIndex.open(tmp_path / "i.parquet").classes == ["person", "cat"]
+
+
+@pytest.mark.parametrize("where", ["", "data/"])
+def test_darknet(tmp_path: Path, where: str) -> None:
+    """The README of darknet: lists and names at paths of its own, `data/obj/a.jpg`."""
+    root = tmp_path / "build"
+    write(
+        root / "obj.data",
+        f"classes = 2\ntrain  = {where}train.txt\nvalid={where}test.txt\nnames = {where}my.names\nbackup = "
+        f"backup/\n",
+    )
+    write(root / f"{where}my.names", "cod\nno fish\n")
+    for split, name in (("train", "a"), ("test", "b")):
+        save(root / f"data/obj/{name}.jpg")
+        write(root / f"data/obj/{name}.txt", "1 0.5 0.5 0.5 0.5\n")
+        write(root / f"{where}{split}.txt", f"data/obj/{name}.jpg\n")
+    assert read("yolo", root) == ({"data/obj/a.jpg": [(BOX, "no fish")]}, [])
+    assert read("yolo", root, "val") == ({"data/obj/b.jpg": [(BOX, "no fish")]}, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("train = gone.txt\nnames = obj.names\n", "obj.data: train is 'gone.txt', and there is no such list"),
+        ("train\n", "obj.data: line 1 is 'train', must be train = a path"),
+    ],
+)
+def test_a_data_file_of_darknet_that_leads_nowhere(tmp_path: Path, text: str, why: str) -> None:
+    root = tmp_path / "build"
+    write(root / "obj.data", text)
+    save(root / "photos/a.jpg")
+    with pytest.raises(DataError) as error:
+        read("yolo", root)
+    assert why in str(error.value)
+    write(root / "other.data", "")
+    (root / "obj.data").rename(root / "my.data")
+    with pytest.raises(
+        DataError, match=r"no data.yaml or obj.data, but my.data, other.data; remove all but one"
+    ):
+        read("yolo", root)

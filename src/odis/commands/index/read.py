@@ -50,6 +50,12 @@ def _add_options(form: AnnotationFormat, parser: ArgumentParser) -> None:
             default=None,
             help="file or folder of the annotations, if elsewhere",
         )
+    if form.has_masks:
+        parser.add_argument(
+            "--masks",
+            action="store_true",
+            help="give objects the masks of SegmentationObject, where there are any",
+        )
     parser.add_argument(
         "--max-skipped",
         type=float | None,
@@ -86,6 +92,7 @@ def _run(form: AnnotationFormat, options: Any) -> None:
             trust=form.states_sizes and options.trust,
             images=options.images if form.takes_places else None,
             annotations=options.annotations if form.takes_places else None,
+            masks=form.has_masks and options.masks,
             shard=shard,
             part_size=options.part_size,
             max_skipped=options.max_skipped,

@@ -22,7 +22,7 @@ from odis.objects.sources.voc_xml import leads_out
 
 _CLASS_FOLDERS = ("SegmentationClass", "SegmentationClassPNG")
 
-_INSTANCE_FOLDERS = ("SegmentationObject", "SegmentationObjectPNG")
+INSTANCE_FOLDERS = ("SegmentationObject", "SegmentationObjectPNG")
 
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
 
@@ -66,7 +66,7 @@ def find_maps(
         DataError: No layout, or a split or folder that is missing or not named; no images.
     """
     pictures, named = _named(root, images, "images"), _named(root, annotations, "annotations")
-    voc = next((root / name for name in _CLASS_FOLDERS if _has_maps(root / name)), None)
+    voc = next((root / name for name in _CLASS_FOLDERS if has_maps(root / name)), None)
     if named is None and voc is None and not os.path.isdir(root / "annotations"):
         raise DataError(
             f"{root}: holds no label maps in a known layout: {_LAYOUTS}; --images DIR --annotations DIR "
@@ -79,7 +79,7 @@ def find_maps(
     top = folder if inside == ".." else root
     lists = split_lists(root, "Segmentation")
     maps = named or voc or root / "annotations"
-    instances = next((root / name for name in _INSTANCE_FOLDERS if os.path.isdir(root / name)), None)
+    instances = next((root / name for name in INSTANCE_FOLDERS if has_maps(root / name)), None)
     if maps.name not in _CLASS_FOLDERS:
         instances = None
     if maps.name in _CLASS_FOLDERS and lists and (split is None or split in lists):
@@ -133,7 +133,8 @@ def _named(root: Path, place: str | None, option: str) -> Path | None:
     return path
 
 
-def _has_maps(folder: Path) -> bool:
+def has_maps(folder: Path) -> bool:
+    """Whether a folder holds label maps, or folders that may."""
     return os.path.isdir(folder) and any(
         os.path.splitext(name)[1].lower() in SUFFIXES or os.path.isdir(folder / name)
         for name in os.listdir(folder)

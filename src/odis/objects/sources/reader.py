@@ -56,7 +56,8 @@ class AnnotationFormat:
     With `states_sizes` it also takes `trust`: take the image sizes in the annotations, and open no image.
     With `takes_places` it also takes `images` and `annotations`: a folder and a file or folder to use instead
     of those the layout names, each a path that begins at the root or an absolute one. With `takes_file` the
-    command takes the file of annotations in place of its folder, too.
+    command takes the file of annotations in place of its folder, too. With `has_masks` it takes `masks`: read
+    the masks that lie beside the boxes.
     """
 
     name: str
@@ -67,3 +68,4 @@ class AnnotationFormat:
     states_sizes: bool = False
     takes_places: bool = False
     takes_file: bool = False
+    has_masks: bool = False

@@ -6,13 +6,13 @@ one that its `filename` names, unless that has an annotation of its own.
 
 Boxes are inclusive pixel coordinates counted from 1, whole or not: x0 = xmin - 1, x1 = xmax. Objects marked
 `difficult` or `truncated` are kept as any other; body parts (`part`) are not objects. Masks
-(`SegmentationObject`) are not read: only some images have them, and they do not say which mask is which box.
+(`SegmentationObject`) are read if they are asked for: only some images have them (`voc_masks.py`).
 
-Labels are positions in the data set's `labelmap.txt`, if it has one; in VOC's twenty classes, if a list in
-`ImageSets` names the images and they have no other class; else in the split's own names, sorted. Which it is
-takes a first pass over the annotations that keeps nothing but the names of classes, and of the images that
-are not named like their annotation. Besides them, the names of the split's images are held; an annotation is
-read again when its row is asked for.
+Labels are positions in the data set's `labelmap.txt` or `class_names.txt`, if it has one; in VOC's twenty
+classes, if a list in `ImageSets` names the images and they have no other class; else in the split's own
+names, sorted. Which it is takes a first pass over the annotations that keeps nothing but the names of
+classes, and of the images that are not named like their annotation. Besides them, the names of the split's
+images are held; an annotation is read again when its row is asked for.
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ from odis.objects.clean import (
 from odis.objects.images import header_sizes
 from odis.objects.sources.frames import frame_of, in_doubt
 from odis.objects.sources.image_names import ImageNames, stem
-from odis.objects.sources.label_list import LABEL_MAP, read_list
+from odis.objects.sources.label_list import find_list_file, read_list
+from odis.objects.sources.label_map_layout import INSTANCE_FOLDERS, has_maps
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, Unit
 from odis.objects.sources.text import short
 from odis.objects.sources.voc_layout import VocLayout, find_layout, xml_below
+from odis.objects.sources.voc_masks import masks_of
 from odis.objects.sources.voc_xml import Item, filename, items, leads_out, parse, stated_size
 from odis.types import Box, ImageObjects, Object, Skipped
 
@@ -77,6 +79,7 @@ def read(
     trust: bool = False,
     images: str | None = None,
     annotations: str | None = None,
+    masks: bool = False,
 ) -> AnnotationReader:
     """Every image that the split lists, in its order, or every image with an annotation, by name; an image
     without objects has none.
@@ -90,12 +93,19 @@ def read(
         trust: Take the sizes that the annotations state, without opening the images.
         images: Folder of the images, if elsewhere.
         annotations: Folder of the XML files, if elsewhere.
+        masks: Give objects the masks of `SegmentationObject`, where there are any.
 
     Raises:
-        DataError: The split is not named, missing or empty, or there are no XML files.
+        DataError: The split is not named, missing or empty, or there are no XML files; or masks are asked
+            for, and there is no folder of them.
     """
     layout = find_layout(root, split, images, annotations, skip)
-    rows = _VocRows(layout, ImageNames(layout.images), skip, trust)
+    maps = next((root / name for name in INSTANCE_FOLDERS if has_maps(root / name)), None) if masks else None
+    if masks and maps is None:
+        raise DataError(
+            f"{root / INSTANCE_FOLDERS[0]}: no instance maps (PNG) here, and --masks asks for them"
+        )
+    rows = _VocRows(layout, ImageNames(layout.images), skip, trust, maps)
     found = rows.first_pass()
     classes = _classes(root, layout, found)
     rows.labels.update({name: k for k, name in enumerate(classes)})
@@ -104,19 +114,20 @@ def read(
 
 FORMAT = AnnotationFormat(
     name="voc",
-    title="Pascal VOC XML (also of Roboflow, CVAT, labelImg): boxes",
+    title="Pascal VOC XML (also of Roboflow, CVAT, labelImg): boxes, and masks if asked for",
     layout="Annotations/*.xml, JPEGImages/*, ImageSets/Main/SPLIT.txt; or XML files beside images",
     splits="train, val, trainval, test (needed if there are several)",
     read=read,
     states_sizes=True,
     takes_places=True,
+    has_masks=True,
 )
 
 
 def _classes(root: Path, layout: VocLayout, found: set[str]) -> list[str]:
     """The classes, of which `found` are named by annotations."""
-    path = root / LABEL_MAP
-    listed = read_list(path).names if os.path.isfile(path) else []
+    path = find_list_file(root)
+    listed = read_list(path).names if path is not None else []
     if listed:
         return [*listed, *sorted(found - set(listed))]
     return list(CLASSES) if layout.listed is not None and found <= set(CLASSES) else sorted(found)
@@ -128,6 +139,7 @@ class _VocRows:
     images: ImageNames
     skip: Skip
     trust: bool
+    maps: Path | None = None  # folder of the instance maps, if masks are asked for
     labels: dict[str, int] = field(default_factory=dict)
     elsewhere: dict[str, str] = field(default_factory=dict)  # images that `filename` names, by annotation
 
@@ -224,7 +236,8 @@ class _VocRows:
         if size is None:
             return None
         objects = []
-        for item, box in zip(named, boxes):
+        masks = self._masks(name, boxes, size)
+        for item, box, mask in zip(named, boxes, masks):
             if item.problem:
                 skip(SkippedObject(item.what, item.problem))
                 continue
@@ -234,9 +247,15 @@ class _VocRows:
                     f"has the class {short(item.name)}, which was not there before" if item.name else _NO_NAME
                 )
                 skip(Mended(item.what, f"{why}: kept without label"))
-            objects.append((item.what, Object(box, label=label)))
-        kept = keep_usable(objects, size, len(self.labels), skip)
+            objects.append((item.what, Object(box, mask, label)))
+        kept = keep_usable(objects, size, len(self.labels), skip, masks_are_sound=True)
         return ImageObjects(f"{self.layout.folder}{image}", *size, kept)
+
+    def _masks(self, name: str, boxes: list[Box], size: tuple[int, int]) -> list[bytes | None]:
+        """The mask of each object, if masks are asked for and there are any."""
+        if self.maps is None:
+            return [None] * len(boxes)
+        return masks_of(self.maps / f"{name}.png", boxes, size, self.skip)
 
     def _without_image(self, path: Path, name: str, written: str, named: list[Item]) -> None:
         folder = self.images.folder

@@ -3,8 +3,9 @@ one text file of objects an image.
 
 `data.yaml` (`yolo_yaml.py`) names the classes and, for each split, a folder, a .txt list of images, or
 several of these; without an entry a split is where exporters put it (`images/train`, `train/images`,
-`train.txt`). Without a YAML file the class names are those of `classes.txt`, `obj.names` or
-`_darknet.labels`, or else the numbers that the label files have.
+`train.txt`). Without a YAML file darknet's `obj.data` (`darknet.py`) says where lists and names are. Without
+either the class names are those of `classes.txt`, `obj.names` or `_darknet.labels`, or else the numbers that
+the label files have.
 
 The objects of images/a/b.jpg are in labels/a/b.txt (`yolo_places.py`), in lines as `yolo_label.py` says. A
 missing file and an empty one mean that there is no object. A file without its image is an image left out.
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from odis.errors import DataError
 from odis.objects.clean import Mended, Skip, SkippedObject, keep_usable, usable_size
+from odis.objects.sources.darknet import DarknetData
 from odis.objects.sources.reader import SPLITS, AnnotationFormat, AnnotationReader, Unit
 from odis.objects.sources.text import distinct, read_names, read_text, short
 from odis.objects.sources.yolo_label import label_lines, objects_of
@@ -76,6 +78,7 @@ class _DataSet:
     yaml: DataYaml | None
     labels: Labels
     images: str | None  # the folder of images that was named, relative to `root`
+    darknet: DarknetData | None = None  # if there is no YAML file
 
     @classmethod
     def find(cls, given: Path, images: str | None, annotations: str | None) -> _DataSet:
@@ -93,7 +96,8 @@ class _DataSet:
             path, notes = notes, None
         else:
             raise DataError(f"{notes}: no such folder of label files, and no .yaml file")
-        return cls(given, root, DataYaml.load(path) if path else None, Labels(root, notes), folder)
+        data = None if path else DarknetData.find(given)
+        return cls(given, root, DataYaml.load(path) if path else None, Labels(root, notes), folder, data)
 
     def places(self, split: str | None) -> list[str]:
         """The folders and lists of a split, relative to the root."""
@@ -103,7 +107,14 @@ class _DataSet:
             return self._entries(wanted, entry)
         if self.images is not None:
             return [self.images] if split is None else self._usual(split, below=self.images)
-        found = usual_places(self.root, wanted)
+        listed = self.darknet.split(wanted) if self.darknet else None
+        place = find_below(self.root, ["."], listed, is_place) if listed else None
+        found = [place] if place is not None else usual_places(self.root, wanted)
+        if self.darknet and listed and not found:
+            raise DataError(
+                f"{self.darknet.path}: {wanted} is {short(listed)}, and there is no such list of images "
+                f"below {self.root}"
+            )
         if found or split is not None or any(usual_places(self.root, name) for name in SPLITS):
             return found or self._none(wanted)
         for place in ("images", "obj_train_data", "."):
@@ -182,9 +193,12 @@ class _DataSet:
         if found is not None:
             return found
         labels = [self.labels.folder(place) for place in places]
-        for folder in filter(None, (self.given, self.labels.named, self.given / "labels", *labels)):
-            path = next((folder / name for name in CLASS_FILES if os.path.isfile(folder / name)), None)
-            if path is None:
+        folders = filter(None, (self.given, self.labels.named, self.given / "labels", *labels))
+        listed = (one for folder in folders for one in (folder / name for name in CLASS_FILES))
+        named = self.darknet.values.get("names") if self.darknet else None
+        found_names = find_below(self.given, ["."], named, os.path.isfile) if named else None
+        for path in (*([self.given / found_names] if found_names else []), *listed):
+            if not os.path.isfile(path):
                 continue
             names = read_names(path)
             if not names:
