@@ -21,7 +21,7 @@ from odis.objects.index import ObjectIndex
 
 COMMANDS = [
     "pretrain", "index", "objects", "inspect", "embed", "evaluate", "export", "benchmark",
-    "report", "scenes", "demo",
+    "report", "explore", "scenes", "demo",
 ]  # fmt: skip
 
 TINY = [
@@ -208,6 +208,10 @@ def test_module_and_script_are_the_same_command() -> None:
         (["index", "perturb", "x", "--out", "y", "--false", "0.1"], "odis index: x: no such file or folder"),
         (["report", "--out", "x.html"], "odis report: "),
         (["report", "x", "--out", "x.html"], "odis report: x: "),
+        (["explore"], "odis explore: the following arguments are required: runs"),
+        (["explore", "x"], "odis explore: --data is required"),
+        (["explore", "x", "--data", "y", "--port", "0"], "odis explore: port 0 must be from 1 to 65535"),
+        (["explore", "x", "--data", "y"], "odis explore: y: no such file or folder"),
         (["evaluate", "knn"], "odis evaluate: --model is required"),
         (
             ["evaluate", "knn", "--model", "x", "--train", "x", "--test", "x"],

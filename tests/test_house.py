@@ -35,7 +35,7 @@ LAYERS = [
     {"finding"},
     {"train"},
     {"evaluation"},
-    {"report", "benchmark", "pictures", "exporting"},
+    {"report", "benchmark", "pictures", "exporting", "explorer"},
     {"commands"},
     {"cli"},
     {"__main__"},

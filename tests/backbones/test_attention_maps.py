@@ -4,7 +4,14 @@ import pytest
 import torch
 from timm.models.vision_transformer import Attention
 
-from odis.backbones.attention_maps import object_attention_weights
+from odis.backbones.attention_maps import (
+    object_attention_layers,
+    object_attention_maps,
+    object_attention_weights,
+)
+from odis.backbones.build import build_vit
+from odis.config.training import ModelConfig
+from odis.errors import ConfigError
 from odis.method.attention import object_attention, visible_keys
 from odis.method.layout import ObjectTokens, TokenLayout
 
@@ -24,3 +31,18 @@ def test_weights_give_the_outputs(kind: ObjectTokens) -> None:
     by_hand = attn.proj((weights.transpose(1, 2) @ values).transpose(1, 2).flatten(2))
     whole = object_attention(attn, x, keys, kind)
     torch.testing.assert_close(by_hand, whole[:, :1] if kind == "single" else whole[:, -queries:])
+
+
+@pytest.mark.parametrize("kind", ["single", "read-only", "beside"])
+def test_layers_in_one_pass_are_those_asked_one_by_one(kind: ObjectTokens) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(embed_dim=24, depth=3, num_heads=2, patch_size=8, object_tokens=kind)
+    model = build_vit(config, 32, drop_path=0.0).eval()
+    images, masks = torch.randn(2, 3, 32, 40), torch.rand(2, 1, 20) < 0.5
+    masks[:, :, 0] = True
+    maps = object_attention_layers(model, images, masks)
+    for layer in range(3):
+        torch.testing.assert_close(maps[layer], object_attention_maps(model, images, masks, layer))
+    model.split_queries = False
+    with pytest.raises(ConfigError, match="timm's common attention"):
+        object_attention_layers(model, images, masks)

@@ -45,6 +45,7 @@ POSITIONAL = {
     "embed": 1,
     "export": 1,
     "report": 1,
+    "explore": 1,
     "index": 1,
     "detect": 1,
     "discover": 1,

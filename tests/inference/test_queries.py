@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -214,3 +215,20 @@ def test_a_network_of_one_shape_sees_squares() -> None:
     np.testing.assert_array_equal(query.masks.reshape(4, 4), np.eye(4, dtype=bool)[:1].repeat(4, 0))
     odd = only(builder(square=(3, 5))(image, [Object((0, 0, 32, 32))]))  # a map that does not tile its pixels
     assert (odd.pixels.shape, odd.masks.shape) == ((3, 32, 32), (1, 15))
+
+
+@pytest.mark.parametrize(("mode", "context"), [("crop", None), ("masked-attention", 1.5), ("blackout", None)])
+def test_the_frame_is_what_the_query_shows(mode: str, context: float | None) -> None:
+    """Of an image whose pixels say where they are: the mean of the query is that of the frame."""
+    y, x = np.mgrid[:60, :90]
+    image = torch.from_numpy(np.stack([x, y, 0 * x]).astype(np.uint8))
+    item = Object((20.0, 10.0, 50.0, 30.0))
+    made = builder(mode=mode, context=context)
+    frame = made.frame(item, 90, 60)
+    (query,) = made(image, [item])
+    if mode == "blackout":
+        assert (frame.x0, frame.y0, frame.x1, frame.y1) == (0, 0, 90, 60)
+        return
+    shown = query.pixels.reshape(3, -1).mean(axis=1)[:2]
+    middle = [(frame.x0 + frame.x1 - 1) / 2, (frame.y0 + frame.y1 - 1) / 2]
+    np.testing.assert_allclose(shown, middle, atol=0.6)  # pixels are rounded to whole numbers

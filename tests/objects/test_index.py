@@ -352,3 +352,12 @@ def test_metadata_that_is_no_settings_is_passed_over(tmp_path: Path) -> None:
         metadata = {**whole.schema.metadata, b"made_with": text}
         pq.write_table(whole.replace_schema_metadata(metadata), tmp_path / "other.parquet")
         assert made_with(tmp_path / "other.parquet") is None
+
+
+@given(st.lists(rows, max_size=6))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_labelled_objects_are_those_of_the_rows(tmp_path: Path, written: list[ImageObjects]) -> None:
+    write_index(tmp_path / "i.parquet", written, root=tmp_path, provenance="annotated", classes=[])
+    index = ObjectIndex.open(tmp_path / "i.parquet")
+    found = list(zip(*(column.tolist() for column in index.labelled())))
+    assert found == [(k, o.label) for k, row in enumerate(index) for o in row.objects if o.label is not None]

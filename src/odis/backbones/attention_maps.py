@@ -32,10 +32,7 @@ def object_attention_maps(model: ObjectViT, images: Tensor, object_masks: Tensor
     Raises:
         ConfigError: for a model whose attention is not timm's common one.
     """
-    if not model.split_queries:
-        raise ConfigError(
-            "model.name: attention maps need timm's common attention, which this model does not have"
-        )
+    _require_common(model)
     x, keys, layout, _ = model.embed(images, object_masks, None)
     assert keys is not None
     number = layer % len(model.blocks)
@@ -43,6 +40,40 @@ def object_attention_maps(model: ObjectViT, images: Tensor, object_masks: Tensor
     block: Any = model.blocks[number]
     weights = object_attention_weights(block.attn, attention_input(block, x), keys, layout.kind)
     return weights[..., layout.patch_slice]
+
+
+@torch.no_grad()
+def object_attention_layers(model: ObjectViT, images: Tensor, object_masks: Tensor) -> Tensor:
+    """The attention of object tokens to the patches in every block, by one pass through the network.
+
+    Args:
+        model: The network.
+        images: (B, 3, H, W).
+        object_masks: bool (B, Q, P).
+
+    Returns:
+        (layers, B, Q, heads, P); each layer as `object_attention_maps` gives it.
+
+    Raises:
+        ConfigError: for a model whose attention is not timm's common one.
+    """
+    _require_common(model)
+    x, keys, layout, _ = model.embed(images, object_masks, None)
+    assert keys is not None
+    maps = []
+    for block in model.blocks:
+        attn: Any = block
+        weights = object_attention_weights(attn.attn, attention_input(block, x), keys, layout.kind)
+        maps.append(weights[..., layout.patch_slice])
+        x = model.apply_blocks([block], x, keys, layout)
+    return torch.stack(maps)
+
+
+def _require_common(model: ObjectViT) -> None:
+    if not model.split_queries:
+        raise ConfigError(
+            "model.name: attention maps need timm's common attention, which this model does not have"
+        )
 
 
 def object_attention_weights(attn: Attention, x: Tensor, keys: Tensor, kind: ObjectTokens) -> Tensor:

@@ -12,6 +12,7 @@ COMMANDS = (
     "export",
     "benchmark",
     "report",
+    "explore",
     "scenes",
     "demo",
 )

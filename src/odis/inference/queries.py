@@ -88,19 +88,27 @@ class QueryBuilder:
         height, width = image.shape[1:]
         whole = Crop(0, 0, width, height)
         if self.mode == "crop":
-            return [self._query(image, _outwards(o, width, height), square=True) for o in objects]
+            return [self._query(image, self.frame(o, width, height), square=True) for o in objects]
         if self.mode == "blackout":
             return [self._query(self._blackout(image, _outwards(o, width, height)), whole) for o in objects]
         if self.mode == "whole-image":
             return [self.whole(image)]
         if self.context is not None:
-            return [self._query(image, _window(o, self.context, width, height), [o]) for o in objects]
+            return [self._query(image, self.frame(o, width, height), [o]) for o in objects]
         query = self._query(image, whole, objects)
         return (
             [Query(query.pixels, query.masks[i : i + 1]) for i in range(len(objects))]
             if self.one_each
             else [query]
         )
+
+    def frame(self, item: Object, width: int, height: int) -> Crop:
+        """The part of a `width` x `height` image that the query of an object shows."""
+        if self.mode == "crop":
+            return _outwards(item, width, height)
+        if self.mode == "masked-attention" and self.context is not None:
+            return _window(item, self.context, width, height)
+        return Crop(0, 0, width, height)
 
     def whole(self, image: Tensor) -> Query:
         """The whole image as one object."""

@@ -19,7 +19,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from odis import __version__
@@ -165,6 +167,20 @@ class ObjectIndex:
         if self._images is not None:
             return len(self._images)
         return sum(len(batch.column("boxes").flatten()) for batch in self._load())
+
+    def labelled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row and label of every object with a label, int64 each, in the order of rows; no row is made."""
+        rows, labels = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        if self._labels is not None:
+            rows.append(np.arange(len(self._labels), dtype=np.int64))
+            labels.append(self._labels.to_numpy(zero_copy_only=False).astype(np.int64))
+        for batch, end in zip(self.batches(), self._ends):
+            column = batch.column("labels")
+            of, values = pc.list_parent_indices(column), column.flatten()
+            there = values.is_valid()
+            rows.append(of.filter(there).to_numpy().astype(np.int64) + end - len(batch))
+            labels.append(values.filter(there).to_numpy().astype(np.int64))
+        return np.concatenate(rows), np.concatenate(labels)
 
     def fingerprint(self) -> str:
         """Sixteen characters that tell two indexes apart: of the content of the Parquet files, or of the
