@@ -103,16 +103,15 @@ def compressed(runs: list[int]) -> bytes:
 def test_run_lengths_whose_sum_overflows_are_no_mask() -> None:
     """They add up to the image modulo 2^64; the decoder would write far outside of it."""
     assert compressed([3, 4, 5]) == rle.encode(np.repeat([0, 1, 0], [3, 4, 5]).reshape(4, 3, order="F"))
-    step, runs = 2**33, [5, 7]
-    while sum(runs) + step * 2 < 2**64 + 48:
-        step = min(step + 2**33, 2**62)
-        runs += [min(runs[-2] + 2**33, 2**62), min(runs[-1] + 2**33, 2**62)]
-    rest = 2**64 + 48 - sum(runs)
-    for counts in (compressed([*runs[:-2], 1]), compressed([2**33, 1]), compressed([2**31, 1, 2**31])):
+    pairs = 50_000
+    step, rest = divmod(2**64 + 48, pairs * (pairs + 1))
+    runs = [step * k for k in range(1, pairs + 1) for _ in range(2)]
+    runs[-1] += rest
+    assert sum(runs) == 2**64 + 8 * 6
+    for counts in (compressed(runs), compressed([2**33, 1]), compressed([2**31, 1, 2**31])):
         with pytest.raises(DataError):
             rle.check(counts, 8, 6)
         assert not rle.are_sound([counts], np.array([48]))[0]
-    assert rest < 2**64
     whole = compressed([2**31 - 1, 1])
     assert rle.check(whole, 2**16, 2**15) == 1
     assert rle.are_sound([whole, compressed([2**31, 1]), whole], np.array([2**31] * 3)).tolist() == [
