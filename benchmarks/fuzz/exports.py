@@ -180,6 +180,24 @@ def cvat_video(root: Path) -> None:
     write(root / "annotations.xml", _CVAT.format("interpolation", items))
 
 
+def coco_panoptic(root: Path) -> None:
+    """COCO's panoptic form; ids need all channels."""
+    ids = np.zeros((HEIGHT, WIDTH), np.int64)
+    ids[2:12, 2:20], ids[14:30, 5:45] = 7_000_123, 300
+    listed = [{"id": 7_000_123, "category_id": 1}, {"id": 300, "category_id": 187, "iscrowd": 0, "area": 640}]
+    images, annotations = [], []
+    (root / "annotations/panoptic_val").mkdir(parents=True)
+    for k in range(2):
+        save(root / f"val/{k}.jpg", k)
+        channels = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1)
+        Image.fromarray(channels.astype(np.uint8)).save(root / f"annotations/panoptic_val/{k}.png")
+        images.append({"id": k, "file_name": f"{k}.jpg", "width": WIDTH, "height": HEIGHT})
+        annotations.append({"image_id": k, "file_name": f"{k}.png", "segments_info": listed})
+    categories = [{"id": 1, "name": "cat", "isthing": 1}, {"id": 187, "name": "sky", "isthing": 0}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write(root / "annotations/panoptic_val.json", json.dumps(content))
+
+
 def imagefolder(root: Path) -> None:
     """Hugging Face's imagefolder, a folder a split, objects in both of their forms."""
     for split in ("train", "validation"):
@@ -234,6 +252,7 @@ ALL_SETS = SETS | {
     "cvat-video": DataSet("cvat", cvat_video),
     "imagefolder": DataSet("imagefolder", imagefolder, "train"),
     "imagefolder-labels": DataSet("imagefolder", imagefolder_labels),
+    "coco-panoptic": DataSet("coco-panoptic", coco_panoptic, "val"),
     "table": DataSet("table", table),
     "imagenet-sorted": DataSet("imagenet", imagenet_sorted, "val"),
     "tiny-imagenet-sorted": DataSet("tiny-imagenet", tiny_imagenet_sorted, "val"),

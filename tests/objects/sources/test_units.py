@@ -199,6 +199,26 @@ def table(root: Path) -> None:
         save(root / f"{name}.png")
 
 
+def coco_panoptic(root: Path) -> None:
+    images = [{"id": k, "file_name": f"{name}.png", "width": 8, "height": 6} for k, name in enumerate("abcd")]
+    segments = [{"id": 1, "category_id": 5}, {"id": 2, "category_id": 5}]
+    annotations = [{"image_id": k, "file_name": f"{k}.png", "segments_info": segments} for k in range(3)]
+    content = {
+        "images": images,
+        "annotations": [*annotations, "broken"],
+        "categories": [{"id": 5, "name": "x"}],
+    }
+    write(root / "annotations/panoptic_SPLIT.json", json.dumps(content))
+    values = np.zeros((6, 8, 3), np.uint8)
+    values[1:4, 1:5, 0] = 1
+    for k in range(3):
+        path = root / f"annotations/panoptic_SPLIT/{k}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(values).save(path)
+    for name in "acd":
+        save(root / f"SPLIT/{name}.png")
+
+
 SETS: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "coco": (coco, "SPLIT"),
     "lvis": (lvis, "SPLIT"),
@@ -214,6 +234,7 @@ SETS: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "cvat": (cvat, None),
     "imagefolder": (imagefolder, None),
     "table": (table, None),
+    "coco-panoptic": (coco_panoptic, "SPLIT"),
     "folder": (folder, None),
 }
 
@@ -310,7 +331,7 @@ def test_trust_opens_no_image_whose_size_is_stated(
     if name != "imagenet":
         assert trusting.written > careful.written  # an image that is missing, or of another size
         for path in root.rglob("*"):
-            if path.suffix in (".jpg", ".png") and "Class" not in str(path):
+            if path.suffix in (".jpg", ".png") and "Class" not in str(path) and "panoptic" not in str(path):
                 path.write_bytes(b"")
         build_index(name, root, tmp_path / "empty.parquet", split, trust=True)
         assert list(ObjectIndex.open(tmp_path / "empty.parquet")) == after

@@ -11,6 +11,7 @@ from odis.objects.sources.reader import AnnotationFormat
 
 MODULES = (
     "coco",
+    "coco_panoptic",
     "lvis",
     "objects365",
     "voc",

@@ -41,6 +41,22 @@ def to_box(bbox: Any) -> Box:
     return x, y, x + width, y + height
 
 
+def box_of_keypoints(keypoints: Any) -> Box:
+    """The box around COCO's keypoints x, y, v, ..., of those that are labelled (v > 0).
+
+    Raises:
+        DataError: Saying what is wrong with them.
+    """
+    values = [number(value) for value in keypoints] if isinstance(keypoints, list) else []
+    if not values or len(values) % 3 or any(value is None or not abs(value) < 2**31 for value in values):
+        raise DataError(f"keypoints are {short(keypoints)}, must be numbers x, y, v, x, y, v, ...")
+    numbers = [float(value or 0) for value in values]
+    seen = [(x, y) for x, y, v in zip(numbers[::3], numbers[1::3], numbers[2::3]) if v > 0]
+    if not seen:
+        raise DataError("has no bbox, and none of its keypoints is labelled")
+    return min(x for x, _ in seen), min(y for _, y in seen), max(x for x, _ in seen), max(y for _, y in seen)
+
+
 def to_corners(bboxes: list[Any]) -> np.ndarray:
     """float64 (n, 4): as `to_box` of each, NaN where that refuses it or a whole number is far from any
     image.

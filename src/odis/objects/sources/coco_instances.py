@@ -41,6 +41,8 @@ _SAMPLE = 200  # images by which the folder is found
 
 _ODD = re.compile(r"\\|//|(^|/)\.{1,2}(/|$)")  # in names that may be spelled in several ways
 
+KEYPOINTS = "objects with keypoints (their box and mask are read)"
+
 ALL_CROWDS = (
     "files in which every annotation is a crowd (iscrowd 1): no object is left (if these are single objects, "
     "set iscrowd to 0)"
@@ -210,7 +212,7 @@ def _load(
     counts: dict[str, int] = {}
     categories: list[Any] = []
     used: set[Any] = set()
-    objects = 0
+    objects = keypoints = 0
     for name, entries in chunks:
         before = counts.get(name, 0)
         counts[name] = before + len(entries)
@@ -225,11 +227,14 @@ def _load(
             )
             used.update(found.categories)
             objects += len(found.crowds) - sum(found.crowds)
+            keypoints += sum(1 for entry in found.entries if entry.get("keypoints"))
             joined.add_annotations(found.images, *_records(found, noun != "annotation"))
         else:
             categories += entries
     if counts.get("annotations") and not objects:
         skip(Unread(str(path), ALL_CROWDS))
+    if keypoints:
+        skip(Unread(str(path), KEYPOINTS, keypoints))
     joined.close()
     return read_classes(path, categories, used, skip)
 
@@ -240,6 +245,9 @@ def _records(found: Annotations, scored: bool) -> tuple[np.ndarray, list[tuple[A
     """
     records = np.zeros(len(found.entries), ANNOTATION)
     bboxes, segmentations = ([entry.get(key) for entry in found.entries] for key in ("bbox", "segmentation"))
+    for k, entry in enumerate(found.entries if not all(bboxes) else ()):
+        if not bboxes[k] and not segmentations[k] and entry.get("keypoints"):
+            segmentations[k] = {"keypoints": entry["keypoints"]}
     scores = [entry.get("score") for entry in found.entries] if scored else []
     records["crowd"] = found.crowds
     records["box"] = to_corners(bboxes)

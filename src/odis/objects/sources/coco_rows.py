@@ -30,7 +30,7 @@ from odis.objects.clean import (
 )
 from odis.objects.columns import Columns
 from odis.objects.sources.annotation_join import BLOCK, AnnotationJoin, are_integers
-from odis.objects.sources.coco_annotation import checked_counts, sound_mask, to_box
+from odis.objects.sources.coco_annotation import box_of_keypoints, checked_counts, sound_mask, to_box
 from odis.objects.sources.coco_entries import Identifier, name_of, number, short
 from odis.objects.sources.coco_mask import box_of, read_mask
 from odis.objects.sources.places import ImagePlaces, Settled
@@ -237,6 +237,9 @@ class _Annotation:
             return Object(self.box, None, label), problems[0] if problems else None
         bbox, segmentation, *scores = self.rest
         box = None if bbox is None or bbox == [] else to_box(bbox)
+        if type(segmentation) is dict and "keypoints" in segmentation:
+            box, segmentation = box_of_keypoints(segmentation["keypoints"]), None
+            problems.append("has no bbox; that of its keypoints is taken")
         mask, problem = read_mask(segmentation, width, height, box)
         if box is None and mask is None:
             box = to_box(bbox)
