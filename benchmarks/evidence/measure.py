@@ -70,18 +70,19 @@ class Parts:
 
 def object_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, side: int) -> dict[str, Any]:
     """k-NN accuracy of objects in every way to ask, with its interval over test images."""
-    return {asked: _knn(encoder, train, test, side, asked, "obj") for asked in ASKED}
+    return {asked: knn_of(encoder, train, test, side, asked, "obj") for asked in ASKED}
 
 
 def both_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, side: int) -> dict[str, Any]:
     """The same by `[CLS]` and `[OBJ]` concatenated, of a network that has both, where a way reads them."""
     ways = ("masked-attention", WINDOW) if "both" in encoder.readouts("masked-attention") else ()
-    return {asked: _knn(encoder, train, test, side, asked, "both") for asked in ways}
+    return {asked: knn_of(encoder, train, test, side, asked, "both") for asked in ways}
 
 
-def _knn(
+def knn_of(
     encoder: Encoder, train: ObjectIndex, test: ObjectIndex, side: int, asked: str, readout: Readout
 ) -> dict[str, Any]:
+    """k-NN accuracy of objects in one of `ASKED`, with its interval over test images."""
     window = asked == WINDOW
     mode = "masked-attention" if window else asked
     # A box that is cut out, and a window, are resized to the size of a view; whole images are asked about at

@@ -77,9 +77,9 @@ def runs(
 
 
 def work_through(
-    jobs: list[Job], base: list[str], logs: Path, processes: int, end: float
+    jobs: list[Job], base: list[str], logs: Path, processes: int, end: float, script: str = "run.py"
 ) -> tuple[list[str], int]:
-    """Run jobs, so many at a time, until they are done or `end` has come.
+    """Run jobs of a script, so many at a time, until they are done or `end` has come.
 
     Returns:
         Names of those that failed, and how many are left.
@@ -97,7 +97,7 @@ def work_through(
                 and (job := next(waiting, None)) is not None
             ):
                 with (logs / f"{job.name}.log").open("ab") as log:
-                    command = [sys.executable, str(HERE / "run.py"), *base, "--job", *job.arguments]
+                    command = [sys.executable, str(HERE / script), *base, "--job", *job.arguments]
                     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
                     # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
                     running[job] = subprocess.Popen(
