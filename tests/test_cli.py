@@ -20,7 +20,7 @@ from odis.errors import OdisWarning
 from odis.objects.index import ObjectIndex
 
 COMMANDS = [
-    "pretrain", "index", "objects", "inspect", "embed", "evaluate", "export", "benchmark",
+    "pretrain", "index", "objects", "inspect", "embed", "evaluate", "compare", "export", "benchmark",
     "report", "explore", "scenes", "demo",
 ]  # fmt: skip
 

@@ -13,16 +13,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from odis.commands.functions import evaluate, index, pretrain
+    from odis.commands.functions import compare, evaluate, index, pretrain
     from odis.exporting.write import export
     from odis.inference.load import load
     from odis.types import Object
 
 __version__ = "0.1.0"
-__all__ = ["Object", "__version__", "evaluate", "export", "index", "load", "pretrain"]
+__all__ = ["Object", "__version__", "compare", "evaluate", "export", "index", "load", "pretrain"]
 
 _HOMES = {
     "Object": "odis.types",
+    "compare": "odis.commands.functions",
     "evaluate": "odis.commands.functions",
     "export": "odis.exporting.write",
     "index": "odis.commands.functions",

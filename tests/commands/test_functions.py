@@ -144,7 +144,7 @@ def test_the_package_offers_functions_and_no_module_has_the_name_of_one() -> Non
         assert getattr(odis, name) is not None
         for path in (Path(odis.__file__).parent / name, Path(odis.__file__).with_name(f"{name}.py")):
             assert not path.exists(), f"{path} hides odis.{name}"
-    names = "Object, __version__, evaluate, export, index, load, pretrain"
+    names = "Object, __version__, compare, evaluate, export, index, load, pretrain"
     with pytest.raises(AttributeError, match=f"it has {names}"):
         odis.train_everything  # noqa: B018
 

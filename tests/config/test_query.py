@@ -82,6 +82,10 @@ OTHER_FIELDS = {
     "LandmarkSettings": {"readout"},  # cls, or with the mean of patches
     "MapFolders": {"images"},
     "SegmentedImages": {"images"},
+    "Asked": {"modes", "size"},  # resolved for one model
+    "PartFeatures": {"images"},
+    "PixelLabels": {"images"},
+    "StoredMeasure": {"mode"},
     # Of protocols, which set the query themselves; each has a size of its own.
     "Ade20kSettings": {"size"},
     "FoundSettings": {"size"},

@@ -205,7 +205,7 @@ def test_mean_average_precision_and_its_interval_equal_a_slow_bootstrap(
     scores, targets = rng.integers(0, 12, (45, 4)) / 12, rng.random((45, 4)) < 0.3
     targets[:, 2] = False  # a class without a positive
     targets[:, 3] = groups == 4  # one that a third of the resamples lacks
-    drawn = np.concatenate(list(module._resampled(15, 60, 8)))
+    drawn = np.concatenate(list(module.resampled(15, 60, 8)))
     resampled = []
     for counts in drawn.astype(int):
         rows = np.repeat(np.arange(45), counts[groups])
@@ -218,7 +218,7 @@ def test_mean_average_precision_and_its_interval_equal_a_slow_bootstrap(
 
 
 def test_draws_are_multinomial() -> None:
-    counts = np.concatenate(list(module._resampled(5, 20_000, 0)))
+    counts = np.concatenate(list(module.resampled(5, 20_000, 0)))
     assert (counts.sum(1) == 5).all()
     np.testing.assert_allclose(counts.mean(0), 1, atol=0.03)
     np.testing.assert_allclose(np.cov(counts.T), np.eye(5) - 0.2, atol=0.03)
@@ -342,7 +342,7 @@ def test_iou_equals_torchmetrics_but_for_classes_that_are_nowhere(
 def test_the_interval_of_iou_is_that_of_a_slow_bootstrap(rng: np.random.Generator) -> None:
     predicted, labels = pixels(rng, 14, 6, 0.2)
     resampled = []
-    for counts in np.concatenate(list(module._resampled(14, 50, 2))).astype(int):
+    for counts in np.concatenate(list(module.resampled(14, 50, 2))).astype(int):
         rows = np.repeat(np.arange(14), counts)
         t, p = labels[rows].ravel(), predicted[rows].ravel()
         here = [c for c in range(6) if (t == c).any() or (p == c).any()]

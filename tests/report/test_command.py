@@ -56,7 +56,7 @@ def page(both: str, parsed: Callable[[str], Any]) -> Any:
 
 
 def test_page_has_its_parts_under_headings_that_follow_one_another(page: Any) -> None:
-    assert [h.text for h in page.all("h2")] == ["Runs", "Curves", "Results", "Pictures"]
+    assert [h.text for h in page.all("h2")] == ["Runs", "Curves", "Results", "Comparisons", "Pictures"]
     levels = [int(node.tag[1]) for node in page.all() if re.fullmatch("h[1-6]", node.tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1

@@ -9,6 +9,7 @@ COMMANDS = (
     "inspect",
     "embed",
     "evaluate",
+    "compare",
     "export",
     "benchmark",
     "report",

@@ -1,4 +1,4 @@
-"""The commands as Python functions: `odis.index`, `odis.pretrain`, `odis.evaluate`."""
+"""The commands as Python functions: `odis.index`, `odis.pretrain`, `odis.evaluate`, `odis.compare`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from odis.config.training import PretrainConfig
 from odis.config.wording import did_you_mean
 from odis.errors import ConfigError, OdisError
 from odis.evaluation import EVALUATIONS, PROTOCOLS
+from odis.evaluation.compare.settings import CompareData, CompareSettings
 from odis.evaluation.evaluation import Progress
 from odis.evaluation.periodic import periodic_knn
 from odis.evaluation.results import check_writable, write_results
@@ -188,6 +189,85 @@ def evaluate(
         )
         if out is not None:
             write_results(out, results | {"complete": True})
+    return results
+
+
+def compare(
+    before: Model,
+    after: Model,
+    *,
+    train: str | Path,
+    test: str | Path,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Measure two networks on the same images, and what the second forgot, as `odis compare` does.
+
+    `odis.compare("timm:vit_small_patch14_dinov2", "runs/photos", train="train.parquet", test="val.parquet")`
+
+    Args:
+        before: What `odis.load` takes, or an encoder that it returned.
+        after: The same, of the other network.
+        train: Index or folder to learn from.
+        test: Index or folder to measure on.
+        out: Results file to write (JSON).
+        progress: Called with what is read, how many images were, and how many there are.
+        settings: Options of the command, `_` for `-`: `known_train`, `known_test`, `mode`, `size`, `k`,
+            `max_train`.
+
+    Returns:
+        See `odis.evaluation.compare.networks.compare_networks`: `verdict`, and of each data set the
+        `measures` with `before`, `after` and `difference`.
+
+    Raises:
+        OdisError: For an unknown setting, or data on which nothing can be measured.
+    """
+    _require_paths(train=train, test=test)
+    given = {"train": str(train), "test": str(test)} | settings
+    data, of_data = with_values(CompareData(), given)
+    chosen, of_settings = with_values(CompareSettings(), given)
+    known = [*of_data, *of_settings]
+    for key in settings:
+        if key not in known:
+            raise OdisError(
+                f"{key}: compare has no such setting{did_you_mean(key, known)}; it has {', '.join(known)}"
+            )
+    return run_comparison(before, after, data, chosen, out, progress)
+
+
+def run_comparison(
+    before: Model,
+    after: Model,
+    data: CompareData,
+    settings: CompareSettings,
+    out: str | Path | None,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Compare, and write the results file if one is named.
+
+    Raises:
+        OdisError: See `compare`.
+    """
+    from odis.evaluation.compare.networks import compare_networks
+
+    for name, one in (("before", before), ("after", after)):
+        if not isinstance(one, str | Path | Encoder):
+            raise OdisError(f"{name}: is {one!r}, must be a path, timm:NAME or an encoder")
+    data.check()
+    settings.check()
+    read = settings.read
+    if out is not None:
+        check_writable(out)
+    with contextlib.nullcontext() if out is None else sole_owner(out):
+        results = compare_networks(
+            lambda: load_models([before, after], device=read.device, precision=read.precision),
+            data,
+            settings,
+            progress,
+        )
+        if out is not None:
+            write_results(out, results)
     return results
 
 

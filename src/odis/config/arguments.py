@@ -107,7 +107,8 @@ def with_values(settings: T, values: Mapping[str, Any]) -> tuple[T, list[str]]:
             continue
         value, name = getattr(settings, one.name), _option(one)
         if is_dataclass(value):
-            only = one.metadata.get("only")
+            fields_of = one.metadata.get("only")
+            only = None if fields_of is None else [_option(f) for f in fields(value) if f.name in fields_of]
             own = values if only is None else {name: values[name] for name in only if name in values}
             changes[one.name], more = with_values(value, own)
             names += more if only is None else [other for other in more if other in only]

@@ -153,20 +153,24 @@ class LabelledImages:
                 another size than the other; the label map has a value that is no class.
         """
         if self._index is not None:
-            return self._read_objects(self._index, i)
-        image, label_map = self._files[i]
-        sizes, size = header_sizes(image), header_sizes(label_map)[-1]
-        if size not in sizes:
-            raise DataError(
-                f"{label_map}: is {size[0]} x {size[1]} pixels, but its image {image} is {sizes[0][0]} x "
-                f"{sizes[0][1]}"
-            )
-        return load_image(image, size), self._read_map(label_map), []
+            row = self._index[i]
+            image = load_image(self._index.image_path(i), (row.width, row.height))
+            return image, *self.read_labels(i)
+        image_path, label_map = self._files[i]
+        size = self._map_size(i)
+        return load_image(image_path, size), self._read_map(label_map), []
 
-    def _read_objects(self, index: ObjectIndex, i: int) -> tuple[Image.Image, np.ndarray, list[Skipped]]:
-        path, row = index.image_path(i), index[i]
-        image = load_image(path, (row.width, row.height))
-        usable, regions = usable_objects(row, len(index.classes)), []
+    def read_labels(self, i: int) -> tuple[np.ndarray, list[Skipped]]:
+        """The labels of image `i`, as `read` gives them, for one who has the image already.
+
+        Raises:
+            DataError: See `read`.
+        """
+        if self._index is None:
+            self._map_size(i)
+            return self._read_map(self._files[i][1]), []
+        row = self._index[i]
+        usable, regions = usable_objects(row, len(self._index.classes)), []
         for item in usable.objects:
             label = IGNORE if item.label is None or not self._fills(item) else item.label + 1
             regions.append((_pixels(item, row.width, row.height), item, label))
@@ -178,7 +182,18 @@ class LabelledImages:
                 labels[_filled(item, row.width, row.height)] = label
             else:
                 labels[rle.decode(item.mask, row.width, row.height) != 0] = label
-        return image, labels, usable.named(path)
+        return labels, usable.named(self._index.image_path(i))
+
+    def _map_size(self, i: int) -> tuple[int, int]:
+        """Size of a label map, which is that of its image, turned or not."""
+        image, label_map = self._files[i]
+        sizes, size = header_sizes(image), header_sizes(label_map)[-1]
+        if size not in sizes:
+            raise DataError(
+                f"{label_map}: is {size[0]} x {size[1]} pixels, but its image {image} is {sizes[0][0]} x "
+                f"{sizes[0][1]}"
+            )
+        return size
 
     def _read_map(self, path: str) -> np.ndarray:
         assert self._lookup is not None

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from odis.errors import OdisError
 
-_TAILS = (0.025, 0.975)
+TAILS = (0.025, 0.975)
+"""Quantiles of resamples that an interval ends at."""
 _CHUNK = 2_000_000  # numbers drawn at a time: 16 MB, and a handful of arrays of that size
 
 
@@ -78,16 +79,16 @@ def mean_score(
         seed: Of the resamples.
     """
     values = np.asarray(values, dtype=np.float64)
-    known, images = ~np.isnan(values), _images(len(values), groups)
+    known, images = ~np.isnan(values), images_of_rows(len(values), groups)
     values = values[known]
     if not len(values):
         return _score(math.nan, [])
-    group, total = _numbered(images[known])
+    group, total = numbered(images[known])
     sums = np.stack(
         [np.bincount(group, weights=values, minlength=total), np.bincount(group, minlength=total)], axis=1
     )
     samples = []
-    for counts in _resampled(total, resamples, seed):
+    for counts in resampled(total, resamples, seed):
         drawn = counts @ sums
         samples.append(drawn[:, 0] / drawn[:, 1])
     return _score(float(values.mean()), samples)
@@ -112,10 +113,10 @@ def average_precision(
     Raises:
         OdisError: A score is not finite.
     """
-    scores, targets = _ranked(scores, targets)
+    scores, targets = ranked_rows(scores, targets)
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
     return (
-        float(_Ranking.of(scores, targets).average_precision(weights[:, None])[0])
+        float(ClassRanking.of(scores, targets).average_precision(weights[:, None])[0])
         if targets.any()
         else math.nan
     )
@@ -143,15 +144,15 @@ def mean_average_precision_score(
     Raises:
         OdisError: A score is not finite.
     """
-    scores, targets = _ranked(scores, targets)
-    rankings = [_Ranking.of(scores[:, c], targets[:, c]) for c in np.flatnonzero(targets.any(0))]
+    scores, targets = ranked_rows(scores, targets)
+    rankings = [ClassRanking.of(scores[:, c], targets[:, c]) for c in np.flatnonzero(targets.any(0))]
     if not rankings:
         return _score(math.nan, [])
-    group, total = _numbered(_images(len(scores), groups))
-    value = float(_macro(rankings, np.ones((len(scores), 1)))[0])
+    group, total = numbered(images_of_rows(len(scores), groups))
+    value = float(macro_precision(rankings, np.ones((len(scores), 1)))[0])
     samples = [
-        _macro(rankings, counts.T.take(group, axis=0))
-        for counts in _resampled(total, resamples, seed, len(scores))
+        macro_precision(rankings, counts.T.take(group, axis=0))
+        for counts in resampled(total, resamples, seed, len(scores))
     ]
     return _score(value, samples, centred=True)
 
@@ -175,12 +176,12 @@ def resampled_score(
         seed: Of the resamples.
         row: Numbers that `statistic` makes of one resample, if more than the images.
     """
-    samples = [statistic(counts) for counts in _resampled(images, resamples, seed, row)]
+    samples = [statistic(counts) for counts in resampled(images, resamples, seed, row)]
     return _score(value, samples, centred=True)
 
 
 @dataclass(frozen=True, slots=True)
-class _Ranking:
+class ClassRanking:
     """Rows of one class by falling score, cut at the thresholds that gain a positive row; others add
     nothing to the sum.
     """
@@ -191,14 +192,14 @@ class _Ranking:
     positive_starts: np.ndarray  # int64 (T,), where in `positives` those of each threshold begin
 
     @staticmethod
-    def of(scores: np.ndarray, targets: np.ndarray) -> _Ranking:
+    def of(scores: np.ndarray, targets: np.ndarray) -> ClassRanking:
         """From (n,) each, with at least one positive."""
         order = np.argsort(-scores, kind="stable")
         ranked, hit = scores[order], targets[order]
         ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # the last row of each score
         used, positive_starts = np.unique(np.searchsorted(ends, np.flatnonzero(hit)), return_index=True)
         ends = ends[used]
-        return _Ranking(order[: ends[-1] + 1], np.append(0, ends[:-1] + 1), order[hit], positive_starts)
+        return ClassRanking(order[: ends[-1] + 1], np.append(0, ends[:-1] + 1), order[hit], positive_starts)
 
     def average_precision(self, weights: np.ndarray) -> np.ndarray:
         """Of rows weighted in R ways: (n, R) -> (R,), NaN where all positives have weight 0."""
@@ -211,9 +212,9 @@ class _Ranking:
         return averages
 
 
-def _macro(rankings: Sequence[_Ranking], weights: np.ndarray) -> np.ndarray:
+def macro_precision(rankings: Sequence[ClassRanking], weights: np.ndarray) -> np.ndarray:
     """Mean average precision of rows weighted in R ways: (n, R) -> (R,)."""
-    return _mean_of_known(np.stack([ranking.average_precision(weights) for ranking in rankings], axis=1))
+    return mean_of_known(np.stack([ranking.average_precision(weights) for ranking in rankings], axis=1))
 
 
 def confusion(
@@ -285,20 +286,22 @@ def iou_score(
     """
     runs = counts if counts.ndim == 4 else counts[None]
     absent = 0.0 if all_classes else math.nan
-    by_class = _iou(runs.sum(1, dtype=np.float64), absent)  # (runs, C)
+    by_class = iou_by_class(runs.sum(1, dtype=np.float64), absent)  # (runs, C)
     images, values = runs.shape[1], math.prod(runs.shape[2:])
     samples = []
-    for drawn in _resampled(images, resamples, seed, values):
+    for drawn in resampled(images, resamples, seed, values):
         of_runs = [
-            _mean_of_known(_iou((drawn @ run.reshape(images, values)).reshape(-1, *run.shape[1:]), absent))
+            mean_of_known(
+                iou_by_class((drawn @ run.reshape(images, values)).reshape(-1, *run.shape[1:]), absent)
+            )
             for run in runs.astype(np.float64, copy=False)
         ]
         samples.append(np.mean(of_runs, axis=0))
-    score = _score(float(_mean_of_known(by_class).mean()), samples, centred=True)
-    return score, 100 * _mean_of_known(by_class.T)
+    score = _score(float(mean_of_known(by_class).mean()), samples, centred=True)
+    return score, 100 * mean_of_known(by_class.T)
 
 
-def _iou(counts: np.ndarray, absent: float) -> np.ndarray:
+def iou_by_class(counts: np.ndarray, absent: float) -> np.ndarray:
     """float64 (..., 3, C) -> (..., C), `absent` where the union is empty."""
     both, predicted, labelled = np.moveaxis(counts, -2, 0)
     union = predicted + labelled - both
@@ -306,7 +309,7 @@ def _iou(counts: np.ndarray, absent: float) -> np.ndarray:
     return shares
 
 
-def _mean_of_known(values: np.ndarray) -> np.ndarray:
+def mean_of_known(values: np.ndarray) -> np.ndarray:
     """Mean of each row without its NaN, (R, C) -> (R,); NaN for an empty row, without numpy's warning."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
@@ -314,7 +317,7 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
     return means
 
 
-def _ranked(scores: np.ndarray | Tensor, targets: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
+def ranked_rows(scores: np.ndarray | Tensor, targets: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
     scores, targets = np.asarray(scores, dtype=np.float64), np.asarray(targets).astype(bool)
     if scores.shape != targets.shape:
         raise OdisError(f"scores are {scores.shape}, but their targets are {targets.shape}")
@@ -323,7 +326,7 @@ def _ranked(scores: np.ndarray | Tensor, targets: np.ndarray | Tensor) -> tuple[
     return scores, targets
 
 
-def _images(n: int, groups: np.ndarray | Tensor | None) -> np.ndarray:
+def images_of_rows(n: int, groups: np.ndarray | Tensor | None) -> np.ndarray:
     """The image of each row, (n,)."""
     images = np.arange(n) if groups is None else np.asarray(groups)
     if images.shape != (n,):
@@ -331,13 +334,13 @@ def _images(n: int, groups: np.ndarray | Tensor | None) -> np.ndarray:
     return images
 
 
-def _numbered(images: np.ndarray) -> tuple[np.ndarray, int]:
+def numbered(images: np.ndarray) -> tuple[np.ndarray, int]:
     """Images as numbers from 0, int64 (n,), and how many there are."""
     names, number = np.unique(images, return_inverse=True)
     return number, len(names)
 
 
-def _resampled(groups: int, resamples: int, seed: int, row: int = 0) -> Iterator[np.ndarray]:
+def resampled(groups: int, resamples: int, seed: int, row: int = 0) -> Iterator[np.ndarray]:
     """How often each group is drawn, in parts that bound memory: float64 (some of R, groups). Nothing for one
     group.
 
@@ -371,5 +374,5 @@ def _score(value: float, samples: Sequence[np.ndarray], centred: bool = False) -
     known = known[~np.isnan(known)]
     if not len(known):
         return Score(100 * value, math.nan, math.nan)
-    low, high = np.clip(np.quantile(known, _TAILS) + (value - known.mean() if centred else 0.0), 0.0, 1.0)
+    low, high = np.clip(np.quantile(known, TAILS) + (value - known.mean() if centred else 0.0), 0.0, 1.0)
     return Score(100 * value, 100 * float(low), 100 * float(high))

@@ -12,7 +12,11 @@ from typing import Any
 from odis.types import Skipped
 
 _SIDES = ("train", "test", "gallery")
-_LARGEST = 1e300  # larger numbers may not fit a float
+LARGEST = 1e300
+"""Larger numbers may not fit a float."""
+
+COMPARISON = "compare"
+"""`evaluation` of what `odis compare` writes, which `comparisons.py` reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,19 @@ class ResultGroup:
         return best(values) if len(values) > 1 else None
 
 
+def results_files(folders: Iterable[Path], files: Iterable[Path]) -> list[tuple[Path, bool]]:
+    """The `*.json` of folders and some files, each once, and whether it was named."""
+    given = list(files)
+    named = {path.resolve() for path in given}
+    inside = [
+        path for folder in folders for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")
+    ]
+    found: dict[Path, tuple[Path, bool]] = {}
+    for path in inside + given:
+        found.setdefault(path.resolve(), (path, path.resolve() in named))
+    return list(found.values())
+
+
 def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[ResultGroup], list[Skipped]]:
     """Results in the `*.json` of folders and in files, each file once; and the unusable files.
 
@@ -87,21 +104,14 @@ def find_results(folders: Iterable[Path], files: Iterable[Path]) -> tuple[list[R
         folders: Runs. A JSON file without results is ignored.
         files: Results files. One without results is listed as unusable.
     """
-    given = list(files)
-    named = {path.resolve() for path in given}
-    inside = [
-        path for folder in folders for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")
-    ]
     found: dict[str, ResultGroup] = {}
     skipped: list[Skipped] = []
-    seen: set[Path] = set()
-    for path in inside + given:
-        if path.resolve() in seen:
-            continue
-        seen.add(path.resolve())
+    for path, is_named in results_files(folders, files):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            if path.resolve() not in named and not (isinstance(data, dict) and "evaluation" in data):
+            if not is_named and not (isinstance(data, dict) and "evaluation" in data):
+                continue
+            if isinstance(data, dict) and data.get("evaluation") == COMPARISON:
                 continue
             group = _checked(data, str(path))
         except OSError as error:
@@ -170,7 +180,7 @@ def _origin(data: Any) -> ProtocolOrigin | None:
     figures = [one for one in _objects(data, "published") if isinstance(one.get("network"), str)]
     numbers = [
         {"network": one["network"], "source": str(one.get("source", ""))}
-        | {k: v for k, v in one.items() if isinstance(v, int | float) and -_LARGEST < v < _LARGEST}
+        | {k: v for k, v in one.items() if isinstance(v, int | float) and -LARGEST < v < LARGEST}
         for one in figures
     ]
     source, chosen = (str(data.get(key) or "not written down") for key in ("source", "chosen"))
@@ -217,7 +227,7 @@ def _score(score: Any, what: str) -> StoredScore:
         number = score.get(key)
         if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
             raise ValueError(f"{what} has a {key} that is no number")
-        numbers.append(float(number) if number is not None and -_LARGEST < number < _LARGEST else None)
+        numbers.append(float(number) if number is not None and -LARGEST < number < LARGEST else None)
     return StoredScore(*numbers)
 
 

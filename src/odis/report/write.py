@@ -11,6 +11,7 @@ from odis.errors import DataError, OdisError
 from odis.inference import load
 from odis.machine.files import write_text_whole
 from odis.machine.progress import ProgressBar
+from odis.report.comparisons import comparisons, find_comparisons
 from odis.report.curves import curves
 from odis.report.features import whole_size
 from odis.report.overview import overview, summary
@@ -68,13 +69,15 @@ def write_report(
             )
     runs = read_runs(paths)
     groups, skipped = find_results([run.path for run in runs], map(Path, results))
-    notes = [f"left out: {item.what}: {item.why}" for item in skipped]
+    compared, broken = find_comparisons([run.path for run in runs], map(Path, results))
+    notes = [f"left out: {item.what}: {item.why}" for item in (*skipped, *broken)]
     shown = _pictures(runs, data, images, seed, query or QueryConfig(), read or ReadConfig(), notes)
     names = ", ".join(run.label for run in runs)
     parts = [
         ("runs", "Runs", overview(runs)),
         ("curves", "Curves", curves(runs)),
         ("results", "Results", tables(groups, skipped)),
+        ("comparisons", "Comparisons", comparisons(compared, broken)),
         ("pictures", "Pictures", shown),
     ]
     page = document(f"odis report: {names}", parts, summary(runs))
