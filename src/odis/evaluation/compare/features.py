@@ -144,7 +144,7 @@ class PatchMemory:
 
 
 @dataclass(slots=True)
-class Comparison:
+class BothFeatures:
     """All that two networks say of one data set."""
 
     train: PartFeatures
@@ -161,7 +161,7 @@ def read_both(
     settings: CompareSettings,
     progress: Progress | None,
     name: str,
-) -> Comparison:
+) -> BothFeatures:
     """Read both parts once with all networks.
 
     Args:
@@ -179,7 +179,7 @@ def read_both(
     """
     dense = pixels is not None and all(one.has_patches for one in asked)
     parts = [PartFeatures.of(asked), PartFeatures.of(asked)]
-    found = Comparison(parts[0], parts[1], [], [[] for _ in asked])
+    found = BothFeatures(parts[0], parts[1], [], [[] for _ in asked])
     if dense:
         assert pixels is not None
         classes = len(pixels[0].images.classes)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from odis.errors import DataError, OdisError
-from odis.evaluation.compare.features import BETA, NEIGHBOURS, Comparison, PartFeatures
+from odis.evaluation.compare.features import BETA, NEIGHBOURS, BothFeatures, PartFeatures
 from odis.evaluation.compare.reading import Asked
 from odis.evaluation.compare.settings import CompareSettings
 from odis.evaluation.measurable import (
@@ -51,7 +51,7 @@ class _Side:
 
 
 def measure(
-    found: Comparison, asked: Sequence[Asked], train: Subset, test: Subset, settings: CompareSettings
+    found: BothFeatures, asked: Sequence[Asked], train: Subset, test: Subset, settings: CompareSettings
 ) -> Measured:
     """Every measure that a data set has.
 
@@ -77,7 +77,7 @@ def measure(
         except OdisError as error:
             measured.left_out.append({"measure": name, "why": str(error)})
 
-    data = _DataSet(found, asked, train, test, settings, measured)
+    data = _Measuring(found, asked, train, test, settings, measured)
     if common:
         attempt("objects", lambda: data.objects(common))
     attempt(HUMMINGBIRD, data.patches)
@@ -86,8 +86,8 @@ def measure(
 
 
 @dataclass(slots=True)
-class _DataSet:
-    found: Comparison
+class _Measuring:
+    found: BothFeatures
     asked: Sequence[Asked]
     train: Subset
     test: Subset
