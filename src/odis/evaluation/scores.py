@@ -318,6 +318,11 @@ def mean_of_known(values: np.ndarray) -> np.ndarray:
 
 
 def ranked_rows(scores: np.ndarray | Tensor, targets: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Scores float64 and targets bool, (n,) or (n, C), that can be ranked.
+
+    Raises:
+        OdisError: They are not of one shape, or a score is not finite.
+    """
     scores, targets = np.asarray(scores, dtype=np.float64), np.asarray(targets).astype(bool)
     if scores.shape != targets.shape:
         raise OdisError(f"scores are {scores.shape}, but their targets are {targets.shape}")
