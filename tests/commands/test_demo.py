@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import shlex
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ from odis.cli import main
 from odis.commands.demo import steps as demo
 from odis.config.checks import check
 from odis.config.options import load_recipe
+from odis.config.query import QueryConfig
 from odis.config.recipes import recipe_path
 from odis.errors import ConfigError
+from odis.explorer.settings import ExploreSettings
 from odis.inference import load
 from odis.objects.index import ObjectIndex
 from odis.train import loop
@@ -134,12 +137,24 @@ def test_seconds_add_up_over_log_lines_of_unequal_length_and_speed(tmp_path: Pat
     assert demo._pretraining_seconds(tmp_path, 8) == pytest.approx(10 * 8 / 20 + 15 * 8 / 60)
 
 
-def test_the_page_it_names_can_be_made(done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (line,) = [line for line in done.shown.splitlines() if line.startswith("a page of the run: odis report ")]
-    main(line.removeprefix("a page of the run: odis ").split())
-    page = (done.out / "report.html").read_text()
-    assert "masked-attention" in page
-    assert "untrained" in page
+def test_it_ends_with_the_page_of_the_run_and_the_command_of_the_explorer(
+    done: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page_line, command = done.shown.splitlines()[-2:]
+    page = Path(page_line.removeprefix("a page of the run: "))
+    assert page == done.out / "report.html"
+    assert "masked-attention" in page.read_text()
+    assert "untrained" in page.read_text()
+    asked: list[Any] = []
+    monkeypatch.setattr("odis.explorer.serve.explore", lambda *given: asked.append(given))
+    main(shlex.split(command.removeprefix("ask it with the mouse: odis ")))
+    ((networks, data, settings, _),) = asked
+    assert networks == [str(done.out / "untrained"), str(done.out / "run")]
+    assert [load(network).card["step"] for network in networks] == [0, 3]
+    assert len(ObjectIndex.open(data)) == SMALL["TEST_SCENES"]
+    assert settings.query.context == demo.CONTEXT
+    before = load(networks[0]).model.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in done.start.items())
 
 
 def test_untrained_is_what_training_starts_from(done: Done, small: str) -> None:
@@ -152,7 +167,8 @@ def test_untrained_is_what_training_starts_from(done: Done, small: str) -> None:
 def test_seed_makes_other_scenes_and_another_network(
     done: Done, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "draw_demo", lambda *arguments, **more: None)
+    for name in ("draw_demo", "write_report"):
+        monkeypatch.setattr(demo, name, lambda *arguments, **more: None)
     assert demo.run_demo(tmp_path, seed=1, recipe=small)["seed"] == 1
     one, two = (ObjectIndex.open(out / "scenes" / "train.parquet") for out in (done.out, tmp_path))
     assert [row.objects for row in one] != [row.objects for row in two]
@@ -170,8 +186,17 @@ def test_recipe_of_the_demo_trains_many_read_only_objects_without_labels() -> No
 
 
 def test_command_runs_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[Path, int]] = []
+    calls: list[Any] = []
     monkeypatch.setattr(demo, "run_demo", lambda out, *, seed: calls.append((out, seed)))
     main(["demo"])
     main(["demo", "--out", str(tmp_path), "--seed", "3"])
     assert calls == [(Path("odis-demo"), 0), (tmp_path, 3)]
+    calls.clear()
+    monkeypatch.setattr("odis.explorer.serve.explore", lambda *given: calls.append(given[:3]))
+    main(["demo", "--out", str(tmp_path), "--explore"])
+    settings = ExploreSettings(query=QueryConfig(context=demo.CONTEXT))
+    assert calls == [(tmp_path, 0), (*demo.explored(tmp_path), settings)]
+    monkeypatch.setattr("odis.explorer.extra.find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        main(["demo", "--explore"])
+    assert len(calls) == 2, "nothing is made"

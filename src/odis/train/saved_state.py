@@ -12,7 +12,7 @@ from torch import Tensor
 from odis import __version__
 from odis.backbones.published import start_record
 from odis.backbones.saved import save_model
-from odis.config.training import as_dict
+from odis.config.training import PretrainConfig, as_dict
 from odis.errors import DataError
 from odis.train.checkpoint import newest_whole, save_checkpoint, set_aside
 from odis.train.update import TrainState
@@ -94,19 +94,40 @@ def restore_state(run: TrainState, out: Path) -> list[str]:
 
 def model_card(run: TrainState) -> dict[str, Any]:
     """The card in `model.safetensors`: enough to rebuild the backbone and query it as it was trained."""
-    views = run.config.views
+    return card_of(
+        run.config,
+        patch_size=run.patch_size,
+        provenance=run.provenance,
+        step=run.step,
+        recipe=run.recipe,
+    )
+
+
+def card_of(
+    config: PretrainConfig, *, patch_size: int, provenance: str, step: int, recipe: str
+) -> dict[str, Any]:
+    """The card of a backbone that a config trains, after so many steps.
+
+    Args:
+        config: The settings.
+        patch_size: Side of a patch in pixels.
+        provenance: Where the objects of the training came from.
+        step: Steps that were taken.
+        recipe: Name of the recipe.
+    """
+    views = config.views
     return {
-        "model": asdict(run.config.model) | {"weights": None},
+        "model": asdict(config.model) | {"weights": None},
         "image_size": views.global_size,
-        "patch_size": run.patch_size,
+        "patch_size": patch_size,
         "mean": list(views.statistics[0]),
         "std": list(views.statistics[1]),
-        "start_weights": start_record(run.config.model),
+        "start_weights": start_record(config.model),
         "mask_coverage": views.mask_coverage,
         "mask_margin": views.mask_margin,
         "mask_shape": views.mask_shape,
-        "provenance": run.provenance,
-        "step": run.step,
-        "recipe": run.recipe,
+        "provenance": provenance,
+        "step": step,
+        "recipe": recipe,
         "odis_version": __version__,
     }

@@ -8,6 +8,7 @@ Everything it does is what a user does with their own data: write an index, `pre
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ from rich.console import Console
 from rich.table import Table
 
 from odis.backbones.build import build_pair
+from odis.backbones.saved import save_model
 from odis.config.options import load_recipe
 from odis.config.query import QueryConfig, ReadConfig
 from odis.config.training import PretrainConfig
 from odis.evaluation.knn import KnnSettings, evaluate_knn
 from odis.evaluation.results import write_results
 from odis.inference import Encoder, load
+from odis.method.vit import ObjectViT
 from odis.objects.index import ObjectIndex
 from odis.objects.scenes.write import write_scenes
 from odis.pictures.demo import draw_demo
+from odis.report.write import write_report
 from odis.train.loop import pretrain
+from odis.train.saved_state import card_of
 
 TRAIN_SCENES, TEST_SCENES = 6000, 400
 NEIGHBOUR_SCENES = 1000  # scenes of the training index whose objects vote
@@ -40,7 +45,7 @@ def run_demo(out: Path, *, seed: int = 0, recipe: str = "demo") -> dict[str, Any
     redraws.
 
     Args:
-        out: Folder for `scenes/`, `run/`, `results.json` and `demo.png`.
+        out: Folder for `scenes/`, `untrained/`, `run/`, `results.json`, `demo.png` and `report.html`.
         seed: Seed of scenes and training.
         recipe: Recipe of the pretraining, by name or path.
 
@@ -66,6 +71,7 @@ def run_demo(out: Path, *, seed: int = 0, recipe: str = "demo") -> dict[str, Any
 
     console.print("[bold]3[/] pretraining: no label is read")
     pretrain(config, out / "run", recipe=Path(recipe).stem)
+    _keep_untrained(out / "untrained" / "model.safetensors", untrained, config, train.provenance)
     seconds = _pretraining_seconds(out / "run", config.train.batch_size)
 
     console.print("[bold]4[/] the trained network, asked the same")
@@ -93,12 +99,20 @@ def run_demo(out: Path, *, seed: int = 0, recipe: str = "demo") -> dict[str, Any
         f"{out / 'run' / 'model.safetensors'}",
         markup=False,
     )
-    page = (
-        f"odis report {out / 'run'} --data {out / 'scenes' / 'val.parquet'} --context {CONTEXT} --out "
-        f"{out / 'report.html'}"
+    page = out / "report.html"
+    write_report(
+        page, [out / "run"], data=str(out / "scenes" / "val.parquet"), query=QueryConfig(context=CONTEXT)
     )
     console.print(f"a page of the run: {page}", markup=False)
+    networks, data = explored(out)
+    asked = shlex.join(["odis", "explore", *networks, "--data", data, "--context", str(CONTEXT)])
+    console.print(f"ask it with the mouse: {asked}", markup=False)
     return results
+
+
+def explored(out: Path) -> tuple[list[str], str]:
+    """What the explorer of a demo is given: the network before and after, and the held-out scenes."""
+    return [str(out / "untrained"), str(out / "run")], str(out / "scenes" / "val.parquet")
 
 
 def _scenes(folder: Path, split: str, count: int, seed: int) -> ObjectIndex:
@@ -113,6 +127,13 @@ def _untrained(config: PretrainConfig) -> Encoder:
     torch.manual_seed(config.train.seed)
     student, _ = build_pair(config)
     return Encoder.of(student.backbone.eval(), config, source="untrained")
+
+
+def _keep_untrained(path: Path, encoder: Encoder, config: PretrainConfig, provenance: str) -> None:
+    """Write the network before training, for the explorer."""
+    assert isinstance(encoder.model, ObjectViT)
+    card = card_of(config, patch_size=encoder.patch_size, provenance=provenance, step=0, recipe="demo")
+    save_model(path, encoder.model, card)
 
 
 def _evaluated(encoder: Encoder, train: ObjectIndex, test: ObjectIndex) -> dict[str, Any]:

@@ -100,7 +100,7 @@ export function makeAnswers(about, session, state, turned, go) {
       const words = `layer ${l + 1} of ${maps.layers}, ${h === "mean" ? "mean of heads" : `head ${h + 1}`}`;
       const canvas = el("canvas", { role: "img", class: "look",
         "aria-label": `Where [OBJ] of ${network.label} looks, ${words}; brightest patch ${percent(weights)}` });
-      drawAttention(canvas, answer.picture, answer.region, answer, weights, colours, many ? 110 : 300);
+      drawAttention(canvas, answer.picture, answer.region, answer, weights, colours, many ? 170 : 300);
       return el("figure", {}, canvas, el("figcaption", {
         text: many ? `${l + 1} · ${h === "mean" ? "mean" : h + 1}`
           : `Where [OBJ] looks: ${words}. Brightest patch ${percent(weights)}.` }));
@@ -157,8 +157,8 @@ export function makeAnswers(about, session, state, turned, go) {
     if (features.problem) box.append(el("p", { class: "note", text: features.problem }));
     else if (!features.done) {
       box.append(el("p", { class: "quiet", text: neighbours.length
-        ? `Of the ${number(features.objects)} objects embedded so far.` : "The index is being embedded…" }));
-    } else box.append(el("p", { class: "quiet", text: `Of ${number(features.objects)} objects.` }));
+        ? `Searched: the ${number(features.objects)} objects embedded so far.` : "The index is being embedded…" }));
+    } else box.append(el("p", { class: "quiet", text: `Searched: ${number(features.objects)} objects.` }));
     for (const line of features.skipped.slice(0, 4)) box.append(el("p", { class: "quiet", text: line }));
     return box;
   }

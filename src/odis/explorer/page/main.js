@@ -139,6 +139,13 @@ async function send() {
   }
 }
 
+function showProgress(bank) {
+  at("progress").replaceChildren(...(bank ? [
+    `Embedding the index: ${number(bank.images)} of ${number(bank.of)} images (${bank.network}, ${bank.mode})`,
+    el("progress", { max: bank.of, value: bank.images, "aria-label": "Images embedded" }),
+  ] : []));
+}
+
 /** Look how far the index is embedded until it is; what is shown is asked again as there is more to search. */
 async function poll() {
   if (polling) return;
@@ -148,8 +155,7 @@ async function poll() {
       const banks = (await get("/api/status")).flatMap((modes, k) =>
         Object.entries(modes).map(([mode, bank]) => ({ ...bank, mode, network: about.networks[k].label })));
       const open = banks.filter((bank) => bank.started && !bank.done && !bank.problem);
-      at("progress").textContent = open.map((bank) => `Embedding the index: ${number(bank.images)} of ` +
-        `${number(bank.of)} images (${bank.network}, ${bank.mode})`).slice(0, 1).join("");
+      showProgress(open[0]);
       const now = banks.map((bank) => bank.objects).join();
       if (seen && now !== seen) ask(true);
       seen = now;
