@@ -55,7 +55,7 @@ POSITIONAL = {
 
 def test_every_command_on_an_index_takes_it() -> None:
     for path, command in leaves(commands()):
-        if path[0] in WITHOUT or path[-1] in FORMATS:
+        if path[0] in WITHOUT or path[-1] in (*FORMATS, "auto"):
             continue
         count = POSITIONAL.get(path[-1], POSITIONAL.get(path[0], 0))
         words = [*("xy"[:count]), "--root", "R"]
@@ -68,6 +68,7 @@ def test_every_command_on_an_index_takes_it() -> None:
         "index stats I",
         "index filter I --min-size 1 --out O.parquet",
         "index sample I --images 1 --out O.parquet",
+        "index split I --out O.parts --shares train=0.5,val=0.5",
         "index merge I J --out O.parquet",
         "index perturb I --jitter 0.1 --out O.parquet",
         "index export I --out O.json",

@@ -23,6 +23,7 @@ from odis.machine.allocator import keep_freed_memory
 from odis.machine.locks import sole_owner
 from odis.objects.build import build_index
 from odis.objects.index import ObjectIndex
+from odis.objects.sources.recognise import recognised
 from odis.train import loop
 from odis.types import Skipped
 
@@ -46,7 +47,8 @@ def index(
     `odis.index("coco", "coco", "coco-val.parquet", split="val2017")`
 
     Args:
-        form: Format of the annotations: `coco`, `voc`, `folder`; `odis index --help` lists all.
+        form: Format of the annotations: `coco`, `voc`, `folder`; `odis index --help` lists all. `auto` takes
+            the one that fits.
         root: Folder of the data set in its published layout.
         out: Index to write: a file (.parquet), or a folder for one in parts.
         split: Part of the data set, as the format names it.
@@ -68,7 +70,7 @@ def index(
     """
     _require_paths(root=root, out=out)
     build_index(
-        form,
+        recognised(Path(root)).form if form == "auto" else form,
         root,
         out,
         split,

@@ -3,16 +3,16 @@
 from odis.commands.command import Command, Group, from_module
 from odis.commands.index.read import readers
 
-SUMMARY = "Read annotations into an object index (Parquet); export, filter, sample, merge, perturb one"
+SUMMARY = "Read annotations into an object index (Parquet); export, filter, split, sample, merge one"
 
-_EDITS = ("stats", "filter", "sample", "merge", "perturb", "export")
+_EDITS = ("stats", "filter", "sample", "split", "merge", "perturb", "export")
 
 
 def group() -> Group:
     """A command for each annotation format, and those that work on an index."""
     edits = {name: from_module(f"index.{name}") for name in _EDITS}
     sections: dict[str, dict[str, Command | Group]] = {
-        "annotation formats": {**readers()},
+        "annotation formats": {"auto": from_module("index.auto"), **readers()},
         "commands on an index": edits,
     }
     return Group(SUMMARY, sections, moved={"scenes": "odis scenes"})

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def readers() -> dict[str, Command]:
     """A command for each annotation format."""
     return {
-        name: Command(one.title, partial(_add_options, one), partial(_run, one))
+        name: Command(one.title, partial(_add_options, one), partial(write, one))
         for name, one in FORMATS.items()
     }
 
@@ -27,12 +27,7 @@ def readers() -> dict[str, Command]:
 def _add_options(form: AnnotationFormat, parser: ArgumentParser) -> None:
     parser.add_argument("root", type=str, help=f"folder of the data set: {form.layout}")
     parser.add_argument("--split", type=str | None, default=None, help=f"part of it: {form.splits}")
-    parser.add_argument(
-        "--out", type=str, help="index to write: a file (.parquet), or a folder for one in parts"
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="stop at the first file or object that cannot be used"
-    )
+    add_common_options(parser)
     if form.states_sizes:
         parser.add_argument(
             "--trust",
@@ -56,6 +51,16 @@ def _add_options(form: AnnotationFormat, parser: ArgumentParser) -> None:
             action="store_true",
             help="give objects the masks of SegmentationObject, where there are any",
         )
+
+
+def add_common_options(parser: ArgumentParser) -> None:
+    """What every format takes, besides its folder and split."""
+    parser.add_argument(
+        "--out", type=str, help="index to write: a file (.parquet), or a folder for one in parts"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="stop at the first file or object that cannot be used"
+    )
     parser.add_argument(
         "--max-skipped",
         type=float | None,
@@ -71,8 +76,16 @@ def _add_options(form: AnnotationFormat, parser: ArgumentParser) -> None:
     )
 
 
-def _run(form: AnnotationFormat, options: Any) -> None:
-    """Write the index, and print what it holds."""
+def write(form: AnnotationFormat, options: Any) -> None:
+    """Write the index, and print what it holds.
+
+    Args:
+        form: The format.
+        options: Those of `add_common_options`, root and split; what else the format takes, if they have it.
+
+    Raises:
+        OdisError: See `build_index`.
+    """
     require(options, "out")
 
     from odis.objects.build import build_index
@@ -89,10 +102,10 @@ def _run(form: AnnotationFormat, options: Any) -> None:
             split=options.split,
             strict=options.strict,
             report=met.add,
-            trust=form.states_sizes and options.trust,
-            images=options.images if form.takes_places else None,
-            annotations=options.annotations if form.takes_places else None,
-            masks=form.has_masks and options.masks,
+            trust=bool(options.get("trust")),
+            images=options.get("images"),
+            annotations=options.get("annotations"),
+            masks=bool(options.get("masks")),
             shard=shard,
             part_size=options.part_size,
             max_skipped=options.max_skipped,

@@ -1,1 +1,1 @@
-"""Indexes made from indexes: filter, merge, perturb, compare, export."""
+"""Indexes made from indexes: filter, split, merge, perturb, compare, export."""
