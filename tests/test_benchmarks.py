@@ -260,3 +260,23 @@ def test_the_script_for_gpus_fails_if_a_part_does_or_the_time_is_up(tmp_path: Pa
     assert (done.returncode, "not done: agree" in done.stdout) == (1, True)
     done = run_gpu_script(tmp_path / "out", DEVICE="cpu", MINUTES="0")
     assert (done.returncode, "agree: left out, the time is up" in done.stdout) == (1, True)
+
+
+def test_compare_says_how_long_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    for split, count in (("train", 12), ("val", 8)):
+        write_scenes(tmp_path / split, tmp_path / f"{split}.parquet", count=count, split=split, seed=0)
+    spec = importlib.util.spec_from_file_location("compare_benchmark", BENCHMARKS / "compare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script: ModuleType = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    threads = torch.get_num_threads()
+    arguments = ["--train", str(tmp_path / "train.parquet"), "--test", str(tmp_path / "val.parquet")]
+    arguments += ["--images", "16", "--threads", str(threads), "--tiny", "--json", str(tmp_path / "c.json")]
+    monkeypatch.setattr("sys.argv", ["compare.py", *arguments])
+    script.main()
+    figures = json.loads((tmp_path / "c.json").read_text())
+    assert figures["images"] == 16
+    assert figures["processor_seconds"] > 0
+    assert "object k-NN" in figures["measures"]
+    assert "16 images" in capsys.readouterr().out
