@@ -80,9 +80,9 @@ def main() -> None:
         "measures": measured,
     }
     how = f"{args.precision}, {args.threads} threads"
+    spent = f"{figures['seconds']:.0f} s on the clock, {figures['processor_seconds']:.0f} s of processors"
     print(
-        f"{figures['images']:,} images, {figures['objects']:,} objects, {how}: {figures['seconds']:.0f} s on the "
-        f"clock, {figures['processor_seconds']:.0f} s of processors; {', '.join(measured)}"
+        f"{figures['images']:,} images, {figures['objects']:,} objects, {how}: {spent}; {', '.join(measured)}"
     )
     if args.json is not None:
         args.json.write_text(json.dumps(figures, indent=2))

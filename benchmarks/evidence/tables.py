@@ -16,6 +16,7 @@ from pathlib import Path
 
 import finding_tables
 import lengths
+import post_tables
 from claims import BESIDE_CLAIMS, CLAIMS, Claim
 from figures import Figure, Measure, Results, knn, score, verdict
 from grid import BY_LENGTH, LENGTHS, METHODS, REFERENCE, STUDIES
@@ -238,6 +239,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     },
     **lengths.BLOCKS,
     **finding_tables.BLOCKS,
+    **post_tables.BLOCKS,
 }
 
 
@@ -294,11 +296,13 @@ def main() -> None:
     else:
         for results in everything.values():
             for name, table in BLOCKS.items():
-                print(f"## {results.world}: {name}\n\n{table(results)}")
+                if (name in post_tables.BLOCKS) == (results.world in post_tables.FOLDERS):
+                    print(f"## {results.world}: {name}\n\n{table(results)}")
     if args.plots is not None:
         args.plots.mkdir(parents=True, exist_ok=True)
         for results in everything.values():
-            draw(results, args.plots)
+            if results.world not in post_tables.FOLDERS:
+                draw(results, args.plots)
 
 
 if __name__ == "__main__":
