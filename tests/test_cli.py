@@ -20,7 +20,8 @@ from odis.errors import OdisWarning
 from odis.objects.index import ObjectIndex
 
 COMMANDS = [
-    "pretrain", "index", "objects", "inspect", "embed", "evaluate", "compare", "export", "benchmark",
+    "pretrain", "index", "objects", "inspect", "embed", "evaluate", "compare", "finetune", "export",
+    "benchmark",
     "report", "explore", "scenes", "demo",
 ]  # fmt: skip
 

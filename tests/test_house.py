@@ -35,7 +35,7 @@ LAYERS = [
     {"finding"},
     {"train"},
     {"evaluation"},
-    {"report", "benchmark", "pictures", "exporting", "explorer"},
+    {"report", "benchmark", "pictures", "exporting", "downstream", "explorer"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -13,19 +13,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from odis.commands.functions import compare, evaluate, index, pretrain
+    from odis.commands.functions import compare, embed, evaluate, index, pretrain
+    from odis.downstream.finetune import finetune
     from odis.exporting.write import export
     from odis.inference.load import load
     from odis.types import Object
 
 __version__ = "0.1.0"
-__all__ = ["Object", "__version__", "compare", "evaluate", "export", "index", "load", "pretrain"]
+__all__ = [
+    "Object", "__version__", "compare", "embed", "evaluate", "export", "finetune", "index", "load",
+    "pretrain",
+]  # fmt: skip
 
 _HOMES = {
     "Object": "odis.types",
     "compare": "odis.commands.functions",
+    "embed": "odis.commands.functions",
     "evaluate": "odis.commands.functions",
     "export": "odis.exporting.write",
+    "finetune": "odis.downstream.finetune",
     "index": "odis.commands.functions",
     "load": "odis.inference",
     "pretrain": "odis.commands.functions",

@@ -144,7 +144,7 @@ def test_the_package_offers_functions_and_no_module_has_the_name_of_one() -> Non
         assert getattr(odis, name) is not None
         for path in (Path(odis.__file__).parent / name, Path(odis.__file__).with_name(f"{name}.py")):
             assert not path.exists(), f"{path} hides odis.{name}"
-    names = "Object, __version__, compare, evaluate, export, index, load, pretrain"
+    names = "Object, __version__, compare, embed, evaluate, export, finetune, index, load, pretrain"
     with pytest.raises(AttributeError, match=f"it has {names}"):
         odis.train_everything  # noqa: B018
 
@@ -181,3 +181,29 @@ def test_a_value_of_another_type_is_one_line_that_names_it(call: Callable[[], An
     with pytest.raises(OdisError) as refusal:
         call()
     assert str(refusal.value).startswith(says)
+
+
+def test_features_are_those_of_the_command(trained: Path, photos: Path, index: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    named: list[Skipped] = []
+    out = odis.embed(
+        trained, index, tmp_path / "features", mode="crop", part_images=3, device="cpu",
+        report=named.append, progress=lambda *done: seen.append(done),
+    )  # fmt: skip
+    assert out == tmp_path / "features"
+    run([
+        "embed", str(index), f"--model={trained}", "--mode=crop", "--part-images=3", "--device=cpu",
+        "--workers=0", f"--out={tmp_path / 'command'}",
+    ])  # fmt: skip
+    parts = sorted(p.name for p in out.glob("*.parquet"))
+    assert len(parts) == 3
+    for name in parts:
+        assert (out / name).read_bytes() == (tmp_path / "command" / name).read_bytes()
+    assert seen[-1] == (8, 8)
+    assert named == []
+    with pytest.raises(OdisError, match=r"modes: embed has no such setting \(did you mean mode\?\)"):
+        odis.embed(trained, index, out, modes="crop")
+    with pytest.raises(OdisError, match="out: is None, must be a path"):
+        odis.embed(trained, index, None)
+    with pytest.raises(OdisError, match="size: is 'large', must be a whole number or None"):
+        odis.embed(trained, index, out, size="large")

@@ -217,7 +217,7 @@ def test_precision_is_chosen_for_the_device(weights: Path) -> None:
 
 def test_the_package_names_what_it_has() -> None:
     assert odis.Object is odis.types.Object
-    names = "Object, __version__, compare, evaluate, export, index, load, pretrain"
+    names = "Object, __version__, compare, embed, evaluate, export, finetune, index, load, pretrain"
     with pytest.raises(AttributeError, match=f"no attribute 'lode'; it has {names}$"):
         odis.lode  # noqa: B018
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from odis.backbones.build import build_vit
 from odis.backbones.names import without_hub
@@ -29,12 +30,12 @@ from odis.machine.files import check_readable, written_whole
 from odis.method.vit import ObjectViT
 
 
-def save_model(path: Path, backbone: ObjectViT, card: dict[str, Any]) -> None:
+def save_model(path: Path, backbone: nn.Module, card: dict[str, Any]) -> None:
     """Write the backbone's weights and its card.
 
     Args:
         path: `.safetensors` file.
-        backbone: The network to keep (of a run: the teacher's).
+        backbone: The network to keep (of a run: the teacher's; of a fine-tuning: with its heads).
         card: JSON-able description; `model` holds the `ModelConfig` fields, `image_size` the side it was
             trained at.
 

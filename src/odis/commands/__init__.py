@@ -10,6 +10,7 @@ COMMANDS = (
     "embed",
     "evaluate",
     "compare",
+    "finetune",
     "export",
     "benchmark",
     "report",

@@ -42,21 +42,14 @@ def run(options: Any) -> None:
     """
     require(options, "model", "out")
 
-    from odis.inference.feature_tables import export_features
-    from odis.inference.load import load
-    from odis.machine.allocator import keep_freed_memory
-    from odis.machine.progress import ProgressBar, error_console
-    from odis.machine.ranks import launch
-    from odis.objects.index import ObjectIndex
-
-    here = launch()
-    rank, world_size = here.rank, here.world_size
     settings = read_arguments(_SETTINGS, options)
     settings.check()
-    index = ObjectIndex.open(options.data)
-    encoder = load(options.model, device=settings.read.device, precision=settings.read.precision)
-    if encoder.device.type == "cpu":
-        keep_freed_memory()
+
+    from odis.commands.functions import run_embedding
+    from odis.machine.progress import ProgressBar, error_console
+    from odis.machine.ranks import launch
+
+    rank, world_size = launch().rank, launch().world_size
     stderr = error_console()
     count = 0
     out = Path(options.out)
@@ -68,10 +61,10 @@ def run(options: Any) -> None:
             count += 1
             report(skipped)
 
-        parts = export_features(
-            encoder, index, out, settings, rank=rank, world_size=world_size, skip=skip,
-            progress=lambda done, total: bar("images", done, total),
-        )  # fmt: skip
+        def progress(done: int, total: int) -> None:
+            bar("images", done, total)
+
+        parts = run_embedding(options.model, options.data, out, settings, skip, progress)
     of_rank = f" by rank {rank} of {world_size}" if world_size > 1 else ""
     skipped = f"; {count} files or objects skipped, named above" if count else ""
     stderr.print(f"{len(parts)} parts written or found{of_rank}{skipped}")

@@ -64,28 +64,17 @@ def _run(evaluation: Evaluation[Any, Any], options: Any) -> None:
     data = read_arguments(evaluation.data, options)
     settings = read_arguments(_settings(evaluation), options)
     settings.check()
-    read = settings.read
 
-    from odis.commands.functions import load_models
-    from odis.evaluation.results import check_writable, results_table, write_results
-    from odis.machine.locks import sole_owner
+    from odis.commands.functions import run_evaluation
+    from odis.evaluation.results import results_table
     from odis.machine.progress import ProgressBar, error_console, output_console
 
-    check_writable(options.out)
     stderr = error_console()
-    with sole_owner(options.out), ProgressBar(stderr) as bar:
-        # The file is written after each row: an interruption, or a refusal later on, loses no row.
-        results = evaluation.run(
-            lambda: load_models(options.model or (), device=read.device, precision=read.precision),
-            data,
-            settings,
-            bar,
-            lambda so_far: write_results(options.out, so_far | {"complete": False}),
-        )
+    with ProgressBar(stderr) as bar:
+        results = run_evaluation(evaluation, options.model or (), data, settings, options.out, bar)
     for item in results["skipped"][:_SHOWN]:
         stderr.print(f"skipped {item['what']}: {item['why']}", soft_wrap=True)
     if (more := len(results["skipped"]) - _SHOWN) > 0:
         stderr.print(f"{more} more files or objects were skipped; {options.out} names them")
     output_console().print(results_table(results))
-    write_results(options.out, results | {"complete": True})
     print(Path(options.out))

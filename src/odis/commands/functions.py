@@ -1,4 +1,6 @@
-"""The commands as Python functions: `odis.index`, `odis.pretrain`, `odis.evaluate`, `odis.compare`."""
+"""The commands as Python functions: `odis.index`, `odis.pretrain`, `odis.embed`, `odis.evaluate`,
+`odis.compare`.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,22 @@ from typing import Any
 
 from odis.config.arguments import with_values
 from odis.config.checks import check
+from odis.config.feature_tables import FeatureTableConfig
 from odis.config.options import load_recipe
 from odis.config.training import PretrainConfig
 from odis.config.wording import did_you_mean
 from odis.errors import ConfigError, OdisError
 from odis.evaluation import EVALUATIONS, PROTOCOLS
 from odis.evaluation.compare.settings import CompareData, CompareSettings
-from odis.evaluation.evaluation import Progress
+from odis.evaluation.evaluation import Evaluation, Progress
 from odis.evaluation.periodic import periodic_knn
 from odis.evaluation.results import check_writable, write_results
+from odis.evaluation.settings import EvaluationSettings
 from odis.inference import Encoder, load
+from odis.inference.feature_tables import export_features
 from odis.machine.allocator import keep_freed_memory
 from odis.machine.locks import sole_owner
+from odis.machine.ranks import launch
 from odis.objects.build import build_index
 from odis.objects.index import ObjectIndex
 from odis.objects.sources.recognise import recognised
@@ -174,18 +180,33 @@ def evaluate(
         if key not in known_names:
             close = did_you_mean(key, known_names)
             raise OdisError(f"{key}: {name} has no such setting{close}; it has {', '.join(known_names)}")
-    chosen.check()
-    if out is not None:
-        check_writable(out)
     if not isinstance(models, str | Path | Encoder | Sequence):
         raise OdisError(f"models: is {models!r}, must be a path, timm:NAME or an encoder, or several of them")
     sources = [models] if isinstance(models, str | Path | Encoder) else list(models)
-    read = chosen.read
+    return run_evaluation(evaluation, sources, data, chosen, out, progress)
+
+
+def run_evaluation(
+    evaluation: Evaluation[Any, Any],
+    models: Sequence[Model],
+    data: Any,
+    settings: EvaluationSettings,
+    out: str | Path | None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """See `evaluate`, with data and settings as dataclasses.
+
+    The file is written after each row: an interruption, or a refusal later on, loses no row.
+    """
+    settings.check()
+    if out is not None:
+        check_writable(out)
+    read = settings.read
     with contextlib.nullcontext() if out is None else sole_owner(out):
         results = evaluation.run(
-            lambda: load_models(sources, device=read.device, precision=read.precision),
+            lambda: load_models(models, device=read.device, precision=read.precision),
             data,
-            chosen,
+            settings,
             progress,
             None if out is None else lambda so_far: write_results(out, so_far | {"complete": False}),
         )
@@ -271,6 +292,62 @@ def run_comparison(
         if out is not None:
             write_results(out, results)
     return results
+
+
+def embed(
+    model: Model,
+    data: str | Path,
+    out: str | Path,
+    *,
+    report: Callable[[Skipped], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> Path:
+    """Write the features of an index or a folder of images as Parquet, as `odis embed` does; the same call
+    resumes.
+
+    `odis.embed("runs/coco", "coco-val.parquet", "features/coco-val", mode="crop")`
+
+    Args:
+        model: What `odis.load` takes, or an encoder that it returned.
+        data: Object index (.parquet) or folder of images.
+        out: Folder to write: `part-00000.parquet` and so on.
+        report: Called with each file and object that cannot be used.
+        progress: Called with the number of images that are done, and of all of them.
+        settings: Options of the command, `_` for `-`: `mode`, `images`, `size`, `dtype`, `workers`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        OdisError: For a setting, model or index that cannot be used, or a folder that holds something else.
+    """
+    _require_paths(data=data, out=out)
+    chosen, known = with_values(FeatureTableConfig(), settings)
+    for key in settings:
+        if key not in known:
+            close = did_you_mean(key, known)
+            raise OdisError(f"{key}: embed has no such setting{close}; it has {', '.join(known)}")
+    run_embedding(model, data, Path(out), chosen, report, progress)
+    return Path(out)
+
+
+def run_embedding(
+    model: Model,
+    data: str | Path,
+    out: Path,
+    settings: FeatureTableConfig,
+    report: Callable[[Skipped], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """See `embed`, with settings as a dataclass; returns the parts of this rank."""
+    settings.check()
+    index, here = ObjectIndex.open(data), launch()
+    (encoder,) = load_models([model], device=settings.read.device, precision=settings.read.precision)
+    return export_features(
+        encoder, index, out, settings, rank=here.rank, world_size=here.world_size, skip=report,
+        progress=progress,
+    )  # fmt: skip
 
 
 def _require_paths(**paths: Any) -> None:

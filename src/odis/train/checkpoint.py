@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from odis.machine.checksums import reason, seal_archive, verify_archive
 from odis.machine.files import check_readable, move_whole, written_whole
 
 _NAME = re.compile(r"step-(\d{8})\.pt")
+
+PARTS = ("step", "student", "teacher", "optimizer")
+"""What a checkpoint of a pretraining holds at least."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -54,7 +58,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     return path
 
 
-def newest_whole(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def newest_whole(folder: Path, parts: Sequence[str] = PARTS) -> tuple[dict[str, Any] | None, list[str]]:
     """The state in the newest checkpoint that is whole, and what is wrong with those after it; no state if
     there is no checkpoint.
 
@@ -64,7 +68,7 @@ def newest_whole(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     faults: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
-            return load_checkpoint(path), faults
+            return load_checkpoint(path, parts), faults
         except DataError as error:
             faults.append(str(error))
     if faults:
@@ -79,8 +83,9 @@ def set_aside(folder: Path, step: int) -> None:
             move_whole(path, path.with_name(f"{path.name}.damaged"))
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in `path`, on the CPU. Names of earlier versions ("centres") are translated.
+def load_checkpoint(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
+    """The state in `path`, on the CPU, with these parts. Names of earlier versions ("centres") are
+    translated.
 
     Raises:
         DataError: if the file is not a whole odis checkpoint.
@@ -93,8 +98,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not a whole checkpoint ({reason(e, path)})") from e
     except Exception as e:
         raise DataError(f"{path}: not a whole checkpoint ({type(e).__name__})") from e
-    if not isinstance(state, dict) or not {"step", "student", "teacher", "optimizer"} <= state.keys():
-        raise DataError(f"{path}: not an odis checkpoint: it lacks step, student, teacher or optimizer")
+    if not isinstance(state, dict) or not set(parts) <= state.keys():
+        lacks = f"{', '.join(parts[:-1])} or {parts[-1]}"
+        raise DataError(f"{path}: not an odis checkpoint: it lacks {lacks}")
     if isinstance(centres := state.pop("centres", None), dict):
         state["centers"] = {name.replace("centre", "center"): value for name, value in centres.items()}
     return state

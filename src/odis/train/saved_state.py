@@ -22,8 +22,12 @@ _PARTS = ("student", "teacher", "optimizer", "centers", "scaler")
 
 def is_good(run: TrainState) -> bool:
     """Whether every weight, center and moment is finite: a state that can be trained on and published."""
-    tensors = [t for name in _PARTS for t in _tensors(getattr(run, name).state_dict())]
-    checks = [torch.isfinite(t).all().to(run.ranks.device) for t in tensors if t.is_floating_point()]
+    return are_finite([getattr(run, name).state_dict() for name in _PARTS], run.ranks.device)
+
+
+def are_finite(states: Any, device: torch.device) -> bool:
+    """Whether every number in some state dicts, which lie on this device, is finite."""
+    checks = [torch.isfinite(t).all().to(device) for t in _tensors(states) if t.is_floating_point()]
     return bool(torch.stack(checks).all())
 
 

@@ -142,7 +142,7 @@ def _matched(
     known = [
         np.where(values < 0, np.nan, values) for values in (precision, recall)
     ]  # -1: there is no true object
-    return _collected(evaluation.evalImgs, len(truth), len(evaluation.params.iouThrs)), known[0], known[1]
+    return collected(evaluation.evalImgs, len(truth), len(evaluation.params.iouThrs)), known[0], known[1]
 
 
 def _entries(image: int, row: ImageObjects, kind: str) -> list[dict[str, Any]]:
@@ -164,7 +164,8 @@ def _entries(image: int, row: ImageObjects, kind: str) -> list[dict[str, Any]]:
     return entries
 
 
-def _collected(results: Sequence[dict[str, Any] | None], images: int, levels: int) -> Matches:
+def collected(results: Sequence[dict[str, Any] | None], images: int, levels: int) -> Matches:
+    """What pycocotools says of each image, at so many thresholds, by falling score."""
     objects = np.zeros(images, dtype=np.int64)
     scores, numbers, true, false = [], [], [np.zeros((levels, 0), bool)], [np.zeros((levels, 0), bool)]
     for one in results:

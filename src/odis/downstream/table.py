@@ -1,0 +1,47 @@
+"""The results of a comparison on screen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+
+def comparison_table(found: dict[str, Any]) -> RenderableType:
+    """A row for each starting point: the mean over seeds, its 95 % interval, each seed's score; then what
+    lies between each and the first.
+    """
+    seeds = found["settings"]["seeds"]
+    title = f"{found['evaluation'].removeprefix('finetune-')}: {found['test']['images']:,} test images"
+    tables: list[RenderableType] = [_table(title, found["rows"])]
+    if found["differences"]:
+        first = found["differences"][0]["less"]
+        tables.append(_table(f"less {first}", found["differences"]))
+    notes = [
+        f"percent; mean of seeds {', '.join(map(str, seeds))}, 95 % bootstrap intervals over test images, "
+        f"and the score of each seed"
+    ]
+    if skipped := len(found["skipped"]):
+        notes.append(f"{skipped:,} files or objects were left out; results.json names them")
+    return Group(*tables, *(Text(note, style="italic") for note in [*notes, *found["notes"]]))
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left", show_lines=True)
+    table.add_column("start", overflow="fold")
+    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(row["model"], *(_shown(row["scores"].get(name)) for name in names))
+    return table
+
+
+def _shown(score: dict[str, Any] | None) -> str:
+    if score is None or score["value"] is None:
+        return "-"
+    interval = "" if score["low"] is None else f"\n{score['low']:.1f} to {score['high']:.1f}"
+    seeds = ", ".join("-" if one is None else f"{one:.1f}" for one in score["seeds"])
+    return f"{score['value']:.2f}{interval}" + (f"\n({seeds})" if len(score["seeds"]) > 1 else "")
