@@ -54,8 +54,9 @@ def test_recipe_names_a_plain_vit_whose_patches_tile_its_views(name: str):
     config = load_recipe(name)
     assert timm.is_model(config.model.name)
     assert config.model.name.startswith("vit_")
-    assert "_patch16_" in config.model.name
-    patch = config.model.patch_size or 16
+    # Only published weights have another side.
+    assert "_patch16_" in config.model.name or config.model.weights == "timm"
+    patch = patch_side(config)
     assert config.views.global_size % patch == 0
     assert config.views.local_size % patch == 0
 
@@ -73,6 +74,13 @@ def test_header_says_the_batch_that_is_set(name: str):
     assert int(batch[1]) == load_recipe(name).train.batch_size
     ranks = re.search(r"example (\d+) ranks of (\d+)", header(name))
     assert ranks is None or int(ranks[1]) * int(ranks[2]) == int(batch[1])
+
+
+def patch_side(config: PretrainConfig) -> int:
+    """Side of a patch in pixels: what the settings say, else what the name says."""
+    named = re.search(r"_patch(\d+)_", config.model.name)
+    assert named is not None
+    return config.model.patch_size or int(named[1])
 
 
 def forward_flop(size: int, patch: int, dim: int, depth: int, extra_tokens: int = 1) -> float:
@@ -101,18 +109,19 @@ def gflop_an_image(config: PretrainConfig) -> float:
     dim, depth = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (1024, 24)}[
         model.name.split("_")[1]
     ]
-    patch, dim, depth = model.patch_size or 16, model.embed_dim or dim, model.depth or depth
+    patch, dim, depth = patch_side(config), model.embed_dim or dim, model.depth or depth
     queries = 0 if model.object_tokens == "single" else config.objects.per_image
+    registers = 4 if "_reg4_" in model.name else 0
 
     def backbone(size: int, read: float) -> float:
         """Of the last block only what leads to the patches that are read, and to the object tokens."""
         patches = (size // patch) ** 2
-        tokens = patches + 1 + queries
+        tokens = patches + 1 + registers + queries
         spared = tokens - max(queries, 1) - read
         unread = 18 * spared * dim**2  # projection and MLP
         if read == 0:  # no query either
             unread += 2 * spared * dim**2 + 4 * spared * tokens * dim
-        whole = forward_flop(size, patch, dim, depth, extra_tokens=1 + queries)
+        whole = forward_flop(size, patch, dim, depth, extra_tokens=1 + registers + queries)
         return whole if model.object_readout == "mean-pool" else whole - unread
 
     widths = [dim, *[head.hidden] * (head.layers - 1), head.bottleneck, head.prototypes]
@@ -157,6 +166,36 @@ def test_header_says_the_cost_that_the_settings_have(name: str):
         assert float(total[1]) == pytest.approx(
             gflop_an_image(config) * images * config.train.epochs / 1e9, rel=0.02
         )
+
+
+POST = ("odis-post-vits", "odis-post-vitb", "odis-post-vitl")
+
+
+@pytest.mark.parametrize("name", POST)
+def test_header_of_post_training_says_hours_and_memory_by_their_arithmetic(name: str):
+    config, said = load_recipe(name), header(name)
+    found = re.search(r"3 million .*: ([\d.]+) EFLOP, ([\d.]+) hours at 100 TFLOP/s", said)
+    assert found is not None
+    total = gflop_an_image(config) * 3e6 * 1e9
+    assert float(found[1]) == pytest.approx(total / 1e18, rel=0.02)
+    assert float(found[2]) == pytest.approx(total / 1e14 / 3600, rel=0.05)
+    memory = re.search(r"about (\d+) GB of activations", said)
+    assert memory is not None
+    patch, views = patch_side(config), config.views
+    sides = [views.global_size] * views.global_views + [views.local_size] * views.local_views
+    tokens = sum((side // patch) ** 2 + 5 + config.objects.per_image for side in sides)
+    dim, depth = {"s": (384, 12), "b": (768, 12), "l": (1024, 24)}[name[-1]]
+    images = config.train.batch_size // config.train.accumulate
+    assert float(memory[1]) == pytest.approx(34 * images * tokens * depth * dim / 1e9, rel=0.05)
+    assert "not measured" in said
+
+
+def test_recipes_of_post_training_differ_in_the_network_and_what_fits():
+    assert set(differences(POST[0], POST[1])) == {"model.name", "train.accumulate"}
+    assert set(differences(POST[1], POST[2])) == {"model.name"}
+    config = load_recipe(POST[0])
+    assert (config.model.weights, config.model.object_tokens) == ("timm", "read-only")
+    assert (config.optim.layer_decay, config.optim.patch_embed_factor) == (0.9, 0.2)  # DINOv2's
 
 
 def test_recipe_files_hold_nothing_but_settings():

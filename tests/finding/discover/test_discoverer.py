@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
 from odis.backbones.baseline import TimmBaseline
 from odis.backbones.build import build_vit
 from odis.backbones.features import patch_features
+from odis.commands.objects.discover import build_discoverer
 from odis.config.discovery import DiscoverConfig
 from odis.config.training import ModelConfig
 from odis.data.views import normalize_pixels
 from odis.errors import ConfigError
+from odis.evaluation.protocols.localization.discovery import OurDiscovery
 from odis.finding.discover.discoverer import Discoverer
 from odis.finding.discover.objects import discover
 from odis.finding.discover.refine import luminance
+from odis.inference import Encoder
 from odis.method.vit import ObjectViT
 from odis.objects.clean import object_problem
 
@@ -112,6 +116,35 @@ def test_a_network_may_be_shown_grey_images(model: ObjectViT):
     )
     assert in_grey(images) == in_colour(grey)
     assert in_grey(images) != in_colour(images)
+
+
+@pytest.mark.parametrize("how", ["bicubic", "bilinear"])
+def test_images_are_resized_as_in_the_networks_training(
+    model: ObjectViT, how: str, monkeypatch: pytest.MonkeyPatch
+):
+    [image] = pictures((50, 70))
+    seen: list[torch.Tensor] = []
+    finder = Discoverer(model, MEAN, STD, LOOSE, name="x", interpolation=how)
+    monkeypatch.setattr(
+        "odis.finding.discover.discoverer.patch_features",
+        lambda model, pixels, facet: seen.append(pixels) or patch_features(model, pixels, facet),
+    )
+    finder([image])
+    pixels = Image.fromarray(image).resize((72, 56), getattr(Image.Resampling, how.upper()))
+    shown = (seen[0][0] * STD[0] + MEAN[0]) * 255  # (3, 56, 72)
+    expected = torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float()
+    # Pillow's antialiased resize and torch's round to whole levels, each in its own way.
+    assert (shown - expected).abs().max() < 2
+    with pytest.raises(ValueError, match="is not a valid InterpolationMode"):
+        Discoverer(model, MEAN, STD, LOOSE, name="x", interpolation="cubic")
+
+
+def test_the_command_and_the_protocol_follow_the_weights(model: ObjectViT, monkeypatch: pytest.MonkeyPatch):
+    encoder = Encoder(model, 64, MEAN, STD, interpolation="bilinear", source="timm:some")
+    monkeypatch.setattr("odis.inference.load", lambda source, **how: encoder)
+    finders = [build_discoverer("timm:some", LOOSE, "cpu", 0), OurDiscovery(encoder, [LOOSE], "some").finder]
+    assert [finder.interpolation.value for finder in finders] == ["bilinear", "bilinear"]
+    assert [(finder.mean, finder.size) for finder in finders] == [(MEAN, 64), (MEAN, 64)]
 
 
 def test_no_image_gives_no_list(model: ObjectViT):

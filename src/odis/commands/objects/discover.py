@@ -97,5 +97,6 @@ def build_discoverer(source: str, discover: DiscoverConfig, device: str, threads
         keep_freed_memory()
     name = encoder.source if encoder.source.startswith("timm:") else Path(encoder.source).name
     return Discoverer(
-        encoder.model, encoder.mean, encoder.std, discover, name=name, image_size=encoder.image_size
-    )
+        encoder.model, encoder.mean, encoder.std, discover, name=name, image_size=encoder.image_size,
+        interpolation=encoder.interpolation,
+    )  # fmt: skip

@@ -43,6 +43,7 @@ class Discoverer:
         name: What the model is called in the provenance.
         image_size: Side in pixels it was trained at, where `config.size` sets none; by default what its patch
             embedding was made for.
+        interpolation: How images were resized in its training: `bicubic` or another of torchvision's.
 
     Attributes:
         provenance: `discovered:<method>@<name>`.
@@ -65,8 +66,10 @@ class Discoverer:
         *,
         name: str,
         image_size: int | None = None,
+        interpolation: str = "bicubic",
     ) -> None:
         check_discover(config)
+        self.interpolation = tv.InterpolationMode(interpolation)
         self.model, self.mean, self.std, self.config = model, mean, std, config
         self.size = config.size or image_size or _size_of(model)
         self.patch_size = (
@@ -154,9 +157,7 @@ class Discoverer:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         if self.config.grayscale:
             pixels = tv.rgb_to_grayscale(pixels, num_output_channels=3)
-        resized: Tensor = tv.resize(
-            pixels, list(shape), interpolation=tv.InterpolationMode.BICUBIC, antialias=True
-        )
+        resized: Tensor = tv.resize(pixels, list(shape), interpolation=self.interpolation, antialias=True)
         return resized
 
 

@@ -139,8 +139,9 @@ class OurDiscovery:
     def __init__(self, encoder: Encoder, configs: Sequence[DiscoverConfig], name: str) -> None:
         self.configs = configs
         self.finder = Discoverer(
-            encoder.model, encoder.mean, encoder.std, configs[0], name=name, image_size=encoder.image_size
-        )
+            encoder.model, encoder.mean, encoder.std, configs[0], name=name, image_size=encoder.image_size,
+            interpolation=encoder.interpolation,
+        )  # fmt: skip
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[list[list[Object]]]:
         """Of each method, and of each image, the objects, the clearest first."""
