@@ -98,6 +98,18 @@ def scores(out: Path) -> dict[str, Any]:
     return {"rows": rows, "complete": results["complete"], "names": names(out)}
 
 
+def comparison(out: Path) -> dict[str, Any]:
+    """Of fine-tunings: networks, answers, every line of their logs and the scores, without times."""
+    found: dict[str, Any] = {"names": names(out)}
+    for path in sorted((out / "c").rglob("*.safetensors")):
+        found[f"{path.parent.name}/{path.name}"] = path.read_bytes()
+    for path in sorted((out / "c").rglob("metrics.jsonl")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        found[path.parent.name] = [{k: v for k, v in line.items() if k not in _TIMES} for line in lines]
+    results = json.loads((out / "c/results.json").read_text())
+    return found | {"scores": [row["scores"] for row in results["rows"]], "complete": results["complete"]}
+
+
 def page(out: Path) -> dict[str, Any]:
     """Of a page: that it is there, and whole."""
     return {"names": names(out), "end": (out / "page.html").read_text().rstrip()[-7:]}
@@ -159,6 +171,15 @@ CASES: dict[str, Case] = {
         ),
         scores,
     ),
+    "finetune": Case(
+        _words(
+            "finetune detection --model random --model WORLD/model --train WORLD/x.parquet --test "
+            "WORLD/x.parquet --size 32 --steps 8 --batch 2 --channels 8 --hidden 8 --scales 1 --anchor 2 "
+            "--proposals 20 --regions 8 --checkpoint-every 2 --log-every 3 --resamples 3 --workers 0 "
+            "--device cpu --out OUT/c"
+        ),
+        comparison,
+    ),
     "report": Case(_words("report WORLD/model --out OUT/page.html"), page),
 }
-"""Every command that writes a run, an index, features, results or a page."""
+"""Every command that writes a run, an index, features, results, a comparison or a page."""

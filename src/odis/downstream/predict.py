@@ -45,7 +45,7 @@ from odis.types import ImageObjects
 class Prediction:
     """What a fine-tuned network says of one image.
 
-    Attributes:
+    Args:
         boxes: float32 (n, 4), x0, y0, x1, y1 in pixels, the highest score first; None unless it detects.
         labels: int64 (n,), positions in `Finetuned.classes`; with a segmenter (H, W); with a classifier a
             scalar.
@@ -63,10 +63,14 @@ class Prediction:
 class Finetuned:
     """A fine-tuned network.
 
-    Attributes:
+    Args:
         task: What it was trained on.
         classes: Names of the classes.
         card: What is written in its file.
+        module: The network, in eval mode.
+        start: Where its backbone started.
+        settings: Those of the task.
+        device: Where it runs.
     """
 
     task: str
