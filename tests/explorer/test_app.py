@@ -48,7 +48,8 @@ def test_links_beside_the_page_and_in_the_index_serve_no_file_bytes(client: Any,
 
 @pytest.mark.parametrize(
     "target",
-    ["/image/10", "/image/-1", "/image/99999999999999999999", "/thumb/10", "/object/0/2", "/object/10/0",
+    ["/image/10", "/image/-1", "/image/99999999999999999999", f"/image/{'9' * 5000}", "/image/³",
+     "/image/1.0", "/thumb/10", "/object/0/2", "/object/10/0",
      "/api/image/10", "/upload/0123456789abcdef", "/api/upload/x", "/api/images?class=9", "/object/0/-1"],
 )  # fmt: skip
 def test_what_is_not_there_is_404(client: Any, target: str) -> None:

@@ -31,7 +31,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def bank(encoder: Encoder, scenes: Path, home: Path) -> FeatureBank:
     query = QueryConfig(("masked-attention",), size=32)
-    return FeatureBank(encoder, ObjectIndex.open(scenes), query, ReadConfig(batch_size=3), home)
+    return FeatureBank(encoder, ObjectIndex.open(scenes), query, ReadConfig(batch_size=3), home, "content")
 
 
 def parts(one: FeatureBank) -> dict[str, tuple[bytes, int]]:
@@ -129,7 +129,7 @@ def test_features_of_other_weights_are_made_again_and_those_of_another_index_apa
     assert json.loads((one.folder / module.ABOUT).read_text())["weights"] != weights
     windowed = QueryConfig(("masked-attention",), size=32, context=1.5)
     index = ObjectIndex.open(scenes)
-    assert FeatureBank(encoder, index, windowed, ReadConfig(), tmp_path).folder != one.folder
+    assert FeatureBank(encoder, index, windowed, ReadConfig(), tmp_path, "content").folder != one.folder
 
 
 def test_a_second_explorer_of_the_same_features_waits_and_says_so(
@@ -153,7 +153,7 @@ def test_images_that_cannot_be_read_are_counted_and_named(
     for row in range(1, len(index)):
         (tmp_path / index.image_name(row)).write_bytes(Path(index.image_path(row)).read_bytes())
     index.root = tmp_path
-    one = FeatureBank(encoder, index, QueryConfig(size=32), ReadConfig(), tmp_path / "home")
+    one = FeatureBank(encoder, index, QueryConfig(size=32), ReadConfig(), tmp_path / "home", "content")
     one.fill(lambda: None)
     assert len(one.search) == 18
     (line,) = one.state()["skipped"]

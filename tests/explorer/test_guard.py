@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.routing import Route
 
+import odis.explorer
 from odis.explorer.guard import Access, Guard
 
 TARGETS = [
@@ -142,6 +144,12 @@ def test_the_page_holds_the_key_and_loads_from_here_alone(client: Any) -> None:
     assert loaded
     assert all(address.startswith(("/page/", "#", "data:")) for address in loaded)
     assert not re.search(r"<script(?![^>]*src=)|\son\w+=|style=", page), "no script or style within"
+
+
+def test_no_url_is_put_together_from_what_a_request_says() -> None:
+    """Starlette makes `request.url` from the Host header; paths and hosts are checked as they came."""
+    for path in Path(odis.explorer.__file__).parent.glob("*.py"):
+        assert not re.search(r"\.url\b|base_url|url_for", path.read_text()), path.name
 
 
 def test_only_get_is_routed_where_nothing_is_written(client: Any) -> None:

@@ -2,6 +2,8 @@
 
 import base64
 import math
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,10 +102,33 @@ def test_a_window_is_asked_where_a_context_is_set(models: tuple[str, str], explo
     assert answer["mask"] == "".join("01"[int(v)] for v in query.masks[0])
 
 
+def test_a_network_before_its_training_is_asked_at_the_size_of_the_run(
+    models: tuple[str, str], explorer: Explorer, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(Path(models[1]) / "model.safetensors", run)
+    (run / "config.yaml").write_text("config:\n  views:\n    global_scale: [0.1, 0.4]\n")
+    for size, sides in ((None, [64, 64]), (40, [40, 40])):
+        settings = ExploreSettings(query=QueryConfig(size=size))
+        networks = load_networks([models[0], str(run)], explorer.index, settings)
+        # Crops hold a quarter of the image on average: whole images are twice as large as a crop.
+        assert [network.whole for network in networks] == sides
+        assert [network.queries["blackout"].size for network in networks] == sides
+        assert {network.queries["crop"].size for network in networks} == {32 if size is None else 40}
+    (alone,) = load_networks(models[:1], explorer.index, ExploreSettings())
+    assert alone.whole == 32
+
+
 def test_a_network_by_mean_pooling_has_no_attention_to_show(explorer: Explorer) -> None:
     network = explorer.networks[0]
     pooled = ExploredNetwork(
-        network.source, "pooled", network.encoder, ExploreSettings(), ObjectIndex.open(explorer.index.path)
+        network.source,
+        "pooled",
+        network.encoder,
+        ExploreSettings(),
+        ObjectIndex.open(explorer.index.path),
+        32,
     )
     pooled.encoder = type(network.encoder)(
         network.encoder.model, 32, (0.5,) * 3, (0.25,) * 3, object_readout="mean-pool"

@@ -111,3 +111,14 @@ def test_a_cut_shows_the_object_and_little_else(scenes: Path) -> None:
     store = PictureStore(ObjectIndex.open(scenes))
     with Image.open(BytesIO(store.cut_out(1, 0))) as cut:
         assert cut.size == (17, 16)  # 3.7 to 19.3 and 4.7 to 19.3, in whole pixels
+
+
+def test_decoded_images_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch, scenes: Path) -> None:
+    monkeypatch.setattr(pictures, "_DECODED", 2 * 48 * 40)
+    store = PictureStore(ObjectIndex.open(scenes))
+    shown = [store.of_index(row) for row in (0, 1, 0, 2)]
+    assert shown[2] is shown[0]
+    assert list(store._decoded) == [0, 2]
+    monkeypatch.setattr(pictures, "_DECODED", 1)
+    assert store.of_index(5) is store.of_index(5), "the last one is kept, however large"
+    assert list(store._decoded) == [5]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ _SANDBOX = {
     "content-security-policy": "default-src 'none'; sandbox",
     "cache-control": "private, max-age=3600",
 }
+_NUMBER = re.compile(r"[0-9]{1,12}")
 _AT_ONCE = 4  # pictures that are decoded at once
 
 
@@ -70,20 +72,20 @@ def make_app(explorer: Explorer, access: Access) -> Starlette:
         return _json(explorer.catalogue.page(label, start or 0, 60 if count is None else count))
 
     async def of_index(request: Request) -> Response:
-        picture = await decoded(explorer.pictures.of_index, request.path_params["row"])
+        picture = await decoded(explorer.pictures.of_index, _place(request, "row"))
         return _json(await decoded(explorer.picture, picture))
 
     async def of_upload(request: Request) -> Response:
         return _json(explorer.picture(explorer.pictures.of_upload(request.path_params["name"])))
 
     async def shown(request: Request) -> Response:
-        return _jpeg(await decoded(explorer.pictures.shown, request.path_params["row"]))
+        return _jpeg(await decoded(explorer.pictures.shown, _place(request, "row")))
 
     async def thumb(request: Request) -> Response:
-        return _jpeg(await decoded(explorer.pictures.thumb, request.path_params["row"]))
+        return _jpeg(await decoded(explorer.pictures.thumb, _place(request, "row")))
 
     async def cut_out(request: Request) -> Response:
-        row, number = request.path_params["row"], request.path_params["number"]
+        row, number = _place(request, "row"), _place(request, "number")
         return _jpeg(await decoded(explorer.pictures.cut_out, row, number))
 
     async def uploaded(request: Request) -> Response:
@@ -107,11 +109,11 @@ def make_app(explorer: Explorer, access: Access) -> Starlette:
         ("GET", "/api/about", about),
         ("GET", "/api/status", status),
         ("GET", "/api/images", images),
-        ("GET", "/api/image/{row:int}", of_index),
+        ("GET", "/api/image/{row}", of_index),
         ("GET", "/api/upload/{name}", of_upload),
-        ("GET", "/image/{row:int}", shown),
-        ("GET", "/thumb/{row:int}", thumb),
-        ("GET", "/object/{row:int}/{number:int}", cut_out),
+        ("GET", "/image/{row}", shown),
+        ("GET", "/thumb/{row}", thumb),
+        ("GET", "/object/{row}/{number}", cut_out),
         ("GET", "/upload/{name}", uploaded),
         ("POST", "/api/upload", upload),
         ("POST", "/api/ask", ask),
@@ -153,8 +155,16 @@ def _number(request: Request, name: str) -> int | None:
     text = request.query_params.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 12):
+    if not _NUMBER.fullmatch(text):
         raise RefusedError(400, f"{name} must be a whole number")
+    return int(text)
+
+
+def _place(request: Request, name: str) -> int:
+    """A number in the path."""
+    text = request.path_params[name]
+    if not _NUMBER.fullmatch(text):
+        raise RefusedError(404, f"there is no {name} {text[:20]!r}")
     return int(text)
 
 

@@ -47,10 +47,17 @@ class FeatureBank:
         query: Mode (one), size and context.
         read: How images are read.
         home: Folder for tables of this network.
+        content: The fingerprint of the index, which is read in full for it.
     """
 
     def __init__(
-        self, encoder: Encoder, index: ObjectIndex, query: QueryConfig, read: ReadConfig, home: Path
+        self,
+        encoder: Encoder,
+        index: ObjectIndex,
+        query: QueryConfig,
+        read: ReadConfig,
+        home: Path,
+        content: str,
     ) -> None:
         self.encoder, self.index = encoder, index
         self.settings = FeatureTableConfig(query, replace(read, workers=0), part_images=PART_IMAGES)
@@ -61,7 +68,7 @@ class FeatureBank:
         self.images = 0  # embedded so far
         self._loaded = 0  # parts that are searched
         context = "" if query.context is None else f"-context-{query.context:g}"
-        self.folder = home / f"{index.fingerprint()}-{query.mode}-{query.size}{context}"
+        self.folder = home / f"{content}-{query.mode}-{query.size}{context}"
 
     @property
     def done(self) -> bool:

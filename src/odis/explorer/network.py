@@ -31,7 +31,7 @@ from odis.inference.queries import Query
 from odis.method.vit import ObjectViT
 from odis.objects.index import ObjectIndex
 from odis.report.features import depth, no_attention, patch_colours, whole_size
-from odis.report.runs import Run, labels, read_runs
+from odis.report.runs import labels, read_runs
 from odis.types import Object
 
 _PATCHES = 16  # pictures whose patches are kept
@@ -46,7 +46,7 @@ class ExploredNetwork:
         encoder: The network.
         settings: Size, context, how images are read.
         index: What is searched.
-        run: Its folder, if it is one of a run.
+        whole: Side in pixels of whole images.
     """
 
     def __init__(
@@ -56,25 +56,24 @@ class ExploredNetwork:
         encoder: Encoder,
         settings: ExploreSettings,
         index: ObjectIndex,
-        run: Run | None = None,
+        whole: int,
     ) -> None:
         self.source, self.label, self.encoder = source, label, encoder
-        size = settings.query.size
-        whole = encoder.image_size if size is None else size
-        self.whole = whole if run is None else whole_size(encoder, run, size)
+        self.whole = whole
+        trained = encoder.image_size if settings.query.size is None else settings.query.size
         self.queries: dict[str, QueryConfig] = {}
         for mode in QUESTION_MODES:
             if mode in encoder.modes:
                 windowed = mode == "masked-attention" and settings.query.context is not None
-                side = whole if mode == "crop" or windowed else self.whole
+                side = trained if mode == "crop" or windowed else whole
                 query = settings.query if windowed else QueryConfig((mode,))
                 self.queries[mode] = QueryConfig((mode,), size=side, context=query.context)
                 encoder.query_builder(self.queries[mode])  # refuses a size that patches do not tile
         first = next(iter(self.queries.values()))
-        weights = describe(encoder, index, FeatureTableConfig(first))["weights"]
-        home = home_of(source, weights)
+        about = describe(encoder, index, FeatureTableConfig(first))
+        home = home_of(source, about["weights"])
         self.banks = {
-            mode: FeatureBank(encoder, index, query, settings.read, home)
+            mode: FeatureBank(encoder, index, query, settings.read, home, about["index_content"])
             for mode, query in self.queries.items()
         }
         self._patches: OrderedDict[tuple[int | None, str], dict[str, Any]] = OrderedDict()
@@ -204,11 +203,33 @@ def load_networks(
     """
     named = [source for source in sources if not source.startswith("timm:")]
     short = dict(zip(named, labels(named))) if named else {}
-    networks = []
-    for source in sources:
-        encoder = load(source, device=settings.read.device, precision=settings.read.precision)
-        folder = Path(source)
-        run = read_runs([folder])[0] if (folder / "config.yaml").is_file() else None
-        label = short.get(source, source.removeprefix("timm:"))
-        networks.append(ExploredNetwork(source, label, encoder, settings, index, run))
-    return networks
+    encoders = [load(one, device=settings.read.device, precision=settings.read.precision) for one in sources]
+    sizes = _whole_sizes(sources, encoders, settings.query.size)
+    return [
+        ExploredNetwork(
+            source, short.get(source, source.removeprefix("timm:")), encoder, settings, index, whole
+        )
+        for source, encoder, whole in zip(sources, encoders, sizes)
+    ]
+
+
+def _whole_sizes(sources: Sequence[str], encoders: Sequence[Encoder], size: int | None) -> list[int]:
+    """Side in pixels of whole images, for each network: that given; else of a run that at which objects are
+    about as large as in its training. A network that is no run, as one before its training, gets that of a
+    run that trained at the same size, so that the two see the same.
+    """
+    found: list[int | None] = [
+        whole_size(encoder, read_runs([source])[0], size)
+        if (Path(source) / "config.yaml").is_file()
+        else size
+        for source, encoder in zip(sources, encoders)
+    ]
+    of_runs = {_geometry(encoder): side for encoder, side in zip(encoders, found) if side is not None}
+    return [
+        of_runs.get(_geometry(encoder), encoder.image_size) if side is None else side
+        for encoder, side in zip(encoders, found)
+    ]
+
+
+def _geometry(encoder: Encoder) -> tuple[int, int]:
+    return encoder.image_size, encoder.patch_size

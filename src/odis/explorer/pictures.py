@@ -33,7 +33,7 @@ UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 
 _UPLOADS = 8  # kept; the oldest goes first
 _SIDE = 2048  # of an upload that is kept, at most
-_DECODED = 4  # images of the index that are kept decoded
+_DECODED = 100_000_000  # pixels of the images of the index that are kept decoded; the last one is in any case
 _ENCODED = 64 * 2**20  # bytes of JPEGs that are kept
 _THUMB, _CUT, _SHOWN = 240, 240, 1600  # longest sides
 
@@ -82,8 +82,10 @@ class PictureStore:
         found = self._read(row)
         with self._lock:
             self._decoded[row] = found
-            while len(self._decoded) > _DECODED:
-                self._decoded.popitem(last=False)
+            kept = sum(one.image.width * one.image.height for one in self._decoded.values())
+            while kept > _DECODED and len(self._decoded) > 1:
+                _, oldest = self._decoded.popitem(last=False)
+                kept -= oldest.image.width * oldest.image.height
         return found
 
     def _read(self, row: int) -> ShownPicture:

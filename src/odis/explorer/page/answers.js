@@ -129,7 +129,7 @@ export function makeAnswers(about, session, state, turned, go) {
       "aria-label": `Patches of the picture by ${network.label} in the colours of three principal components` });
     drawPatches(canvas, last.picture, last.region, one.patches, 300);
     const { rows, columns, share } = one.patches;
-    return el("figure", {}, canvas, el("figcaption", {
+    return el("figure", { class: "of-patches" }, canvas, el("figcaption", {
       text: `Patches by PCA: ${rows} × ${columns}, ${Math.round(100 * share)} % of the variance.` }));
   }
 
@@ -151,7 +151,7 @@ export function makeAnswers(about, session, state, turned, go) {
     const of = `by ${network.label}${name ? `, ${name}` : ""}`;
     if (label !== null && neighbours.some((n) => n.label !== null)) {
       const same = neighbours.filter((n) => n.label === label).length;
-      box.append(el("p", { class: "sum", text: `${same} of ${neighbours.length} nearest are of the same class` }));
+      box.append(el("p", { class: "sum", text: `Same class: ${same} of the ${neighbours.length} nearest` }));
     } else if (neighbours.length) box.append(el("p", { class: "sum", text: "Nearest objects" }));
     box.append(el("ol", { "aria-label": `Nearest objects ${of}` }, ...neighbours.map((n, k) => neighbour(n, k, label))));
     if (features.problem) box.append(el("p", { class: "note", text: features.problem }));
