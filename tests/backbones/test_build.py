@@ -87,3 +87,11 @@ def test_a_model_without_class_token_reads_objects_read_only():
     assert out.image is None
     assert out.objects.shape == (2, 2, 512)
     assert model.object_token.std().item() == pytest.approx(0.02, rel=0.3)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_an_image_that_patches_do_not_tile_is_refused_and_never_padded(name: str):
+    model = build_vit(ModelConfig(**TINY | {"name": name, "patch_size": 16}), 32)
+    assert model.patch_embed.dynamic_img_pad is False  # timm would add patches of zeros that nothing masks
+    with pytest.raises(AssertionError, match="should be divisible by patch size"):
+        model(torch.zeros(1, 3, 32, 40))

@@ -292,3 +292,29 @@ def test_facets_and_last_blocks_of_rotary_and_relative_backbones_are_those_of_ti
     torch.testing.assert_close(
         torch.cat([x[:, None], patches], 1), whole[:, [0, *range(-9, 0)]], rtol=0, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "vit_tiny_patch16_224"])
+def test_patches_of_a_model_that_pools_by_average_are_normalised_too(name: str):
+    """timm has the final norm of such a model behind the pooling, and none for its tokens."""
+    torch.manual_seed(0)
+    patch = 14 if name.startswith("eva") else 16
+    model = timm.create_model(
+        name, global_pool="avg", img_size=3 * patch, embed_dim=48, depth=2, num_heads=2, num_classes=0
+    ).eval()
+    assert isinstance(model.norm, torch.nn.Identity)
+    with torch.no_grad():
+        model.cls_token.normal_(std=5)
+        for block in model.blocks:
+            block.mlp.fc2.bias.normal_(std=9)
+    plain, images = TimmBaseline(model, 3 * patch).eval(), torch.randn(2, 3, 3 * patch, 3 * patch)
+    with torch.no_grad():
+        patches = plain(images).patches
+        expected = torch.nn.functional.layer_norm(
+            model.forward_features(images)[:, model.num_prefix_tokens :], (48,), eps=model.fc_norm.eps
+        )
+    torch.testing.assert_close(patches, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(patches.std(-1, correction=0), torch.ones(2, 9), rtol=0, atol=1e-3)
+    cls, last = last_blocks(plain, images, 2)[-1]
+    torch.testing.assert_close(last, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(cls.std(-1, correction=0), torch.ones(2), rtol=0, atol=1e-3)

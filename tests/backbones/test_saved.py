@@ -27,3 +27,18 @@ def test_equal_models_are_equal_files_and_come_back(tmp_path: Path):
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
     with safe_open(tmp_path / "0.safetensors", framework="pt") as file:
         assert set(file.metadata()) == {"odis", "checksum"}
+
+
+def test_a_model_keeps_its_rule_for_positions(tmp_path: Path):
+    """A smaller view of it is seen with the positions that it was trained with."""
+    images, seen = torch.randn(1, 3, 24, 16), {}
+    for rule in ("timm", "dino"):
+        torch.manual_seed(0)
+        card = {"model": MODEL | {"object_tokens": "read-only", "pos_resize": rule}, "image_size": 32}
+        model = build_vit(ModelConfig(**card["model"]), 32).eval()
+        save_model(tmp_path / f"{rule}.safetensors", model, card)
+        again = load_model(tmp_path / f"{rule}.safetensors")[0].eval()
+        with torch.no_grad():
+            seen[rule] = again(images).patches
+            assert torch.equal(seen[rule], model(images).patches)
+    assert (seen["timm"] - seen["dino"]).abs().max() > 1e-3

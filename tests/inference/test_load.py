@@ -28,6 +28,8 @@ from odis.train.loop import pretrain
 from odis.train.saved_state import model_card
 from odis.types import ImageObjects, Object
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 BOXES = np.array([(0, 0, 40, 40), (20, 10, 80, 60)], dtype=np.float32)
 
 
@@ -205,6 +207,23 @@ def test_a_checkpoint_holds_the_teacher_that_the_model_file_holds(tmp_path: Path
             load(tmp_path / name)
         assert str(tmp_path / name) in str(error.value)
         assert "\n" not in str(error.value)
+
+
+def test_a_wrong_pair_of_statistics_would_be_seen(weights: Path) -> None:
+    """AugReg's network sees the pixels as it was trained to: by .5, not by ImageNet's statistics."""
+    name, image = "vit_tiny_patch16_224.augreg_in21k", picture(224, 224)
+    found = load(f"timm:{name}@{weights / 'vit_tiny_patch16_224.safetensors'}", device="cpu")
+    features = found.embed(image, mode="whole-image").image
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
+    state = odis.backbones.weights.read_state(weights / "vit_tiny_patch16_224.safetensors")
+    model.load_state_dict({k: v for k, v in state.items() if not k.startswith("head.")})
+    gaps = []
+    for mean, std in ((0.5, 0.5), (torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))):
+        mean, std = (torch.as_tensor(one).reshape(-1, 1, 1) for one in (mean, std))
+        with torch.no_grad():
+            gaps.append(float((model((image / 255 - mean)[None] / std)[0] - features).abs().max()))
+    assert gaps[0] < 1e-4
+    assert gaps[1] > 0.05
 
 
 def test_precision_is_chosen_for_the_device(weights: Path) -> None:

@@ -18,7 +18,7 @@ from odis.backbones.build import build_pair, build_vit
 from odis.config.options import load_recipe
 from odis.config.training import OptimConfig, PretrainConfig
 from odis.data.loader import make_loader
-from odis.errors import ConfigError, OdisWarning
+from odis.errors import ConfigError, OdisError, OdisWarning
 from odis.inference import load
 from odis.machine.ranks import Ranks
 from odis.objects.index import ObjectIndex, write_index
@@ -326,3 +326,14 @@ def test_contradicting_statistics_stop_a_run_before_it_exists(data: Path, tmp_pa
 def test_a_guessed_tag_is_said(data: Path, tmp_path: Path) -> None:
     with pytest.warns(OdisWarning, match=r"start\.pth: its pixel statistics are taken from vit_tiny"):
         pretrain(config(data, train__steps=1), tmp_path / "run")
+
+
+def test_a_run_in_fp16_does_not_begin_from_weights_that_leave_its_range(data: Path, tmp_path: Path) -> None:
+    state = torch.load(data / "start.pth")
+    state["blocks.1.mlp.fc2.bias"][3] = 40_000.0
+    torch.save(state, tmp_path / "large.pth")
+    settled = config(data, train__precision="fp16", model__weights=str(tmp_path / "large.pth"))
+    with pytest.raises(
+        OdisError, match="vit_tiny_patch16_224: precision fp16: block 2 leaves values up to 40,0"
+    ):
+        pretrain(settled, tmp_path / "run")

@@ -47,6 +47,16 @@ def published_pooling(name: str) -> str | None:
     return next((how for pattern, how in _PUBLISHED_POOLING.items() if fnmatch(name, pattern)), None)
 
 
+def token_norm(model: Any) -> nn.Module:
+    """What the tokens of timm's `forward_features` still have to go through. A model that pools by average
+    has its final norm behind the pooling (`fc_norm`) and none before it, so that patches would be left
+    without.
+    """
+    after = getattr(model, "fc_norm", None)
+    bare = isinstance(getattr(model, "norm", None), nn.Identity)
+    return after if bare and isinstance(after, nn.Module) else nn.Identity()
+
+
 class TimmBaseline(nn.Module):
     """A timm model that returns `Tokens` without objects: its own pooled vector as `image`, its last feature
     map as `patches`.
@@ -117,7 +127,7 @@ class TimmBaseline(nn.Module):
             )
             return last.flatten(1, 2), (last.shape[1], last.shape[2])
         if isinstance(features, Tensor) and features.ndim == 3:
-            patches = features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+            patches = token_norm(self.model)(features[:, getattr(self.model, "num_prefix_tokens", 0) :])
             side = round(patches.shape[1] ** 0.5)
             if side > 1 and side * side == patches.shape[1]:
                 return patches, (side, side)

@@ -20,7 +20,7 @@ from timm.layers import PatchEmbed
 from timm.models.eva import EvaBlockPostNorm
 from torch import Tensor, nn
 
-from odis.backbones.baseline import TimmBaseline
+from odis.backbones.baseline import TimmBaseline, token_norm
 from odis.backbones.relative import RelativeViT
 from odis.backbones.rotary import RotaryViT
 from odis.errors import ConfigError
@@ -129,7 +129,8 @@ def last_blocks(model: ObjectViT | TimmBaseline, images: Tensor, blocks: int) ->
         output_fmt="NLC",
         intermediates_only=True,
     )
-    return [(prefix[:, 0], patches) for patches, prefix in made]
+    norm = token_norm(timm_model)
+    return [(norm(prefix[:, 0]), norm(patches)) for patches, prefix in made]
 
 
 def has_attention(model: ObjectViT | TimmBaseline) -> bool:

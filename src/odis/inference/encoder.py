@@ -17,6 +17,7 @@ from torch import Tensor
 from odis.backbones.attention_maps import object_attention_maps
 from odis.backbones.baseline import TimmBaseline
 from odis.backbones.features import as_one_object, last_blocks
+from odis.backbones.fp16_range import require_fp16_range
 from odis.config.query import MODES, READOUTS, QueryConfig, Readout
 from odis.config.training import MaskShape, PretrainConfig
 from odis.data.views import normalize_pixels
@@ -52,6 +53,7 @@ class Encoder:
         provenance: Where the objects it was trained on came from.
         source: What it was loaded from.
         card: Metadata of its file.
+        largest_by_block: In fp16, the largest value that each block leaves (`backbones.fp16_range`).
     """
 
     model: ObjectViT | TimmBaseline
@@ -67,6 +69,7 @@ class Encoder:
     provenance: str = ""
     source: str = ""
     card: dict[str, Any] = field(default_factory=dict)
+    largest_by_block: list[float] = field(default_factory=list, compare=False)
 
     @staticmethod
     def of(
@@ -365,6 +368,8 @@ class Encoder:
         self.model.eval()
         try:
             images = normalize_pixels(torch.from_numpy(pixels).to(self.device), self.mean, self.std)
+            if dtype == torch.float16 and not self.largest_by_block:
+                self.largest_by_block = require_fp16_range(self.model, images, self.source or "this model")
             with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
                 yield images
         finally:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odis.backbones.fp16_range import PROBED, require_fp16_range
 from odis.backbones.published import follow_weights, say_default_tag, start_record, start_weights
 from odis.config.checks import check
 from odis.config.training import PretrainConfig
@@ -226,6 +227,9 @@ def _train_on(
             micro_batches = _next(batches, train.accumulate, throughput)
         for batch in micro_batches:
             log.skip(run.step + 1, batch.skipped)
+        if run.step == 0 and train.precision == "fp16":
+            views = micro_batches[0].global_views[:PROBED].to(run.ranks.device)
+            require_fp16_range(run.teacher.backbone, views, run.config.model.name)
         logs = (run.step + 1) % train.log_every == 0 or run.step + 1 == total
         before = run.pending
         train_step(run, [b.to(run.ranks.device) for b in micro_batches], meters=logs)
