@@ -64,6 +64,8 @@ def check_recipe(root: Path, out: Path, rng: np.random.Generator) -> str:
 
 def _same(read: Any, said: Any) -> bool:
     """Whether a setting is what the file says; a number may stand there as text."""
+    if isinstance(read, list | tuple) and isinstance(said, list):
+        return len(read) == len(said) and all(map(_same, read, said))
     if isinstance(read, int | float) and isinstance(said, str):
         try:
             return read == float(said)

@@ -41,7 +41,8 @@ def soak(kills: int, seed: int, only: Sequence[str] = ()) -> tuple[Counter[str],
                     break
                 if name not in undisturbed:
                     undisturbed[name] = _undisturbed(name, case, work)
-                fault = _kill(name, case, work, undisturbed[name], rng, counts, kills)
+                fault, seconds = _kill(name, case, work, undisturbed[name], rng, counts, kills)
+                undisturbed[name] = (undisturbed[name][0], seconds)
                 if fault:
                     faults.append(fault)
                     counts["losses"] += 1
@@ -68,8 +69,13 @@ def _kill(
     rng: np.random.Generator,
     counts: Counter[str],
     most: int,
-) -> str:
-    """Kill a command at random moments until it ends by itself; what is wrong then."""
+) -> tuple[str, float]:
+    """Kill a command at random moments until it ends by itself.
+
+    Returns:
+        What is wrong then, and in how many seconds the command ends at most: less than before if it was never
+        killed and took less, since moments after its end kill nothing.
+    """
     expected, seconds = undisturbed
     out, log = work / "killed" / name, work / "log"
     shutil.rmtree(out, ignore_errors=True)
@@ -79,26 +85,28 @@ def _kill(
     at: list[float] = []
     while True:
         after = float(rng.uniform(0, 1.1 * seconds)) if counts["kills"] < most and len(at) < 8 else None
+        began = time.monotonic()
         code = run(case.words(work, out), log, ranks=case.ranks, after=after)
         if code != KILLED:
             break
         counts["kills"] += 1
         at.append(round(after or 0, 3))
+    took = seconds if at else min(seconds, time.monotonic() - began)
     where = f"{name}, killed after {', '.join(map(str, at)) or 'nothing'} s"
     if code:
         said = log.read_text(errors="replace").strip().splitlines()[-1:]
-        return f"{where}: ended with {code}: {said[0] if said else ''}"
+        return f"{where}: ended with {code}: {said[0] if said else ''}", took
     try:
         found = case.content(out)
     except Exception as error:
-        return f"{where}: {type(error).__name__}: {error}"
+        return f"{where}: {type(error).__name__}: {error}", took
     wrong = [key for key in {*expected, *found} if expected.get(key) != found.get(key)]
     if not wrong:
-        return ""
+        return "", took
     shown = {
         key: (expected.get(key), found.get(key)) for key in wrong if not isinstance(found.get(key), bytes)
     }
-    return f"{where}: other {', '.join(sorted(wrong)[:4])}: {str(shown)[:600]}"
+    return f"{where}: other {', '.join(sorted(wrong)[:4])}: {str(shown)[:600]}", took
 
 
 def main() -> int:
