@@ -67,7 +67,7 @@ def test_they_are_those_of_the_index_and_are_read_not_made_again(
 
 @pytest.mark.usefixtures("few")
 def test_a_stop_loses_one_part_at_most(encoder: Encoder, scenes: Path, tmp_path: Path) -> None:
-    class Stop(Exception):
+    class Stop(BaseException):
         pass
 
     one = bank(encoder, scenes, tmp_path)
@@ -184,3 +184,17 @@ def test_the_search_is_whole_while_it_grows(encoder: Encoder, scenes: Path, tmp_
     assert sizes | {20} <= {0, 20}
     feature = torch.from_numpy(np.ones(24, np.float32))
     assert len(one.search.nearest(feature, 30)) == 20
+
+
+def test_what_goes_wrong_in_any_way_is_said_on_the_page(
+    encoder: Encoder, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise RuntimeError("not enough memory")
+
+    one = bank(encoder, scenes, tmp_path)
+    one.started = True
+    monkeypatch.setattr(module, "export_features", no_memory)
+    with pytest.raises(RuntimeError):
+        one.fill(lambda: None)
+    assert (one.state()["problem"], one.started) == ("not enough memory", False)

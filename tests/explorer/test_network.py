@@ -12,6 +12,7 @@ import torch
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from odis.config.query import QueryConfig
+from odis.errors import OdisError
 from odis.explorer.explorer import Explorer
 from odis.explorer.network import ExploredNetwork, load_networks, packed_attention
 from odis.explorer.settings import QUESTION_MODES, ExploreSettings
@@ -136,3 +137,11 @@ def test_a_network_by_mean_pooling_has_no_attention_to_show(explorer: Explorer) 
     picture = explorer.pictures.of_index(1)
     assert pooled.answer(picture, picture.objects.objects[0], "masked-attention", 3)["attention"] is None
     assert "mean of its patches" in pooled.about()["no_attention"]
+
+
+def test_a_network_that_diverged_is_one_line(models: tuple[str, str], explorer: Explorer) -> None:
+    (network,) = load_networks(models[:1], explorer.index, ExploreSettings())
+    next(network.encoder.model.parameters()).fill_(float("nan"))
+    picture = explorer.pictures.of_index(1)
+    with pytest.raises(OdisError, match="before: its features are not finite"):
+        network.answer(picture, picture.objects.objects[0], "crop", 3)

@@ -20,7 +20,7 @@ import torch
 
 from odis.config.feature_tables import FeatureTableConfig
 from odis.config.query import QueryConfig, ReadConfig
-from odis.errors import DataError, OdisError
+from odis.errors import DataError
 from odis.explorer.search import ObjectSearch
 from odis.explorer.worker import Pause
 from odis.inference.encoder import Encoder
@@ -94,7 +94,7 @@ class FeatureBank:
             pause: Called after each image.
 
         Raises:
-            OdisError: it cannot be done; `problem` says the same.
+            Exception: it cannot be done; `problem` says the same.
         """
 
         groups = SkipGroups()
@@ -116,7 +116,7 @@ class FeatureBank:
                     self.encoder, self.index, self.folder, self.settings, skip=skip, progress=progress
                 )
                 self._load(len(self.index))
-        except OdisError as error:
+        except Exception as error:  # no memory, a full disk: the page says so
             self.problem, self.started = str(error), False  # it is tried again when it is asked for
             raise
 

@@ -21,6 +21,7 @@ from odis.backbones.attention_maps import object_attention_layers
 from odis.config.feature_tables import FeatureTableConfig
 from odis.config.query import QueryConfig
 from odis.data.views import normalize_pixels
+from odis.errors import OdisError
 from odis.explorer.features import FeatureBank, home_of
 from odis.explorer.pictures import ShownPicture
 from odis.explorer.settings import QUESTION_MODES, ExploreSettings
@@ -106,10 +107,18 @@ class ExploredNetwork:
             item: A usable object.
             mode: One of `queries`.
             neighbours: How many.
+
+        Raises:
+            OdisError: its features are not finite.
         """
         builder = self.encoder.query_builder(self.queries[mode])
         (query,) = builder(pil_to_tensor(picture.image), [item])
         ((_, read, _),) = self.encoder.run_queries([(0, query)], builder, 1)
+        feature = read[0, 0].float().cpu()
+        if not bool(feature.isfinite().all()):
+            raise OdisError(
+                f"{self.label}: its features are not finite, so its weights or precision are at fault"
+            )
         bank, frame = self.banks[mode], builder.frame(item, *picture.size)
         rows, columns = self._grid(query)
         return {
@@ -121,7 +130,7 @@ class ExploredNetwork:
             "mask": "".join("01"[int(inside)] for inside in query.masks[0]),
             "neighbours": [
                 {"row": one.row, "number": one.number, "cosine": round(one.cosine, 4)}
-                for one in bank.search.nearest(read[0, 0].float().cpu(), neighbours, picture.row)
+                for one in bank.search.nearest(feature, neighbours, picture.row)
             ],
             "attention": self._attention(query) if mode == "masked-attention" else None,
         }

@@ -26,8 +26,8 @@ class SupersededError(RefusedError):
         super().__init__(409, "a newer question took its place")
 
 
-class _StoppedError(Exception):
-    """The worker is being closed: a job ends where it pauses."""
+class StoppedError(BaseException):
+    """The worker is being closed: a job ends where it pauses. `except Exception` does not take it."""
 
 
 class NetworkWorker:
@@ -99,7 +99,7 @@ class NetworkWorker:
                 job = None if self._questions else self._jobs.popleft()
             try:
                 self._answer() if job is None else job(self._pause)
-            except _StoppedError:
+            except StoppedError:
                 return
             except Exception as error:  # the questions after it are still to be answered
                 warnings.warn(f"embedding stopped: {error}", OdisWarning, stacklevel=1)
@@ -107,7 +107,7 @@ class NetworkWorker:
     def _pause(self) -> None:
         self._answer()
         if self._closing:
-            raise _StoppedError
+            raise StoppedError
 
     def _answer(self) -> None:
         """Answer all questions that wait."""

@@ -73,10 +73,13 @@ export function maskImage(mask, colour) {
 
 /** The outline of a region, in a context whose unit is a pixel of the picture times `scale`. */
 export function outline(context, region, picture, scale, { colour = ACCENT, width = 2, fine = true } = {}) {
-  const mask = maskOf(region, picture), box = boxOf(region, picture);
+  const mask = maskOf(region, picture), box = mask ?? boxOf(region, picture);
   if (!box) return;
-  const path = new Path2D();
-  if (mask) {
+  let path = mask?.path?.scale === scale ? mask.path : null;
+  if (path) {
+    // drawn before, at this size
+  } else if (mask) {
+    mask.path = path = Object.assign(new Path2D(), { scale });
     const sx = (picture.width / mask.width) * scale, sy = (picture.height / mask.height) * scale;
     const inside = (x, y) => x >= 0 && y >= 0 && x < mask.width && y < mask.height && mask.cells[y * mask.width + x];
     for (let y = 0; y <= mask.height; y += 1) {
@@ -93,6 +96,7 @@ export function outline(context, region, picture, scale, { colour = ACCENT, widt
       }
     }
   } else {
+    path = new Path2D();
     const [x0, y0, x1, y1] = box.map((v) => v * scale);
     path.rect(x0, y0, x1 - x0, y1 - y0);
   }

@@ -80,8 +80,11 @@ export function boxOf(region, picture) {
 /** The mask of a region, if it has one: cells and their size. */
 export function maskOf(region, picture) {
   if (!region) return null;
-  const mask = region.mask ?? picture.objects.find((one) => one.number === region.object)?.mask;
-  return mask ? { ...mask, cells: fromRuns(mask) } : null;
+  if (region.mask) return { ...region.mask, cells: fromRuns(region.mask) };
+  const mask = picture.objects.find((one) => one.number === region.object)?.mask;
+  if (!mask) return null;
+  mask.cells ??= fromRuns(mask); // once: an image may have a hundred
+  return mask;
 }
 
 /** The smallest object at a point, or null. */
@@ -91,10 +94,10 @@ export function objectAt(picture, x, y) {
     const [x0, y0, x1, y1] = one.box;
     if (x < x0 || y < y0 || x >= x1 || y >= y1) continue;
     if (one.mask) {
-      one.cells ??= fromRuns(one.mask);
+      one.mask.cells ??= fromRuns(one.mask);
       const col = Math.floor((x / picture.width) * one.mask.width);
       const row = Math.floor((y / picture.height) * one.mask.height);
-      if (!one.cells[row * one.mask.width + col]) continue;
+      if (!one.mask.cells[row * one.mask.width + col]) continue;
     }
     const area = (x1 - x0) * (y1 - y0);
     if (area < least) [best, least] = [one, area];
