@@ -1,18 +1,24 @@
 """The way of a newcomer, from published data to a table and a picture."""
 
+import html
 import json
 import os
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
 from odis.cli import main
 from odis.config.query import MODES
-from odis.objects.index import ObjectIndex
+from odis.objects.index import ObjectIndex, write_index
 from odis.train.run_folder import read_config
+from odis.types import ImageObjects, Object
 
 TINY = [
     "--recipe=debug",
@@ -205,3 +211,63 @@ def test_scenes_from_nothing(
         assert shown.splitlines()[-1] == f"scenes/{split}.parquet"
     results = way(capsys, "scenes/train.parquet", "scenes/val.parquet", tmp_path / "out", "--k=3")
     assert results["test"]["images"] == 8
+
+
+POST = ["--views.global_size=56", "--views.local_size=28", "--train.steps=2", "--train.batch_size=4"]
+POST += ["--train.device=cpu", "--train.threads=1", "--head.prototypes=24", "--loader.workers=0"]
+SMALLER = {
+    "pretrain": [*POST, "--head.hidden=16", "--head.bottleneck=8"],
+    "compare": ["--k=2", "--steps=20", "--lrs=0.1", "--weight-decays=0", "--workers=0"],
+    "report": ["--images=1"],
+}
+
+
+def test_post_training_in_three_commands_goes_from_a_timm_name_to_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """As README and docs have them, on a small network of random weights in place of the published one."""
+    create = timm.create_model
+
+    def small(name: str, pretrained: bool = False, **options: Any) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return create(name, **options | {"embed_dim": 32, "depth": 2, "num_heads": 2})
+
+    monkeypatch.setattr(timm, "create_model", small)
+    monkeypatch.chdir(tmp_path)
+    rng, colours = np.random.default_rng(0), np.array([[200, 40, 40], [40, 60, 200]])
+    for part, count in (("train", 8), ("val", 6)):
+        rows = []
+        for i in range(count):
+            pixels = rng.integers(90, 120, (56, 84, 3))
+            pixels[8:48, 6:40] += colours[i % 2] - 100
+            pixels[8:48, 44:80] += colours[1 - i % 2] - 100
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{part}{i}.png")
+            objects = (Object((6, 8, 40, 48), label=i % 2), Object((44, 8, 80, 48), label=1 - i % 2))
+            rows.append(ImageObjects(f"{part}{i}.png", 84, 56, objects))
+        write_index(
+            tmp_path / f"coco-{part}.parquet", rows, root=tmp_path, provenance="annotated", classes=["a", "b"]
+        )
+    root = Path(__file__).resolve().parents[1]
+    blocks = [
+        re.findall(
+            r"^```sh\n(odis pretrain --recipe odis-post-.*?)^```$", (root / page).read_text(), re.M | re.S
+        )
+        for page in ("README.md", "docs/public-weights.md")
+    ]
+    assert blocks[0] == blocks[1]
+    [block] = blocks[0]
+    lines = [shlex.split(line)[1:] for line in block.splitlines()]
+    assert [line[0] for line in lines] == ["pretrain", "compare", "report"]
+    for line in lines:
+        main([*line, *SMALLER[line[0]]])
+    said = capsys.readouterr().out
+    results = json.loads((tmp_path / "runs/post/compare.json").read_text())
+    names = ["timm:vit_small_patch14_reg4_dinov2", "runs/post"]
+    assert [results[which]["model"] for which in ("before", "after")] == names
+    assert [results[which]["size"] for which in ("before", "after")] == [56, 56]
+    measured = {row["measure"] for row in results["data"][0]["measures"]}
+    assert {"object k-NN", "object linear probe", "hummingbird mIoU"} <= measured
+    assert "".join(results["verdict"].split()) in "".join(said.split())
+    assert html.escape(results["verdict"]) in (tmp_path / "post.html").read_text()
+    assert read_config(tmp_path / "runs/post")["config"]["optim"]["layer_decay"] == 0.9
