@@ -230,12 +230,13 @@ def test_what_cannot_be_read_is_named_or_with_strict_refused(tasks, train, tmp_p
         train(task, tmp_path / "strict", strict=True)
 
 
-def test_steps_that_are_not_finite_are_not_taken_and_end_it(tasks, train, tmp_path, monkeypatch, start):
-    task = tasks("classification", steps=20)
+@pytest.mark.parametrize("name", ["detection", "semantic", "classification"])
+def test_steps_that_are_not_finite_are_not_taken_and_end_it(name, tasks, train, tmp_path, monkeypatch):
+    task = tasks(name, steps=20)
     losses = type(task).losses
 
     def broken(self, module, samples, start, device):
-        return {"loss_class": losses(self, module, samples, start, device)["loss_class"] * float("nan")}
+        return {k: v * float("nan") for k, v in losses(self, module, samples, start, device).items()}
 
     monkeypatch.setattr(type(task), "losses", broken)
     with pytest.raises(OdisError, match="5 steps in a row were not finite; no checkpoint was written yet"):

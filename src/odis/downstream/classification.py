@@ -226,6 +226,10 @@ class ClassificationTask:
         settings = self.settings
         return TrainCrops(self.train, settings.size, settings.crop, seed=seed, start=first, count=count)
 
+    def path_of(self, sample: ClassifiedView) -> str:
+        """See `Task.path_of`."""
+        return sample.path
+
     def losses(
         self, module: nn.Module, samples: list[ClassifiedView], start: Start, device: torch.device
     ) -> dict[str, Tensor]:

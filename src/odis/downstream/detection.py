@@ -105,6 +105,10 @@ class DetectionTask:
         size, scale = self.settings.size, self.settings.scale
         return TrainSamples(self.train, size, self.side(patch), scale, seed=seed, start=first, count=count)
 
+    def path_of(self, sample: DetectionSample) -> str:
+        """See `Task.path_of`."""
+        return sample.truth.image
+
     def losses(
         self, module: nn.Module, samples: list[DetectionSample], start: Start, device: torch.device
     ) -> dict[str, Tensor]:

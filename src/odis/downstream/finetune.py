@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import time
 import warnings
@@ -129,9 +130,9 @@ def run_finetuning(
                 for start in starts:
                     began = time.perf_counter()
                     folder = out / folder_of(start, seed)
-                    measured[start.source].append(
-                        finetune_start(task, start, seed, folder, reading, here, stop)
-                    )
+                    answers = finetune_start(task, start, seed, folder, reading, here, stop)
+                    measured[start.source].append(answers)
+                    skip(_named_in(folder / "skipped.jsonl"))
                     seconds[start.source] += time.perf_counter() - began
                 found = results(task, starts, measured, skipped, precision.name, seconds)
                 found |= {"device": describe_device(device), "complete": seed == settings.seeds[-1]}
@@ -205,6 +206,14 @@ def results(
         "notes": task.notes,
         "skipped": [{"what": what, "why": why} for what, why in skipped],
     }
+
+
+def _named_in(file: Path) -> list[Skipped]:
+    """Files and objects that a training, or its measurement, left out."""
+    if not file.exists():
+        return []
+    lines = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return [Skipped(one["what"], one["why"]) for one in lines]
 
 
 def _enter(out: Path, task: Task, data: Any, precision: str) -> None:

@@ -203,6 +203,10 @@ class SemanticTask:
         """See `Task.samples`."""
         return TrainWindows(self.train, self.settings.size, seed=seed, start=first, count=count)
 
+    def path_of(self, sample: Shown) -> str:
+        """See `Task.path_of`."""
+        return self.train.images.images.image_path(self.train.rows[sample.number])
+
     def losses(
         self, module: nn.Module, samples: list[Shown], start: Start, device: torch.device
     ) -> dict[str, Tensor]:

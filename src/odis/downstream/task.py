@@ -111,6 +111,9 @@ class Task(Protocol):
         read, a `Skipped`.
         """
 
+    def path_of(self, sample: Any) -> str:
+        """The file of a train image, to name it."""
+
     def losses(
         self, module: nn.Module, samples: list[Any], start: Start, device: torch.device
     ) -> dict[str, Tensor]:

@@ -216,7 +216,7 @@ def _step(run: Finetuning, samples: list[Any], log: RunLog) -> None:
     run.meters.add({"loss": total.detach(), **{k: v.detach() for k, v in losses.items()}, "grad_norm": norm})
     run.nonfinite = 0 if finite else run.nonfinite + 1
     if not finite:
-        log.nonfinite(run.step, [_name(one) for one in samples])
+        log.nonfinite(run.step, [run.task.path_of(one) for one in samples])
     if run.nonfinite >= _NONFINITE_LIMIT:
         raise OdisError(
             f"{run.folder.name}: {run.nonfinite} steps in a row were not finite; {_last_good(run)}"
@@ -232,10 +232,6 @@ def _lr(task: Task, step: int) -> float:
     settings = task.settings
     warm_up = min(settings.warm_up, settings.steps // 2)  # a short run reaches its peak too
     return cosine(step, settings.steps, settings.lr, 0.0, warm_up)
-
-
-def _name(sample: Any) -> str:
-    return str(getattr(sample, "path", "") or getattr(getattr(sample, "truth", None), "image", ""))
 
 
 def _last_good(run: Finetuning) -> str:
