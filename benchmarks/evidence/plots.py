@@ -20,7 +20,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
     matplotlib.use("Agg")
     drawn = []
     names = [item.name for item in STUDIES["core"] if item.name in results.cells]
-    if names:
+    if any(name != UNTRAINED.name for name in names):
         drawn.append(_dots(results, names, f"{results.world}: methods", folder / f"{results.world}-core.png"))
     around = [
         item.name

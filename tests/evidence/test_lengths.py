@@ -169,5 +169,5 @@ def test_plots_are_drawn_of_what_was_run(results, tmp_path):
     from plots import draw
 
     drawn = [path.name for path in draw(results, tmp_path)]
-    assert drawn == ["voc-core.png", "voc-curves.png", "voc-patches.png"]
+    assert drawn == ["voc-curves.png", "voc-patches.png"]  # without lengths only the untrained one is there
     assert all((tmp_path / name).stat().st_size > 10_000 for name in drawn)
