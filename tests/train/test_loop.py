@@ -408,11 +408,17 @@ def test_skipped_files_are_named_once_and_counted_also_over_a_resume(
 
 
 def test_tensorboard_events_are_written_when_asked(index: str, tmp_path: Path) -> None:
-    pretrain(index, tmp_path / "without", train__steps=2)
+    pretrain(index, tmp_path / "without", train__steps=3)
     assert not (tmp_path / "without" / "tensorboard").exists()
-    pretrain(index, tmp_path / "with", train__steps=3, train__tensorboard=True)
+    pretrain(
+        index, tmp_path / "with", train__steps=3, train__loggers=["tensorboard"], train__pictures_every=2
+    )
     events = EventAccumulator(str(tmp_path / "with" / "tensorboard")).Reload()
     assert {"loss", "lr", "teacher_entropy", "images_per_second"} <= set(events.Tags()["scalars"])
+    pictures = {name: [e.step for e in events.Images(name)] for name in events.Tags()["images"]}
+    assert pictures == {"views": [2], "attention": [2]}
+    losses = [[x["loss"] for x in lines(tmp_path / run / "metrics.jsonl")] for run in ("with", "without")]
+    assert losses[0] == losses[1]  # pictures leave training as it is
     written = lines(tmp_path / "with" / "metrics.jsonl")
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [
         (x["step"], pytest.approx(x["loss"])) for x in written

@@ -92,7 +92,8 @@ USED = {
     "train.checkpoint_every",
     "train.keep",
     "train.knn_every",
-    "train.tensorboard",
+    "train.loggers",
+    "train.pictures_every",
     "train.nonfinite_limit",
 }
 UNUSED = {f"discover.{f.name}" for f in fields(CONFIG.discover)}  # without objects.rediscover_every

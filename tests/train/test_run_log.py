@@ -2,14 +2,12 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from odis.errors import OdisError
 from odis.machine.ranks import Ranks
 from odis.train import run_log
 from odis.train.run_log import RunLog, Throughput
@@ -23,7 +21,7 @@ VALUES = {
 
 
 def open_log(out: Path, ranks: Ranks = FIRST, **changed: Any) -> RunLog:
-    settings = {"total_steps": 40, "start_step": 0, "prototypes": 64, "tensorboard": False} | changed
+    settings = {"total_steps": 40, "start_step": 0, "prototypes": 64} | changed
     return RunLog(out, ranks, **settings)
 
 
@@ -126,14 +124,6 @@ def test_other_ranks_are_silent_and_write_nothing(tmp_path: Path, capsys: pytest
     log.close()
     assert capsys.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_tensorboard_that_is_not_installed_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(OdisError, match=r"^train\.tensorboard: tensorboard is not installed; run: pip"):
-        open_log(tmp_path, tensorboard=True)
 
 
 def test_throughput_of_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,9 @@ from odis.config.keep import parse_keep
 from odis.config.training import PretrainConfig
 from odis.errors import ConfigError
 
+LOGGERS = ("tensorboard", "wandb", "mlflow", "trackio")
+"""What `train.loggers` may hold."""
+
 
 def check(config: PretrainConfig, world_size: int = 1) -> None:
     """Refuse values and combinations that cannot train.
@@ -318,6 +321,17 @@ def _check_train(config: PretrainConfig, world_size: int) -> None:
     _at_least(config, 1, "train.steps", "train.accumulate", "train.keep", "train.nonfinite_limit")
     _at_least(config, 1, "train.log_every", unit=" steps")
     _at_least(config, 0, "train.checkpoint_every", "train.knn_every", "train.threads", "train.seed")
+    _at_least(config, 0, "train.pictures_every")
+    for name in train.loggers:
+        known = ", ".join(LOGGERS)
+        _require(name in LOGGERS, "train.loggers", f"has {name!r}, must be some of {known}")
+    twice = [name for name in train.loggers if train.loggers.count(name) > 1]
+    _require(not twice, "train.loggers", f"has {', '.join(twice[:1])} twice")
+    _require(
+        train.pictures_every == 0 or bool(train.loggers),
+        "train.pictures_every",
+        f"is {train.pictures_every}, but train.loggers names none that would show pictures",
+    )
     parts = world_size * train.accumulate
     _require(
         train.batch_size >= 1 and train.batch_size % parts == 0,

@@ -27,6 +27,7 @@ REPLACED: dict[str, str] = {
     "loader.cache": "loader.keep [memory]",
     "loader.copies": "loader.keep [disk:DIR]",
     "loader.resident_gib": "loader.keep [device:20GiB]",
+    "train.tensorboard": "train.loggers [tensorboard]",
 }
 """Old dotted name -> what to write in its place, for settings that have no counterpart with the same value.
 None of them may change what is computed: `translate` drops them.

@@ -322,7 +322,10 @@ class TrainConfig:
         checkpoint_every: Steps between checkpoints. 0 saves at the end only.
         keep: Number of checkpoints to keep.
         knn_every: Steps between k-NN evaluations on `val`. 0 evaluates at the end only.
-        tensorboard: Write TensorBoard events too.
+        loggers: Where metrics go besides `metrics.jsonl`: `tensorboard`, `wandb`, `mlflow`, `trackio`, one or
+            several. One that fails never stops the run.
+        pictures_every: Steps between pictures of views and of the attention of `[OBJ]`, for the loggers. 0
+            logs none.
         nonfinite_limit: Stop after this many steps in a row whose loss or gradient is not finite.
     """
 
@@ -339,7 +342,8 @@ class TrainConfig:
     checkpoint_every: int = 1000
     keep: int = 2
     knn_every: int = 0
-    tensorboard: bool = False
+    loggers: list[str] = field(default_factory=list)
+    pictures_every: int = 0
     nonfinite_limit: int = 5
 
 

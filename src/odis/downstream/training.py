@@ -99,9 +99,7 @@ def finetune_start(
     run = build(task, start, seed, folder, reading)
     faults = _restore(run)
     folder.mkdir(parents=True, exist_ok=True)
-    log = RunLog(
-        folder, here, total_steps=task.settings.steps, start_step=run.step, prototypes=2, tensorboard=False
-    )
+    log = RunLog(folder, here, total_steps=task.settings.steps, start_step=run.step, prototypes=2)
     run.reading = replace(reading, skip=lambda skipped: log.skip(run.step + 1, list(skipped)))
     try:
         for fault in faults:

@@ -14,7 +14,7 @@ from torch import Tensor
 from odis.backbones.fp16_range import PROBED, require_fp16_range
 from odis.backbones.published import follow_weights, say_default_tag, start_record, start_weights
 from odis.config.checks import check
-from odis.config.training import PretrainConfig
+from odis.config.training import PretrainConfig, as_dict
 from odis.data.loader import make_loader
 from odis.data.pixels.reader import make_folders
 from odis.data.pixels.shrink import are_large
@@ -28,8 +28,10 @@ from odis.objects.check import require_labels, require_objects
 from odis.objects.index import ObjectIndex
 from odis.train.checkpoint import checkpoints, newest_step
 from odis.train.fingerprints import fingerprints
+from odis.train.loggers import require_packages
+from odis.train.loggers.pictures import step_pictures
 from odis.train.rediscovery import Rounds, provenance_of
-from odis.train.run_folder import prepare
+from odis.train.run_folder import flat, prepare
 from odis.train.run_log import RunLog, Throughput
 from odis.train.saved_state import is_good, restore_state, save_state
 from odis.train.start import Settled, build_run, settle_precision
@@ -69,6 +71,7 @@ def pretrain(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
     check(config, launch().world_size)
+    require_packages(config.train.loggers)
     config = follow_weights(config)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -78,7 +81,8 @@ def pretrain(
         faults = restore_state(run, out)
         log = RunLog(
             out, here, total_steps=run.schedules.total_steps, start_step=run.step,
-            prototypes=config.head.prototypes, tensorboard=config.train.tensorboard,
+            prototypes=config.head.prototypes, loggers=config.train.loggers, config=flat(as_dict(config)),
+            anew=run.step > 0 and run.step == restart_from,
         )  # fmt: skip
         try:
             for fault in faults if here.is_first else ():
@@ -237,6 +241,8 @@ def _train_on(
         # The flag of the step before: reading it does not wait for this step.
         _check_finite(run, before, log, out)
         log.advance(run.step)
+        if log.shows_pictures(run.step, train.pictures_every):
+            log.pictures(run.step, step_pictures(micro_batches[0], run.teacher.backbone, run.config))
         if logs:
             log.name_skipped()
             settings = run.schedules.at(run.step - 1)

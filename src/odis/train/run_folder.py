@@ -37,7 +37,8 @@ FREE = {
     "train.log_every": "what is written",
     "train.checkpoint_every": "what is written",
     "train.keep": "what is written",
-    "train.tensorboard": "what is written",
+    "train.loggers": "what is written",
+    "train.pictures_every": "what is written",
     "train.knn_every": "when it is measured",
     "train.nonfinite_limit": "when it stops",
 }
@@ -50,12 +51,13 @@ _OF_RESTART = ("optim.", "loss.", "train.precision")
 _LENGTH = {"train.epochs", "train.steps"}  # compared by the schedules
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
+        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found
 
 
 def _versions() -> dict[str, str]:
@@ -134,7 +136,7 @@ def prepare(
 
 def _restart_changes(record: dict[str, Any], config: dict[str, Any]) -> dict[str, list[Any]]:
     """Settings that only a restart may change: before, and now."""
-    before, now = _flat(record["config"]), _flat(config)
+    before, now = flat(record["config"]), flat(config)
     return {
         name: [before.get(name), value]
         for name, value in now.items()
@@ -179,7 +181,7 @@ def _compare(
     Raises:
         ConfigError: See `prepare`.
     """
-    before, now = _flat(record["config"]), _flat(as_dict(config))
+    before, now = flat(record["config"]), flat(as_dict(config))
     known = record.get("resolved") or {}
     were, are = known.get("fingerprints") or {}, resolved.get("fingerprints") or {}
     same = {name for name in _BY_CONTENT if name in were and were.get(name) == are.get(name)}

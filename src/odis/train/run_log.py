@@ -1,17 +1,21 @@
-"""The log of a run: progress bar or plain lines, `metrics.jsonl`, TensorBoard, names of skipped files."""
+"""The log of a run: progress bar or plain lines, `metrics.jsonl`, loggers, names of skipped files."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.text import Text
 
-from odis.errors import OdisError
 from odis.machine.files import bring_to_disk
 from odis.machine.progress import ProgressBar, error_console
 from odis.machine.ranks import Ranks, gather_over_ranks
+from odis.train.loggers import maker
+from odis.train.loggers.guard import GuardedLogger, LoggedRun
+from odis.train.loggers.sent import SentLines
 from odis.train.metrics import JsonLines, collapse_warning
 from odis.types import Skipped
 
@@ -27,10 +31,9 @@ class RunLog:
         total_steps: Steps of the run.
         start_step: Steps taken before; log lines after it are dropped.
         prototypes: K, for the warning of collapse.
-        tensorboard: Write TensorBoard events too.
-
-    Raises:
-        OdisError: if TensorBoard is asked for and not installed.
+        loggers: Names of the loggers that get the metrics too.
+        config: The run's settings, flat, for these.
+        anew: The run goes on from `start_step` with other settings: loggers begin a run of their own.
     """
 
     def __init__(
@@ -41,14 +44,17 @@ class RunLog:
         total_steps: int,
         start_step: int,
         prototypes: int,
-        tensorboard: bool,
+        loggers: Sequence[str] = (),
+        config: dict[str, Any] | None = None,
+        anew: bool = False,
     ) -> None:
         self.out, self.ranks, self.total_steps, self.prototypes = out, ranks, total_steps, prototypes
         self.console = error_console()
         self._found: list[tuple[int, Skipped]] = []  # skipped on this rank, not yet named; with the step
         self._skipped: set[str] = set()
         self._bar = ProgressBar(self.console, keep=True, shown=ranks.is_first, lines=False)
-        self._writer: Any = None
+        self._loggers: list[GuardedLogger] = []
+        self._at = start_step
         if not ranks.is_first:
             return
         self._lines = JsonLines(out / "metrics.jsonl", from_step=start_step)
@@ -56,14 +62,10 @@ class RunLog:
         self._bad_lines = JsonLines(out / "nonfinite.jsonl", from_step=start_step)
         self._scored = {record["step"] for record in self._lines.read() if "loss" not in record}
         self._skipped |= {record["what"] for record in self._skipped_lines.read()}
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as e:
-                raise OdisError(
-                    "train.tensorboard: tensorboard is not installed; run: pip install 'odis[tensorboard]'"
-                ) from e
-            self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=start_step + 1)
+        if loggers:
+            sent = SentLines(out, anew=anew)
+            told = LoggedRun(out, out.absolute().name, config or {}, start_step, sent)
+            self._loggers = [GuardedLogger(name, maker(name), told, self.warn) for name in loggers]
         self._bar("step", start_step, total_steps)
         self._bar.start()
 
@@ -120,16 +122,25 @@ class RunLog:
 
     def advance(self, step: int) -> None:
         """Move the progress bar to `step` steps."""
+        self._at = step
         self._bar("step", step, self.total_steps)
+
+    def shows_pictures(self, step: int, every: int) -> bool:
+        """Whether the loggers of this rank are to get pictures after `step` steps."""
+        return bool(self._loggers) and every > 0 and step % every == 0
+
+    def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Hand pictures, uint8 (height, width, 3), to the loggers."""
+        for logger in self._loggers:
+            logger.pictures(step, pictures)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Write the metrics after `step` steps."""
         if not self.ranks.is_first:
             return
         self._lines.write({"step": step, **values})
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+        for logger in self._loggers:
+            logger.scalars(step, dict(values))
         if "loss" not in values:
             self._scored.add(step)
             self.say(
@@ -150,10 +161,10 @@ class RunLog:
             self.warn(warning)
 
     def close(self) -> None:
-        """Stop the bar and close the TensorBoard file."""
+        """Stop the bar, and end the loggers."""
         self._bar.stop()
-        if self._writer is not None:
-            self._writer.close()
+        for logger in self._loggers:
+            logger.close(complete=self._at >= self.total_steps)
 
 
 class Throughput:
