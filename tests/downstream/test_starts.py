@@ -26,6 +26,8 @@ def test_a_model_starts_from_its_weights_and_statistics(model, tiny):
         assert all(torch.equal(state[name], value) for name, value in expected.items())
     (encoder,) = open_starts([odis.load(model, device="cpu")])
     assert encoder.fingerprint == start.fingerprint
+    assert replace(start, model=replace(start.model, drop_path_kind="timm")).fingerprint == start.fingerprint
+    assert replace(start, model=replace(start.model, pos_resize="dino")).fingerprint != start.fingerprint
     other = tiny.save(model.with_name("other.safetensors"), seed=4)
     assert open_starts([other])[0].fingerprint != start.fingerprint
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,14 @@ class Start:
 
     @property
     def fingerprint(self) -> str:
-        """Eight characters that tell two starting points apart: of architecture, statistics and weights."""
-        digest = hashlib.sha256(repr((self.model, self.image_size, self.mean, self.std)).encode())
+        """Eight characters that tell two starting points apart: of architecture, statistics and weights.
+
+        Settings at their default are left out, so that a version with more of them says the same.
+        """
+        usual = asdict(ModelConfig())
+        given = {name: value for name, value in asdict(self.model).items() if value != usual[name]}
+        about = (sorted(given.items()), self.image_size, self.mean, self.std)
+        digest = hashlib.sha256(repr(about).encode())
         for name, value in sorted((self.weights or {}).items()):
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:8]
