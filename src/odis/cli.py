@@ -7,14 +7,18 @@ import select
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from odis import __version__
 from odis.commands import commands
 from odis.commands.command import Command, Group
+from odis.config.help_format import is_long, short_help, usage
 from odis.config.options import new_parser, parse
 from odis.config.wording import did_you_mean
 from odis.errors import OdisError, OdisWarning, printable
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -134,10 +138,24 @@ def parse_options(path: list[str], command: Command, arguments: list[str]) -> An
 
     Raises:
         ConfigError: For an unknown option, or a value of the wrong type.
+        SystemExit: After `--help` and `--help-all`.
     """
+    parser = command_parser(path, command)
+    if "--help-all" in arguments:
+        print(parser.format_help(), end="")
+        raise SystemExit(0)
+    if is_long(parser) and {"-h", "--help"} & set(arguments):
+        print(short_help(parser, command.required), end="")
+        raise SystemExit(0)
+    return parse(parser, arguments)
+
+
+def command_parser(path: list[str], command: Command) -> ArgumentParser:
+    """The parser of a command, by the names on the way to it."""
     parser = new_parser(" ".join(path), f"{command.summary}.")
     command.add_options(parser)
-    return parse(parser, arguments)
+    parser.usage = usage(parser, command.required).replace("%", "%%")
+    return parser
 
 
 def _usage(path: list[str], group: Group) -> str:

@@ -1,13 +1,16 @@
 """What `--help` says of options: what may be given and the default, and nothing that says nothing."""
 
 import re
+from typing import Any
 
 import pytest
 
-from odis.cli import find_command
+from odis.cli import command_parser, find_command, main, parse_options
 from odis.commands import commands
 from odis.commands.command import Group
+from odis.config.help_format import BEGINNER, short_help
 from odis.config.options import new_parser
+from odis.errors import OdisError
 
 
 def every_command(group: Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -48,3 +51,57 @@ def test_what_may_be_given_and_the_default() -> None:
         "a switch (default: True)",
     ):
         assert said in text
+
+
+def parser_of(*path: str) -> Any:
+    command = find_command(list(path))[1]
+    assert not isinstance(command, Group)
+    return command_parser(list(path), command), command
+
+
+def test_the_help_of_a_command_with_many_settings_is_what_a_beginner_needs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parser, command = parser_of("pretrain")
+    text = short_help(parser, command.required)
+    lines = text.splitlines()
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 120
+    assert lines[0] == "usage: odis pretrain --data DATA --out OUT [options]"
+    known = {option for action in parser._actions for option in action.option_strings}
+    shown = re.findall(r"^  (--[\w.-]+)", text, re.MULTILINE)
+    assert shown[:4] == ["--data", "--out", "--recipe", "--val"]
+    assert set(shown) <= known
+    assert {f"--{name}" for name in BEGINNER} <= set(shown)
+    for words, expected in ((["--help"], text), (["-h"], text), (["--help-all"], parser.format_help())):
+        with pytest.raises(SystemExit) as stop:
+            main(["pretrain", *words])
+        assert stop.value.code == 0
+        assert capsys.readouterr().out == expected
+    assert parser.format_help().startswith(lines[0])
+    assert known - {"-h"} <= set(re.findall(r"--[\w.+-]+", parser.format_help()))
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (["index", "coco"], "odis index coco ROOT --out OUT [options]"),
+        (["index", "merge"], "odis index merge INDEXES ... --out OUT [options]"),
+        (["index", "stats"], "odis index stats INDEX [options]"),
+        (["index", "auto"], "odis index auto ROOT [options]"),
+    ],
+)
+def test_what_must_be_given_stands_without_brackets(path: list[str], expected: str) -> None:
+    parser, _ = parser_of(*path)
+    assert parser.format_usage().split("usage: ", 1)[1].split() == expected.split()
+
+
+@pytest.mark.parametrize("path", every_command(commands()), ids=" ".join)
+def test_what_a_command_requires_is_an_option_of_it_and_is_asked_for(path: tuple[str, ...]) -> None:
+    parser, command = parser_of(*path)
+    options = {option for action in parser._actions for option in action.option_strings}
+    assert {f"--{name}" for name in command.required} <= options
+    if command.required:
+        positional = ["x"] * sum(not action.option_strings for action in parser._actions)
+        with pytest.raises(OdisError, match=rf"^--{command.required[0]} is required"):
+            command.run(parse_options(list(path), command, positional))

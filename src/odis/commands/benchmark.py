@@ -11,6 +11,7 @@ from odis.errors import ConfigError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+REQUIRED = ("data",)
 SUMMARY = "Measure what a recipe costs on your data and machine: images/s, memory, time of the whole run"
 
 
@@ -31,7 +32,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: For settings that cannot train, or data that cannot be used.
     """
-    require(options, "data")
+    require(options, *REQUIRED)
     config = to_config(options)
     check(config)
     if not options.seconds > 0:

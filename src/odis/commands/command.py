@@ -3,6 +3,7 @@
 A module of this package is a command if it has
 
     OPENS_INDEX           optional, True: the command gets `--root`, where the images of indexes are now
+    REQUIRED              optional: names of the options that must be given, as its `run` asks with `require`
     SUMMARY               one line: in the list of commands, and above the options in `--help`
     add_options(parser)   declares the options
     run(options)          does the work
@@ -34,6 +35,7 @@ class Command:
     summary: str
     add_options: Callable[[ArgumentParser], None]
     run: Callable[[Any], None]
+    required: tuple[str, ...] = ()  # options that must be given, without dashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ def from_module(name: str) -> Command | Group:
     if hasattr(module, "group"):
         found: Group = module.group()
         return found
-    command = Command(module.SUMMARY, module.add_options, module.run)
+    required = tuple(getattr(module, "REQUIRED", ()))
+    command = Command(module.SUMMARY, module.add_options, module.run, required)
     return with_root(command) if getattr(module, "OPENS_INDEX", False) else command
 
 
@@ -77,4 +80,4 @@ def with_root(command: Command) -> Command:
         with images_moved_to(options.root):
             command.run(options)
 
-    return Command(command.summary, add_options, run)
+    return Command(command.summary, add_options, run, command.required)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from odis.types import Skipped
 
 OPENS_INDEX = True
+REQUIRED = ("model", "out")
 SUMMARY = "Write the features of objects or images as Parquet; the same command resumes"
 
 _SETTINGS = FeatureTableConfig(read=ReadConfig(workers=COMMAND_WORKERS))
@@ -40,7 +41,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `export_features`.
     """
-    require(options, "model", "out")
+    require(options, *REQUIRED)
 
     settings = read_arguments(_SETTINGS, options)
     settings.check()

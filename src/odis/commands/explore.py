@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 OPENS_INDEX = True
+REQUIRED = ("data",)
 SUMMARY = "Ask networks about objects with the mouse: a page on this machine"
 
 _HELPS = {
@@ -37,7 +38,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `odis.explorer.serve.explore`.
     """
-    require(options, "data")
+    require(options, *REQUIRED)
     settings = read_arguments(ExploreSettings(), options)
     settings.check()
     require_extra()

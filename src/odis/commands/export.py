@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 OPENS_INDEX = True
+REQUIRED = ("to", "out")
 SUMMARY = "Write the model for timm, transformers, ONNX Runtime, torch.export or a hub, checked against odis"
 
 
@@ -29,7 +30,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `odis.exporting.write.export`.
     """
-    require(options, "to", "out")
+    require(options, *REQUIRED)
     settings = read_arguments(ExportSettings(), options)
     settings.check(options.to)
 

@@ -16,6 +16,7 @@ from odis.downstream.settings import TASKS, FinetuneSettings, TaskOptions
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+REQUIRED = ("model", "out")
 SUMMARY = "Train a detector, segmenter or classifier from the backbone, and compare starting points"
 
 _MODEL = (
@@ -46,7 +47,7 @@ def _add_options(task: TaskOptions, parser: ArgumentParser) -> None:
 
 
 def _run(name: str, task: TaskOptions, options: Any) -> None:
-    require(options, "model", "out")
+    require(options, *REQUIRED)
     data = read_arguments(task.data, options)
     settings = read_arguments(_settings(task), options)
     settings.check()

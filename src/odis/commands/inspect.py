@@ -12,6 +12,7 @@ from odis.errors import printable
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+REQUIRED = ("out",)
 SUMMARY = "Draw images with their objects, and the views and masks that training makes of them"
 
 
@@ -30,7 +31,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: For settings that cannot train, or an index that cannot be used.
     """
-    require(options, "out")
+    require(options, *REQUIRED)
     options.data = options.index
     config = to_config(options)
     check(config)

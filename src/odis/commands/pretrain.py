@@ -11,6 +11,7 @@ from odis.config.options import add_config, recipe_name, require, to_config
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+REQUIRED = ("data", "out")
 SUMMARY = "Train a Vision Transformer by object-level self-distillation; the same command resumes"
 
 
@@ -35,7 +36,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: For settings that cannot train, or data that cannot be used.
     """
-    require(options, "data", "out")
+    require(options, *REQUIRED)
     config = to_config(options)
     check(config)  # before the imports, which take seconds
 

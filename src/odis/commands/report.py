@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 OPENS_INDEX = True
+REQUIRED = ("out",)
 SUMMARY = "Write one HTML page of runs: curves, evaluations, where [OBJ] looks, nearest objects"
 
 
@@ -54,7 +55,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `write_report`.
     """
-    require(options, "out")
+    require(options, *REQUIRED)
 
     from odis.report.write import write_report
 

@@ -11,6 +11,7 @@ from odis.config.options import require
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+REQUIRED = ("out",)
 SUMMARY = "Make scenes of handwritten digits with their object index; nothing is downloaded"
 
 
@@ -34,7 +35,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `write_scenes`.
     """
-    require(options, "out")
+    require(options, *REQUIRED)
 
     from odis.objects.index import ObjectIndex, statistics
     from odis.objects.scenes.write import write_scenes

@@ -12,7 +12,8 @@ def group() -> Group:
     """A command for each annotation format, and those that work on an index."""
     edits = {name: from_module(f"index.{name}") for name in _EDITS}
     sections: dict[str, dict[str, Command | Group]] = {
-        "annotation formats": {"auto": from_module("index.auto"), **readers()},
+        "which format": {"auto": from_module("index.auto")},
+        "annotation formats": {**readers()},
         "commands on an index": edits,
     }
     return Group(SUMMARY, sections, moved={"scenes": "odis scenes"})

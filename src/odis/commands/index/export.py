@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 OPENS_INDEX = True
+REQUIRED = ("out",)
 SUMMARY = "Write an index as COCO instances JSON"
 
 
@@ -26,7 +27,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `export_coco`.
     """
-    require(options, "out")
+    require(options, *REQUIRED)
 
     from odis.objects.edit.export_coco import export_coco
     from odis.objects.index import ObjectIndex

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 OPENS_INDEX = True
+REQUIRED = ("out",)
 SUMMARY = "Write the objects of an index that pass a score, a size or a list of classes"
 
 
@@ -35,7 +36,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `filter_index`.
     """
-    require(options, "out")
+    require(options, *REQUIRED)
 
     from odis.objects.edit.rows import Filter, filter_index
     from odis.objects.index import ObjectIndex

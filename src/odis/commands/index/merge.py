@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 OPENS_INDEX = True
+REQUIRED = ("out",)
 SUMMARY = "Write the images of several indexes into one; classes are matched by name"
 
 
@@ -27,7 +28,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `merge_indexes`.
     """
-    require(options, "out")
+    require(options, *REQUIRED)
 
     from odis.objects.edit.rows import merge_indexes
     from odis.objects.index import ObjectIndex

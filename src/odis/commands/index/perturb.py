@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 OPENS_INDEX = True
+REQUIRED = ("out",)
 SUMMARY = "Write an index whose objects carry noise, which its provenance names"
 
 
@@ -40,7 +41,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `perturb_index`.
     """
-    require(options, "out")
+    require(options, *REQUIRED)
 
     from odis.objects.edit.perturb import Noise, perturb_index
     from odis.objects.index import ObjectIndex

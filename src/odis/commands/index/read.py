@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def readers() -> dict[str, Command]:
     """A command for each annotation format."""
     return {
-        name: Command(one.title, partial(_add_options, one), partial(write, one))
+        name: Command(one.title, partial(_add_options, one), partial(write, one), ("out",))
         for name, one in FORMATS.items()
     }
 

@@ -40,8 +40,13 @@ def name_groups(groups: SkipGroups) -> None:
 
 def wrote(out: str, images: int, objects: int) -> None:
     """What was written, and where to."""
-    say(f"{images:,} images, {objects:,} objects")
+    say(f"{counted(images, 'image')}, {counted(objects, 'object')}")
     print(out)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2,000 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def show(what: Any) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 OPENS_INDEX = True
+REQUIRED = ("out",)
 SUMMARY = "Write some images of an index, drawn by a seed"
 
 
@@ -29,7 +30,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `sample_index`.
     """
-    require(options, "out")
+    require(options, *REQUIRED)
 
     from odis.objects.edit.rows import sample_index
     from odis.objects.index import ObjectIndex

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 OPENS_INDEX = True
+REQUIRED = ("out",)
 SUMMARY = "Split an index into parts by share and seed; a group is in one part only"
 
 _CLASSES = 40  # lines of the table
@@ -40,7 +41,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `split_index`.
     """
-    require(options, "out")
+    require(options, *REQUIRED)
 
     from rich.table import Table
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from odis.types import Skipped
 
 OPENS_INDEX = True
+REQUIRED = ("with", "out")
 SUMMARY = "Find objects with an off-the-shelf detector, or masks for boxes; the same command resumes"
 
 BOXES = "boxes"
@@ -82,7 +83,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `build_detector`, `find_objects` and `mask_objects`.
     """
-    require(options, "with", "out")
+    require(options, *REQUIRED)
     _masks(options) if options["with"] == BOXES else _detect(options)
 
 

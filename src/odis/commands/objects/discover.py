@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from odis.finding.finder import Finder
 
 OPENS_INDEX = True
+REQUIRED = ("with", "out")
 SUMMARY = "Find objects without annotations, in the patch features of a network; the same command resumes"
 
 
@@ -46,7 +47,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `find_objects` and `build_discoverer`.
     """
-    require(options, "with", "out")
+    require(options, *REQUIRED)
     discover = DiscoverConfig(**options.discover.as_dict())
     check_discover(discover)
 
