@@ -159,7 +159,7 @@ def test_module_and_script_are_the_same_command() -> None:
         (["index", "coco"], "odis index: the following arguments are required: root"),
         (
             ["index", "cocoa", "."],
-            "odis index: cocoa: no such command (did you mean coco?); there are coco, lvis, ",
+            "odis index: cocoa: no such command (did you mean coco?); there are auto, coco, ",
         ),
         (["index", "coco", "."], "odis index: --out is required"),
         (
