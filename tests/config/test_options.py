@@ -298,7 +298,7 @@ def test_require_names_the_missing_option():
 
 def test_every_field_is_an_option_of_pretrain_with_its_help():
     help_text = subprocess.run(
-        [sys.executable, "-m", "odis", "pretrain", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "odis", "pretrain", "--help-all"], capture_output=True, text=True, check=True
     ).stdout
     for section, keys in as_dict(PretrainConfig()).items():
         for key in keys if isinstance(keys, dict) else ():

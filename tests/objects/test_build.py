@@ -89,7 +89,7 @@ def test_a_data_set_without_a_usable_image_is_an_error(folder: Path, tmp_path: P
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match="unknown annotation format 'imagenot'; there are coco, lvis, objects365, "
+        DataError, match="unknown annotation format 'imagenot'; there are coco, coco-panoptic, lvis, "
     ):
         build_index("imagenot", tmp_path, tmp_path / "i.parquet")
     with pytest.raises(DataError, match="nothing: no such folder"):

@@ -318,7 +318,8 @@ def test_trust_opens_no_image_whose_size_is_stated(
     name, root, split = data
     if not FORMATS[name].states_sizes:
         with pytest.raises(
-            ConfigError, match=rf"trust: {name} states no sizes of images; coco, lvis, objects365, .* do$"
+            ConfigError,
+            match=rf"trust: {name} states no sizes of images; coco, coco-panoptic, lvis, objects365, .* do$",
         ):
             build_index(name, root, tmp_path / "i.parquet", split, trust=True)
         return
