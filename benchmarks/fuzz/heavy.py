@@ -37,9 +37,9 @@ def make_world(work: Path) -> None:
     subprocess.run([sys.executable, "-m", "odis", *words], check=True, capture_output=True)
 
 
-def largest(root: Path, before: set[Path]) -> int:
-    """Bytes of the largest file that was made."""
-    return max((path.stat().st_size for path in set(root.rglob("*")) - before if path.is_file()), default=0)
+def largest(root: Path) -> int:
+    """Bytes of the largest file."""
+    return max(path.stat().st_size for path in root.rglob("*") if path.is_file())
 
 
 def run(words: Words, log: Path, seconds: float) -> tuple[int, float, float]:
@@ -88,7 +88,7 @@ def main() -> int:
             root.mkdir()
             words = INPUTS[name](root)
             pa.default_memory_pool().release_unused()
-            size = largest(root, set())
+            size = largest(root)
             code, took, gib = run(words, work / "log", options.seconds)
             text = (work / "log").read_text(errors="replace").strip()
             last = text.splitlines()[-1][:110] if text else ""

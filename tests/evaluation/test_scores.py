@@ -53,10 +53,13 @@ def test_a_score_is_written_with_three_decimals_and_without_nan() -> None:
 def test_centred_resamples_keep_their_spread_within_0_and_100() -> None:
     resampled = np.linspace(0.4, 0.6, 41)  # mean 0.5, percentiles 0.405 and 0.595
     for value, expected in ((0.3, (20.5, 39.5)), (0.97, (87.5, 100.0)), (0.01, (0.0, 10.5))):
-        assert interval(module._score(value, [resampled[:7], resampled[7:]], centred=True)) == pytest.approx(
-            expected
-        )
-        assert interval(module._score(value, [resampled])) == pytest.approx((40.5, 59.5))
+        assert interval(
+            module.score_of(value, [resampled[:7], resampled[7:]], centred=True)
+        ) == pytest.approx(expected)
+        assert interval(module.score_of(value, [resampled])) == pytest.approx((40.5, 59.5))
+    assert interval(module.score_of(-0.97, [resampled], centred=True, lowest=-1)) == pytest.approx(
+        (-100, -87.5)
+    )
 
 
 # --- accuracy and mean ---

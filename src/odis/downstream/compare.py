@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from odis.downstream.task import TaskAnswers
-
-_TAILS = (0.025, 0.975)
+from odis.evaluation.scores import resampled, score_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +59,11 @@ def compare(
     differences: dict[str, dict[str, SeedScore]] = {}
     for name in others if len(units) == 1 else ():
         differences[name] = {}
-        for what, (values, resampled) in drawn[name].items():
+        for what, (values, of_resamples) in drawn[name].items():
             base, of_base = drawn[first][what]
             # Seeds are paired where both have as many: the same seed draws the same images and heads.
             paired = values - base if len(values) == len(base) else np.array([values.mean() - base.mean()])
-            differences[name][what] = _score(paired, resampled - of_base, bounded=False)
+            differences[name][what] = _score(paired, of_resamples - of_base, lowest=-1.0)
     return scores, differences
 
 
@@ -73,14 +72,11 @@ def _resampled(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By score, that of each seed, (seeds,), and the mean over seeds of each resample, (R,)."""
     per_seed = [one.scores(np.ones(one.units)) for one in of_seeds]
-    drawn: list[dict[str, float]] = []
-    rng = np.random.default_rng(seed)
-    units = of_seeds[0].units
-    same = all(one.units == units for one in of_seeds)
-    for _ in range(resamples if same and units > 1 else 0):
-        counts = np.bincount(rng.integers(units, size=units), minlength=units).astype(np.float64)
-        found = [one.scores(counts) for one in of_seeds]
-        drawn.append({name: float(np.mean([one[name] for one in found])) for name in found[0]})
+    units, drawn = {one.units for one in of_seeds}, []
+    for parts in resampled(min(units), resamples, seed) if len(units) == 1 else ():
+        for counts in parts:
+            found = [one.scores(counts) for one in of_seeds]
+            drawn.append({name: float(np.mean([one[name] for one in found])) for name in found[0]})
     return {
         name: (
             np.array([one[name] for one in per_seed]),
@@ -90,14 +86,9 @@ def _resampled(
     }
 
 
-def _score(values: np.ndarray, resampled: np.ndarray, *, bounded: bool = True) -> SeedScore:
-    """In percent; resamples are shifted to have their mean at the score (see `evaluation/scores.py`)."""
-    value, known = float(np.mean(values)), resampled[~np.isnan(resampled)]
-    low = high = math.nan
-    if len(known) and not math.isnan(value):
-        bounds = np.quantile(known, _TAILS) + (value - known.mean())
-        low, high = map(float, np.clip(bounds, 0.0, 1.0) if bounded else bounds)
-    return SeedScore(100 * value, 100 * low, 100 * high, tuple(100 * float(one) for one in values))
+def _score(values: np.ndarray, drawn: np.ndarray, *, lowest: float = 0.0) -> SeedScore:
+    one = score_of(float(np.mean(values)), [drawn], centred=True, lowest=lowest)
+    return SeedScore(one.value, one.low, one.high, tuple(100 * float(of_seed) for of_seed in values))
 
 
 def _rounded(value: float) -> float | None:

@@ -72,7 +72,7 @@ def roi_align_of(steps: Sequence[float], patch: int, output: int) -> Any:
     return align
 
 
-class _Levels(LevelMapper):  # type: ignore[misc]
+class _Levels(LevelMapper):  # type: ignore[misc]  # as above
     """Which level a box is read at (FPN, arXiv 1612.03144, equation 1), for any strides."""
 
     def __init__(self, steps: Sequence[float], patch: int) -> None:

@@ -12,13 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from odis.evaluation.scores import (
-    TAILS,
     ClassRanking,
     Score,
     images_of_rows,
@@ -28,6 +26,7 @@ from odis.evaluation.scores import (
     numbered,
     ranked_rows,
     resampled,
+    score_of,
 )
 
 
@@ -165,18 +164,10 @@ def _paired(
         centred: Shift resamples to have their mean at the score (see `scores.py`).
     """
     parts = [both(counts) for counts in resampled(images, resamples, seed, row)]
-    before, after = (np.concatenate([part[k] for part in parts]) if parts else np.empty(0) for k in (0, 1))
+    before, after = ([part[k] for part in parts] for k in (0, 1))
+    differences = [two - one for one, two in parts]
     return PairedScore(
-        _interval(known[0], before, centred, 0.0),
-        _interval(known[1], after, centred, 0.0),
-        _interval(known[1] - known[0], after - before, centred, -1.0),
+        score_of(known[0], before, centred=centred),
+        score_of(known[1], after, centred=centred),
+        score_of(known[1] - known[0], differences, centred=centred, lowest=-1.0),
     )
-
-
-def _interval(value: float, samples: np.ndarray, centred: bool, lowest: float) -> Score:
-    samples = samples[~np.isnan(samples)]
-    if not len(samples):
-        return Score(100 * value, math.nan, math.nan)
-    shift = value - samples.mean() if centred else 0.0
-    ends: Any = np.clip(np.quantile(samples, TAILS) + shift, lowest, 1.0)
-    return Score(100 * value, 100 * float(ends[0]), 100 * float(ends[1]))

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from odis.errors import OdisError
 
-TAILS = (0.025, 0.975)
-"""Quantiles of resamples that an interval ends at."""
+_TAILS = (0.025, 0.975)
 _CHUNK = 2_000_000  # numbers drawn at a time: 16 MB, and a handful of arrays of that size
 
 
@@ -82,7 +81,7 @@ def mean_score(
     known, images = ~np.isnan(values), images_of_rows(len(values), groups)
     values = values[known]
     if not len(values):
-        return _score(math.nan, [])
+        return score_of(math.nan, [])
     group, total = numbered(images[known])
     sums = np.stack(
         [np.bincount(group, weights=values, minlength=total), np.bincount(group, minlength=total)], axis=1
@@ -91,7 +90,7 @@ def mean_score(
     for counts in resampled(total, resamples, seed):
         drawn = counts @ sums
         samples.append(drawn[:, 0] / drawn[:, 1])
-    return _score(float(values.mean()), samples)
+    return score_of(float(values.mean()), samples)
 
 
 def average_precision(
@@ -147,14 +146,14 @@ def mean_average_precision_score(
     scores, targets = ranked_rows(scores, targets)
     rankings = [ClassRanking.of(scores[:, c], targets[:, c]) for c in np.flatnonzero(targets.any(0))]
     if not rankings:
-        return _score(math.nan, [])
+        return score_of(math.nan, [])
     group, total = numbered(images_of_rows(len(scores), groups))
     value = float(macro_precision(rankings, np.ones((len(scores), 1)))[0])
     samples = [
         macro_precision(rankings, counts.T.take(group, axis=0))
         for counts in resampled(total, resamples, seed, len(scores))
     ]
-    return _score(value, samples, centred=True)
+    return score_of(value, samples, centred=True)
 
 
 def resampled_score(
@@ -177,7 +176,7 @@ def resampled_score(
         row: Numbers that `statistic` makes of one resample, if more than the images.
     """
     samples = [statistic(counts) for counts in resampled(images, resamples, seed, row)]
-    return _score(value, samples, centred=True)
+    return score_of(value, samples, centred=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +296,7 @@ def iou_score(
             for run in runs.astype(np.float64, copy=False)
         ]
         samples.append(np.mean(of_runs, axis=0))
-    score = _score(float(mean_of_known(by_class).mean()), samples, centred=True)
+    score = score_of(float(mean_of_known(by_class).mean()), samples, centred=True)
     return score, 100 * mean_of_known(by_class.T)
 
 
@@ -367,17 +366,21 @@ def resampled(groups: int, resamples: int, seed: int, row: int = 0) -> Iterator[
         yield np.bincount(drawn.ravel(), minlength=part * groups).reshape(part, groups).astype(np.float64)
 
 
-def _score(value: float, samples: Sequence[np.ndarray], centred: bool = False) -> Score:
+def score_of(
+    value: float, samples: Sequence[np.ndarray], *, centred: bool = False, lowest: float = 0.0
+) -> Score:
     """In percent, from shares; resamples without a value are left out.
 
     Args:
         value: The score, NaN if there is none.
         samples: The score of resamples, in parts.
         centred: Shift the resamples to have their mean at the score.
+        lowest: That a score can be: -1 of a difference.
     """
     known = np.concatenate(samples) if samples else np.empty(0)
     known = known[~np.isnan(known)]
     if not len(known):
         return Score(100 * value, math.nan, math.nan)
-    low, high = np.clip(np.quantile(known, TAILS) + (value - known.mean() if centred else 0.0), 0.0, 1.0)
+    shift = value - known.mean() if centred else 0.0
+    low, high = np.clip(np.quantile(known, _TAILS) + shift, lowest, 1.0)
     return Score(100 * value, 100 * float(low), 100 * float(high))
