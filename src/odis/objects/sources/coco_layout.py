@@ -92,6 +92,11 @@ def annotation_file(layout: Layout, root: Path, split: str | None, named: str | 
     )
 
 
+def folder_within(path: Path, base: Path) -> str:
+    """The folder of a file relative to another one, `.` if it is that one or lies outside of it."""
+    return path.parent.relative_to(base).as_posix() if path.parent.is_relative_to(base) else "."
+
+
 def named_path(root: Path, named: str, option: str) -> Path:
     """A path that begins at the root, or at the working directory.
 

@@ -27,7 +27,7 @@ from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject, Unread
 from odis.objects.sources.coco_entries import number, short, stated_size
 from odis.objects.sources.coco_instances import ImageSearch, read_entries
-from odis.objects.sources.coco_layout import named_path
+from odis.objects.sources.coco_layout import folder_within, named_path
 from odis.objects.sources.cvat_xml import CvatFile, CvatItem, CvatShape
 from odis.objects.sources.drawn import (
     LARGEST_PATCH,
@@ -82,7 +82,7 @@ def read(
     base = root if images is None else named_path(root, images, "--images")
     if not base.is_dir():
         raise DataError(f"{base}: is no folder (--images {images})")
-    near = path.parent.relative_to(base).as_posix() if path.parent.is_relative_to(base) else "."
+    near = folder_within(path, base)
     parts = tuple(dict.fromkeys((subset, *names_of_split(subset)))) if subset else ()
     wanted = [f"{near}/images/{part}" for part in parts]
     wanted += [f"{near}/images", near, "images", "."]

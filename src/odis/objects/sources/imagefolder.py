@@ -23,7 +23,7 @@ from odis.objects.clean import Skip, SkippedObject, Unread
 from odis.objects.listing import SPLIT_FOLDERS
 from odis.objects.sources.coco_entries import short
 from odis.objects.sources.coco_instances import ImageSearch, read_entries
-from odis.objects.sources.coco_layout import named_path
+from odis.objects.sources.coco_layout import folder_within, named_path
 from odis.objects.sources.image_names import ImageNames
 from odis.objects.sources.plain_table import NO_LABEL
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, names_of_split
@@ -76,7 +76,7 @@ def read(
     """
     path, within = _find(root, split, annotations)
     base = root if images is None else named_path(root, images, "--images")
-    near = path.parent.relative_to(base).as_posix() if path.parent.is_relative_to(base) else "."
+    near = folder_within(path, base)
     advice = "" if images is not None else f"odis index imagefolder {root} --images DIR"
     where = ImageSearch(base, ["" if near == "." else near], advice=advice)
 

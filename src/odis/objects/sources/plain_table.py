@@ -27,7 +27,7 @@ from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject, Unread
 from odis.objects.sources.coco_entries import number, short
 from odis.objects.sources.coco_instances import ImageSearch, read_entries
-from odis.objects.sources.coco_layout import named_path
+from odis.objects.sources.coco_layout import folder_within, named_path
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader
 from odis.objects.sources.records import ENDINGS, Records, is_nothing, read_records
 from odis.objects.sources.whole_images import read_whole_images
@@ -84,7 +84,7 @@ def read(
     """
     path = _find(root, split, annotations)
     base = root if images is None else named_path(root, images, "--images")
-    near = path.parent.relative_to(base).as_posix() if path.parent.is_relative_to(base) else "."
+    near = folder_within(path, base)
     folders = [folder for folder in (near, "images") if folder != "." and (base / folder).is_dir()]
     advice = "" if images is not None else f"odis index table {path} --images DIR"
     where = ImageSearch(base, ["", *folders], advice=advice)
