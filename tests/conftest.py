@@ -1,11 +1,17 @@
 """Real images for tests; a test that asks for them is skipped where they are missing."""
 
+import contextlib
 import os
+import re
 import signal
+import threading
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from hypothesis import settings
@@ -74,3 +80,94 @@ def tiny_imagenet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def coco_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """51 images of COCO 2017 in its published layout."""
     return _unzip("coco-mini", tmp_path_factory)
+
+
+class ImageServer(ThreadingHTTPServer):
+    """Files of a folder on loopback, whole or in ranges of bytes, as a web server or S3 gives them.
+
+    `fault(n, path)` says what is wrong with request n: `drop` (the connection, after half of the body),
+    `500`, `403`, `slow:SECONDS`, `whole` (ranges are ignored), or nothing.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _ImageRequest)
+        self.folder = folder
+        self.fault: Callable[[int, str], str] = lambda number, path: ""
+        self.asked: list[tuple[str, str, str]] = []  # method, path with query, range
+        self.sent = 0  # bytes of bodies
+        self._counting = threading.Lock()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def count(self, *asked: str) -> int:
+        with self._counting:
+            self.asked.append(asked)  # type: ignore[arg-type]
+            return len(self.asked)
+
+    def close(self) -> None:
+        """End, as a killed server does: what asks now is refused."""
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news."""
+
+
+class _ImageRequest(BaseHTTPRequestHandler):
+    server: ImageServer
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        server, asked = self.server, self.headers.get("Range", "")
+        number = server.count(self.command, self.path, asked)
+        fault = server.fault(number, self.path)
+        if fault.startswith("slow:"):
+            time.sleep(float(fault.removeprefix("slow:")))
+        if fault.isdigit():
+            return self._answer(int(fault), b"")
+        try:
+            data = (server.folder / unquote(urlsplit(self.path).path).lstrip("/")).read_bytes()
+        except OSError:
+            return self._answer(404, b"")
+        found = re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
+        if found is None or fault == "whole":
+            return self._answer(200, data, fault)
+        start, stop = int(found[1]), int(found[2]) + 1
+        if start >= len(data):
+            return self._answer(416, b"")
+        part = f"bytes {start}-{min(stop, len(data)) - 1}/{len(data)}"
+        return self._answer(206, data[start:stop], fault, part)
+
+    def _answer(self, status: int, body: bytes, fault: str = "", part: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if part:
+            self.send_header("Content-Range", part)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        body = body[: len(body) // 2] if fault == "drop" else body
+        self.server.sent += len(body)
+        with contextlib.suppress(OSError):
+            self.wfile.write(body)
+        self.close_connection = fault == "drop"
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def image_server(tmp_path: Path) -> Iterator[ImageServer]:
+    """A server of the files in `tmp_path/served`."""
+    (tmp_path / "served").mkdir()
+    server = ImageServer(tmp_path / "served")
+    yield server
+    server.close()

@@ -22,6 +22,12 @@ class DataError(OdisError):
     """An image, annotation or index that cannot be used; the message names the file."""
 
 
+class UnreachableError(OdisError):
+    """A store of images that does not answer, or may not be read. Not a fault of one image, which could be
+    left out: the work ends, and can go on from its last state.
+    """
+
+
 class WorkerError(OdisError, RuntimeError):
     """A process that reads data was killed; what torch raises then is a `RuntimeError`, so this is one
     too.

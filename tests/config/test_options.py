@@ -191,7 +191,7 @@ def test_mistake_on_the_command_line_is_one_line(arguments: list[str], begins: s
         (
             "loader:\n  kep: [memory]\n",
             "loader.kep: no such setting",
-            "loader has workers, prefetch, keep, render",
+            "loader has workers, prefetch, keep, fetch_cache, render",
         ),
         ("recipe: debug\n", "recipe: no such section", "loader"),
         ("3: 4\n", "3: no such section", "loader"),

@@ -33,7 +33,7 @@ class PartialIndex(ObjectIndex):
 
     def __init__(self, base: ObjectIndex, rows: np.ndarray) -> None:
         super().__init__(base.path, root=base.root, provenance=base.provenance, classes=base.classes)
-        self.base, self.rows = base, rows
+        self.uri, self.base, self.rows = base.uri, base, rows
 
     @property
     def is_folder(self) -> bool:

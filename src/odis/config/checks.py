@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from odis.config.discovery import DiscoverConfig
-from odis.config.keep import parse_keep
+from odis.config.keep import parse_fetch_cache, parse_keep
 from odis.config.training import PretrainConfig
 from odis.errors import ConfigError
 
@@ -155,6 +155,7 @@ def _check_data(config: PretrainConfig) -> None:
     _at_least(config, 0, "loader.workers")
     _at_least(config, 1, "loader.prefetch", "objects.per_image")
     parse_keep(config.loader.keep, config.loader.render)
+    parse_fetch_cache(config.loader.fetch_cache)
     _at_least(config, 0, "objects.min_size", unit=" pixels")
     _shares(config, "objects.min_visible")
     one_token = config.model.object_tokens != "read-only" and config.model.object_readout == "token"

@@ -54,6 +54,20 @@ def parse_keep(entries: Sequence[str], render: str) -> list[CachePlace]:
     return places
 
 
+def parse_fetch_cache(entry: str | None) -> tuple[str, int] | None:
+    """Folder and bytes of `loader.fetch_cache`; None without one.
+
+    Raises:
+        ConfigError: It is not `DIR:SIZE`.
+    """
+    if entry is None:
+        return None
+    folder, _, size = entry.rpartition(":")
+    if not folder.strip():
+        raise ConfigError(f"loader.fetch_cache: is {entry!r}, must be DIR:SIZE, such as fetched:20GiB")
+    return folder.strip(), _bytes(entry, size, "loader.fetch_cache")
+
+
 def _parse(entry: str) -> CachePlace:
     where, colon, rest = entry.partition(":")
     where = where.strip()
@@ -73,13 +87,13 @@ def _parse(entry: str) -> CachePlace:
     )
 
 
-def _bytes(entry: str, text: str) -> int:
+def _bytes(entry: str, text: str, setting: str = "loader.keep") -> int:
     matched = _SIZE.fullmatch(text)
     factor = _UNITS.get(matched[2].lower()) if matched else None
     size = 0.0 if matched is None or factor is None else float(matched[1]) * factor
     if not 1 <= size < math.inf:
         raise ConfigError(
-            f"loader.keep: {entry!r} has no size above 0; write a number and a unit (B, KB, MB, GB, TB, KiB, "
+            f"{setting}: {entry!r} has no size above 0; write a number and a unit (B, KB, MB, GB, TB, KiB, "
             f"MiB, GiB, TiB), such as 20GiB"
         )
     return int(size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +66,10 @@ class ViewDataset(Dataset[Sample]):
         it = self._planned(key)
         rendered = render_views(it.plan, it.image, self.config.views, it.drawn)
         return Sample(*rendered, index=it.row, path=it.path, skipped=it.skipped)
+
+    def fetched(self, keys: Sequence[tuple[int, int]]) -> AbstractContextManager[None]:
+        """Within the block the images of these samples come from their stores at the same time."""
+        return self.reader.bytes.ahead(self.index.image_path(row) for _, row in keys)
 
     def raw_sample(self, key: tuple[int, int]) -> RawSample:
         """What `__getitem__` would make the sample from: pixels of the image, for the device to render views

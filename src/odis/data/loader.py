@@ -91,6 +91,7 @@ class _Answered(Dataset[Any]):
 
     def __init__(self, dataset: ViewDataset) -> None:
         self.device_cache = dataset.reader.device
+        self.fetched = dataset.fetched
         on_device = dataset.config.loader.render == "device"
         self.make: Callable[[tuple[int, int]], Sample | RawSample] = (
             dataset.raw_sample if on_device else dataset.__getitem__
@@ -101,6 +102,11 @@ class _Answered(Dataset[Any]):
             return self.make(key)
         except DataError as error:
             return error
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[Sample | RawSample | DataError]:
+        """The samples of a batch, by which `DataLoader` asks."""
+        with self.fetched(keys):
+            return [self[key] for key in keys]
 
 
 def _collate_answers(

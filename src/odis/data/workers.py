@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from odis.data.handover import Packed, Packer
-from odis.errors import OdisWarning, WorkerError
+from odis.errors import OdisWarning, UnreachableError, WorkerError
 from odis.machine.allocator import keep_freed_memory
 from odis.machine.processes import processor_seconds, state_of
 from odis.machine.shared_memory import shared_memory
@@ -44,6 +44,7 @@ _DIED = "DataLoader worker (pid"
 _WAITED = "DataLoader timed out after"
 # An error raised inside a worker arrives with its type and these words.
 _RAISED_THERE = "in DataLoader worker process"
+_UNREACHABLE = f"{UnreachableError.__module__}.{UnreachableError.__qualname__}"
 
 
 class WorkerLoader(DataLoader[Any]):
@@ -166,12 +167,15 @@ def _answer(batches: Iterator[Any], option: str) -> Any:
 
     Raises:
         WorkerError: Nobody does.
+        UnreachableError: The store of an image does not answer.
     """
     began = quiet_since = time.monotonic()
     seen = 0.0
     while True:
         try:
             return next(batches)
+        except UnreachableError as error:  # a worker's error comes with its traceback in front
+            raise UnreachableError(str(error).strip().rpartition(f"{_UNREACHABLE}: ")[2]) from None
         except RuntimeError as error:
             if not str(error).startswith(_WAITED):
                 raise

@@ -77,7 +77,7 @@ def find_objects(
         if is_made(out, settings):
             discard_leftovers(out)
             return None
-        parts = Parts(out, root=index.root, settings=settings)
+        parts = Parts(out, root=index.image_root, settings=settings)
         pending = [k for k in range(total) if k not in parts.done()]
         if engine == "ray":
             from odis.finding.ray_engine import ray_parts

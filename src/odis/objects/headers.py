@@ -87,18 +87,27 @@ def read_header(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
     except (OSError, ValueError):
         return None
     try:
-        data = os.read(file, _FIRST)
-        found = (
-            _jpeg(data, file)
-            if data.startswith(b"\xff\xd8\xff")
-            else _png(data)
-            if data.startswith(_PNG)
-            else None
-        )
+        return _header(os.read(file, _FIRST), file)
     except OSError:
         return None
     finally:
         os.close(file)
+
+
+def header_of(data: bytes) -> tuple[int, int, int] | None:
+    """`read_header` of an image whose whole file is `data`."""
+    return _header(data, None)
+
+
+def _header(data: bytes, file: int | None) -> tuple[int, int, int] | None:
+    """`data` is the beginning of `file`, or all there is."""
+    found = (
+        _jpeg(data, file)
+        if data.startswith(b"\xff\xd8\xff")
+        else _png(data[:_FIRST])
+        if data.startswith(_PNG)
+        else None
+    )
     if found is None or not found[0] or not found[1]:
         return None
     most = Image.MAX_IMAGE_PIXELS  # beyond this, Pillow warns or refuses
@@ -106,7 +115,7 @@ def read_header(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
     return found if plain else None
 
 
-def _jpeg(data: bytes, file: int) -> tuple[int, int, int] | None:
+def _jpeg(data: bytes, file: int | None) -> tuple[int, int, int] | None:
     """`data` is the beginning of `file`, which is read on from there as needed."""
     size = None
     exif, turned_elsewhere = b"", False
@@ -180,8 +189,10 @@ def _is_sound(marker: int, segment: bytes) -> bool:
     return len(segment) >= 7 or not segment.startswith(b"Adobe")
 
 
-def _longer(data: bytes, length: int, file: int) -> bytes:
+def _longer(data: bytes, length: int, file: int | None) -> bytes:
     """The beginning of a file, of `length` bytes or more if it has them."""
+    if file is None:
+        return data
     return data + os.read(file, max(length - len(data), _MORE)) if length <= _MOST else data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import threading
@@ -13,8 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from odis.errors import DataError
-from odis.objects.headers import MOST_SIDE, read_header
+from odis.errors import DataError, UnreachableError
+from odis.objects.headers import MOST_SIDE, header_of, read_header
+from odis.objects.storage.address import is_elsewhere
+from odis.objects.storage.reading import read_bytes
 
 _ORIENTATION_TAG = 0x0112
 _AT_ONCE = 2**20  # pixels of 16 bits that are scaled to 8 bits together
@@ -55,9 +58,10 @@ def header_sizes(
     Raises:
         DataError: The file is missing, empty or not an image.
     """
-    found = read_header(path)
+    data = read_bytes(str(path)) if is_elsewhere(path) else None
+    found = read_header(path) if data is None else header_of(data)
     if found is None:
-        with opened(path) as image:
+        with opened(path, data) as image:
             found = (*image.size, orientation_of(image))
             if look is not None:
                 look(image)
@@ -65,21 +69,24 @@ def header_sizes(
     return [(height, width), (width, height)] if orientation in SIDEWAYS else [(width, height)]
 
 
-def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -> Image.Image:
+def load_image(
+    path: str | Path, expected_size: tuple[int, int] | None = None, data: bytes | None = None
+) -> Image.Image:
     """The whole image as 8-bit RGB, turned as a viewer shows it.
 
     Alpha is dropped, grey repeated, 16-bit scaled to 8-bit.
 
     Args:
-        path: The image file.
+        path: The image file, or its address elsewhere (see `storage`).
         expected_size: `(width, height)` that its boxes and masks were made for. An image whose stored
             (unturned) size alone matches is left unturned, since then its annotations ignored the orientation
             too.
+        data: The file's content, if it has been read.
 
     Raises:
         DataError: Naming the file: missing, empty, truncated, not an image, of another size than expected.
     """
-    with opened(path) as image:
+    with opened(path, data) as image:
         orientation = orientation_of(image)
         try:
             with quiet_pillow():
@@ -102,24 +109,31 @@ def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -
             raise DataError(f"{path}: cannot be decoded ({reason_of(error)})") from error
 
 
-def opened(path: str | Path) -> Image.Image:
+def opened(path: str | Path, data: bytes | None = None) -> Image.Image:
     """The image by Pillow, its header read and nothing decoded.
+
+    Args:
+        path: The image file, or its address elsewhere.
+        data: Its content, if it has been read.
 
     Raises:
         DataError: The file is missing, empty or not an image.
+        UnreachableError: The store that it is in does not answer.
     """
     try:
-        if os.path.getsize(path) == 0:
+        if data is None and is_elsewhere(path):
+            data = read_bytes(str(path))
+        if (os.path.getsize(path) if data is None else len(data)) == 0:
             raise DataError(f"{path}: is empty (0 bytes)")
         with quiet_pillow():
-            image = Image.open(path)
+            image = Image.open(path if data is None else io.BytesIO(data))
         if max(image.size) > MOST_SIDE:
             image.close()
             raise DataError(
                 f"{path}: is {image.width:,} x {image.height:,} pixels, and a side has at most {MOST_SIDE:,}"
             )
         return image
-    except DataError:
+    except (DataError, UnreachableError):
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {_too_large(error)}") from error

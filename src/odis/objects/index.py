@@ -1,13 +1,14 @@
 """The object index: one table between annotations and training, one row an image.
 
-Columns: `image` (path relative to `root`), `width`, `height`, `boxes`, and `masks`, `labels`, `scores` (each
-null where no object has any). Schema metadata: `root`, `provenance`, `classes` (JSON list of names),
-`odis_version`; and `root_relative`, the way from the index to its images, which finds them again when both
-were moved together.
+Columns: `image` (path relative to `root`, or URI), `width`, `height`, `boxes`; `masks`, `labels`, `scores`
+(null where no object has any); `shard`, `offset`, `length` of images in tar shards. Schema metadata: `root`,
+`provenance`, `classes` (JSON list of names), `odis_version`; and `root_relative`, the way from the index to
+its images, which finds them again when both were moved together.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import re
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ from odis.machine.files import check_readable, written_whole
 from odis.objects.check import Statistics, problems, statistics
 from odis.objects.images import image_size
 from odis.objects.listing import folder_labels, list_files
-from odis.objects.roots import find_root, moved_root, moved_to
+from odis.objects.roots import find_root, moved_root, moved_to, root_metadata, uri_of
+from odis.objects.storage.address import file_of, resolve
+from odis.objects.storage.columns import refuse_secrets, with_shards
 from odis.objects.table import SCHEMA, Block, load_batches, read_schema, to_batch
 from odis.types import ImageObjects, Object
 
@@ -71,6 +74,7 @@ class ObjectIndex:
         labels: pa.Array | None = None,
     ) -> None:
         self.path, self.root, self.provenance, self.classes = path, root, provenance, classes
+        self.uri: str | None = None  # of the folder that image paths begin at, if it is behind one
         self._files, self._images, self._labels = files or [], images, labels
         self._batches: list[pa.RecordBatch] | None = None
         self._ends: list[int] = []
@@ -87,8 +91,8 @@ class ObjectIndex:
             path: The file or folder.
             strict: Look at every row now, and refuse the index if there are any `problems`.
             root: Folder that the images are in now, instead of the one written in the index: the folder that
-                image paths begin at, or one above it that still ends as the old one did. By default the
-                folder of `roots.images_moved_to`. The images of a folder stay where they are.
+                image paths begin at, or its URI, or one above it that still ends as the old one did. By
+                default that of `roots.images_moved_to`. The images of a folder stay where they are.
 
         Raises:
             DataError: Neither an object index nor a folder with images; or, with `strict`, the first image or
@@ -96,11 +100,12 @@ class ObjectIndex:
         """
         index = _open_folder(Path(path)) if os.path.isdir(path) else _open_files(str(path), [str(path)])
         root = moved_to() if root is None else root
-        if root is not None and not index.is_folder:
-            index.root = moved_root(
-                index.root, Path(root).absolute(), index.image_name(0) if len(index) else ""
-            )
-        if not index.root.is_dir():
+        if root is not None and not index.is_folder and (uri := uri_of(root)) is not None:
+            index.uri = uri
+        elif root is not None and not index.is_folder:
+            image = file_of(index.image_name(0)) if len(index) else ""
+            index.root, index.uri = moved_root(index.root, Path(root).absolute(), image), None
+        if index.uri is None and not index.root.is_dir():
             raise DataError(
                 f"{path}: its images should be in {index.root}, which is no folder; give the folder they are "
                 f"in with --root"
@@ -133,9 +138,8 @@ class ObjectIndex:
             name = self._images[i].as_py()
             width, height = image_size(os.path.join(self.root, name))
             label = None if self._labels is None else self._labels[i].as_py()
-            return ImageObjects(
-                name, width, height, (Object((0.0, 0.0, float(width), float(height)), label=label),)
-            )
+            whole = (0.0, 0.0, float(width), float(height))
+            return ImageObjects(name, width, height, (Object(whole, label=label),))
         block, k = self._block(i)
         return block.row(k)
 
@@ -143,9 +147,13 @@ class ObjectIndex:
         return (self[i] for i in range(len(self)))
 
     def image_path(self, i: int) -> str:
-        """Path of the image of row `i`, below the index's root. An absolute path or a URI stays as it is."""
-        name = self.image_name(i)
-        return name if "://" in name else os.path.join(self.root, name)
+        """Path of the image of row `i`, or its address (`storage.address`), below the index's root."""
+        return resolve(self.image_root, self.image_name(i))
+
+    @property
+    def image_root(self) -> str | Path:
+        """Folder that image paths begin at, or its URI."""
+        return self.uri or self.root
 
     def image_name(self, i: int) -> str:
         """The image of row `i` as the index names it; nothing is opened."""
@@ -210,6 +218,7 @@ class ObjectIndex:
             self._batches = load_batches(self._files)
             total = 0
             for batch in self._batches:
+                refuse_secrets(batch.column("image"), self.path)
                 total += len(batch)
                 self._ends.append(total)
         return self._batches
@@ -241,10 +250,13 @@ def write_index(
     schema = index_schema(path, root=root, provenance=provenance, classes=classes)
     with (
         written_whole(path, errors=(pa.ArrowException,), seal=seal_parquet) as beside,
-        pq.ParquetWriter(beside, schema, compression="zstd") as writer,
+        contextlib.ExitStack() as stack,
     ):
         source = iter(rows)
-        while chunk := list(islice(source, _ROW_GROUP)):
+        first = list(islice(source, _ROW_GROUP))
+        schema = with_shards(schema, [row.image for row in first])
+        writer = stack.enter_context(pq.ParquetWriter(beside, schema, compression="zstd"))
+        for chunk in chain([first], iter(lambda: list(islice(source, _ROW_GROUP)), [])):
             writer.write_batch(to_batch(chunk, schema))
 
 
@@ -266,10 +278,8 @@ def index_schema(
         made_with: Settings of what found the objects, kept as JSON: a call with the same ones has nothing
             left to do.
     """
-    root = Path(root).absolute()
     metadata = {
-        "root": str(root),
-        "root_relative": os.path.relpath(root, Path(path).absolute().parent),
+        **root_metadata(root, Path(path)),
         "provenance": provenance,
         "classes": json.dumps(classes, ensure_ascii=False),
         "odis_version": __version__,
@@ -370,9 +380,11 @@ def _open_files(path: str, files: list[str]) -> ObjectIndex:
         classes = None
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise DataError(f"{files[0]}: its classes are not a JSON list of names")
-    return ObjectIndex(
+    index = ObjectIndex(
         path, root=find_root(files[0], first), provenance=first["provenance"], classes=classes, files=files
     )
+    index.uri = uri_of(first["root"])
+    return index
 
 
 _NEEDED = ("root", "provenance", "classes")

@@ -44,9 +44,9 @@ class Parts:
     """
 
     def __init__(
-        self, out: Path, *, root: Path, settings: dict[str, Any], shard: tuple[int, int] = (1, 1)
+        self, out: Path, *, root: str | Path, settings: dict[str, Any], shard: tuple[int, int] = (1, 1)
     ) -> None:
-        self.out, self.root, self.shard = Path(os.path.abspath(out)), Path(root), shard
+        self.out, self.root, self.shard = Path(os.path.abspath(out)), root, shard
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.single_file = self.out.suffix == ".parquet"
         if shard[1] > 1 and self.single_file:

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from odis.errors import DataError
+from odis.objects.storage.address import holds_secret, is_elsewhere, without_secrets
+
 _DEEPEST = 5  # last parts of the old root that may be below the new one
 
 _moved_to: ContextVar[str | Path | None] = ContextVar("images_moved_to", default=None)
@@ -37,6 +40,8 @@ def find_root(file: str, metadata: Mapping[str, str]) -> Path:
         metadata: Its metadata: `root`, and `root_relative` if it was written.
     """
     folder = Path(file).absolute().parent
+    if uri_of(metadata["root"]) is not None:
+        return folder
     written = folder / metadata["root"]
     moved = folder / metadata.get("root_relative", metadata["root"])
     return Path(os.path.normpath(moved)) if moved.is_dir() and not written.is_dir() else written
@@ -57,3 +62,27 @@ def moved_root(written: Path, root: Path, image: str) -> Path:
             if os.path.lexists(candidate / image):
                 return candidate
     return root
+
+
+def uri_of(root: str | Path) -> str | None:
+    """The URI of a folder, without a slash at its end; None for a path.
+
+    Raises:
+        DataError: A password, key or signature is in it.
+    """
+    if not is_elsewhere(root):
+        return None
+    if holds_secret(str(root)):
+        raise DataError(
+            f"root: {without_secrets(str(root))} holds a password, key or signature; give credentials by the "
+            f"environment, as the store's own tools take them"
+        )
+    return str(root).rstrip("/")
+
+
+def root_metadata(root: str | Path, path: Path) -> dict[str, str]:
+    """What an index's file at `path` says of its root."""
+    if (uri := uri_of(root)) is not None:
+        return {"root": uri}
+    folder = Path(root).absolute()
+    return {"root": str(folder), "root_relative": os.path.relpath(folder, path.absolute().parent)}

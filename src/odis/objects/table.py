@@ -24,6 +24,7 @@ from odis.errors import DataError, OdisWarning
 from odis.machine.checksums import DamagedError, verify_parquet
 from odis.machine.files import written_whole
 from odis.objects.columns import Columns, ObjectSlice
+from odis.objects.storage.columns import columns_in, join_columns, split_columns
 from odis.types import ImageObjects, Object
 
 SCHEMA = pa.schema(
@@ -52,8 +53,10 @@ def to_batch(rows: list[ImageObjects], schema: pa.Schema = SCHEMA) -> pa.RecordB
     boxes, masks, labels, scores = _gathered(rows)
     with np.errstate(over="ignore"):  # what float32 does not hold is infinite in the index
         flat = boxes.astype(np.float32).ravel()
+    images = [row.image for row in rows]
+    image, *shards = split_columns(images) if "shard" in schema.names else [pa.array(images, pa.string())]
     columns = [
-        pa.array([row.image for row in rows], pa.string()),
+        image,
         pa.array([row.width for row in rows], pa.int32()),
         pa.array([row.height for row in rows], pa.int32()),
         pa.ListArray.from_arrays(offsets, pa.FixedSizeListArray.from_arrays(pa.array(flat), 4)),
@@ -62,7 +65,8 @@ def to_batch(rows: list[ImageObjects], schema: pa.Schema = SCHEMA) -> pa.RecordB
         _optional(scores, counts, offsets, pa.float32()),
     ]
     return pa.record_batch(
-        [c if c.type.equals(f.type) else c.cast(f.type) for c, f in zip(columns, SCHEMA)], schema=schema
+        [c if c.type.equals(f.type) else c.cast(f.type) for c, f in zip([*columns, *shards], schema)],
+        schema=schema,
     )
 
 
@@ -230,8 +234,9 @@ def read_batches(files: list[str]) -> Iterator[pa.RecordBatch]:
         try:
             verify_parquet(Path(path))
             with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(_BATCH_ROWS, columns=SCHEMA.names):
-                    yield _conform(batch, path)
+                columns = [*SCHEMA.names, *columns_in(file.schema_arrow, path)]
+                for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
+                    yield _conform(join_columns(batch, path), path)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
 

@@ -18,7 +18,7 @@ from odis.config.training import PretrainConfig, as_dict
 from odis.data.loader import make_loader
 from odis.data.pixels.reader import make_folders
 from odis.data.pixels.shrink import are_large
-from odis.errors import ConfigError, DataError, OdisError
+from odis.errors import ConfigError, DataError, OdisError, UnreachableError
 from odis.machine.devices import describe_device, peak_memory, resolve_device
 from odis.machine.files import remove_leftovers
 from odis.machine.locks import sole_owner
@@ -68,6 +68,8 @@ def pretrain(
     Raises:
         ConfigError: for settings that cannot train, or that differ from those of the run in `out`.
         DataError: for an index, image (with `strict`) or checkpoint that cannot be used.
+        UnreachableError: The store of an image does not answer; the state is saved, by several ranks that of
+            the last checkpoint.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
     check(config, launch().world_size)
@@ -202,6 +204,12 @@ def _train(
                 _train_on(objects, end, run, out, log, evaluate, stop)
         except Interrupted:
             if run.step > newest_step(out / "checkpoints"):
+                _check_finite(run, run.pending, log, out)
+                _save_if_good(run, log, out)
+            _say_stopped(run, log, out)
+            raise
+        except UnreachableError:
+            if run.ranks.world_size == 1 and run.step > newest_step(out / "checkpoints"):
                 _check_finite(run, run.pending, log, out)
                 _save_if_good(run, log, out)
             _say_stopped(run, log, out)

@@ -28,6 +28,7 @@ FREE = {
     "loader.workers": "how batches are read",
     "loader.prefetch": "how batches are read",
     "loader.keep": "how batches are read",
+    "loader.fetch_cache": "how batches are read",
     "loader.render": "how batches are read",
     "model.grad_checkpointing": "rounding",
     "root": "where the images are",

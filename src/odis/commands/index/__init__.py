@@ -5,7 +5,7 @@ from odis.commands.index.read import readers
 
 SUMMARY = "Read annotations into an object index (Parquet); export, filter, split, sample, merge one"
 
-_EDITS = ("stats", "filter", "sample", "split", "merge", "perturb", "export")
+_EDITS = ("stats", "filter", "sample", "split", "merge", "perturb", "pack", "export")
 
 
 def group() -> Group:

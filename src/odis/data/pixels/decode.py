@@ -48,22 +48,24 @@ def outer_pixels(box: tuple[float, float, float, float]) -> tuple[int, int, int,
     return math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
 
 
-def decode(path: str | Path, size: tuple[int, int], shrink: int = 1) -> Decoded:
+def decode(path: str | Path, size: tuple[int, int], shrink: int = 1, data: bytes | None = None) -> Decoded:
     """An image's pixels at 1 / `shrink` of its size.
 
     Args:
         path: The image file.
         size: `(width, height)` at full size that its objects were made for.
         shrink: 1, 2, 4, 8, ...
+        data: The file's content, if it has been read; that of an image elsewhere (`objects.storage`) is.
 
     Raises:
         DataError: Naming the file: missing, empty, truncated, not an image, of another size.
     """
-    if shrink == 1 and is_plain_jpeg(path, size):
+    if shrink == 1 and is_plain_jpeg(path, size, data):
+        file = read_file(str(path)) if data is None else torch.frombuffer(bytearray(data), dtype=torch.uint8)
         try:
             # The pixels that Pillow gives, from the same library, without its 4 bytes a pixel and its copies.
-            return Decoded(decode_jpeg(read_file(str(path)), ImageReadMode.RGB))
+            return Decoded(decode_jpeg(file, ImageReadMode.RGB))
         except RuntimeError:
             pass  # a broken file: Pillow reads it all the same, or says what is wrong
-    scaled = load_scaled(path, size, shrink)
+    scaled = load_scaled(path, size, shrink, data)
     return Decoded(torch.from_numpy(np.array(scaled.image)).permute(2, 0, 1), scaled.shrink, scaled.offset)

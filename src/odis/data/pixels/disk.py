@@ -24,6 +24,8 @@ from odis.data.pixels.request import ImageRequest
 from odis.data.pixels.shrink import guaranteed_shrink
 from odis.errors import ConfigError, DataError, OdisWarning
 from odis.machine.files import written_whole
+from odis.objects.storage.address import is_elsewhere
+from odis.objects.storage.reading import state_of
 
 _QUALITY = 95  # of JPEG, with colours at full resolution
 _OFFSET = struct.Struct("<2d")  # `Decoded.offset`, behind the end of the JPEG, where decoders do not look
@@ -75,12 +77,10 @@ class DiskCache:
 
     def _file(self, request: ImageRequest) -> Path | None:
         """Where the copy of the file as it is now is; None if there is no file."""
-        try:
-            now = os.stat(request.path)
-        except OSError:
+        if (state := state_of(request.path)) is None:
             return None
-        size_and_time = (now.st_size, now.st_mtime_ns)
-        what = (os.path.abspath(request.path), *size_and_time, *request.size, request.shrink, _QUALITY)
+        path = request.path if is_elsewhere(request.path) else os.path.abspath(request.path)
+        what = (path, *state, *request.size, request.shrink, _QUALITY)
         name = hashlib.sha256("\0".join(map(str, what)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
         return self.folder / name[:2] / f"{name}.jpg"
 
@@ -93,8 +93,8 @@ class DiskCache:
                 self._warned = True
 
 
-def make_folder(folder: str | Path) -> Path:
-    """Make the folder of a `DiskCache`.
+def make_folder(folder: str | Path, setting: str = "loader.keep") -> Path:
+    """Make the folder of a `DiskCache`, or of another setting.
 
     Raises:
         ConfigError: It cannot be made or written to.
@@ -106,7 +106,7 @@ def make_folder(folder: str | Path) -> Path:
         probe.unlink()
     except (OSError, DataError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"loader.keep: {folder} must be a folder that can be written to ({why})") from error
+        raise ConfigError(f"{setting}: {folder} must be a folder that can be written to ({why})") from error
     return path
 
 

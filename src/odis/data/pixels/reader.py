@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from odis.config.keep import CachePlace, parse_keep
+from odis.config.keep import CachePlace, parse_fetch_cache, parse_keep
 from odis.config.loading import LoaderConfig
 from odis.config.training import ViewsConfig
 from odis.data.pixels.decode import Decoded, decode
@@ -19,6 +19,9 @@ from odis.data.pixels.disk import DiskCache, make_folder
 from odis.data.pixels.memory import MemoryCache
 from odis.data.pixels.request import ImageRequest
 from odis.data.pixels.shrink import guaranteed_shrink
+from odis.objects.storage.address import is_elsewhere
+from odis.objects.storage.byte_cache import ByteCache
+from odis.objects.storage.reading import ByteReader
 
 
 class ImageCache(Protocol):
@@ -37,7 +40,7 @@ class ImageReader:
     """Images of an index by row, from wherever they are.
 
     Args:
-        loader: `keep` and `render` are read.
+        loader: `keep`, `fetch_cache` and `render` are read.
         views: What bounds the size of copies on disk.
         rows: Images of the index.
 
@@ -47,6 +50,8 @@ class ImageReader:
 
     def __init__(self, loader: LoaderConfig, views: ViewsConfig, rows: int) -> None:
         self._views = views
+        fetched = parse_fetch_cache(loader.fetch_cache)
+        self.bytes = ByteReader(None if fetched is None else ByteCache(*fetched))
         self._caches = [_cache(place, views, rows) for place in parse_keep(loader.keep, loader.render)]
         self.device = next((cache for cache in self._caches if isinstance(cache, DeviceCache)), None)
         self.in_memory = any(isinstance(cache, MemoryCache) for cache in self._caches)
@@ -57,12 +62,13 @@ class ImageReader:
 
         Args:
             row: Its row of the index.
-            path: Its file.
+            path: Its file, or its address elsewhere.
             size: `(width, height)` at full size that its objects were made for.
             shrink: From `needed_shrink`.
 
         Raises:
             DataError: Naming the file: missing, empty, truncated, not an image, of another size.
+            UnreachableError: The store it is in does not answer.
         """
         if self._on_disk and 1 < (smallest := guaranteed_shrink(*size, self._views)) < shrink:
             shrink = smallest  # one copy serves every epoch
@@ -73,7 +79,8 @@ class ImageReader:
                 break
             asked.append(cache)
         else:
-            image = decode(path, size, shrink)
+            data = (self.bytes.read(path),) if is_elsewhere(path) else ()
+            image = decode(path, size, shrink, *data)
         if not image.pixels.is_meta:
             for cache in reversed(asked):
                 image = cache.put(request, image)
@@ -91,7 +98,8 @@ def _cache(place: CachePlace, views: ViewsConfig, rows: int) -> ImageCache:
 
 
 def make_folders(loader: LoaderConfig) -> None:
-    """Make the folder of `loader.keep`, so that one that cannot be is refused before there is a run.
+    """Make the folders of `loader.keep` and `loader.fetch_cache`, so that one that cannot be is
+    refused before there is a run.
 
     Raises:
         ConfigError: It cannot be made or written to.
@@ -99,3 +107,5 @@ def make_folders(loader: LoaderConfig) -> None:
     for place in parse_keep(loader.keep, loader.render):
         if place.folder is not None:
             make_folder(place.folder)
+    if (fetched := parse_fetch_cache(loader.fetch_cache)) is not None:
+        make_folder(fetched[0], "loader.fetch_cache")

@@ -40,7 +40,9 @@ class ScaledImage:
     offset: tuple[float, float] = (0.0, 0.0)
 
 
-def load_scaled(path: str | Path, expected_size: tuple[int, int], shrink: int) -> ScaledImage:
+def load_scaled(
+    path: str | Path, expected_size: tuple[int, int], shrink: int, data: bytes | None = None
+) -> ScaledImage:
     """`images.load_image` at 1 / `shrink` of the size (rounded up), with the same rules for orientation and
     colours.
 
@@ -51,13 +53,14 @@ def load_scaled(path: str | Path, expected_size: tuple[int, int], shrink: int) -
         path: The image file.
         expected_size: `(width, height)` at full size that its boxes and masks were made for.
         shrink: 1, 2, 4, 8, ...; 1 gives exactly `load_image`.
+        data: The file's content, if it has been read.
 
     Raises:
         DataError: As `load_image`.
     """
     if shrink == 1:
-        return ScaledImage(load_image(path, expected_size))
-    with opened(path) as image:
+        return ScaledImage(load_image(path, expected_size, data))
+    with opened(path, data) as image:
         orientation = orientation_of(image)
         stored = image.size
         turned = stored[::-1] if orientation in SIDEWAYS else stored
@@ -89,14 +92,14 @@ def load_scaled(path: str | Path, expected_size: tuple[int, int], shrink: int) -
     return ScaledImage(rgb, shrink, (x, y))
 
 
-def is_plain_jpeg(path: str | Path, size: tuple[int, int]) -> bool:
+def is_plain_jpeg(path: str | Path, size: tuple[int, int], data: bytes | None = None) -> bool:
     """Whether a file is an upright JPEG of `size` in RGB or grey, of which every JPEG decoder makes the same
     pixels; only the header is read.
 
     Raises:
         DataError: The file is missing, empty or not an image.
     """
-    with opened(path) as image:
+    with opened(path, data) as image:
         return (
             image.format == "JPEG"
             and image.mode in ("RGB", "L")

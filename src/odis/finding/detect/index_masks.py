@@ -87,7 +87,7 @@ def mask_objects(
     if is_made(out, settings):
         return None
     total = count_parts(index, part_size)
-    parts = Parts(out, root=index.root, settings=settings)
+    parts = Parts(out, root=index.image_root, settings=settings)
     pending = [k for k in range(total) if k not in parts.done()]
     try:
         masks = build() if pending else None

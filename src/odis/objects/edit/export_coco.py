@@ -102,7 +102,7 @@ def _write(
     info = {
         "description": "object index",
         "provenance": index.provenance,
-        "root": str(index.root),
+        "root": str(index.image_root),
         "odis_version": __version__,
     }
     file.write(f'{{"info": {json.dumps(info)},\n"licenses": [],\n"annotations": [')

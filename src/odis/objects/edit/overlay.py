@@ -29,7 +29,7 @@ class Overlay(ObjectIndex):
     def __init__(self, base: ObjectIndex, found: ObjectIndex | None = None) -> None:
         provenance, classes = (WHOLE_IMAGE, []) if found is None else (found.provenance, found.classes)
         super().__init__(base.path, root=base.root, provenance=provenance, classes=classes)
-        self.base, self.found = base, found
+        self.uri, self.base, self.found = base.uri, base, found
         self._row_of = np.full(len(base), -1, dtype=np.int64)
         if found is not None:
             self._align(found)

@@ -224,7 +224,7 @@ def perturb_index(index: ObjectIndex, out: str | Path, noise: Noise, report: Ski
             why = f"; the first: {first[0].what}: {first[0].why}" if first else ""
             raise DataError(f"{index.path}: no image that can be used{why}")
 
-    write_index(out, rows(), root=index.root, provenance=summary.provenance, classes=index.classes)
+    write_index(out, rows(), root=index.image_root, provenance=summary.provenance, classes=index.classes)
     return summary
 
 

@@ -80,7 +80,7 @@ def filter_index(index: ObjectIndex, out: Path, kept: Filter) -> tuple[int, int]
             if objects or not kept.with_objects:
                 yield replace(row, objects=objects)
 
-    return _write([index], out, rows(), index.root, index.provenance, index.classes)
+    return _write([index], out, rows(), index.image_root, index.provenance, index.classes)
 
 
 def sample_index(index: ObjectIndex, out: Path, images: int, seed: int) -> tuple[int, int]:
@@ -90,7 +90,9 @@ def sample_index(index: ObjectIndex, out: Path, images: int, seed: int) -> tuple
     if not 1 <= images <= len(index):
         raise ConfigError(f"images: is {images}, must be from 1 to the {len(index)} of {index.path}")
     chosen = np.sort(np.random.default_rng(seed).permutation(len(index))[:images])
-    return _write([index], out, (index[int(i)] for i in chosen), index.root, index.provenance, index.classes)
+    return _write(
+        [index], out, (index[int(i)] for i in chosen), index.image_root, index.provenance, index.classes
+    )
 
 
 def merge_indexes(indexes: Sequence[ObjectIndex], out: Path) -> tuple[int, int]:
@@ -146,7 +148,7 @@ def _write(
     sources: Sequence[ObjectIndex],
     out: Path,
     rows: Iterator[ImageObjects],
-    root: Path,
+    root: str | Path,
     provenance: str,
     classes: list[str],
 ) -> tuple[int, int]:

@@ -85,7 +85,9 @@ def split_index(
             part.groups = len({keys[i] for i in np.flatnonzero(chosen == k).tolist()})
             new = not part.path.exists()
             rows = _rows(index, np.flatnonzero(chosen == k).tolist(), part)
-            write_index(part.path, rows, root=index.root, provenance=index.provenance, classes=index.classes)
+            write_index(
+                part.path, rows, root=index.image_root, provenance=index.provenance, classes=index.classes
+            )
             if new:
                 written.append(part.path)
     except BaseException:

@@ -1,0 +1,95 @@
+"""Addresses of images that are no file of their own: URIs, and members of tar shards."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+SHARD = "shard://"
+"""How the address of a member begins: `shard://SHARD::OFFSET+LENGTH/NAME`."""
+
+_MEMBER = re.compile(r"shard://(.+?)::(\d{1,18})\+(\d{1,18})/(.*)", re.DOTALL)
+
+SECRET = (
+    r"(?i)(^|::)[a-z][a-z0-9+.-]*://[^/?#]*@"
+    r"|[?&]([^=&]*(signature|credential|token|secret|password|access_?key|api_?key)[^=&]*|sig)="
+)
+"""A user in an address, or a parameter that signs it or holds a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of a tar shard: its content is `length` bytes from `offset` on."""
+
+    shard: str  # path or URI
+    offset: int
+    length: int
+    name: str  # what the index calls the image
+
+    @property
+    def address(self) -> str:
+        """The member as one text, which ends in the image's name."""
+        return f"{SHARD}{self.shard}::{self.offset}+{self.length}/{self.name}"
+
+
+def is_elsewhere(address: str | Path) -> bool:
+    """Whether this is a URI or a member of a shard rather than a file's path."""
+    return isinstance(address, str) and "://" in address
+
+
+def parse_member(address: str) -> Member | None:
+    """The member of a shard that an address names; None for any other address."""
+    found = _MEMBER.fullmatch(address) if address.startswith(SHARD) else None
+    return None if found is None else Member(found[1], int(found[2]), int(found[3]), found[4])
+
+
+def is_remote(address: str | Path) -> bool:
+    """Whether reading it asks another machine, as far as the address tells."""
+    if not is_elsewhere(address):
+        return False
+    member = parse_member(str(address))
+    return member is None or "://" in member.shard
+
+
+def file_of(address: str) -> str:
+    """The file or URI that must be opened: the shard of a member, else the address itself."""
+    member = parse_member(address)
+    return address if member is None else member.shard
+
+
+def resolve(root: str | Path, name: str) -> str:
+    """The address of an image.
+
+    Args:
+        root: Folder, or URI of one, that names begin at.
+        name: As the index has it; a URI or an absolute path stays as it is.
+    """
+    if "://" not in name:
+        return _below(root, name)
+    member = parse_member(name)
+    if member is None or "://" in member.shard:
+        return name
+    return Member(_below(root, member.shard), member.offset, member.length, member.name).address
+
+
+def _below(root: str | Path, name: str) -> str:
+    if not is_elsewhere(root) or os.path.isabs(name):
+        return os.path.join(root, name)
+    # In the address of a web page, `#`, `?` and `%` of a file's name would mean something else.
+    return f"{root}/{quote(name) if str(root).startswith(('http://', 'https://')) else name}"
+
+
+def holds_secret(address: str) -> bool:
+    """Whether an address has a user, password, key or signature in it."""
+    rest = address.removeprefix(SHARD)
+    return "://" in rest and re.search(SECRET, rest) is not None
+
+
+def without_secrets(address: str) -> str:
+    """The address without the user and the parameters, if it holds a secret."""
+    if not holds_secret(address):
+        return address
+    return re.sub(r"://[^/?#]*@", "://", re.sub(r"[?].*", "?...", address, flags=re.DOTALL))

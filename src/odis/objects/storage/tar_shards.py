@@ -1,0 +1,66 @@
+"""Tar shards: written so that webdataset reads them too, and listed so that odis reads them in place.
+
+The layout of a header is that of POSIX.1-1988 (ustar): 512 bytes, then the content, filled up to 512.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+from odis.errors import DataError
+
+_BLOCK = 512
+
+
+class ShardWriter:
+    """Adds members to a new tar, one behind the other; two calls with the same give the same bytes.
+
+    Args:
+        path: The temporary file to write to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._tar = tarfile.TarFile(path, "w", format=tarfile.USTAR_FORMAT)
+        self.size = 0  # bytes so far
+
+    def add(self, name: str, data: bytes) -> int:
+        """Add a member; returns where its content begins."""
+        info = tarfile.TarInfo(name)  # of time 0, and of nobody
+        info.size = len(data)
+        start = self._tar.offset + _BLOCK
+        self._tar.addfile(info, BytesIO(data))
+        self.size = self._tar.offset
+        return start
+
+    def close(self) -> None:
+        """End the shard."""
+        self._tar.close()
+
+
+def members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and length of every file in a tar, in its order; its content is not read.
+
+    Raises:
+        DataError: It is no plain tar, or it is cut off.
+    """
+    try:
+        size = os.path.getsize(path)
+        with tarfile.open(path, "r:") as tar:
+            for info in tar:
+                if not info.isfile() or info.sparse is not None:
+                    continue
+                if info.offset_data + info.size > size:
+                    raise DataError(
+                        f"{path}: is cut off: {info.name} at {info.offset_data:,} has {info.size:,} bytes, "
+                        f"and the shard ends at {size:,}"
+                    )
+                yield info.name, info.offset_data, info.size
+            if tar.offset > size:
+                raise DataError(f"{path}: is cut off: it ends at {size:,}, within a member")
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: is no tar file that can be read ({why})") from error

@@ -1,0 +1,279 @@
+"""Bytes of images from shards and from stores that fail: all of them, or one line that says what is wrong."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from odis.errors import DataError, UnreachableError
+from odis.objects.storage import reading
+from odis.objects.storage.address import (
+    Member,
+    holds_secret,
+    is_remote,
+    parse_member,
+    resolve,
+    without_secrets,
+)
+from odis.objects.storage.byte_cache import BINS, ByteCache
+from odis.objects.storage.reading import ByteReader, read_bytes
+from odis.objects.storage.tar_shards import ShardWriter, members
+
+names = st.text(st.characters(blacklist_categories=("Cs",)), max_size=20)
+shards = st.text(
+    st.characters(blacklist_characters=":", blacklist_categories=("Cs",)), min_size=1, max_size=20
+)
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "FIRST_WAIT", 0.001)
+
+
+@given(shards, st.integers(0, 2**40), st.integers(0, 2**40), names)
+def test_an_address_says_all_of_a_member(shard: str, offset: int, length: int, name: str) -> None:
+    member = Member(shard, offset, length, name)
+    assert parse_member(member.address) == member
+    assert member.address.endswith(f"/{name}")
+
+
+def test_addresses_are_resolved_below_a_folder_or_a_uri(tmp_path: Path) -> None:
+    assert resolve(tmp_path, "a/b.jpg") == f"{tmp_path}/a/b.jpg"
+    assert resolve(tmp_path, "/else/b.jpg") == "/else/b.jpg"
+    assert resolve("s3://bucket/x", "a/b #1.jpg") == "s3://bucket/x/a/b #1.jpg"
+    assert resolve("https://host/x", "a/b #1%.jpg") == "https://host/x/a/b%20%231%25.jpg"
+    assert resolve("s3://bucket/x", "gs://other/b.jpg") == "gs://other/b.jpg"
+    member = Member("000.tar", 512, 9, "a/b.jpg")
+    assert resolve(tmp_path, member.address) == f"shard://{tmp_path}/000.tar::512+9/a/b.jpg"
+    assert resolve("s3://b", member.address) == "shard://s3://b/000.tar::512+9/a/b.jpg"
+    assert not is_remote(resolve(tmp_path, member.address))
+    assert is_remote(resolve("s3://b", member.address))
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://me:pw@host/a.jpg", "https://host/a.jpg"),
+        ("https://host/a.jpg?x=1&X-Amz-Signature=abc", "https://host/a.jpg?..."),
+        ("https://host/a.jpg?sig=abc", "https://host/a.jpg?..."),
+        ("zip://a.jpg::https://me:pw@host/a.zip", "zip://a.jpg::https://host/a.zip"),
+        ("shard://s3://key:pw@b/0.tar::512+9/a.jpg", "shard://s3://b/0.tar::512+9/a.jpg"),
+    ],
+)
+def test_secrets_are_seen_and_not_shown(address: str, shown: str) -> None:
+    assert holds_secret(address)
+    assert without_secrets(address) == shown
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["a@b.jpg", "s3://bucket/a@b.jpg", "shard://a@b.tar::512+9/c.jpg", "https://host/a.jpg?id=5"],
+)
+def test_what_is_no_secret_stays(address: str) -> None:
+    assert not holds_secret(address)
+    assert without_secrets(address) == address
+
+
+def shard_of(path: Path, contents: dict[str, bytes]) -> dict[str, Member]:
+    writer = ShardWriter(path)
+    for name, data in contents.items():
+        writer.add(name, data)
+    writer.close()
+    return {name: Member(str(path), offset, length, name) for name, offset, length in members(path)}
+
+
+def test_members_of_a_shard_are_read_by_their_range(tmp_path: Path) -> None:
+    contents = {"a.b.jpg": b"first", "d.x/c.jpg": b"x" * 1000, "e.json": b"{}"}
+    found = shard_of(tmp_path / "0.tar", contents)
+    assert {name: read_bytes(member.address) for name, member in found.items()} == contents
+
+
+def test_a_cut_shard_is_named_with_its_offset(tmp_path: Path) -> None:
+    shard = tmp_path / "0.tar"
+    member = shard_of(shard, {"a.jpg": b"a" * 600, "b.jpg": b"b" * 600})["b.jpg"]
+    os.truncate(shard, member.offset + 100)
+    with pytest.raises(DataError, match=r"0\.tar ends after 100 of the 600 bytes at 2,048"):
+        read_bytes(member.address)
+    with pytest.raises(DataError, match=r"0\.tar: is (cut off|no tar file)"):
+        list(members(shard))
+    with pytest.raises(DataError, match="there is no shard"):
+        read_bytes(Member(str(tmp_path / "1.tar"), 0, 5, "a.jpg").address)
+
+
+def test_bad_requests_are_made_again(image_server: Any) -> None:
+    (image_server.folder / "a #1.jpg").write_bytes(content := bytes(range(256)) * 40)
+    image_server.fault = lambda number, path: {1: "500", 2: "drop", 3: "403"}.get(number, "")
+    assert read_bytes(resolve(image_server.url, "a #1.jpg")) == content
+    assert len(image_server.asked) == 4
+
+
+def test_a_member_behind_a_server_costs_its_own_bytes_and_no_list(image_server: Any) -> None:
+    contents = {f"{k}.jpg": bytes([k]) * (1000 + k) for k in range(40)}
+    found = shard_of(image_server.folder / "0.tar", contents)
+    addresses = [resolve(image_server.url, Member("0.tar", m.offset, m.length, m.name).address)
+                 for m in found.values()]  # fmt: skip
+    reader = ByteReader()
+    with reader.ahead(addresses):
+        assert [reader.read(address) for address in addresses] == list(contents.values())
+    assert image_server.sent == sum(map(len, contents.values()))
+    assert {(method, path) for method, path, _ in image_server.asked} == {("GET", "/0.tar")}
+    assert len(image_server.asked) == 40
+
+
+def test_what_was_written_after_the_first_request_is_found(image_server: Any) -> None:
+    with pytest.raises(DataError, match=r"a\.jpg: no such object in its store"):
+        read_bytes(f"{image_server.url}/a.jpg")
+    (image_server.folder / "a.jpg").write_bytes(b"now")
+    assert read_bytes(f"{image_server.url}/a.jpg") == b"now"
+
+
+def test_a_server_without_ranges_is_refused(image_server: Any) -> None:
+    member = shard_of(image_server.folder / "0.tar", {"a.jpg": b"abc"})["a.jpg"]
+    image_server.fault = lambda number, path: "whole"
+    address = Member(f"{image_server.url}/0.tar", member.offset, member.length, "a.jpg").address
+    with pytest.raises(UnreachableError, match="gives no ranges of bytes"):
+        read_bytes(address)
+    assert len(image_server.asked) == 1
+
+
+def test_a_shard_cut_behind_a_server_is_named(image_server: Any) -> None:
+    member = shard_of(image_server.folder / "0.tar", {"a.jpg": b"a" * 2000})["a.jpg"]
+    for left, there in ((member.offset + 10, "10"), (100, "0")):
+        os.truncate(image_server.folder / "0.tar", left)
+        address = Member(f"{image_server.url}/0.tar", member.offset, 2000, "a.jpg").address
+        with pytest.raises(DataError, match=rf"0\.tar ends after {there} of the 2,000 bytes at 512"):
+            read_bytes(address)
+
+
+def test_no_answer_ends_in_one_line_without_secrets(
+    image_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (image_server.folder / "a.jpg").write_bytes(b"abc")
+    address = f"{image_server.url}/a.jpg?api_key=hunter2"
+    monkeypatch.setattr(reading, "ATTEMPTS", 3)
+    said = []
+    for fault in ("500", "403", "slow:0.6"):
+        image_server.fault = lambda number, path, fault=fault: fault
+        monkeypatch.setattr(reading, "TIMEOUT", 0.2 if fault.startswith("slow") else 20.0)
+        with pytest.raises(UnreachableError) as end:
+            read_bytes(address)
+        said.append(str(end.value))
+        assert end.value.__cause__ is None
+    image_server.close()
+    with pytest.raises(UnreachableError) as end:
+        read_bytes(address)
+    said.append(str(end.value))
+    for line, why in zip(said, ("status 500", "access is denied", "no answer within", "refused")):
+        assert why in line.lower()
+        assert "\n" not in line
+        assert "hunter2" not in line
+        assert line.startswith(f"{image_server.url}/a.jpg?...: ")
+
+
+def test_an_unknown_scheme_is_one_line() -> None:
+    with pytest.raises(UnreachableError, match="nowhere://x: is no address that can be opened"):
+        read_bytes("nowhere://x")
+
+
+def test_a_process_forked_after_the_parent_read_reads_too(image_server: Any) -> None:
+    (image_server.folder / "a.jpg").write_bytes(b"abc")
+    address = f"{image_server.url}/a.jpg"
+    reader = ByteReader()
+    with reader.ahead([address, f"{address}?2"]):  # threads and a client in this process
+        assert reader.read(address) == b"abc"
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        done = pool.map_async(_read_ahead, [(reader, address)] * 2)
+        assert done.get(timeout=60) == [b"abcabc"] * 2
+
+
+def _read_ahead(given: tuple[ByteReader, str]) -> bytes:
+    reader, address = given
+    with reader.ahead([address, f"{address}?2"]):
+        return reader.read(address) + reader.read(f"{address}?2")
+
+
+def test_the_cache_gives_back_what_it_was_given_and_stays_small(tmp_path: Path) -> None:
+    cache = ByteCache(tmp_path, BINS * 1000)
+    for k in range(200):
+        cache.put(f"s3://b/{k}", bytes([k]) * 300)
+        assert cache.get(f"s3://b/{k}") == bytes([k]) * 300
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in kept) <= BINS * 1000
+    cache.put("s3://b/large", bytes(2000))
+    assert cache.get("s3://b/large") is None
+
+
+def test_what_was_used_longest_ago_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("odis.objects.storage.byte_cache.BINS", 1)
+    cache = ByteCache(tmp_path, 1000)
+    for k in range(3):
+        cache.put(f"s3://b/{k}", bytes(300))
+        os.utime(cache._file(f"s3://b/{k}"), (k + 1, k + 1))
+    assert cache.get("s3://b/0") is not None  # used now
+    cache.put("s3://b/3", bytes(300))
+    assert [k for k in range(4) if cache.get(f"s3://b/{k}")] == [0, 2, 3]
+
+
+def test_a_damaged_file_of_the_cache_is_fetched_again(tmp_path: Path, image_server: Any) -> None:
+    (image_server.folder / "a.jpg").write_bytes(b"abc")
+    reader = ByteReader(ByteCache(tmp_path / "kept", 10**6))
+    address = f"{image_server.url}/a.jpg"
+    assert [reader.read(address) for _ in range(3)] == [b"abc"] * 3
+    assert len(image_server.asked) == 1
+    (file,) = (path for path in (tmp_path / "kept").rglob("*") if path.is_file() and path.name != ".lock")
+    file.write_bytes(b"abd" + file.read_bytes()[3:])
+    assert reader.read(address) == b"abc"
+    assert len(image_server.asked) == 2
+
+
+def test_eight_processes_that_read_one_new_image_get_the_same(tmp_path: Path, image_server: Any) -> None:
+    (image_server.folder / "a.jpg").write_bytes(content := os.urandom(300_000))
+    reader = ByteReader(ByteCache(tmp_path / "kept", 10**8))
+    image_server.fault = lambda number, path: "slow:0.05"
+    with multiprocessing.get_context("fork").Pool(8) as pool:
+        found = pool.map_async(reader.read, [f"{image_server.url}/a.jpg"] * 24, chunksize=1).get(timeout=60)
+    assert found == [content] * 24
+
+
+def test_reading_ahead_hides_the_latency(image_server: Any) -> None:
+    addresses = []
+    for k in range(32):
+        (image_server.folder / f"{k}.jpg").write_bytes(bytes([k + 1]))
+        addresses.append(f"{image_server.url}/{k}.jpg")
+    image_server.fault = lambda number, path: "slow:0.1"
+    reader, before = ByteReader(), time.perf_counter()
+    with reader.ahead(addresses):
+        assert [reader.read(address)[0] for address in addresses] == list(range(1, 33))
+    assert time.perf_counter() - before < 3.2 / 2  # one after the other takes 3.2 s of waiting alone
+
+
+def test_s3_is_read_with_the_usual_environment(image_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server gives what S3 gives to a request for a range; its name comes from the environment."""
+    pytest.importorskip("s3fs")
+    for name, value in {
+        "AWS_ENDPOINT_URL": image_server.url,
+        "AWS_ACCESS_KEY_ID": "AKIAHUNTER",
+        "AWS_SECRET_ACCESS_KEY": "hunter2",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    (image_server.folder / "bucket").mkdir()
+    member = shard_of(image_server.folder / "bucket" / "0.tar", {"a.jpg": b"abc" * 100})["a.jpg"]
+    address = Member("s3://bucket/0.tar", member.offset, member.length, "a.jpg").address
+    image_server.fault = lambda number, path: "500" if number == 1 else ""
+    assert read_bytes(address) == b"abc" * 100
+    assert {(method, path.partition("?")[0]) for method, path, _ in image_server.asked} == {
+        ("GET", "/bucket/0.tar")
+    }
+    with pytest.raises(DataError, match="no such object in its store"):
+        read_bytes("s3://bucket/b.jpg")
+    image_server.fault = lambda number, path: "403"
+    with pytest.raises(UnreachableError, match="access is denied") as end:
+        read_bytes(address)
+    assert "hunter" not in str(end.value).lower()
