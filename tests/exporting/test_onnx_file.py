@@ -150,7 +150,7 @@ def test_a_file_of_another_model_or_a_damaged_one_is_seen(
     values = onnx.numpy_helper.to_array(weight) * 1.05
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
     onnx.save(proto, tmp_path / "other.onnx")
-    with pytest.raises(OdisError, match="ONNX Runtime at 56 x 56 pixels, 1 objects differs from odis by"):
+    with pytest.raises(OdisError, match="ONNX Runtime at 56 x 56 pixels, 1 object differs from odis by"):
         onnx_file.check_onnx(tmp_path / "other.onnx", masks.exported, "masks", "ONNX Runtime")
     (tmp_path / "cut.onnx").write_bytes(masks.path.read_bytes()[:5000])
     with pytest.raises(OdisError, match="ONNX Runtime does not open what was written"):

@@ -96,7 +96,7 @@ def test_differences_are_the_largest_and_cosines_the_smallest():
     assert found.cosine == pytest.approx(24 / 25)
     assert found.scale == 4
     assert found.share == 0.25
-    assert "at most 1 (cosine 0.960000) at 32 x 32 pixels; 1 objects" in in_words("x", [found])
+    assert "at most 1 (cosine 0.960000) at 32 x 32 pixels; 1 object" in in_words("x", [found])
 
 
 @pytest.mark.parametrize(

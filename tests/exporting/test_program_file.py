@@ -65,5 +65,5 @@ def test_a_program_of_another_model_is_seen(exported_of: Callable[..., Exported]
     with torch.no_grad():
         other.network.norm.bias.add_(0.1)
     program = trace(other, "masks")
-    with pytest.raises(OdisError, match=r"torch\.export at 56 x 56 pixels, 1 objects differs from odis by"):
+    with pytest.raises(OdisError, match=r"torch\.export at 56 x 56 pixels, 1 object differs from odis by"):
         write_program(tmp_path / "model.pt2", exported, program, "masks")

@@ -255,7 +255,7 @@ def test_the_card_says_what_the_run_holds_and_no_more(place: Path, hub: tuple[Pa
         "- trained on `data.parquet`, 12 images", "Weights: cc-by-4.0.",
         "- started from the weights `vit_tiny_patch16_224.tag`, from the file `w.pth`",
         "Training started from `vit_tiny_patch16_224.tag`, whose licence is: cc-by-nc-4.0.",
-        "- architecture: `vit_tiny_patch16_224`, patches of 16 pixels, width 32, 1 blocks,",
+        "- architecture: `vit_tiny_patch16_224`, patches of 16 pixels, width 32, 1 block,",
     ):  # fmt: skip
         assert line in card, line
     scores = json.loads((place / "runs/coco/knn.json").read_text())["rows"][0]["scores"]
@@ -264,7 +264,7 @@ def test_the_card_says_what_the_run_holds_and_no_more(place: Path, hub: tuple[Pa
         f"masked-attention | 64 | {name} | {one['value']:.2f} | {one['low']:.1f} - {one['high']:.1f}"
         for name, one in scores.items()
     ]
-    assert "1 results in the files are of other models or steps: left out" in "\n".join(hub[1])
+    assert "1 result in the files is of other models or steps: left out" in "\n".join(hub[1])
     assert "12 images are in the test and the train part: their scores say nothing of new images" in card
     settings = yaml.safe_load(re.search(r"## Settings\n\n```yaml\n(.*?)```", card, re.DOTALL)[1])
     assert settings["model"]["object_tokens"] == "beside"

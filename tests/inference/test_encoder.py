@@ -322,7 +322,7 @@ def test_bf16_is_near_fp32() -> None:
             {"context": 2.0, "mode": "crop"},
             "context 2 goes with mode masked-attention, which is not among crop",
         ),
-        ({"objects": []}, "objects of 0 images were given, but 1 images"),
+        ({"objects": []}, "objects are of 0 images, must be of 1 image"),
         ({"objects": [np.array([(3, 3, 1, 9)])]}, r"image 0, object 0: box \(3, 3, 1, 9\) is inverted"),
     ],
 )

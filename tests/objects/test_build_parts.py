@@ -245,7 +245,7 @@ def test_a_shard_needs_a_folder_and_an_unfinished_index_is_not_opened(root: Path
     with pytest.raises(DataError, match="shards need a folder to write into"):
         build(root, tmp_path / "i.parquet", shard=(1, 2))
     build(root, tmp_path / "parts", shard=(1, 2))
-    with pytest.raises(DataError, match="the index is not whole: 2 of its 4 parts are missing"):
+    with pytest.raises(DataError, match="the index is not whole: it lacks 2 of its 4 parts"):
         ObjectIndex.open(tmp_path / "parts")
 
 

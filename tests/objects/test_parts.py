@@ -91,7 +91,7 @@ def test_shards_make_one_index_that_is_refused_until_all_have_ended(tmp_path: Pa
             write(parts, k, [row(k)])
         parts.finish(5)
         if shard != 3:
-            with pytest.raises(DataError, match=r"the index is not whole: \d of its 5 parts are missing"):
+            with pytest.raises(DataError, match=r"the index is not whole: it lacks \d of its 5 parts"):
                 ObjectIndex.open(out)
     assert list(ObjectIndex.open(out)) == [row(k) for k in range(5)]
 

@@ -184,10 +184,10 @@ def test_without_a_single_object_there_is_no_index_unless_asked(tmp_path: Path) 
     path = root / "annotations/instances_val.json"
     path.write_text(path.read_text().replace("[2, 2, 9, 9]", "[2, 2, 0, 9]"))
     with pytest.raises(
-        DataError, match=r"none of its 1 objects can be used; the first: .* is empty; --max-skipped 1"
+        DataError, match=r"none of its 1 object can be used; the first: .* is empty; --max-skipped 1"
     ):
         build_index("coco", root, out, "val")
-    with pytest.raises(DataError, match="none of its 1 objects"):
+    with pytest.raises(DataError, match="none of its 1 object"):
         build_index("coco", root, out, "val", part_size=1)
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
     summary = build_index("coco", root, out, "val", max_skipped=1)

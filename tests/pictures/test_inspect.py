@@ -169,7 +169,7 @@ def test_a_folder_with_one_image_and_one_that_cannot_be_read(tmp_path: Path, ind
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "bad.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"folder: none of its 1 images can be used; .*bad\.png: is empty"):
+    with pytest.raises(DataError, match=r"folder: none of its 1 image can be used; .*bad\.png: is empty"):
         inspect_picture(ObjectIndex.open(folder), tmp_path / "none.png", config())
     assert not (tmp_path / "none.png").exists()
     (folder / "good.png").write_bytes(Path(index.image_path(0)).read_bytes())

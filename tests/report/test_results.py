@@ -101,7 +101,7 @@ def test_table_shows_the_numbers_of_the_file_their_intervals_and_their_sources(
     assert "Train: a/train.parquet (annotated), 1,000 images, 4,012 objects, 10 classes." in caption
     assert "Test: a/val.parquet (detected:yolo), 400 images" in caption
     assert "Settings: modes masked-attention, crop; k 10, 20; temperature 0.07." in caption
-    assert "1 files or objects could not be used" in caption
+    assert "1 file or object could not be used" in caption
     assert page.all("h3")[0].text == "k-NN"
 
 

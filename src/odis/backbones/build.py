@@ -15,6 +15,7 @@ from odis.backbones.names import PLAIN, name_fault, timm_module
 from odis.backbones.sample_drop import skip_views
 from odis.backbones.weights import load_timm_weights, one_line
 from odis.config.training import ModelConfig, PretrainConfig
+from odis.config.wording import there_are
 from odis.errors import ConfigError
 from odis.method.block import Branch
 from odis.method.heads import ProjectionHead
@@ -105,7 +106,7 @@ def freeze_blocks(backbone: ObjectViT, count: int) -> None:
         ConfigError: the backbone has fewer blocks.
     """
     if count > len(backbone.blocks):
-        raise ConfigError(f"model.freeze_blocks: is {count}, but there are {len(backbone.blocks)} blocks")
+        raise ConfigError(f"model.freeze_blocks: is {count}, but {there_are(len(backbone.blocks), 'block')}")
     if count == 0:
         return
     net: Any = backbone

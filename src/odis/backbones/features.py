@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from odis.backbones.baseline import TimmBaseline, token_norm
 from odis.backbones.relative import RelativeViT
 from odis.backbones.rotary import RotaryViT
+from odis.config.wording import counted
 from odis.errors import ConfigError
 from odis.method.vit import ObjectViT
 from odis.types import Tokens
@@ -103,7 +104,7 @@ def last_blocks(model: ObjectViT | TimmBaseline, images: Tensor, blocks: int) ->
         if not model.has_class_token:
             raise ConfigError(f"{_name(model)} has no [CLS]")
         if blocks > len(model.blocks):
-            raise ConfigError(f"{_name(model)} has {len(model.blocks)} blocks, not {blocks}")
+            raise ConfigError(f"{_name(model)} has {counted(len(model.blocks), 'block')}, not {blocks}")
         x, keys, layout, _ = model.embed(images, whole_masks(model, images), None)
         found = []
         for number, block in enumerate(model.blocks):
@@ -120,7 +121,7 @@ def last_blocks(model: ObjectViT | TimmBaseline, images: Tensor, blocks: int) ->
     if not prefix_tokens or not hasattr(timm_model, "forward_intermediates"):
         raise ConfigError(f"{_name(model)} has no [CLS] in its blocks; only its last features can be read")
     if blocks > len(timm_model.blocks):
-        raise ConfigError(f"{_name(model)} has {len(timm_model.blocks)} blocks, not {blocks}")
+        raise ConfigError(f"{_name(model)} has {counted(len(timm_model.blocks), 'block')}, not {blocks}")
     made = timm_model.forward_intermediates(
         images,
         indices=blocks,

@@ -23,6 +23,8 @@ from typing import Any
 
 from torch import Tensor
 
+from odis.config.wording import counted
+
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 _ANCHORS = ("patch_embed.proj.weight", "visual.class_embedding")  # every ViT that is read has one of them
 _TEACHERS = ("teacher", "ema", "momentum", "target")
@@ -117,14 +119,14 @@ def describe(state: Mapping[str, Tensor]) -> str:
     if patch is not None and patch.ndim == 4:
         parts.append(f"width {patch.shape[0]}")
     blocks = {match[1] for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
-    parts.append(f"{len(blocks)} blocks")
+    parts.append(counted(len(blocks), "block"))
     if patch is not None and patch.ndim == 4:
         parts.append(f"patches of {patch.shape[-1]}")
     registers = next(
         (state[n] for n in ("reg_token", "register_tokens", "storage_tokens") if n in state), None
     )
     if registers is not None:
-        parts.append(f"{registers.shape[1]} registers")
+        parts.append(counted(registers.shape[1], "register"))
     if "pos_embed" not in state:
         parts.append("no position table")
     if any(".mlp.w12." in name or ".mlp.fc1_g." in name for name in state):

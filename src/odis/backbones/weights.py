@@ -17,6 +17,7 @@ from odis.backbones.adapters import start_object_token
 from odis.backbones.layouts import FoundState, describe, find_state, to_timm
 from odis.backbones.relative import RelativeViT, convert_beit
 from odis.backbones.rotary import RotaryViT, convert_eva
+from odis.config.wording import counted
 from odis.errors import ConfigError, DataError, OdisWarning
 from odis.machine.checksums import refuse_compressed, verify_safetensors
 from odis.machine.files import check_readable
@@ -160,7 +161,7 @@ def _check(
 ) -> None:
     fault = key_fault(state, expected)
     if fault is None and (unexpected := [k for k in state if k not in expected]):
-        fault = f"has {unexpected[0]}, which the model has not ({len(unexpected)} such keys)"
+        fault = f"has {unexpected[0]}, which the model has not ({counted(len(unexpected), 'such key')})"
     if fault is None:
         for name, value in state.items():
             if value.shape != expected[name].shape:
@@ -183,7 +184,7 @@ def _say_left_out(path: str | Path, found: FoundState, unused: list[str]) -> Non
         parts.append(f"{unused[0].split('.')[0]} and the like ({len(unused)})")
     if parts:
         where = found.where or "the backbone"
-        read = f"read {where} ({len(found.tensors)} tensors), left out {', '.join(parts)}"
+        read = f"read {where} ({counted(len(found.tensors), 'tensor')}), left out {', '.join(parts)}"
         warnings.warn(f"model.weights: {path}: {read}", OdisWarning, stacklevel=3)
 
 

@@ -25,6 +25,7 @@ from odis.benchmark.measure import (  # fmt: skip
     without_objects,
 )
 from odis.config.training import PretrainConfig
+from odis.config.wording import counted
 from odis.errors import ConfigError
 from odis.machine.devices import describe_device, resolve_device
 from odis.machine.progress import error_console
@@ -182,7 +183,10 @@ def table(figures: dict[str, Any]) -> Table:
             "of the matmul rate",
             f"{100 * step['model_flops_utilisation']:.0f} % of {step['matmul_gflops']:,.0f} GFLOP/s",
         ),
-        ("the whole run", f"{duration(figures['projected_seconds'])} for {figures['total_steps']:,} steps"),
+        (
+            "the whole run",
+            f"{duration(figures['projected_seconds'])} for {counted(figures['total_steps'], 'step')}",
+        ),
     ]
     if (other := figures["without_objects"]) is not None:
         value, low, high = other["step_time"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from odis.config.arguments import add_arguments, read_arguments
 from odis.config.query import COMMAND_WORKERS, ReadConfig
+from odis.config.wording import counted
 from odis.evaluation.compare.settings import CompareData, CompareSettings
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ def run(options: Any) -> None:
     for item in results["skipped"][:_SHOWN]:
         stderr.print(f"skipped {item['what']}: {item['why']}", soft_wrap=True)
     if (more := len(results["skipped"]) - _SHOWN) > 0:
-        stderr.print(f"{more} more files or objects were skipped; {options.out} names them")
+        stderr.print(
+            f"{counted(more, 'more file or object was', 'more files or objects were')} skipped; "
+            f"{options.out} names {'it' if more == 1 else 'them'}"
+        )
     output_console().print(comparison_table(results))
     print(Path(options.out))

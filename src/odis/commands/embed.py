@@ -10,6 +10,7 @@ from odis.config.arguments import add_arguments, read_arguments
 from odis.config.feature_tables import FeatureTableConfig
 from odis.config.options import require
 from odis.config.query import COMMAND_WORKERS, MODES, ReadConfig
+from odis.config.wording import counted
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -67,7 +68,9 @@ def run(options: Any) -> None:
 
         parts = run_embedding(options.model, options.data, out, settings, skip, progress)
     of_rank = f" by rank {rank} of {world_size}" if world_size > 1 else ""
-    skipped = f"; {count} files or objects skipped, named above" if count else ""
-    stderr.print(f"{len(parts)} parts written or found{of_rank}{skipped}")
+    skipped = (
+        f"; {counted(count, 'file or object', 'files or objects')} skipped, named above" if count else ""
+    )
+    stderr.print(f"{counted(len(parts), 'part')} written or found{of_rank}{skipped}")
     if rank == 0:
         print(out)

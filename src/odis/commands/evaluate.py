@@ -12,6 +12,7 @@ from odis.commands.command import Command, Group, with_root
 from odis.config.arguments import add_arguments, read_arguments
 from odis.config.options import require
 from odis.config.query import COMMAND_WORKERS
+from odis.config.wording import counted
 from odis.evaluation import EVALUATIONS, PROTOCOLS
 from odis.evaluation.evaluation import Evaluation
 from odis.evaluation.settings import EvaluationSettings
@@ -75,6 +76,9 @@ def _run(evaluation: Evaluation[Any, Any], options: Any) -> None:
     for item in results["skipped"][:_SHOWN]:
         stderr.print(f"skipped {item['what']}: {item['why']}", soft_wrap=True)
     if (more := len(results["skipped"]) - _SHOWN) > 0:
-        stderr.print(f"{more} more files or objects were skipped; {options.out} names them")
+        stderr.print(
+            f"{counted(more, 'more file or object was', 'more files or objects were')} skipped; "
+            f"{options.out} names {'it' if more == 1 else 'them'}"
+        )
     output_console().print(results_table(results))
     print(Path(options.out))

@@ -11,6 +11,7 @@ from odis.commands.command import Command, Group, with_root
 from odis.config.arguments import add_arguments, read_arguments
 from odis.config.options import require
 from odis.config.query import COMMAND_WORKERS
+from odis.config.wording import counted
 from odis.downstream.settings import TASKS, FinetuneSettings, TaskOptions
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _run(name: str, task: TaskOptions, options: Any) -> None:
 
     def progress(what: str, done: int, total: int) -> None:
         if done == total:
-            console.print(f"{what}: {total:,} images", soft_wrap=True)
+            console.print(f"{what}: {counted(total, 'image')}", soft_wrap=True)
 
     found = run_finetuning(name, options.model, Path(options.out), data, settings, progress)
     output_console().print(comparison_table(found))

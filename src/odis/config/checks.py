@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 from odis.config.discovery import DiscoverConfig
 from odis.config.keep import parse_fetch_cache, parse_keep
 from odis.config.training import PretrainConfig
+from odis.config.wording import counted
 from odis.errors import ConfigError
 
 LOGGERS = ("tensorboard", "wandb", "mlflow", "trackio")
@@ -126,7 +127,7 @@ def _words(hint: Any) -> str:
     if of is Literal:
         return f"one of {', '.join(map(str, within))}"
     if of is tuple:
-        return f"{len(within)} values, each {_words(within[0])}"
+        return f"{counted(len(within), 'value')}, each {_words(within[0])}"
     return f"a list, each {_words(within[0])}" if of is list else _WORDS.get(hint, str(hint))
 
 

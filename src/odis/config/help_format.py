@@ -10,6 +10,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from odis.config.wording import counted
+
 _KINDS = (("int", "whole number"), ("float", "number"), ("list[str]", "list"), ("tuple", "numbers"))
 
 
@@ -95,7 +97,7 @@ def short_help(parser: ArgumentParser, required: Sequence[str] = ()) -> str:
     lines = [f"usage: {parser.usage}", "", str(parser.description), ""]
     for heading, names in parts.items():
         lines += [f"{heading}:", *(_line_of(by_name[name]) for name in names), ""]
-    lines.append(f"`{parser.prog} --help-all` lists all {len(settings)} settings and the recipes.")
+    lines.append(f"`{parser.prog} --help-all` lists all {counted(len(settings), 'setting')} and the recipes.")
     return "\n".join(lines) + "\n"
 
 

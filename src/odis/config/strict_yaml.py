@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from odis.config.wording import counted
+
 LARGEST = 128 * 1024
 """Bytes that a file of settings may have."""
 
@@ -41,7 +43,9 @@ def read_yaml(data: bytes) -> Any:
         ValueError: In one line, if it is no YAML, or holds something else.
     """
     if len(data) > LARGEST:
-        raise ValueError(f"it has {len(data):,} bytes, more than the {LARGEST:,} of a file of settings")
+        raise ValueError(
+            f"it has {counted(len(data), 'byte')}, more than the {LARGEST:,} of a file of settings"
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -69,7 +73,7 @@ def _check_events(text: str) -> None:
         elif isinstance(event, yaml.DocumentStartEvent):
             documents += 1
         elif isinstance(event, yaml.ScalarEvent) and event.implicit[0] and len(event.value) > _MOST_DIGITS:
-            raise ValueError(f"{line}: a value of {len(event.value):,} characters is not in quotes")
+            raise ValueError(f"{line}: a value of {counted(len(event.value), 'character')} is not in quotes")
         if depth > DEEPEST:
             raise ValueError(f"{line}: lists and mappings lie deeper than {DEEPEST} in each other")
         if documents > 1:

@@ -1,4 +1,4 @@
-"""What is wrong with an option, in one line for people."""
+"""Words of messages: numbers with their nouns, and what is wrong with an option, in one line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,30 @@ from collections.abc import Sequence
 
 _MOST = 3  # suggestions
 _SEPARATORS = re.compile(r"[-_.]+")
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 image`, `2,000 images`: a number and what it counts.
+
+    Args:
+        number: Any whole number.
+        noun: What one is: `image`, `class`, `train patch`; words behind it need `plural`.
+        plural: What several are, if no rule of spelling says so: `steps in a row were`.
+    """
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {_plural(noun) if plural is None else plural}"
+
+
+def there_are(number: int, noun: str) -> str:
+    """`there is 1 class`, `there are 2 classes`."""
+    return f"there {'is' if number == 1 else 'are'} {counted(number, noun)}"
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from odis.config.training import PretrainConfig
+from odis.config.wording import counted
 from odis.data.augment.draw import Photometrics
 from odis.data.pixels.decode import Decoded, decode
 from odis.data.pixels.reader import ImageReader
@@ -108,7 +109,7 @@ class ViewDataset(Dataset[Sample]):
                 self._objects[row] = objects
             return _Planned(image, plan, draw_all(rng, plan, config.views), row, path, skipped + unusable)
         raise DataError(
-            f"{self.index.path}: none of its {len(self)} images can be used; {skipped[0].what}: "
+            f"{self.index.path}: none of its {counted(len(self), 'image')} can be used; {skipped[0].what}: "
             f"{skipped[0].why}"
         )
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from odis.config.wording import counted
 from odis.data.handover import Packed, Packer
 from odis.errors import OdisWarning, UnreachableError, WorkerError
 from odis.machine.allocator import keep_freed_memory
@@ -198,8 +199,8 @@ def _no_answer(workers: int, seconds: float, states: set[str | None], option: st
         doing = "some wait for a disk or a network folder"
     memory = f"; {there}" if (there := shared_memory()) is not None else ""
     return (
-        f"none of {workers} data workers has answered for {seconds:.0f} s: {doing}{memory}; {option} 0 reads "
-        f"in this process and shows what stops them"
+        f"none of {counted(workers, 'data worker')} has answered for {seconds:.0f} s: {doing}{memory}; "
+        f"{option} 0 reads in this process and shows what stops them"
     )
 
 

@@ -19,6 +19,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from odis.config.wording import counted
 from odis.data.loader import sample_order
 from odis.downstream.settings import ClassificationSettings, IndexedData
 from odis.downstream.starts import Start
@@ -194,7 +195,7 @@ class ClassificationTask:
             }
             if part.unlabelled:
                 self.notes.append(
-                    f"{part.path}: {part.unlabelled:,} images without exactly one label were left out"
+                    f"{part.path}: {counted(part.unlabelled, 'image')} left out: without exactly one label"
                 )
         mixes = settings.mixup > 0 or settings.cutmix > 0
         self._mixup = (

@@ -8,13 +8,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from odis.config.wording import counted
+
 
 def comparison_table(found: dict[str, Any]) -> RenderableType:
     """A row for each starting point: the mean over seeds, its 95 % interval, each seed's score; then what
     lies between each and the first.
     """
     seeds = found["settings"]["seeds"]
-    title = f"{found['evaluation'].removeprefix('finetune-')}: {found['test']['images']:,} test images"
+    title = (
+        f"{found['evaluation'].removeprefix('finetune-')}: {counted(found['test']['images'], 'test image')}"
+    )
     tables: list[RenderableType] = [_table(title, found["rows"])]
     if found["differences"]:
         first = found["differences"][0]["less"]
@@ -24,7 +28,10 @@ def comparison_table(found: dict[str, Any]) -> RenderableType:
         f"and the score of each seed"
     ]
     if skipped := len(found["skipped"]):
-        notes.append(f"{skipped:,} files or objects were left out; results.json names them")
+        notes.append(
+            f"{counted(skipped, 'file or object was', 'files or objects were')} left out; results.json names "
+            f"{'it' if skipped == 1 else 'them'}"
+        )
     return Group(*tables, *(Text(note, style="italic") for note in [*notes, *found["notes"]]))
 
 

@@ -22,6 +22,7 @@ from torch import nn
 from odis import __version__
 from odis.backbones.saved import save_model
 from odis.config.training import OptimConfig
+from odis.config.wording import counted
 from odis.downstream.starts import Start
 from odis.downstream.task import Reading, Task, TaskAnswers
 from odis.errors import DataError, OdisError
@@ -217,7 +218,8 @@ def _step(run: Finetuning, samples: list[Any], log: RunLog) -> None:
         log.nonfinite(run.step, [run.task.path_of(one) for one in samples])
     if run.nonfinite >= _NONFINITE_LIMIT:
         raise OdisError(
-            f"{run.folder.name}: {run.nonfinite} steps in a row were not finite; {_last_good(run)}"
+            f"{run.folder.name}: {counted(run.nonfinite, 'step in a row was', 'steps in a row were')} not "
+            f"finite; {_last_good(run)}"
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.evaluation.label_maps import IGNORE, LABEL_MAPS, REFUSED, LabelledImages
 from odis.objects.images import quiet_pillow
@@ -123,7 +124,7 @@ def read_class_list(*folders: Path) -> ClassNames | None:
     lines = read_lines(path)
     names, colours = [one.name for one in lines], [one.colour for one in lines]
     if not 1 <= len(names) <= 255:
-        raise DataError(f"{path}: names {len(names)} classes; a label map has from 1 to 255")
+        raise DataError(f"{path}: names {counted(len(names), 'class')}; a label map has from 1 to 255")
     if len(set(names)) < len(names):
         raise DataError(f"{path}: names {next(n for n in names if names.count(n) > 1)!r} twice")
     known = [colour for colour in colours if colour is not None]

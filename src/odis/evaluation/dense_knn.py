@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from odis.config.wording import counted
 from odis.errors import OdisError
 from odis.evaluation.dense_settings import PATCHES, DenseData, DenseSettings
 from odis.evaluation.evaluation import Evaluation, Models, OnRow, Progress, Titles
@@ -76,7 +77,7 @@ def evaluate_dense_knn(
         reader = DenseReader(run, settings, encoder, train)
         features, shares, _ = reader.bank(train_rows)
         if len(features) < settings.k:
-            raise OdisError(f"k {settings.k} must be from 1 to the {len(features)} train patches")
+            raise OdisError(f"k {settings.k} must be from 1 to the {counted(len(features), 'train patch')}")
         features, shares = features.to(encoder.device), shares.to(encoder.device)
 
         def predict(patches: Tensor, features: Tensor = features, shares: Tensor = shares) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.evaluation.landmark_scores import LandmarkQuery, Landmarks
 from odis.evaluation.plain_pickle import MOST_BYTES, PickledArray, kind, unpickle
@@ -42,7 +43,9 @@ def _landmarks(content: Any) -> Landmarks:
     if not isinstance(gnd, list | tuple):
         raise DataError(f"gnd is {kind(gnd)}, must be a list")
     if len(gnd) != len(names):
-        raise DataError(f"gnd has {len(gnd)} entries for the {len(names)} names of qimlist")
+        raise DataError(
+            f"gnd has {counted(len(gnd), 'entry')} for the {counted(len(names), 'name')} of qimlist"
+        )
     queries, indices = [], 0
     for row, entry in enumerate(gnd):
         box, *lists = _entries(entry, ("bbx", "easy", "hard", "junk"), f"gnd {row}")

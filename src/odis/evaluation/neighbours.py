@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from odis.config.wording import counted
 from odis.errors import OdisError
 
 _TEST_CHUNK, _TRAIN_CHUNK = 512, 8192  # one tile of similarities: 17 MB
@@ -139,7 +140,7 @@ def vote(
     """
     for one in k:
         if not 1 <= one <= similarity.shape[1]:
-            raise OdisError(f"k {one} must be from 1 to the {similarity.shape[1]} train objects")
+            raise OdisError(f"k {one} must be from 1 to the {counted(similarity.shape[1], 'train object')}")
     if not temperature > 0:
         raise OdisError(f"temperature {temperature} must be above 0")
     k = list(dict.fromkeys(k))

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from odis.config.wording import counted
 from odis.errors import OdisError
 from odis.evaluation.scores import average_precision
 from odis.evaluation.settings import Grid
@@ -115,8 +116,8 @@ def held_out(groups: Tensor, share: float, seed: int) -> Tensor:
     images, image = groups.unique(return_inverse=True)
     if len(images) < 2:
         raise OdisError(
-            f"{len(images)} train images with labels are too few: one part of them chooses among what the "
-            f"other trained"
+            f"{counted(len(images), 'train image with a label is', 'train images with labels are')} too few: "
+            f"one part of them chooses among what the other trained"
         )
     count = min(max(1, round(share * len(images))), len(images) - 1)
     chosen = torch.zeros(len(images), dtype=torch.bool)

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.evaluation import TITLES
 from odis.machine.files import write_json_whole
@@ -120,7 +121,7 @@ def _described(row: dict[str, Any], context: float | None) -> str:
 def _side(side: dict[str, Any], settings: dict[str, Any]) -> str:
     unit = "images" if settings.get("images") or "objects" not in side else "objects"
     count = side.get("objects", side["images"])
-    classes = f", {side['classes']} classes" if side["classes"] else ""  # masks and depth have none
+    classes = f", {counted(side['classes'], 'class')}" if side["classes"] else ""  # masks and depth have none
     return f"{count:,} {unit} ({side['provenance']}{classes})"
 
 

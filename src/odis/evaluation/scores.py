@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odis.config.wording import counted
 from odis.errors import OdisError
 
 _TAILS = (0.025, 0.975)
@@ -334,7 +335,7 @@ def images_of_rows(n: int, groups: np.ndarray | Tensor | None) -> np.ndarray:
     """The image of each row, (n,)."""
     images = np.arange(n) if groups is None else np.asarray(groups)
     if images.shape != (n,):
-        raise OdisError(f"groups are {images.shape}, must be one for each of {n} rows")
+        raise OdisError(f"groups are {images.shape}, must be one for each of {counted(n, 'row')}")
     return images
 
 

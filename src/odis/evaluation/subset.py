@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.index import ObjectIndex
 
@@ -94,7 +95,10 @@ def overlap_note(shared: int) -> list[str]:
     """A note if train and test part share images: their scores are not those of new images."""
     if not shared:
         return []
-    return [f"{shared:,} images are in the test and the train part: their scores say nothing of new images"]
+    return [
+        f"{counted(shared, 'image is', 'images are')} in the test and the train part: their scores say "
+        f"nothing of new images"
+    ]
 
 
 def in_train_classes(test: ObjectIndex, train: ObjectIndex, used: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from odis.config.wording import counted
 from odis.errors import OdisError
 from odis.evaluation.evaluation import Evaluation, Models, OnRow, Progress, Titles
 from odis.evaluation.settings import EvaluationSettings, check_held_out
@@ -69,8 +70,8 @@ class TransferData:
         for name, given in (("test", self.tests), ("name", names)):
             if len(given) != len(self.trains):
                 raise OdisError(
-                    f"--train was given {len(self.trains)} times and --{name} {len(given)} times; each data "
-                    f"set has one of both"
+                    f"--train was given {counted(len(self.trains), 'time')} and --{name} "
+                    f"{counted(len(given), 'time')}; each data set has one of both"
                 )
         return [
             DataSet(

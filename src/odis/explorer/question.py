@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from PIL import Image
 
+from odis.config.wording import counted
 from odis.explorer.pictures import ShownPicture
 from odis.explorer.refusal import RefusedError
 from odis.explorer.settings import QUESTION_MODES
@@ -124,7 +125,7 @@ def _painted(value: Any, width: int, height: int) -> Object:
         or not all(_is_whole(run) and 0 <= run <= cells for run in runs)
         or sum(runs) != cells
     ):
-        raise RefusedError(400, f"mask must have runs that add up to its {cells} cells")
+        raise RefusedError(400, f"mask must have runs that add up to its {counted(cells, 'cell')}")
     inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(rows, columns)
     mask = np.asarray(Image.fromarray(inside).resize((width, height), Image.Resampling.NEAREST))
     if not mask.any():

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from odis import __version__
+from odis.config.wording import counted
 from odis.errors import DataError, OdisError
 from odis.exporting.network import Exported
 from odis.report.results import ResultGroup, ResultRow, StoredScore, find_results, settings_in_words
@@ -151,11 +152,12 @@ def _about(exported: Exported) -> str:
     million = sum(value.numel() for value in network.parameters()) / 1e6
     recipe = f"recipe `{card['recipe']}`" if card.get("recipe") else "no named recipe"
     lines = [
-        f"A Vision Transformer pretrained by [odis](https://arxiv.org/abs/2506.05409) {card['odis_version']} "
-        f"(object-level self-distillation), {recipe}, {card['step']:,} steps.",
+        f"A Vision Transformer pretrained by [odis](https://arxiv.org/abs/2506.05409) "
+        f"{card['odis_version']} (object-level self-distillation), {recipe}, "
+        f"{counted(card['step'], 'step')}.",
         "",
         f"- architecture: `{model['name']}`, patches of {exported.encoder.patch_size} pixels, width "
-        f"{network.embed_dim}, {len(network.blocks)} blocks, {million:.1f} M parameters",
+        f"{network.embed_dim}, {counted(len(network.blocks), 'block')}, {million:.1f} M parameters",
         f"- trained at {exported.encoder.image_size} x {exported.encoder.image_size} pixels",
         f"- an object is read by {read}",
         f"- pixels: 0 to 1, less {_numbers(exported.encoder.mean)}, over {_numbers(exported.encoder.std)}",
@@ -172,7 +174,7 @@ def _data(exported: Exported, record: RunRecord) -> str:
     config, resolved = record.config.get("config") or {}, record.config.get("resolved") or {}
     if data := config.get("data"):
         count = resolved.get("images")
-        images = f", {count:,} images" if isinstance(count, int) else ""
+        images = f", {counted(count, 'image')}" if isinstance(count, int) else ""
         lines.append(f"- trained on `{Path(str(data)).name}`{images}")
     else:
         lines.append("- the data set is not recorded: only the model's file was exported")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from odis.config.query import QueryConfig
+from odis.config.wording import counted
 from odis.data.views import normalize_pixels
 from odis.errors import OdisError
 from odis.evaluation.neighbours import NearestNeighbours, vote
@@ -50,7 +51,10 @@ class KnnLoss:
     def in_words(self) -> list[str]:
         """A line for each file; the first is what the others are held against."""
         (_, (base, *_)), *_ = self.accuracy.items()
-        about = f"{self.neighbours} neighbours, {self.test} objects by {self.gallery} of other images"
+        about = (
+            f"{counted(self.neighbours, 'neighbour')}, {counted(self.test, 'object')} by {self.gallery} of "
+            f"other images"
+        )
         return [
             f"k-NN, {name}: {value:.2f} % ({low:.1f} - {high:.1f}), {value - base:+.2f} ({about})"
             for name, (value, low, high) in self.accuracy.items()

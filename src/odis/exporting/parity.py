@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from odis.config.query import QueryConfig
+from odis.config.wording import counted
 from odis.data.geometry.patches import object_shapes, objects_on_grid
 from odis.data.views import normalize_pixels
 from odis.errors import OdisError
@@ -245,7 +246,7 @@ def compare(
     differences = []
     for one in given:
         height, width = one.pixels.shape[2:]
-        at = f"{what} at {height} x {width} pixels, {one.masks.shape[1]} objects"
+        at = f"{what} at {height} x {width} pixels, {counted(one.masks.shape[1], 'object')}"
         try:
             found = difference(one, ask(one), (expected or (lambda p: odis_outputs(exported, p)))(one))
         except OdisError as error:
@@ -269,7 +270,8 @@ def in_words(what: str, differences: Sequence[Deviation]) -> str:
     cosine = min(one.cosine for one in differences)
     sizes = ", ".join(dict.fromkeys(f"{one.height} x {one.width}" for one in differences))
     counts = sorted({one.objects for one in differences})
-    objects = f"; {', '.join(map(str, counts))} objects" if counts != [0] else ""
+    several = "".join(f"{count}, " for count in counts[:-1])
+    objects = f"; {several}{counted(counts[-1], 'object')}" if counts != [0] else ""
     return (
         f"{what}: differs from odis by at most {largest:.2g} (cosine {cosine:.6f}) at {sizes} pixels{objects}"
     )

@@ -12,7 +12,7 @@ import torch
 from odis import __version__
 from odis.backbones.saved import save_model
 from odis.config.arguments import with_values
-from odis.config.wording import did_you_mean
+from odis.config.wording import counted, did_you_mean
 from odis.errors import OdisError
 from odis.exporting import usage
 from odis.exporting.card import check_license, model_card, read_record
@@ -220,7 +220,10 @@ class Writer:
         """For a hub: all of it, with a model card. Nothing is sent."""
         record = read_record(self.source, self.exported.card, self.settings.results)
         if record.left_out:
-            self._note(f"{record.left_out} results in the files are of other models or steps: left out")
+            self._note(
+                f"{counted(record.left_out, 'result in the files is', 'results in the files are')} of other "
+                f"models or steps: left out"
+            )
         self.timm(folder)
         native = self._native(folder / "transformers")
         if native is not None:  # AutoImageProcessor does not look into folders

@@ -20,6 +20,7 @@ from odis.backbones.features import as_one_object, last_blocks
 from odis.backbones.fp16_range import require_fp16_range
 from odis.config.query import MODES, READOUTS, QueryConfig, Readout
 from odis.config.training import MaskShape, PretrainConfig
+from odis.config.wording import counted
 from odis.data.views import normalize_pixels
 from odis.errors import OdisError
 from odis.inference.pictures import Picture, as_objects, as_pixels, is_one_picture
@@ -240,7 +241,8 @@ class Encoder:
             raise OdisError("objects were given, and boxes or masks beside them; give one of the two")
         for name, given in (("objects", objects), ("boxes", boxes), ("masks", masks)):
             if given is not None and len(given) != len(pictures):
-                raise OdisError(f"{name} of {len(given)} images were given, but {len(pictures)} images")
+                there, wanted = (counted(len(some), "image") for some in (given, pictures))
+                raise OdisError(f"{name} are of {there}, must be of {wanted}")
         counts: list[int] = []
         shows_image = context is None and mode not in ("crop", "blackout")
         beside = shows_image and mode != "whole-image" and not builder.one_each

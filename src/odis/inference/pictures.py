@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import ANY_LABEL, usable_objects
@@ -129,7 +130,8 @@ def _from_boxes_and_masks(boxes: Any, masks: Any, size: tuple[int, int], name: s
     regions = regions.astype(np.uint8)
     if corners is not None and len(corners) != len(regions):
         raise DataError(
-            f"{name}: has {len(corners)} boxes and {len(regions)} masks; each object has one of both"
+            f"{name}: has {counted(len(corners), 'box')} and {counted(len(regions), 'mask')}; each object "
+            f"has one of both"
         )
     return [
         Object(_box_of(m, name, k) if corners is None else tuple(corners[k].tolist()), rle.encode(m))

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from odis.config.wording import counted
 from odis.errors import DataError
 
 Seal = Callable[[Path], tuple[int, bytes]]
@@ -127,7 +128,9 @@ def verify_safetensors(path: Path) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= min(size - 8, _LONGEST_HEADER):
-            raise DamagedError(f"{path}: is damaged or no safetensors file: its header has {length} bytes")
+            raise DamagedError(
+                f"{path}: is damaged or no safetensors file: its header has {counted(length, 'byte')}"
+            )
         header = file.read(length)
         try:
             value = (json.loads(header).get("__metadata__") or {}).get(SAFETENSORS_KEY)

@@ -167,7 +167,7 @@ class ObjectViT(nn.Module):
         if object_masks is not None:
             _require_shape("object_masks", object_masks, (views, queries, rows * columns))
             if layout.kind != "read-only" and queries != 1:
-                raise ValueError(f"{layout.kind} object tokens: one object a view; got {queries} objects")
+                raise ValueError(f"{layout.kind} object tokens: one object a view; got {queries}")
             if layout.kind == "single" and not self.has_class_token:
                 raise ValueError("single object tokens: [CLS] is the object's, and there is none")
             keys = visible_keys(object_masks, layout)

@@ -15,6 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from odis.config.wording import counted
 from odis.errors import ConfigError, DataError, OdisWarning
 from odis.machine.locks import sole_owner
 from odis.objects.clean import Crowd, SkippedObject, Unread
@@ -74,12 +75,12 @@ class Summary:
         kinds = list(self.unread.items())
         shown = [f"{count:,} {kind}" for kind, count in kinds[:_KINDS]]
         if rest := sum(count for _, count in kinds[_KINDS:]):
-            shown.append(f"{rest:,} of {len(kinds) - _KINDS} other kinds")
+            shown.append(f"{rest:,} of {counted(len(kinds) - _KINDS, 'other kind')}")
         unread = ", ".join(shown)
         return (
-            f"{self.out}: {self.written:,} of {self.images:,} images ({self.images_skipped:,} skipped), "
-            f"{self.kept:,} of {self.objects:,} objects ({self.objects_skipped:,} skipped, "
-            f"{self.crowds:,} crowds{mended}), {self.provenance}"
+            f"{self.out}: {self.written:,} of {counted(self.images, 'image')} ({self.images_skipped:,} "
+            f"skipped), {self.kept:,} of {counted(self.objects, 'object')} ({self.objects_skipped:,} "
+            f"skipped, {counted(self.crowds, 'crowd')}{mended}), {self.provenance}"
             + (f"; not read: {unread}" if unread else "")
         )
 
@@ -305,7 +306,9 @@ def _refuse_losses(
     everything = max_skipped is not None and max_skipped >= 1
     hint = "--max-skipped 1 writes the index all the same"
     if not everything and summary.objects_skipped and not summary.kept:
-        raise _LostError(f"{root}: none of its {summary.objects_skipped:,} objects can be used{told}; {hint}")
+        raise _LostError(
+            f"{root}: none of its {counted(summary.objects_skipped, 'object')} can be used{told}; {hint}"
+        )
     for name, lost, total in (
         ("images", summary.images_skipped, summary.images),
         ("objects", summary.objects_skipped, summary.objects - summary.crowds),

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from odis.config.wording import there_are
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.extras import unread_parts
@@ -252,7 +253,7 @@ def usable_objects(row: ImageObjects, classes: int, *, masks_are_sound: bool = F
         if why is not None:
             problems[number] = why
         elif item.label is not None and not 0 <= item.label < classes:
-            mended[number] = f"has label {item.label}, but there are {classes} classes: used without label"
+            mended[number] = f"has label {item.label}, but {there_are(classes, 'class')}: used without label"
     if not problems and not mended:
         return UsableObjects(row, list(range(len(row.objects))), problems)
     numbers = [number for number in range(len(row.objects)) if number not in problems]

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from odis import __version__
 from odis.config.renamed import translate
+from odis.config.wording import counted
 from odis.errors import DataError, OdisWarning
 from odis.machine.checksums import seal_parquet
 from odis.machine.files import check_readable, written_whole
@@ -210,7 +211,7 @@ class ObjectIndex:
     def _position(self, i: int) -> int:
         n = len(self)
         if not -n <= i < n:
-            raise IndexError(f"row {i} of an index of {n} images")
+            raise IndexError(f"row {i} of an index of {counted(n, 'image')}")
         return i % n
 
     def _load(self) -> list[pa.RecordBatch]:
@@ -353,9 +354,8 @@ def _check_whole(path: Path, names: list[str]) -> None:
         missing = sorted(set(range(1, total + 1)) - {k for k, t in numbered if t == total})
         if missing:
             raise DataError(
-                f"{path}: the index is not whole: {len(missing)} of its {total} parts are missing, the "
-                f"first is number {missing[0]}; "
-                f"the shards that make them have not ended"
+                f"{path}: the index is not whole: it lacks {len(missing)} of its {counted(total, 'part')}, "
+                f"the first is number {missing[0]}; the shards that make them have not ended"
             )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.extras import is_dark
 from odis.objects.images import header_sizes
@@ -138,15 +139,16 @@ def verdicts(counts: Counts) -> list[Verdict]:
         images = counts["turned_images"]
         found.append(
             Verdict(
-                f"{_of(count, n)} fit only the other orientation of their image, and {images:,} images with "
-                f"such boxes are turned by EXIF: their annotated size and their boxes are of two frames (as "
-                f"stored, and as a viewer shows it); annotate both in one",
+                f"{_of(count, n, 'fits', 'fit')} only the other orientation of their image, and "
+                f"{counted(images, 'image')} with such boxes {'is' if images == 1 else 'are'} turned by "
+                f"EXIF: their annotated size and their boxes are of two frames (as stored, and as a viewer "
+                f"shows it); annotate both in one",
                 count > n / 2,
             )
         )
     elif n >= 3 and counts["frame"] > n / 2 and not form:
         count = counts["frame"]
-        text = f"{_of(count, n)} fit only if width and height of their image are exchanged"
+        text = f"{_of(count, n, 'fits', 'fit')} only if width and height of their image are exchanged"
         found.append(Verdict(text, False))
     if counts["deep"] and counts["dark"] == counts["deep"]:
         text = (
@@ -162,34 +164,38 @@ def _form(counts: Counts, n: int) -> Verdict | None:
     tiny, inverted, turned = counts["tiny"], counts["inverted"], counts["turned_boxes"]
     over, outside = (max(0, counts[name] - turned) for name in ("over", "outside"))
     if tiny and tiny >= n / 20:
-        text = f"{_of(tiny, n)} are under a pixel: shares (0 to 1) where pixels are wanted?"
+        text = f"{_of(tiny, n, 'is', 'are')} under a pixel: shares (0 to 1) where pixels are wanted?"
         return Verdict(text, tiny > n / 2)
     if n >= 3 and over >= 0.3 * n and counts["corners"] >= 0.95 * n:
         text = (
-            f"{_of(over, n)} reach far over the edge of their image, and all fit if their numbers are taken "
-            f"as x0, y0, x1, y1 instead of x, y, width, height"
+            f"{_of(over, n, 'reaches', 'reach')} far over the edge of their image, and all fit if their "
+            f"numbers are taken as x0, y0, x1, y1 instead of x, y, width, height"
         )
         return Verdict(text, n >= _MANY and over > n / 2)
     if n >= 3 and inverted >= 0.3 * n and counts["sizes"] >= 0.95 * n:
         text = (
-            f"{_of(inverted, n)} are inverted, and all fit if their numbers are taken as x, y, width, height "
-            f"instead of x0, y0, x1, y1"
+            f"{_of(inverted, n, 'is', 'are')} inverted, and all fit if their numbers are taken as x, y, "
+            f"width, height instead of x0, y0, x1, y1"
         )
         return Verdict(text, n >= _MANY and inverted > n / 2)
     if n >= 3 and outside > n / 2:
-        text = f"{_of(outside, n)} are outside of their image: made for images of another size?"
+        text = f"{_of(outside, n, 'is', 'are')} outside of their image: made for images of another size?"
         return Verdict(text, n >= _MANY)
     if n >= 3 and over > n / 2:
-        text = f"{_of(over, n)} reach far over the edge of their image: another form, or another image size?"
+        text = (
+            f"{_of(over, n, 'reaches', 'reach')} far over the edge of their image: another form, or another "
+            f"image size?"
+        )
         return Verdict(text, False)
     if counts["large"] >= 20 and counts["percent"] >= 0.99 * counts["large"]:
         text = (
-            f"{_of(counts['percent'], n)} lie within 100 pixels of the corner of large images: per cent (0 "
-            f"to 100) where pixels are wanted?"
+            f"{_of(counts['percent'], n, 'lies', 'lie')} within 100 pixels of the corner of large images: "
+            f"per cent (0 to 100) where pixels are wanted?"
         )
         return Verdict(text, False)
     return None
 
 
-def _of(count: int, n: int) -> str:
-    return f"{count:,} of {n:,} boxes"
+def _of(count: int, n: int, verb: str, verbs: str) -> str:
+    """`1 of 20 boxes is`, `3 of 20 boxes are`."""
+    return f"{count:,} of {counted(n, 'box')} {verb if count == 1 else verbs}"

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from odis.config.wording import counted
 from odis.machine.files import written_whole
 from odis.objects.clean import Crowd, Mended, SkippedObject, Unread
 from odis.objects.listing import SKIPPED_LIST
@@ -96,7 +97,7 @@ class SkipGroups:
                 yield f"  and {count - len(examples):,} more"
         if len(groups) > _SHOWN:
             rest = groups[_SHOWN:]
-            yield f"and {sum(count for _, count in rest):,} more for {len(rest):,} other reasons"
+            yield f"and {sum(count for _, count in rest):,} more for {counted(len(rest), 'other reason')}"
 
 
 def skips_path(out: str | Path, shard: tuple[int, int] = (1, 1)) -> Path:

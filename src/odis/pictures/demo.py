@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from odis.config.query import QueryConfig
+from odis.config.wording import counted
 from odis.inference import Encoder, IndexFeatures, embed_index
 from odis.machine.files import written_whole
 from odis.objects.images import load_image
@@ -92,7 +93,8 @@ def _caption(results: dict[str, Any]) -> str:
     return (
         "Green frame: the same digit as the object of the row; red: another. No label was used in "
         "pretraining.\n"
-        f"All objects of {results['test_scenes']} held-out scenes, {results['k']}-NN accuracy (chance 10 "
+        f"All objects of {counted(results['test_scenes'], 'held-out scene')}, {results['k']}-NN accuracy "
+        f"(chance 10 "
         f"%), asked by {gains}"
     )
 

@@ -17,6 +17,7 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from odis.config.training import PretrainConfig
+from odis.config.wording import counted
 from odis.data.framing import ChosenObjects
 from odis.data.geometry.patches import patch_grid
 from odis.objects import rle
@@ -88,13 +89,7 @@ def draw_objects(ax: Axes, example: Example, index: ObjectIndex) -> None:
     if example.chosen.members == [()]:
         _draw_box(ax, (0, 0, row.width, row.height), SLOTS[0], width=2.5)
         _label(ax, 0, 0, "whole image (target)", SLOTS[0])
-    count = (
-        "no objects"
-        if not row.objects
-        else "1 object"
-        if len(row.objects) == 1
-        else f"{len(row.objects)} objects"
-    )
+    count = counted(len(row.objects), "object") if row.objects else "no objects"
     ax.set_title(
         f"{textwrap.shorten(Path(row.image).name, 32, placeholder='...')}\n{row.width} x {row.height} "
         f"pixels, {count}",
@@ -181,7 +176,7 @@ def draw_view(
         words = [
             "object: all patches"
             if masks[0].all()
-            else f"object: {int(masks[0].sum())} of {count * count} patches"
+            else f"object: {int(masks[0].sum())} of {counted(count * count, 'patch')}"
         ]
     else:
         words = [

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from odis.config.wording import counted
 from odis.report.page import Html, bullets, code, concat, element, paragraph
 from odis.report.runs import Run
 from odis.report.svg import POINTS, Curve, key, line_chart, span
@@ -105,10 +106,10 @@ def curves(runs: Sequence[Run]) -> Html:
         if not run.lines:
             notes.append(f"{run.label}: no metrics yet. A line is written every train.log_every steps.")
         if run.unread:
-            lines = "1 line" if run.unread == 1 else f"{run.unread} lines"
+            lines = counted(run.unread, "line")
             notes.append(
-                f"{run.label}: {lines} of metrics.jsonl could not be read and are left out. The last one "
-                f"may not be whole yet."
+                f"{run.label}: {lines} of metrics.jsonl could not be read and "
+                f"{'is' if run.unread == 1 else 'are'} left out. The last one may not be whole yet."
             )
     parts: list[Html] = [paragraph(note, class_="note") for note in notes]
     if not any(run.lines for run in runs):

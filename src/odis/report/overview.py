@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from odis.config.wording import counted
 from odis.report.page import Html, bullets, concat, element, paragraph, scrolled
 from odis.report.runs import Run
 from odis.report.svg import key
@@ -20,7 +21,7 @@ def summary(runs: Sequence[Run]) -> Html:
         return paragraph(f"{runs[0].label}: {_standing(runs[0])}", class_="summary")
     return concat(
         [
-            paragraph(f"{len(runs)} runs.", class_="summary"),
+            paragraph(f"{counted(len(runs), 'run')}.", class_="summary"),
             bullets([f"{run.label}: {_standing(run)}" for run in runs]),
         ]
     )
@@ -48,10 +49,10 @@ def overview(runs: Sequence[Run]) -> Html:
 def _standing(run: Run) -> str:
     total = run.setting("resolved.total_steps")
     if not run.lines:
-        return f"no metrics yet, of {_count(total)} steps." if total else "no metrics yet."
+        return f"no metrics yet, of {_count(total, 'step')}." if total else "no metrics yet."
     step = max(line["step"] for line in run.lines)
     losses = [value for value in run.curve("loss")[1] if math.isfinite(value)]
-    said = [f"{_count(step)} of {_count(total)} steps" if total else f"{_count(step)} steps"]
+    said = [f"{_count(step)} of {_count(total, 'step')}" if total else _count(step, "step")]
     if losses:
         said.append(f"loss from {losses[0]:.3f} to {losses[-1]:.3f}")
     meters = {name: run.last(name) for name in ("teacher_entropy", "mean_entropy", "feature_spread")}
@@ -60,12 +61,14 @@ def _standing(run: Run) -> str:
     if len(values) == len(meters) and isinstance(prototypes, int) and prototypes > 1:
         said.append(collapse_warning(values, prototypes) or "the meters do not say collapse")
     if skipped := run.last("skipped"):
-        said.append(f"{_count(skipped)} files or objects skipped")
+        said.append(f"{_count(skipped, 'file or object', 'files or objects')} skipped")
     return "; ".join(said) + "."
 
 
-def _count(value: Any) -> str:
-    return f"{value:,.0f}" if isinstance(value, int | float) and math.isfinite(value) else _UNKNOWN
+def _count(value: Any, noun: str = "", plural: str | None = None) -> str:
+    if not (isinstance(value, int | float) and math.isfinite(value)):
+        return _UNKNOWN
+    return counted(round(value), noun, plural) if noun else f"{value:,.0f}"
 
 
 def _told(name: str) -> Callable[[Run], str]:
@@ -83,13 +86,13 @@ def _model(run: Run) -> str:
     said = [str(name)]
     for key_, text in (
         ("embed_dim", "width {}"),
-        ("depth", "{} blocks"),
-        ("num_heads", "{} heads"),
+        ("depth", "block"),
+        ("num_heads", "head"),
         ("patch_size", "patches of {}"),
     ):
         value = run.setting(f"config.model.{key_}")
         if value is not None:
-            said.append(text.format(value))
+            said.append(text.format(value) if "{}" in text else _count(value, text))
     parameters = run.setting("resolved.backbone_parameters")
     if isinstance(parameters, int):
         said.append(f"{parameters / 1e6:.1f} M parameters")
@@ -117,7 +120,7 @@ def _steps(run: Run) -> str:
     done = "none logged yet" if last is None else _count(last)
     return (
         f"{done} of {_count(run.setting('resolved.total_steps'))}, "
-        f"{_told('config.train.batch_size')(run)} images each"
+        f"{_count(run.setting('config.train.batch_size'), 'image')} each"
     )
 
 
@@ -135,7 +138,7 @@ def _views(run: Run) -> str:
 
 def _arithmetic(run: Run) -> str:
     ranks = run.setting("resolved.ranks")
-    many = f", {ranks} ranks" if isinstance(ranks, int) and ranks > 1 else ""
+    many = f", {counted(ranks, 'rank')}" if isinstance(ranks, int) and ranks > 1 else ""
     return f"{_told('resolved.device')(run)}, {_told('config.train.precision')(run)}{many}"
 
 

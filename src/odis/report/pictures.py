@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from odis.config.query import QueryConfig
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.inference import Encoder
 from odis.objects.images import load_image
@@ -81,7 +82,7 @@ def pictures(
         progress: Called with what is done, how many images were, and of how many.
     """
     alone = len(models) == 1
-    count = "1 image" if len(sample.shown) == 1 else f"{len(sample.shown)} images"
+    count = counted(len(sample.shown), "image")
     same = "" if alone else " Every run is given the same ones."
     return concat(
         [
@@ -280,7 +281,8 @@ def _nearest(
         else ""
     )
     about = (
-        f"{_ALIKE} Searched: {searched:,} objects of {sample.index.path} ({sample.index.provenance}).{marks}"
+        f"{_ALIKE} Searched: {counted(searched, 'object')} of {sample.index.path} "
+        f"({sample.index.provenance}).{marks}"
     )
     return concat(
         [

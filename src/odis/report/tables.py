@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from odis.config.wording import counted
 from odis.evaluation import TITLES
 from odis.report.page import Html, code, concat, element, paragraph, scrolled
 from odis.report.results import ProtocolOrigin, ResultGroup, ResultRow, StoredScore, settings_in_words
@@ -50,7 +51,7 @@ def _table(group: ResultGroup) -> Html:
     if words := settings_in_words(group.settings):
         about.append(f"Settings: {words}.")
     if group.skipped:
-        about.append(f"{group.skipped:,} files or objects could not be used.")
+        about.append(f"{counted(group.skipped, 'file or object', 'files or objects')} could not be used.")
     about += [f"Left out: {words}." for words in group.left_out]
     table = element(
         "table",

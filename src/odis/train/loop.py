@@ -15,6 +15,7 @@ from odis.backbones.fp16_range import PROBED, require_fp16_range
 from odis.backbones.published import follow_weights, say_default_tag, start_record, start_weights
 from odis.config.checks import check
 from odis.config.training import PretrainConfig, as_dict
+from odis.config.wording import counted
 from odis.data.loader import make_loader
 from odis.data.pixels.reader import make_folders
 from odis.data.pixels.shrink import are_large
@@ -166,12 +167,12 @@ def _train(
     if run.step >= total:
         with stop_signals(run.ranks) as stop:
             _evaluate_if_due(run, log, evaluate, stop)
-        log.say(f"{out}: the run is complete ({total} steps)")
+        log.say(f"{out}: the run is complete ({counted(total, 'step')})")
         return
     chosen = f" (auto: {settled.why})" if settled.why else ""
     resumed = f", resumed after step {run.step}" if run.step else ""
     log.say(
-        f"{len(index)} images ({run.provenance}), {total} steps of {train.batch_size} "
+        f"{counted(len(index), 'image')} ({run.provenance}), {counted(total, 'step')} of {train.batch_size} "
         f"({run.schedules.steps_per_epoch:.1f} an epoch), lr {run.schedules.lr:.3g}, "
         f"{train.precision}{chosen} on {describe_device(run.ranks.device)}{resumed}"
     )
@@ -214,7 +215,11 @@ def _train(
                 _save_if_good(run, log, out)
             _say_stopped(run, log, out)
             raise
-    skipped = f"; {log.skipped} files or objects skipped, named in skipped.jsonl" if log.skipped else ""
+    skipped = (
+        f"; {counted(log.skipped, 'file or object', 'files or objects')} skipped, named in skipped.jsonl"
+        if log.skipped
+        else ""
+    )
     log.say(f"done: {out / 'model.safetensors'}{skipped}")
 
 
@@ -317,7 +322,10 @@ def _check_finite(
     run.nonfinite += 1
     log.nonfinite(step, paths)
     if run.nonfinite >= run.config.train.nonfinite_limit:
-        raise OdisError(f"{run.nonfinite} steps in a row were not finite; {_last_good(run, out)}")
+        raise OdisError(
+            f"{counted(run.nonfinite, 'step in a row was', 'steps in a row were')} not finite; "
+            f"{_last_good(run, out)}"
+        )
 
 
 def _last_good(run: TrainState, out: Path) -> str:

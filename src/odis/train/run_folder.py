@@ -15,6 +15,7 @@ from odis import __version__
 from odis.config.renamed import translate
 from odis.config.strict_yaml import read_yaml
 from odis.config.training import PretrainConfig, as_dict
+from odis.config.wording import counted
 from odis.errors import ConfigError, DataError, OdisWarning
 from odis.machine.checksums import verify_archive
 from odis.machine.devices import DTYPES
@@ -211,7 +212,8 @@ def _compare(
     if images != resolved["images"]:
         there = f"{config.data} now has {resolved['images']}"
         raise ConfigError(
-            f"{out}: holds a run on {images} images, but {there}; give another --out, or the old data"
+            f"{out}: holds a run on {counted(known.get('images', 0), 'image')}, but {there}; give another "
+            f"--out, or the old data"
         )
     for name, what in (("data", "its images, boxes or masks"), ("model.weights", "its content")):
         if name in were and were[name] != are.get(name, were[name]):
@@ -239,9 +241,10 @@ def _length_fault(out: Path, before: dict[str, Any], config: PretrainConfig, ima
     if all(old.at(step) == new.at(step) for step in range(taken)):
         return None
     return (
-        f"holds a run of {old.total_steps} steps, {taken} of them taken, whose learning rate, weight decay "
-        f"and teacher momentum follow curves that end there: it cannot become one of {new.total_steps}; to "
-        f"train on from its weights, give another --out and --model.weights {out / 'model.safetensors'}"
+        f"holds a run of {counted(old.total_steps, 'step')}, {taken} of them taken, whose learning rate, "
+        f"weight decay and teacher momentum follow curves that end there: it cannot become one of "
+        f"{new.total_steps}; to train on from its weights, give another --out and --model.weights "
+        f"{out / 'model.safetensors'}"
     )
 
 

@@ -98,7 +98,7 @@ def test_what_is_there_is_not_written_over(index: ObjectIndex, tmp_path: Path) -
         pack_index(index, tmp_path / "shards")
     none = tmp_path / "none.parquet"
     write_index(none, [ImageObjects("x.jpg", 3, 3)], root=tmp_path, provenance="annotated", classes=[])
-    with pytest.raises(DataError, match=r"none of its 1 images can be packed; .*x\.jpg"):
+    with pytest.raises(DataError, match=r"none of its 1 image can be packed; .*x\.jpg"):
         pack_index(ObjectIndex.open(none), tmp_path / "empty")
     assert not list((tmp_path / "empty").glob("*"))
 

@@ -178,7 +178,7 @@ def test_rows_that_cannot_be_used_are_named_by_their_lines(tmp_path: Path) -> No
     assert found(index) == {"a.png": [((2, 3, 12, 9), "1")]}
     told = [(one.what.removeprefix(f"{root}/"), one.why) for one in skipped]
     assert ("metadata.jsonl, line 2", "has file_name None, no name") in told
-    assert ("metadata.jsonl, line 5", "has 1 boxes, but 2 of category") in told
+    assert ("metadata.jsonl, line 5", "has 1 box, but 2 of category") in told
     assert (
         "metadata.jsonl, line 6",
         "objects are 'x', must be lists of one length, or a list of objects",

@@ -266,7 +266,7 @@ def test_an_annotation_that_is_not_read_leaves_its_image_out(root: Path, content
         ),
         (f"{TENCH}_9,{TENCH} 1 1 2 x\n", f"image {TENCH}_9, box 1", "box is '1 1 2 x', must be four numbers"),
         (f"{TENCH}_9,{TENCH} 1 1 nan 2\n", f"image {TENCH}_9, box 1", "is not finite"),
-        (f"{TENCH}_9\n", "line 5", "has 1 columns, must have ImageId,PredictionString"),
+        (f"{TENCH}_9\n", "line 5", "has 1 column, must have ImageId,PredictionString"),
         (f"{TENCH}_9,{TENCH} 1 1 2 2,8,6\n", "line 5", "has 4 columns, must have ImageId,PredictionString"),
         (f"k\udce4tzchen,{TENCH} 1 1 2 2\n", "line 5", "is not UTF-8"),
         pytest.param("x" * 200_000 + ",\n", "line 5", "is not CSV", id="longer than a field may be"),

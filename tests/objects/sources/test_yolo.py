@@ -179,7 +179,7 @@ def test_where_the_labels_of_an_image_are(tmp_path: Path, image: str, label: str
         ("0 .1 .1 .5 .1 .5 .5 .9", "has 8 numbers"),
         ("0 0.5 0.5 0.5 x", "is '0 0.5 0.5 0.5 x', must be numbers"),
         ("0 0.5 0.5 0.5 é", "is '0 0.5 0.5 0.5 é', must be numbers"),
-        ("0,0.5,0.5,0.5,0.5", "has 1 numbers, must have 5"),
+        ("0,0.5,0.5,0.5,0.5", "has 1 number, must have 5"),
         ("0 0.5 0.5 0_5 0.5", "must be numbers"),
         ("0.5 0.5 0.5 0.5 0.5", "has class 0.5, must be a whole number"),
         ("nan 0.5 0.5 0.5 0.5", "has class nan"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from odis.commands.index.said import say
 from odis.config.options import require
+from odis.config.wording import counted
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -37,11 +38,11 @@ def run(options: Any) -> None:
 
     packed = pack_index(ObjectIndex.open(options.index), Path(options.out), options.shard_mib * 2**20)
     say(
-        f"{packed.images:,} images ({packed.bytes / 2**20:,.1f} MiB) with {packed.objects:,} objects in "
-        f"{packed.shards:,} shards"
+        f"{counted(packed.images, 'image')} ({packed.bytes / 2**20:,.1f} MiB) with "
+        f"{counted(packed.objects, 'object')} in {counted(packed.shards, 'shard')}"
     )
     for one in packed.skipped[:_NAMED]:
         say(f"left out {one.what}: {one.why}")
     if (more := len(packed.skipped) - _NAMED) > 0:
-        say(f"and {more:,} more images are left out")
+        say(f"and {counted(more, 'more image is', 'more images are')} left out")
     print(packed.path)

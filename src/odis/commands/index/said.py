@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from odis.config.wording import counted
+
 if TYPE_CHECKING:
     from odis.objects.skips import SkipGroups
     from odis.types import Skipped
@@ -42,11 +44,6 @@ def wrote(out: str, images: int, objects: int) -> None:
     """What was written, and where to."""
     say(f"{counted(images, 'image')}, {counted(objects, 'object')}")
     print(out)
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 image`, `2,000 images`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def show(what: Any) -> None:

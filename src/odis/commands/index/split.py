@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from odis.commands.index.said import say, show
 from odis.config.options import require
+from odis.config.wording import counted
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -59,13 +60,16 @@ def run(options: Any) -> None:
     for k in used[:_CLASSES]:
         table.add_row(f"  {index.classes[k]}", *(f"{part.classes[k]:,}" for part in parts))
     if len(used) > _CLASSES:
-        table.add_row(f"  and {len(used) - _CLASSES} more classes", *("" for _ in parts))
+        table.add_row(f"  and {counted(len(used) - _CLASSES, 'more class')}", *("" for _ in parts))
     show(table)
     for part in parts:
         missing = [index.classes[k] for k in used if not part.classes[k]]
         if missing:
             shown = f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}"
-            say(f"{part.name}: has no object of {len(missing):,} of the {len(used):,} classes ({shown})")
+            say(
+                f"{part.name}: has no object of {len(missing):,} of the {counted(len(used), 'class')} "
+                f"({shown})"
+            )
     for part in parts:
         print(part.path)
 

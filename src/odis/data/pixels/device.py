@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odis.config.wording import counted
 from odis.data.pixels.decode import Decoded
 from odis.data.pixels.request import ImageRequest
 from odis.data.pixels.table import CacheTable
@@ -85,7 +86,7 @@ class DeviceCache:
                 self._full[0] = True
                 warnings.warn(
                     f"loader.keep device: {self._most / 2**30:.2f} GiB are full with {len(self._pixels)} of "
-                    f"{self._rows} images; others are sent for every batch",
+                    f"{counted(self._rows, 'image')}; others are sent for every batch",
                     OdisWarning,
                     stacklevel=2,
                 )

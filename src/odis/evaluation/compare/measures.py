@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odis.config.wording import counted
 from odis.errors import DataError, OdisError
 from odis.evaluation.compare.features import BETA, NEIGHBOURS, BothFeatures, PartFeatures
 from odis.evaluation.compare.reading import Asked
@@ -132,7 +133,10 @@ class _Measuring:
             raise OdisError("no pixel has a label; give objects with labels, or --maps")
         held = self.found.memories[0].held
         if held < NEIGHBOURS:
-            raise OdisError(f"{held} train patches have labels, fewer than the {NEIGHBOURS} that vote")
+            raise OdisError(
+                f"{counted(held, 'train patch has a label', 'train patches have labels')}, fewer than the "
+                f"{NEIGHBOURS} that vote"
+            )
         if not self.found.overlaps[0]:
             raise OdisError("no test image has labels of pixels")
         counts = [np.stack(of_one) for of_one in self.found.overlaps]
@@ -183,7 +187,7 @@ class _Measuring:
     ) -> tuple[str, str, PairedScore]:
         k = self.settings.k
         if len(known.which) < k:
-            raise OdisError(f"k {k} must be from 1 to the {len(known.which)} train objects")
+            raise OdisError(f"k {k} must be from 1 to the {counted(len(known.which), 'train object')}")
         right = []
         for n, one in enumerate(self.asked):
             nearest = NearestNeighbours(features(self.found.test, n)[unseen.which], k, one.encoder.device)

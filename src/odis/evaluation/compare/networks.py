@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from odis import __version__
+from odis.config.wording import counted
 from odis.errors import DataError, OdisError, OdisWarning
 from odis.evaluation.compare.features import read_both
 from odis.evaluation.compare.measures import measure
@@ -68,7 +69,7 @@ def compare_networks(
     ]
     encoders = list(load())
     if len(encoders) != 2:
-        raise OdisError(f"{len(encoders)} networks were given; two are compared")
+        raise OdisError(f"{counted(len(encoders), 'network was', 'networks were')} given; two are compared")
     size = settings.query.size or encoders[1].image_size
     asked = [Asked.of(encoder, settings.query.modes, size) for encoder in encoders]
     for one in asked:
@@ -138,8 +139,8 @@ def _shared(train: Subset, test: Subset, name: str) -> list[str]:
     if not shared:
         return []
     return [
-        f"{shared:,} of {len(test.rows):,} test images of {name} are train images: their scores say nothing "
-        f"of new images"
+        f"{shared:,} of {counted(len(test.rows), 'test image')} of {name} "
+        f"{'is a train image' if shared == 1 else 'are train images'}: their scores say nothing of new images"
     ]
 
 
@@ -156,8 +157,8 @@ def _trained_on(encoder: Encoder, test: Subset, name: str) -> list[str]:
     if not seen:
         return []
     return [
-        f"{encoder.source} was trained on {seen:,} of the {len(test.rows):,} test images of {name}, without "
-        f"their labels: its scores may be too high"
+        f"{encoder.source} was trained on {seen:,} of the {counted(len(test.rows), 'test image')} of {name}, "
+        f"without their labels: its scores may be too high"
     ]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from odis.config.query import MODES, QueryConfig
+from odis.config.wording import counted
 from odis.errors import OdisError
 from odis.evaluation.settings import (
     EvaluationSettings,
@@ -52,7 +53,7 @@ class CompareData:
         require_given(self, "train", "test")
         if len(self.known_train) != len(self.known_test):
             raise OdisError(
-                f"--known-train is given {len(self.known_train)} times and --known-test "
+                f"--known-train is given {counted(len(self.known_train), 'time')} and --known-test "
                 f"{len(self.known_test)}: give both parts of what was known, as often"
             )
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from odis.config.wording import counted
+
 BETTER, WORSE, UNDECIDED = "better", "worse", "not told apart"
 
 
@@ -41,8 +43,8 @@ def verdict(before: str, after: str, data: Sequence[Mapping[str, Any]]) -> str:
         said = f"{words[sides[0]]} on {_name(own)}: {_change(first)}"
         if len(rows) > 1:
             said += (
-                f"; of {len(rows)} measures {sides.count(BETTER)} rise, {sides.count(WORSE)} fall and "
-                f"{sides.count(UNDECIDED)} may be chance"
+                f"; of {counted(len(rows), 'measure')} {sides.count(BETTER)} rise, {sides.count(WORSE)} fall "
+                f"and {sides.count(UNDECIDED)} may be chance"
             )
     for one in known:
         if one["measures"]:

@@ -1,6 +1,6 @@
 // What the networks say, side by side: where [OBJ] looks, patches, nearest objects; and the ways to ask.
 
-import { at, bytes, choice, el, number } from "./dom.js";
+import { at, bytes, choice, counted, el } from "./dom.js";
 import { drawAttention, drawInput, drawPatches, weightsOf } from "./paint.js";
 
 export const MODES = ["masked-attention", "crop", "blackout", "mean-pool"];
@@ -39,15 +39,15 @@ export function makeAnswers(about, session, state, turned, go) {
     const layers = Math.max(0, ...chosen.map((one) => one.layers));
     const heads = Math.max(0, ...(last?.answers ?? []).map((one) =>
       Math.max(0, ...Object.values(one.modes).map((m) => m?.attention?.heads ?? 0))));
-    fill(layer, [["last", "last"], ["every", "every"], ...counted(layers)], "layer");
-    fill(head, [["mean", "mean"], ["every", "every"], ...counted(heads)], "head");
+    fill(layer, [["last", "last"], ["every", "every"], ...upTo(layers)], "layer");
+    fill(head, [["mean", "mean"], ["every", "every"], ...upTo(heads)], "head");
     const looks = state.view === "look" && state.mode === "masked-attention" &&
       chosen.some((one) => !one.no_attention);
     at("mode-choice").hidden = state.view !== "look";
     at("layer-choice").hidden = at("head-choice").hidden = !looks;
   }
 
-  const counted = (count) => Array.from({ length: count }, (_, k) => [String(k + 1), String(k + 1)]);
+  const upTo = (count) => Array.from({ length: count }, (_, k) => [String(k + 1), String(k + 1)]);
 
   function fill(select, options, name) {
     if (select.options.length !== options.length) {
@@ -157,8 +157,8 @@ export function makeAnswers(about, session, state, turned, go) {
     if (features.problem) box.append(el("p", { class: "note", text: features.problem }));
     else if (!features.done) {
       box.append(el("p", { class: "quiet", text: neighbours.length
-        ? `Searched: the ${number(features.objects)} objects embedded so far.` : "The index is being embedded…" }));
-    } else box.append(el("p", { class: "quiet", text: `Searched: ${number(features.objects)} objects.` }));
+        ? `Searched: the ${counted(features.objects, "object")} embedded so far.` : "The index is being embedded…" }));
+    } else box.append(el("p", { class: "quiet", text: `Searched: ${counted(features.objects, "object")}.` }));
     for (const line of features.skipped.slice(0, 4)) box.append(el("p", { class: "quiet", text: line }));
     return box;
   }

@@ -17,6 +17,9 @@ export const at = (id) => document.getElementById(id);
 
 export const number = (value) => value.toLocaleString("en");
 
+// "1 image", "2,000 images".
+export const counted = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
+
 export const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
 const key = document.querySelector('meta[name="odis-key"]').content;

@@ -2,7 +2,7 @@
 
 import { readAddress, writeAddress } from "./address.js";
 import { MODES, makeAnswers } from "./answers.js";
-import { at, el, get, number, post } from "./dom.js";
+import { at, counted, el, get, number, post } from "./dom.js";
 import { makeGallery } from "./gallery.js";
 import { makeStage } from "./stage.js";
 
@@ -141,7 +141,7 @@ async function send() {
 
 function showProgress(bank) {
   at("progress").replaceChildren(...(bank ? [
-    `Embedding the index: ${number(bank.images)} of ${number(bank.of)} images (${bank.network}, ${bank.mode})`,
+    `Embedding the index: ${number(bank.images)} of ${counted(bank.of, "image")} (${bank.network}, ${bank.mode})`,
     el("progress", { max: bank.of, value: bank.images, "aria-label": "Images embedded" }),
   ] : []));
 }
@@ -226,7 +226,7 @@ document.addEventListener("drop", (event) => {
 });
 
 const { index } = about;
-at("about").textContent = `${index.name} · ${number(index.images)} images · ${number(index.objects)} objects, ` +
+at("about").textContent = `${index.name} · ${counted(index.images, "image")} · ${counted(index.objects, "object")}, ` +
   index.provenance;
 at("about").title = index.path;
 document.title = `${index.name} · odis explore`;

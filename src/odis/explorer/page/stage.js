@@ -1,6 +1,6 @@
 // The picture one asks about: pick an object, draw, move and resize a box, paint a mask; by mouse, touch or keys.
 
-import { at, choice, el } from "./dom.js";
+import { at, choice, counted, el } from "./dom.js";
 import { ACCENT, maskImage, outline, sized, stretch } from "./paint.js";
 import { boxOf, clamp, emptyMask, maskOf, moved, objectAt, stroke, tidy, toRuns } from "./region.js";
 
@@ -331,7 +331,7 @@ export function makeStage(changed) {
           onpointerleave: () => { hovered = null; draw(); },
         })));
       box.setAttribute("aria-label", `Picture ${picture.name}, ${picture.width} by ${picture.height} pixels, ` +
-        `with ${picture.objects.length} objects`);
+        `with ${counted(picture.objects.length, "object")}`);
       showFields();
       showObjects();
       draw();

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from odis.config.wording import counted
 from odis.errors import ConfigError, DataError, OdisError
 from odis.finding.detect.torchvision_models import file_hash
 
@@ -80,7 +81,7 @@ def load_pretrained(source: str, task: str, option: str) -> Pretrained:
     if missing := sorted(info["missing_keys"]):  # the library would start them at random
         raise DataError(
             f"{option}: the weights of {source} lack {missing[0]}"
-            + (f" and {len(missing) - 1} others" * (len(missing) > 1))
+            + (f" and {counted(len(missing) - 1, 'other')}" * (len(missing) > 1))
         )
     if folder is None:
         # In the hub's cache the files of a commit lie in snapshots/COMMIT.

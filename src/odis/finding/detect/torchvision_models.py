@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import detection, get_model_weights, list_models
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from odis.config.wording import counted
 from odis.errors import ConfigError, DataError, OdisError
 from odis.finding.detect.candidates import Candidates, alike
 from odis.finding.detect.keep import Limits
@@ -205,7 +206,9 @@ def _count_classes(name: str, state: dict[str, Tensor], file: str | None) -> int
         raise DataError(f"{file or name}: is no state dict of torchvision's {name}: it has no {key}")
     rows, of_two = state[key].shape[0], blank[key][0]
     if rows < of_two or (2 * rows) % of_two:
-        raise DataError(f"{file or name}: is no state dict of torchvision's {name}: {key} has {rows} rows")
+        raise DataError(
+            f"{file or name}: is no state dict of torchvision's {name}: {key} has {counted(rows, 'row')}"
+        )
     return int(2 * rows // of_two)
 
 
@@ -238,8 +241,8 @@ def _places(
     if given is not None:
         if len(given) not in (count, count - 1):
             raise ConfigError(
-                f"classes: {len(given)} names, but the weights of {name} tell {count - 1} classes apart "
-                f"(besides background)"
+                f"classes: {counted(len(given), 'name')}, but the weights of {name} tell "
+                f"{counted(count - 1, 'class')} apart (besides background)"
             )
         categories = ["__background__"] * (count - len(given)) + given
     elif categories is None:
@@ -248,7 +251,8 @@ def _places(
         categories = ["__background__"] * first + [f"class {k}" for k in range(first, count)]
     if len(categories) != count:
         raise DataError(
-            f"with: the weights of {name} tell {count} classes apart, but have {len(categories)} names"
+            f"with: the weights of {name} tell {counted(count, 'class')} apart, but have "
+            f"{counted(len(categories), 'name')}"
         )
     places: list[int] = []
     names: list[str] = []

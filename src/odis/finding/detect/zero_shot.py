@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from odis.config.wording import counted
 from odis.errors import ConfigError
 from odis.finding.detect.candidates import Candidates, alike
 from odis.finding.detect.hub import encoder_of, load_pretrained
@@ -156,7 +157,8 @@ class ZeroShotDetector:
         spans = list(zip([1, *(stop + 1 for stop in stops)], stops))  # the first token opens the text
         if len(spans) != len(self._phrases) or any(start == end for start, end in spans):
             raise ConfigError(
-                f"prompt: the tokenizer of {self.name} does not keep its {len(self._phrases)} phrases apart"
+                f"prompt: the tokenizer of {self.name} does not keep its "
+                f"{counted(len(self._phrases), 'phrase')} apart"
             )
         return spans
 
@@ -169,4 +171,4 @@ class ZeroShotDetector:
         text = getattr(config, "text_config", config)
         most = min(getattr(config, "max_text_len", length), getattr(text, "max_position_embeddings", length))
         if length > most:
-            raise ConfigError(f"prompt: is {length} tokens long, {self.name} takes {most}")
+            raise ConfigError(f"prompt: is {counted(length, 'token')} long, {self.name} takes {most}")

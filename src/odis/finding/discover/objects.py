@@ -23,6 +23,7 @@ from torch.nn.functional import normalize
 
 from odis.config.checks import check_discover
 from odis.config.discovery import DiscoverConfig
+from odis.config.wording import counted
 from odis.finding.discover.refine import box_of, to_pixels
 from odis.finding.discover.seeds import grow_objects
 from odis.finding.discover.spectral import Finding, cut_objects
@@ -59,8 +60,8 @@ def discover(
     check_discover(config)
     if features.ndim != 3 or features.shape[1] != grid[0] * grid[1] or len(features) != len(image_sizes):
         raise ValueError(
-            f"features {tuple(features.shape)} are not of {len(image_sizes)} images of {grid[0]} x "
-            f"{grid[1]} patches"
+            f"features {tuple(features.shape)} are not of {counted(len(image_sizes), 'image')} of {grid[0]} "
+            f"x {grid[1]} patches"
         )
     features = features.detach().float()
     if config.center:

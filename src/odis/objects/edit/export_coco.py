@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from odis import __version__
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.machine.files import written_whole
 from odis.objects import rle
@@ -46,10 +47,10 @@ class ExportSummary:
 
     def __str__(self) -> str:
         return (
-            f"{self.out}: {self.images_written:,} of {self.images:,} images ({self.images_skipped:,} "
-            f"skipped), "
-            f"{self.objects_written:,} of {self.objects:,} objects ({self.objects_skipped:,} skipped, "
-            f"{self.unlabelled:,} without a label)"
+            f"{self.out}: {self.images_written:,} of {counted(self.images, 'image')} "
+            f"({self.images_skipped:,} skipped), {self.objects_written:,} of "
+            f"{counted(self.objects, 'object')} ({self.objects_skipped:,} skipped, {self.unlabelled:,} "
+            f"without a label)"
         )
 
 

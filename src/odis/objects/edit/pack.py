@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from odis.config.wording import counted
 from odis.errors import ConfigError, DataError
 from odis.machine.files import written_whole
 from odis.objects.clean import reason
@@ -107,7 +108,7 @@ def _pack(
             yield replace(row, image=Member(target.name, offset, len(data), name).address)
     if not packed.images:
         why = f"; {packed.skipped[0].what}: {packed.skipped[0].why}" if packed.skipped else ""
-        raise DataError(f"{index.path}: none of its {len(index):,} images can be packed{why}")
+        raise DataError(f"{index.path}: none of its {counted(len(index), 'image')} can be packed{why}")
 
 
 def _file(path: str) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from odis.config.wording import counted
 from odis.errors import ConfigError, DataError
 from odis.objects.clean import Skip, SkippedObject, reason, usable_objects
 from odis.objects.index import ObjectIndex, write_index
@@ -94,10 +95,9 @@ class Perturbed:
 
     def __str__(self) -> str:
         return (
-            f"{self.out}: {self.images:,} images ({self.images_skipped:,} skipped), {self.kept:,} of "
-            f"{self.objects:,} objects kept "
-            f"({self.dropped:,} dropped, {self.left_out:,} unusable), {self.added:,} false boxes added, "
-            f"{self.provenance}"
+            f"{self.out}: {counted(self.images, 'image')} ({self.images_skipped:,} skipped), {self.kept:,} "
+            f"of {counted(self.objects, 'object')} kept ({self.dropped:,} dropped, {self.left_out:,} "
+            f"unusable), {counted(self.added, 'false box')} added, {self.provenance}"
         )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from odis.config.wording import counted
 from odis.errors import ConfigError, DataError
 from odis.objects.index import ObjectIndex, write_index
 from odis.types import ImageObjects
@@ -68,8 +69,9 @@ def split_index(
     for k, name in enumerate(names):
         if not (chosen == k).any():
             raise ConfigError(
-                f"shares: {name} would be empty: {len(index):,} images in {len(set(keys)):,} groups do not "
-                f"make {len(names)} parts of these shares"
+                f"shares: {name} would be empty: {counted(len(index), 'image')} in "
+                f"{counted(len(set(keys)), 'group does', 'groups do')} not make "
+                f"{counted(len(names), 'part')} of these shares"
             )
     parts = [IndexPart(name, out / f"{name}.parquet") for name in names]
     sources = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.machine.files import written_whole
 from odis.objects import rle
@@ -85,8 +86,8 @@ def _check(
         )
     if digits[1] * (1.25 * digit_size[1]) ** 2 > 0.9 * size**2:
         raise DataError(
-            f"scenes: {digits[1]} digits of {digit_size[1]} pixels do not fit into a scene of {size}; "
-            f"make size larger"
+            f"scenes: {counted(digits[1], 'digit')} of {digit_size[1]} pixels do not fit into a scene of "
+            f"{size}; make size larger"
         )
     if not 0 <= context <= 1:
         raise DataError(f"scenes: context is {context}, must be in 0..1")

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject, Unread
 from odis.objects.sources.coco_entries import number, short, stated_size
@@ -306,7 +307,7 @@ def to_shape(shape: CvatShape, k: int, label: str, group: str | None, size: tupl
     else:
         points = _points(values.get("points", ""))
         if len(points) < 3:
-            raise DataError(f"is a polygon of {len(points)} points, must be of 3 or more")
+            raise DataError(f"is a polygon of {counted(len(points), 'point')}, must be of 3 or more")
     flat = [value for point in points for value in point]
     return DrawnShape(k, label, box_of_points(points), outline=flat, group=group)
 

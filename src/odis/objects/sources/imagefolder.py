@@ -18,6 +18,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject, Unread
 from odis.objects.listing import SPLIT_FOLDERS
@@ -271,7 +272,7 @@ def _columns(held: dict[str, Any]) -> list[dict[str, Any]]:
                     one[names[0]] = value
                 break
             if isinstance(values, list) and values:
-                raise DataError(f"has {len(boxes)} boxes, but {len(values)} of {key}")
+                raise DataError(f"has {counted(len(boxes), 'box')}, but {len(values)} of {key}")
             if len(boxes) == 1 and not is_nothing(values) and not isinstance(values, list | dict):
                 objects[0][names[0]] = values
                 break

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject
 from odis.objects.sources.text import short
@@ -132,7 +133,7 @@ def _columns(line: bytes) -> tuple[str, str]:
     except csv.Error as error:
         raise DataError(f"is not CSV ({error})") from error
     if len(columns) != len(_COLUMNS):
-        raise DataError(f"has {len(columns)} columns, must have {','.join(_COLUMNS)}")
+        raise DataError(f"has {counted(len(columns), 'column')}, must have {','.join(_COLUMNS)}")
     name = columns[0].strip()
     if leads_out(name) or "/" in name:
         raise DataError(f"{short(name)} is not the name of an image")
@@ -146,7 +147,8 @@ def _items(what: str, words: list[str]) -> list[Item]:
             Item(
                 what,
                 words[0],
-                problem=f"has {len(words)} words, must have five an object: its class and four numbers",
+                problem=f"has {counted(len(words), 'word')}, must have five an object: its class and four "
+                f"numbers",
             )
         ]
     found = []

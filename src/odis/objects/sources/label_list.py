@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.sources.text import UNKNOWN, distinct, read_text, short
 
@@ -113,5 +114,7 @@ def read_list(path: Path) -> LabelList:
             shade = ",".join(map(str, one.colour))
             raise DataError(f"{path}: line {one.line} has a colour of another class, {shade}")
     if not named or len(lines) > _MOST_LINES:
-        raise DataError(f"{path}: names {len(named)} classes; a label map has from 1 to {_MOST_LINES - 1}")
+        raise DataError(
+            f"{path}: names {counted(len(named), 'class')}; a label map has from 1 to {_MOST_LINES - 1}"
+        )
     return LabelList(path, distinct(named, list(values)), values, colours, first, len(lines) - 1)

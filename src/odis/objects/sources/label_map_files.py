@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.images import quiet_pillow
 from odis.objects.sources.label_list import LabelList
@@ -159,7 +160,9 @@ def _colours(stored: np.ndarray, path: Path) -> tuple[list[tuple[int, int, int]]
     there[packed] = True
     found = np.flatnonzero(there)
     if len(found) > _MOST_COLOURS:
-        raise DataError(f"{path}: has {len(found):,} colours; a label map has one for each class or instance")
+        raise DataError(
+            f"{path}: has {counted(len(found), 'colour')}; a label map has one for each class or instance"
+        )
     colours = [(int(v) >> 16, int(v) >> 8 & 255, int(v) & 255) for v in found]
     return colours, packed
 

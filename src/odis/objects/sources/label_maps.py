@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import (
@@ -362,8 +363,8 @@ def ade_classes(path: Path) -> list[str]:
     missing = [number for number in numbers if str(number) not in names]
     if missing:
         raise DataError(
-            f"{path}: does not name class {missing[0]}; a line has {len(titles)} fields, with tabs "
-            f"between: {', '.join(titles)}"
+            f"{path}: does not name class {missing[0]}; a line has {counted(len(titles), 'field')}, with "
+            f"tabs between: {', '.join(titles)}"
         )
     twice = [number for number, count in Counter(number for number, _ in named).items() if count > 1]
     if twice:

@@ -29,6 +29,7 @@ import numpy as np
 import orjson
 from PIL import Image
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.clean import Crowd, Skip, SkippedObject, Unread
 from odis.objects.images import quiet_pillow
@@ -217,21 +218,23 @@ def _shape(k: int, label: str, kind: Any, one: dict[str, Any], size: tuple[int, 
     score = one.get("score")
     if kind == "rectangle":
         if len(points) not in (2, 4):
-            raise DataError(f"is a rectangle of {len(points)} points, must be of 2")
+            raise DataError(f"is a rectangle of {counted(len(points), 'point')}, must be of 2")
         return DrawnShape(k, label, box_of_points(points), group=group, score=score)
     if kind == "mask":
         pixels, box = _painted(one.get("mask"), points, size)
         return DrawnShape(k, label, box, pixels=pixels, group=group, score=score)
     if kind == "circle":
         if len(points) != 2:
-            raise DataError(f"is a circle of {len(points)} points, must be of 2: its centre and one on it")
+            raise DataError(
+                f"is a circle of {counted(len(points), 'point')}, must be of 2: its centre and one on it"
+            )
         (cx, cy), (x, y) = points
         radius = math.hypot(x - cx, y - cy)
         points = ellipse(cx, cy, radius, radius)
     elif kind not in _OUTLINES:
         raise DataError(f"shape_type is {short(kind)}, which is not known")
     if len(points) < 3:
-        raise DataError(f"is a polygon of {len(points)} points, must be of 3 or more")
+        raise DataError(f"is a polygon of {counted(len(points), 'point')}, must be of 3 or more")
     flat = [value for point in points for value in point]
     return DrawnShape(k, label, box_of_points(points), outline=flat, group=group, score=score)
 

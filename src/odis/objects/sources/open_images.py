@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.clean import (
     Crowd,
@@ -268,7 +269,8 @@ class _Lines:
             number, count = self._wrong.popleft()
             skip(
                 SkippedObject(
-                    f"{self._path}, line {number}", f"has {count} columns, but the first line {self._width}"
+                    f"{self._path}, line {number}",
+                    f"has {counted(count, 'column')}, but the first line {self._width}",
                 )
             )
 

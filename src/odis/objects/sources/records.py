@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.sources.text import decode, short
 
@@ -125,13 +126,13 @@ def _csv(path: Path, refuse: Refuse) -> Records:
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         at = 1
 
-        def counted() -> Iterator[str]:
+        def numbered() -> Iterator[str]:
             nonlocal at
             for number, line in lines:
                 at = number
                 yield line
 
-        found = _rows(counted(), delimiter)
+        found = _rows(numbered(), delimiter)
         while True:
             try:
                 values = next(found, None)
@@ -143,7 +144,10 @@ def _csv(path: Path, refuse: Refuse) -> Records:
             if not values:
                 continue
             if len(values) != len(columns):
-                refuse(at, f"has {len(values)} columns, must have the {len(columns)} of the first line")
+                refuse(
+                    at,
+                    f"has {counted(len(values), 'column')}, must have the {len(columns)} of the first line",
+                )
             else:
                 yield at, dict(zip(columns, values))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import Mended, Skip, SkippedObject
@@ -66,8 +67,8 @@ def _object(line: str, size: tuple[int, int], classes: ClassList, changes: list[
         raise DataError(f"is {short(line)}, must be numbers with spaces between them") from error
     if len(values) not in (4, 5) and (len(values) < 6 or len(values) % 2):
         raise DataError(
-            f"has {len(values) + 1} numbers, must have 5 (class and box), 6 (and confidence) or 7, 9, ... "
-            f"(class and points)"
+            f"has {counted(len(values) + 1, 'number')}, must have 5 (class and box), 6 (and confidence) or "
+            f"7, 9, ... (class and points)"
         )
     label = classes.position(word)
     score = values.pop() if len(values) == 5 else None

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+from odis.config.wording import counted
 from odis.errors import DataError, UnreachableError
 from odis.objects.storage.address import Member, is_remote, parse_member, without_secrets
 from odis.objects.storage.byte_cache import ByteCache
@@ -146,8 +147,8 @@ def _read_range(member: Member) -> bytes:
 
 def _cut(member: Member, there: int) -> DataError:
     return DataError(
-        f"{member.address}: {without_secrets(member.shard)} ends after {there:,} of the {member.length:,} "
-        f"bytes at {member.offset:,}"
+        f"{member.address}: {without_secrets(member.shard)} ends after {there:,} of the "
+        f"{counted(member.length, 'byte')} at {member.offset:,}"
     )
 
 

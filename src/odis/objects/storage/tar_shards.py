@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+from odis.config.wording import counted
 from odis.errors import DataError
 
 _BLOCK = 512
@@ -55,8 +56,8 @@ def members(path: Path) -> Iterator[tuple[str, int, int]]:
                     continue
                 if info.offset_data + info.size > size:
                     raise DataError(
-                        f"{path}: is cut off: {info.name} at {info.offset_data:,} has {info.size:,} bytes, "
-                        f"and the shard ends at {size:,}"
+                        f"{path}: is cut off: {info.name} at {info.offset_data:,} has "
+                        f"{counted(info.size, 'byte')}, and the shard ends at {size:,}"
                     )
                 yield info.name, info.offset_data, info.size
             if tar.offset > size:

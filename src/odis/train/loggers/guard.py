@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from odis.config.wording import counted
 from odis.train.loggers.sent import SentLines
 
 PATIENCE = 60.0
@@ -121,7 +122,10 @@ class GuardedLogger:
             self._warn(f"{self.name}: is still busy after {seconds:g} seconds, and is left behind")
             self.lost += self._queue.qsize()
         if self.lost:
-            self._warn(f"{self.name}: {self.lost:,} entries were lost; metrics.jsonl has every value")
+            self._warn(
+                f"{self.name}: {counted(self.lost, 'entry was', 'entries were')} lost; metrics.jsonl has "
+                f"every value"
+            )
 
     def _put(self, entry: Callable[[MetricLogger], None]) -> None:
         try:

@@ -117,7 +117,7 @@ def test_features_are_those_of_the_last_blocks(encoder):
     found = features_of(model, pixels, ("1", "1+mean"))
     torch.testing.assert_close(found["1"], tokens.image)
     torch.testing.assert_close(found["1+mean"], torch.cat([tokens.image, tokens.patches.mean(1)], 1))
-    with pytest.raises(OdisError, match="has 1 blocks, not 4"):
+    with pytest.raises(OdisError, match="has 1 block, not 4"):
         features_of(model, pixels, ("4",))
 
 

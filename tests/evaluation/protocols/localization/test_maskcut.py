@@ -202,7 +202,7 @@ def test_what_cannot_be_measured_is_one_line(folder: Path):
     images = open_boxed(folder / "index.parquet", keep_empty=True)
     with pytest.raises(OdisError, match="nothing to score"):
         evaluate_maskcut([], images, SETTINGS)
-    with pytest.raises(OdisError, match="none of the 1 images has an object"):
+    with pytest.raises(OdisError, match="none of the 1 image has an object"):
         evaluate_maskcut([], images.select([0]), SETTINGS, predicted=["x"])
     for change, line in (
         ({"max_objects": 0}, "max-objects 0"),

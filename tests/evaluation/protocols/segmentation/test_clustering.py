@@ -102,7 +102,7 @@ def test_few_points_a_cluster_are_drawn(monkeypatch):
     assert len(k_means(points, 4, per_cluster=6, restarts=2)) == 100
     assert len(k_means(points, 4, per_cluster=0, restarts=1)) == 100
     assert seen == [24, 24, 100]
-    with pytest.raises(OdisError, match="clusters 101: there are only 100 patches"):
+    with pytest.raises(OdisError, match="clusters 101: there are 100 patches"):
         k_means(points, 101)
 
 

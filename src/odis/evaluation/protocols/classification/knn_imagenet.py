@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from odis.config.query import READOUTS
+from odis.config.wording import counted
 from odis.errors import OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
 from odis.evaluation.protocols.protocol import Protocol, ProtocolSettings, results_of, statistics_of
@@ -131,7 +132,7 @@ def evaluate_knn_imagenet(
     train, test, matched = draw_parts(run, train, test)
     labels = torch.from_numpy(matched)
     if len(train) < max(settings.k):
-        raise OdisError(f"k {max(settings.k)} must be from 1 to the {len(train)} train images")
+        raise OdisError(f"k {max(settings.k)} must be from 1 to the {counted(len(train), 'train image')}")
 
     def readers(source: Encoder) -> list[PartReader]:
         encoder = statistics_of(source, settings)
@@ -164,7 +165,7 @@ def evaluate_knn_imagenet(
                 nearest[name].add(features)
         seen = torch.from_numpy(train.labels)[torch.cat(known)] if known else torch.empty(0)
         if len(seen) < max(settings.k):
-            raise OdisError(f"k {max(settings.k)}: only {len(seen)} train images could be read")
+            raise OdisError(f"k {max(settings.k)}: only {counted(len(seen), 'train image')} could be read")
         for name in settings.readout:
             similarity, rows = nearest[name].read()
             predictions = vote(

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms as tv
 
+from odis.config.wording import counted
 from odis.errors import DataError, OdisError
 from odis.evaluation.protocols.classification.classify import view_of
 from odis.evaluation.protocols.classification.linear_heads import LinearHeads
@@ -235,7 +236,10 @@ def _split(count: int, settings: LinearImagenetSettings) -> tuple[np.ndarray, np
         return np.arange(count), np.arange(0)
     held = max(1, round(settings.held_out * count))
     if held >= count:
-        raise OdisError(f"{count} train images are too few: some of them choose among what the others train")
+        raise OdisError(
+            f"{counted(count, 'train image is', 'train images are')} too few: some of them choose among what "
+            f"the others train"
+        )
     order = np.random.default_rng([settings.seed, 1]).permutation(count)
     return np.sort(order[held:]), np.sort(order[:held])
 

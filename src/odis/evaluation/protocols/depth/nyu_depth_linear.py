@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from odis.config.wording import counted
 from odis.errors import DataError, OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
 from odis.evaluation.protocols.protocol import Protocol, ProtocolSettings, results_of, statistics_of
@@ -136,7 +137,7 @@ def evaluate_nyu_depth(
     same = {real_path(path) for path, _ in train.pairs} & {real_path(path) for path, _ in test.pairs}
     run.note(overlap_note(len(same)))
     if not training.knows_depth(test):
-        raise DataError(f"{test.path}: knows no depth in any of its {len(test)} test images")
+        raise DataError(f"{test.path}: knows no depth in any of its {counted(len(test), 'test image')}")
 
     def shown_to(source: Encoder) -> Encoder:
         encoder = statistics_of(source, settings)
@@ -145,7 +146,7 @@ def evaluate_nyu_depth(
     project(run, lambda source: training.works(shown_to(source), train, test, settings))
     value = training.mean_depth(run, train)
     if not np.isfinite(value):
-        raise DataError(f"{train.path}: knows no depth in any of its {len(train)} train images")
+        raise DataError(f"{train.path}: knows no depth in any of its {counted(len(train), 'train image')}")
 
     def score(errors: np.ndarray, numbers: Sequence[int]) -> dict[str, Any]:
         # Scores are in percent: metres are given as hundredths.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.index import ObjectIndex
 from odis.objects.listing import list_files
@@ -182,7 +183,7 @@ def _read_labels(file: Path, images: Sequence[str]) -> dict[str, str]:
         wnids = _devkit_wnids(file)
         ordered = sorted(os.path.splitext(os.path.basename(image))[0] for image in images)
         if len(ordered) != len(lines):
-            raise DataError(f"{file}: labels {len(lines):,} images, but there are {len(ordered):,}")
+            raise DataError(f"{file}: labels {counted(len(lines), 'image')}, but there are {len(ordered):,}")
         return {name: _of_devkit(wnids, number, file) for name, number in zip(ordered, lines, strict=True)}
     named = {}
     for number, line in enumerate(lines, start=1):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.images import opened, quiet_pillow, reason_of
 
@@ -71,7 +72,7 @@ def _video(images: Path, maps: Path, name: str) -> Video:
     frames = sorted((images / name).glob("*.jpg")) or sorted((images / name).glob("*.png"))
     if len(frames) < 3:
         raise DataError(
-            f"{images / name}: has {len(frames)} frames; a video that can be scored has 3 or more"
+            f"{images / name}: has {counted(len(frames), 'frame')}; a video that can be scored has 3 or more"
         )
     of_frames = [maps / name / f"{frame.stem}.png" for frame in frames]
     missing = [one for one in of_frames if not one.is_file()]

@@ -20,6 +20,7 @@ from typing import Literal
 
 import numpy as np
 
+from odis.config.wording import counted
 from odis.errors import DataError, OdisError
 from odis.evaluation.label_layouts import VOC_CLASSES, of_voc, open_ade
 from odis.evaluation.label_maps import IGNORE, LABEL_MAPS, REFUSED, LabelledImages
@@ -189,7 +190,7 @@ def _find_root(path: Path, split: str, *, whole: bool) -> tuple[Path, str]:
             return found[0]
         if found:
             roots = ", ".join(str(root) for root, _ in found)
-            raise DataError(f"{path}: holds {len(found)} data sets; name one of {roots}")
+            raise DataError(f"{path}: holds {counted(len(found), 'data set')}; name one of {roots}")
         level = [child for root in level for child in sorted(root.iterdir()) if child.is_dir()][:100]
     raise DataError(
         f"{path}: holds no pixel labels of the split {split!r} in a known layout: VOC (JPEGImages, "

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from odis.config.wording import counted
 from odis.errors import OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
 from odis.evaluation.protocols.localization.found_settings import FoundData, FoundSettings, begin
@@ -111,7 +112,13 @@ def evaluate_corloc(
     run = EvaluationRun("corloc", encoders, settings, progress, on_row)
     images = begin(run, images, predicted, "boxes")
     if images.without_objects:
-        run.notes.append(f"{images.without_objects:,} images have no true box and are left out")
+        run.notes.append(
+            counted(
+                images.without_objects,
+                "image has no true box and is left out",
+                "images have no true box and are left out",
+            )
+        )
     chances = {
         "whole image": local.whole_image_hits(images),
         "random box": local.random_box_hits(images, settings.seed),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from odis.config.wording import counted
 from odis.errors import OdisError
 from odis.evaluation.protocols.protocol import ProtocolSettings, not_offered
 from odis.evaluation.settings import require_given
@@ -114,5 +115,7 @@ def begin(run: EvaluationRun, images: BoxedImages, predicted: Sequence[str], ann
         annotated: counts["objects"],
     }
     if images.not_there:
-        run.notes.append(f"{images.not_there:,} listed images are not in the annotations")
+        run.notes.append(
+            f"{counted(images.not_there, 'listed image is', 'listed images are')} not in the annotations"
+        )
     return images

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from odis.config.wording import counted
 from odis.errors import OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
 from odis.evaluation.protocols.localization.found_settings import FoundData, FoundSettings, begin
@@ -94,7 +95,7 @@ def evaluate_maskcut(
     images = begin(run, images, predicted, "annotated")
     if not any(row.objects for row in images.rows):
         raise OdisError(
-            f"{images.path}: none of the {len(images)} images has an object; nothing can be found"
+            f"{images.path}: none of the {counted(len(images), 'image')} has an object; nothing can be found"
         )
     if not _has_masks(images):
         run.notes.append(f"{images.path}: some objects have no mask; only boxes are scored")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from odis.config.query import QueryConfig
+from odis.config.wording import counted
 from odis.errors import DataError, OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
 from odis.evaluation.protocols.about import About, Difference, Published
@@ -248,7 +249,10 @@ def evaluate_landmark_protocol(
         raise DataError(f"{folder}: no query has an image that shows its landmark; nothing can be found")
     again = len({*truth.images} & {query.name for query in truth.queries})
     run.note(
-        [f"{again:,} queries are among the images that are searched: each finds itself first"]
+        [
+            f"{counted(again, 'query is', 'queries are')} among the images that are searched: each finds "
+            f"itself first"
+        ]
         if again
         else []
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from odis.config.wording import counted
 from odis.errors import OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
 from odis.evaluation.protocols.protocol import Protocol, ProtocolSettings, results_of, statistics_of
@@ -175,17 +176,17 @@ def _model_rows(
     stride, name = stride_of(side), source.source or "model"
     many = len(settings.heads)
 
-    def counted(heads: Any) -> Any:
+    def label_counts(heads: Any) -> Any:
         scorers = training.head_scorers(encoder, heads, side, settings.read.batch_size)
-        what = f"{name}, test after {heads.iteration:,} steps"
+        what = f"{name}, test after {counted(heads.iteration, 'step')}"
         return training.label_counts(run, parts[1], side, stride, what, scorers, many, classes)[1]
 
     def measured(heads: Any) -> list[float]:
-        return [training.percent_iou(of) for of in counted(heads)]
+        return [training.percent_iou(of) for of in label_counts(heads)]
 
     measure = measured if settings.as_published else None
     heads = training.train_heads(run, encoder, parts[0], side, settings, measure)
-    counts = counted(heads)
+    counts = label_counts(heads)
     found = [iou_score(of, seed=settings.seed) for of in counts]
     history = np.array(heads.history, dtype=np.float64).reshape(-1, many)
     tops = [float(np.max(history[:, k], initial=score.value)) for k, (score, _) in enumerate(found)]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from odis.config.wording import there_are
 from odis.errors import OdisError
 
 _AT_ONCE = 1 << 24  # distances held at a time: 64 MB
@@ -133,7 +134,7 @@ def k_means(
         OdisError: There are fewer points than clusters.
     """
     if len(points) < k:
-        raise OdisError(f"clusters {k}: there are only {len(points):,} patches")
+        raise OdisError(f"clusters {k}: {there_are(len(points), 'patch')}")
     generator = torch.Generator().manual_seed(seed)
     drawn = points
     if per_cluster and k * per_cluster < len(points):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from odis.config.wording import counted
 from odis.errors import OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
 from odis.evaluation.protocols.protocol import IMAGENET_MEAN, IMAGENET_STD, Protocol, results_of
@@ -134,13 +135,16 @@ def evaluate_hummingbird(
         for memory in memories:
             of_classes, counts = measure.score(memory)
             found.setdefault((memory.size, len(memory.rows)), []).append(counts)
-            name = f"{Path(memory.name).name}, {len(memory.rows):,} images, memory {memory.held:,}"
+            name = f"{Path(memory.name).name}, {counted(len(memory.rows), 'image')}, memory {memory.held:,}"
             more = {"iou": of_classes, "memory": memory.held, "list": memory.name}
             run.add(source, name, measure.scores([counts]), size=side, **more)
             run.start()
         for (size, images), several in found.items():
             if len(several) > 1:
-                name = f"mean of {len(several)} lists of {images:,} images, memory {size:,} asked for"
+                name = (
+                    f"mean of {counted(len(several), 'list')} of {counted(images, 'image')}, memory {size:,} "
+                    f"asked for"
+                )
                 run.add(source, name, measure.scores(several), size=side)
     return results_of(run, ABOUT, settings)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odis.config.wording import counted
 from odis.errors import OdisError
 from odis.evaluation.label_maps import IGNORE
 from odis.evaluation.protocols.segmentation.hummingbird_search import PatchSearch
@@ -66,8 +67,8 @@ def per_view(memory: int, images: int, passes: int) -> int:
     fits = memory // (images * passes)
     if not fits:
         raise OdisError(
-            f"memory {memory:,} must be at least {images * passes:,}, a patch of each of {images:,} images, "
-            f"{passes} times"
+            f"memory {memory:,} must be at least {images * passes:,}, a patch of each of "
+            f"{counted(images, 'image')}, {counted(passes, 'time')}"
         )
     return fits
 
@@ -129,7 +130,9 @@ class Memory:
         """
         assert self._search is not None
         if self.held < k:
-            raise OdisError(f"k {k}: the memory of {self.name} holds {self.held} patches with a label")
+            raise OdisError(
+                f"k {k}: the memory of {self.name} holds {counted(self.held, 'patch')} with a label"
+            )
         if self._waiting:
             self._flush(1)
         similarity, rows = self._search.read()

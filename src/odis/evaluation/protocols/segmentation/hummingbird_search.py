@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from odis.config.wording import counted
 from odis.errors import OdisError
 from odis.evaluation.neighbours import NearestNeighbours
 from odis.evaluation.protocols.training.kept_state import read_tensors, write_tensors
@@ -130,7 +131,8 @@ class FaissSearch:
             cosines, rows = index.search(part.numpy(), self.k)
             if (rows < 0).any():
                 raise OdisError(
-                    f"k {self.k}: {self.searched} lists do not hold as many patches; use --search exact"
+                    f"k {self.k}: {counted(self.searched, 'list does', 'lists do')} not hold as many "
+                    f"patches; use --search exact"
                 )
             found = (
                 torch.cat([found[0], torch.from_numpy(cosines)]),

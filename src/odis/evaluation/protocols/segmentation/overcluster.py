@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from odis.config.wording import counted
 from odis.errors import OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
 from odis.evaluation.protocols.protocol import Protocol, not_offered, results_of, statistics_of
@@ -118,7 +119,7 @@ def evaluate_overcluster(
     classes = len(coding.classes)
     wanted = list(dict.fromkeys(k or classes for k in settings.clusters))
     if few := [k for k in wanted if k < classes]:
-        raise OdisError(f"clusters {few[0]} are fewer than the {classes} classes")
+        raise OdisError(f"clusters {few[0]} are fewer than the {counted(classes, 'class')}")
 
     def measured(source: Encoder) -> _ClusteredPatches:
         reader = SegmentedReader(run, statistics_of(source, settings), settings)
@@ -154,7 +155,11 @@ def evaluate_overcluster(
             iou=by_class,
             trained_on=trained,
         )
-    points = f"at most {settings.per_cluster} patches a cluster" if settings.per_cluster else "all patches"
+    points = (
+        f"at most {counted(settings.per_cluster, 'patch')} a cluster"
+        if settings.per_cluster
+        else "all patches"
+    )
     run.notes.append(f"k-means found its centres on {points}")
     return results_of(run, ABOUT, settings)
 

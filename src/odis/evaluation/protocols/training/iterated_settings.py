@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
+from odis.config.wording import counted
 from odis.errors import OdisError
 from odis.evaluation.protocols.protocol import ProtocolSettings
 
@@ -60,7 +61,7 @@ class IteratedSettings(ProtocolSettings):
             OdisError: Naming it.
         """
         if not 0 <= steps <= self.iterations:
-            raise OdisError(f"warm-up {steps} must be from 0 to the {self.iterations} iterations")
+            raise OdisError(f"warm-up {steps} must be from 0 to the {counted(self.iterations, 'iteration')}")
 
     def swept(self) -> Self:
         """With the learning rates and weight decays of the sweep, if it is asked for."""
