@@ -29,7 +29,7 @@ evidence-photographs: install
 		--study headroom 100k 300k 30k
 	$(BIN)/python benchmarks/evidence/tables.py --doc $(EVIDENCE) --plots docs/evidence
 
-# A public network made here, trained further on VOC and on NUCLEI (COCO's JSON with masks): half a day on 2 CPU cores.
+# A public network made here, trained further on VOC and on NUCLEI (COCO's JSON with masks): hours on 2 CPU cores.
 evidence-post: install
 	$(BIN)/python benchmarks/evidence/post.py --photographs $(PHOTOGRAPHS) --voc $(VOC) --nuclei $(NUCLEI) --processes 2
 	$(BIN)/python benchmarks/evidence/tables.py --doc $(EVIDENCE)
