@@ -301,6 +301,42 @@ def test_results_of_another_step_are_no_scores_of_this_model(place: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("model", "inside", "kept"),
+    [
+        ("coco", True, True),
+        ("runs/coco", True, True),
+        ("./runs/coco/model.safetensors", True, True),
+        ("oco", True, False),
+        ("other/coco", True, False),
+        ("runs/coco", False, False),
+        ("/elsewhere/runs/coco", True, False),
+    ],
+)
+def test_a_relative_path_is_the_run_in_which_the_results_lie(
+    model: str, inside: bool, kept: bool, place: Path, tmp_path: Path
+):
+    from odis.exporting.card import read_record
+
+    folder = tmp_path / "runs" / "coco"
+    folder.mkdir(parents=True)
+    for name in ("model.safetensors", "config.yaml"):
+        os.link(place / "runs/coco" / name, folder / name)
+    results = json.loads((place / "runs/coco/knn.json").read_text())
+    for row in results["rows"]:
+        row["model"] = model
+    file = (folder if inside else tmp_path) / "knn.json"
+    file.write_text(json.dumps(results))
+    named, card = [] if inside else [str(file)], {"step": 7, "recipe": "odis-small"}
+    if not inside:
+        with pytest.raises(DataError, match=re.escape(f"{file}: has no scores of {folder} at step 7")):
+            read_record(folder, card, named)
+        return
+    record = read_record(folder, card, named)
+    assert sum(len(group.rows) for group, _ in record.groups) == (len(results["rows"]) if kept else 0)
+    assert record.left_out == (0 if kept else len(results["rows"]))
+
+
 def test_k_nn_of_files_is_that_of_the_features(
     place: Path, hub: tuple[Path, list[str]], exported_of: Callable[..., Exported]
 ):

@@ -81,13 +81,22 @@ def _run_folder(source: Path) -> Path | None:
 
 
 def _is_of(row: ResultRow, card: dict[str, Any], source: Path, run: Path | None) -> bool:
-    """Whether a row is of this model: the same run, file or checkpoint, at the same step."""
+    """Whether a row is of this model: the same run, file or checkpoint, at the same step.
+
+    A relative path was of the folder that the evaluation ran in, which nobody recorded: one that ends as the
+    run's own path does is taken for it where the results lie in the run.
+    """
     if row.bound or row.step != card.get("step") or row.recipe != (card.get("recipe") or ""):
         return False
     places = {os.path.realpath(source)}
     if run is not None:
         places |= {os.path.realpath(run), os.path.realpath(run / "model.safetensors")}
-    return os.path.realpath(row.model) in places
+    if os.path.realpath(row.model) in places:
+        return True
+    if run is None or os.path.isabs(row.model) or run.resolve() not in Path(row.file).resolve().parents:
+        return False
+    ending = os.sep + os.path.normpath(row.model)
+    return any(place.endswith(ending) for place in places)
 
 
 def model_card(
@@ -152,9 +161,8 @@ def _about(exported: Exported) -> str:
     million = sum(value.numel() for value in network.parameters()) / 1e6
     recipe = f"recipe `{card['recipe']}`" if card.get("recipe") else "no named recipe"
     lines = [
-        f"A Vision Transformer pretrained by [odis](https://arxiv.org/abs/2506.05409) "
-        f"{card['odis_version']} (object-level self-distillation), {recipe}, "
-        f"{counted(card['step'], 'step')}.",
+        f"A Vision Transformer pretrained by odis {card['odis_version']} (object-level self-distillation, "
+        f"[arXiv 2506.05409](https://arxiv.org/abs/2506.05409)), {recipe}, {counted(card['step'], 'step')}.",
         "",
         f"- architecture: `{model['name']}`, patches of {exported.encoder.patch_size} pixels, width "
         f"{network.embed_dim}, {counted(len(network.blocks), 'block')}, {million:.1f} M parameters",
