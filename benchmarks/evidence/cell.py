@@ -68,11 +68,13 @@ class Place:
 
 def chosen(place: Place, world: World, method: str) -> tuple[str, str]:
     """The candidate and the way to ask that were best for a method on images held out of training; the first
-    of equals.
+    of equals. Of one candidate nothing is tried: the way to ask is empty, and found with the trained network.
 
     Raises:
         FileNotFoundError: A candidate was not tried yet.
     """
+    if len(world.candidates) == 1:
+        return next(iter(world.candidates)), ""
     best, choice = -1.0, ("", "")
     for candidate in world.candidates:
         scores = json.loads(place.trial(world, method, candidate).read_text())["scores"]["knn"]
@@ -116,8 +118,8 @@ def flops_per_image(config: PretrainConfig, index: ObjectIndex) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a cell is about to do: its settings, what they were chosen as, and the arithmetic of a step for
-    each image.
+    """What a cell is about to do: its settings, what they were chosen as (`asked` is empty where nothing was
+    tried), and the arithmetic of a step for each image.
     """
 
     config: PretrainConfig
@@ -156,7 +158,8 @@ def run_cell(place: Place, world: World, cell: Cell, seed: int) -> None:
         planned = plan(place, world, cell, seed)
         figures = trained(place, world, cell.name, planned.config, seed)
         encoder = figures.pop("encoder")
-        figures |= {"candidate": planned.candidate, "asked": planned.asked, "objects": cell.objects}
+        asked = planned.asked or asked_best(place, world, encoder)
+        figures |= {"candidate": planned.candidate, "asked": asked, "objects": cell.objects}
         figures |= {
             "flops_per_image": planned.flops_per_image,
             "flops": planned.flops_per_image * figures["images_seen"],

@@ -40,7 +40,9 @@ class Job:
 
 
 def trials(place: Place, world: World, studies: list[str], only: list[str] | None) -> list[Job]:
-    """Trials that cells of these studies wait for."""
+    """Trials that cells of these studies wait for: none where there is one candidate."""
+    if len(world.candidates) == 1:
+        return []
     methods = {
         name
         for study in studies
@@ -173,7 +175,9 @@ def main() -> None:
     )
     parser.add_argument("--voc", type=Path, help="the folder VOCdevkit/VOC2012, for voc")
     parser.add_argument(
-        "--candidates", nargs="+", help="only these settings to choose from (default: all of the world)"
+        "--candidates",
+        nargs="+",
+        help="only these settings to choose from (default: all of the world); with one, nothing is tried",
     )
     parser.add_argument(
         "--images",

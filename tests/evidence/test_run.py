@@ -21,8 +21,7 @@ def small(tmp_path_factory):
             cell.Place(folder / "work", folder / "results"),
             replace(worlds.worlds()["scenes"].of_size(30), candidates={"near": grid.CANDIDATES["near"]}),
         )
-        for method in ("ibot", "odis-single"):
-            cell.run_trial(place, world, method, "near")
+        cell.run_trial(place, world, "ibot", "near")
         cell.run_cell(place, world, grid.cells("core")[1], 4)
         yield place, world
 
@@ -65,13 +64,32 @@ def test_settings_are_chosen_by_images_that_are_neither_trained_nor_tested_on(sm
     roots = {part: world.index(part, place.work).root for part in parts}
     assert len(set(roots.values())) == 3
     assert [len(images) for images in parts.values()] == [30, 30, 30]
-    trial = json.loads(place.trial(world, "ibot", "near").read_text())["scores"]["knn"]
-    candidate, asked = cell.chosen(place, world, "ibot")
-    assert candidate == "near"
-    assert trial[asked]["value"] == max(score["value"] for score in trial.values())
-    assert json.loads(place.result(world, "ibot", 4).read_text())["asked"] == asked
+    trial = json.loads(place.trial(world, "ibot", "near").read_text())
+    values = {asked: score["value"] for asked, score in trial["scores"]["knn"].items()}
+    best = max(values.values())
+    two = replace(world, candidates={name: {} for name in ("near", "far")})
+    for change, candidate in ((-100.0, "near"), (1.0, "far")):
+        for asked, score in trial["scores"]["knn"].items():
+            score["value"] = values[asked] + change
+        place.trial(world, "ibot", "far").write_text(json.dumps(trial))
+        chosen, asked = cell.chosen(place, two, "ibot")
+        assert (chosen, values[asked]) == (candidate, best)
     with pytest.raises(FileNotFoundError):
-        cell.chosen(place, world, "dino")
+        cell.chosen(place, two, "dino")
+
+
+def test_of_one_candidate_nothing_is_tried_and_the_trained_network_says_how_to_ask(small):
+    import cell
+    import run as runner
+
+    from odis.inference import load
+
+    place, world = small
+    assert cell.chosen(place, world, "dino") == ("near", "")
+    assert runner.trials(place, world, ["core"], None) == []
+    result = json.loads(place.result(world, "ibot", 4).read_text())
+    encoder = load(place.work / result["run"], device="cpu")
+    assert result["asked"] == cell.asked_best(place, world, encoder)
 
 
 def test_equal_arithmetic_is_that_of_the_reference(small, monkeypatch):
