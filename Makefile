@@ -51,7 +51,7 @@ fast: install
 	$(BIN)/python -m pytest -x -m 'not slow' $$($(BIN)/python tests/changed.py $(BASE))
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Small data sets, recipes, runs and models with something broken in each: one-line errors, and counts that add up.
 # `make fuzz N=1000 SEED=1 FORMAT=coco`; an input again: `PYTHONPATH=benchmarks python -m fuzz --only NUMBER`.

@@ -24,6 +24,21 @@ settings.load_profile("any machine")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Two processes share the files of the suite in this order: what takes longest comes first, so that neither
+# waits for the other at the end.
+LONGEST = (
+    "test_benchmarks", "train/test_ranks", "test_house", "benchmark/test_command", "benchmark/test_measure",
+    "benchmark/test_many_objects", "train/test_golden", "soak/test_soak", "train/test_loop", "test_site",
+    "exporting/test_write", "evidence/test_tables", "evidence/test_run", "evidence/test_grid",
+    "finding/detect/test_torchvision_models", "commands/test_detect", "method/test_vit_selected",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {Path(__file__).parent / f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
 DATA = Path(os.environ.get("ODIS_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 

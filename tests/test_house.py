@@ -223,26 +223,20 @@ def test_every_module_and_public_function_says_what_it_is(path: Path):
             assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"
 
 
-def reads(tree: ast.AST, section: str, field: str) -> bool:
-    """Whether the code reads `<section>.field`, `<...>.config.field`, or names the field where it uses
-    `getattr`.
+def read_in(tree: ast.AST) -> set[tuple[str, str]]:
+    """What the code reads: (`section`, `field`) of `<section>.field` and `<...>.section.field`, and
+    ("", text) of every text where it uses `getattr`.
     """
-    uses_getattr = any(isinstance(n, ast.Name) and n.id == "getattr" for n in ast.walk(tree))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr == field and isinstance(node.ctx, ast.Load):
+    nodes = list(ast.walk(tree))
+    found = set()
+    if any(isinstance(node, ast.Name) and node.id == "getattr" for node in nodes):
+        found = {("", n.value) for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             owner = node.value
-            name = (
-                owner.attr
-                if isinstance(owner, ast.Attribute)
-                else owner.id
-                if isinstance(owner, ast.Name)
-                else ""
-            )
-            if name in {section, "config"}:
-                return True
-        if isinstance(node, ast.Constant) and node.value == field and uses_getattr:
-            return True
-    return False
+            if isinstance(owner, ast.Attribute | ast.Name):
+                found.add((owner.attr if isinstance(owner, ast.Attribute) else owner.id, node.attr))
+    return found
 
 
 SETTINGS = [
@@ -257,11 +251,11 @@ SETTINGS = [
 
 
 def test_every_setting_is_read():
-    trees = [ast.parse(p.read_text()) for p in SOURCES if "config" not in p.parts]
+    read = set().union(*(read_in(ast.parse(p.read_text())) for p in SOURCES if "config" not in p.parts))
     unread = [
         f"{section}.{field}"
         for section, field in SETTINGS
-        if not any(reads(tree, section, field) for tree in trees)
+        if not {(section, field), ("config", field), ("", field)} & read
     ]
     assert unread == []
 

@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from odis import kernels
 from odis.backbones.adapters import adopt
 from odis.backbones.build import recomputed
+from odis.errors import ConfigError
 from odis.kernels import PackedTokens, choose
 from odis.kernels.bmm_attention import bmm_attention
 from odis.method.vit import ObjectViT
@@ -25,6 +27,14 @@ def able(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(choose, "_mkl_is_slow", lambda: True)
     monkeypatch.setattr(choose, "_has_bf16_instructions", lambda: True)
     return monkeypatch
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """The environment is read again, as at a start; asked for before `monkeypatch`, it ends after it."""
+    choose._from_environment.cache_clear()
+    yield
+    choose._from_environment.cache_clear()
 
 
 def asked(qkv: Tensor, dropout: float = 0.0, normed: bool = False) -> object:
@@ -121,29 +131,16 @@ def test_reference_turns_all_off_and_nests(able):
     assert use() == everything
 
 
-@pytest.mark.parametrize(("value", "expected"), [("", "False"), ("auto", "False"), ("reference", "True")])
-def test_the_environment_turns_all_off(value, expected):
-    code = "from odis.kernels import choose; print(choose.uses_reference())"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=_environment(value), capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == expected
+@pytest.mark.parametrize(("value", "expected"), [("", False), ("auto", False), ("reference", True)])
+def test_the_environment_turns_all_off(value: str, expected: bool, fresh, monkeypatch):
+    monkeypatch.setenv("ODIS_KERNELS", value)
+    assert choose.uses_reference() is expected
 
 
-def test_another_value_is_refused_in_one_line():
-    done = subprocess.run(
-        [sys.executable, "-c", "from odis.kernels import choose; choose.uses_reference()"],
-        env=_environment("off"),
-        capture_output=True,
-        text=True,
-    )
-    assert "ODIS_KERNELS: is 'off', must be auto or reference" in done.stderr.splitlines()[-1]
-
-
-def _environment(value: str) -> dict[str, str]:
-    import os
-
-    return os.environ | {"ODIS_KERNELS": value}
+def test_another_value_is_refused_in_one_line(fresh, monkeypatch):
+    monkeypatch.setenv("ODIS_KERNELS", "off")
+    with pytest.raises(ConfigError, match=r"^ODIS_KERNELS: is 'off', must be auto or reference$"):
+        choose.uses_reference()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
