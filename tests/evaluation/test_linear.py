@@ -243,7 +243,7 @@ def test_the_commands(
     )
     assert "mean" in capsys.readouterr().out
     for arguments, message in (
-        (["transfer", *how, *paths, "--test", "z"], "--train was given 1 times and --test 2 times"),
+        (["transfer", *how, *paths, "--test", "z"], "--train was given 1 time and --test 2 times"),
         (["transfer", *how, *paths, *paths], "must be one or more, each with a name of its own"),
         (["linear", *how, *paths, "--lrs", "fast"], "lrs 'fast' must be numbers, such as 0.01,0.1"),
         (["linear", *how, *paths, "--out", str(tmp_path)], "cannot be written (is a folder)"),

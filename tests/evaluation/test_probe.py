@@ -155,7 +155,7 @@ def test_held_out_images_are_whole_and_drawn_by_seed() -> None:
     assert torch.equal(out, held_out(images, 0.1, seed=1))
     assert not torch.equal(out, held_out(images, 0.1, seed=2))
     assert [len(images[held_out(images, share, 0)].unique()) for share in (0.001, 0.999)] == [1, 39]
-    with pytest.raises(OdisError, match="1 train images with labels are too few"):
+    with pytest.raises(OdisError, match="1 train image with a label is too few"):
         held_out(torch.zeros(5, dtype=torch.int64), 0.5, 0)
 
 

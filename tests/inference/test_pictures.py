@@ -109,7 +109,7 @@ def test_objects_that_cannot_be_used_are_named() -> None:
         ),
         ({"masks": ones * 2}, "must be bool or 0 and 1"),
         ({"masks": ones & False}, "image 4, object 0: its mask is empty"),
-        ({"masks": ones, "boxes": np.zeros((2, 4))}, "has 2 boxes and 1 masks"),
+        ({"masks": ones, "boxes": np.zeros((2, 4))}, "has 2 boxes and 1 mask"),
     ):
         with pytest.raises(DataError, match=message):
             as_objects(None, **given_, image=image, name="image 4")

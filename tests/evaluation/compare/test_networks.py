@@ -262,7 +262,7 @@ def test_known_data_says_what_was_forgotten(parts: list[ObjectIndex]) -> None:
     assert [one["known"] for one in found["data"]] == [False, True]
     assert found["data"][0]["measures"] == found["data"][1]["measures"]
     assert found["verdict"].count("object k-NN") == 2
-    with pytest.raises(OdisError, match="--known-train is given 1 times and --known-test 0"):
+    with pytest.raises(OdisError, match="--known-train is given 1 time and --known-test 0"):
         compared(*pair, parts, known_train=[parts[0].path])
 
 

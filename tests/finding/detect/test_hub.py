@@ -35,7 +35,7 @@ def test_missing_weights_are_refused_and_not_started_at_random(owl_v2: Path, tmp
     weights = load_file(tmp_path / "part" / "model.safetensors")
     weights = {key: value for key, value in weights.items() if "box_head.dense1" not in key}
     save_file(weights, tmp_path / "part" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DataError, match=r"the weights of .*part lack box_head.dense1.bias and 1 others"):
+    with pytest.raises(DataError, match=r"the weights of .*part lack box_head.dense1.bias and 1 other"):
         load_pretrained(str(tmp_path / "part"), DETECTION, "with")
 
 

@@ -298,9 +298,9 @@ def test_what_cannot_be_measured_is_one_line(encoder, folder, tmp_path):
     train, test, model = open_nyu(folder, "train"), open_nyu(folder, "test"), encoder()
     Image.fromarray(np.zeros((480, 640), np.uint16)).save(tmp_path / "none.png")
     blind = replace(train, pairs=((train.pairs[0][0], str(tmp_path / "none.png")),))
-    with pytest.raises(DataError, match="knows no depth in any of its 1 train images"):
+    with pytest.raises(DataError, match="knows no depth in any of its 1 train image"):
         evaluate_nyu_depth(model, blind, test, SETTINGS)
-    with pytest.raises(DataError, match="knows no depth in any of its 1 test images"):
+    with pytest.raises(DataError, match="knows no depth in any of its 1 test image"):
         evaluate_nyu_depth(model, train, blind, replace(SETTINGS, iterations=1))
     found = evaluate_nyu_depth(model, train, train, replace(SETTINGS, iterations=1, max_test=2))
     assert any("2 images are in the test and the train part" in note for note in found["notes"])
