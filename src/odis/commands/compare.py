@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 OPENS_INDEX = True
+REQUIRED = CompareData.REQUIRED
 SUMMARY = "Compare two networks on your data: is one better, and what did it forget?"
 
 _SETTINGS = CompareSettings(read=ReadConfig(workers=COMMAND_WORKERS))

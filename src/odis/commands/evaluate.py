@@ -37,9 +37,14 @@ def group() -> Group:
 
 def _commands(evaluations: Mapping[str, Evaluation[Any, Any]]) -> dict[str, Command]:
     return {
-        name: with_root(Command(one.summary, partial(_add_options, one), partial(_run, one)))
+        name: with_root(Command(one.summary, partial(_add_options, one), partial(_run, one), _required(one)))
         for name, one in evaluations.items()
     }
+
+
+def _required(evaluation: Evaluation[Any, Any]) -> tuple[str, ...]:
+    """The options that must be given."""
+    return (*("model",) * evaluation.needs_model, *evaluation.data.REQUIRED)
 
 
 def _settings(evaluation: Evaluation[Any, Any]) -> EvaluationSettings:

@@ -29,7 +29,14 @@ _MODEL = (
 def group() -> Group:
     """The tasks, one command each."""
     found = {
-        name: with_root(Command(task.summary, partial(_add_options, task), partial(_run, name, task)))
+        name: with_root(
+            Command(
+                task.summary,
+                partial(_add_options, task),
+                partial(_run, name, task),
+                ("model", *task.data.REQUIRED, "out"),
+            )
+        )
         for name, task in TASKS.items()
     }
     return Group(SUMMARY, {"tasks": found}, noun="task")

@@ -178,7 +178,7 @@ class ClassificationTask:
     name = "classification"
 
     def __init__(self, data: IndexedData, settings: ClassificationSettings) -> None:
-        require_given(data, "train", "test")
+        require_given(data)
         self.settings = settings
         self.train = drawn(open_classified(data.train), settings.max_train, 0)
         self.test = drawn(open_classified(data.test, classes=self.train.classes), settings.max_test, 0)

@@ -48,7 +48,7 @@ class DetectionTask:
     """
 
     def __init__(self, data: DetectionData, settings: DetectionSettings, *, masks: bool) -> None:
-        require_given(data, "train", "test")
+        require_given(data)
         self.name, self.settings, self.masks = "instances" if masks else "detection", settings, masks
         train, test = ObjectIndex.open(data.train), ObjectIndex.open(data.test)
         self.agnostic = not train.classes

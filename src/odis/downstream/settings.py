@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from odis.config.query import ReadConfig
 from odis.errors import OdisError
@@ -216,6 +216,8 @@ class IndexedData:
         train: Object index (.parquet) or folder of images to learn from.
         test: The same, to measure on; classes are matched by name.
     """
+
+    REQUIRED: ClassVar[tuple[str, ...]] = ("train", "test")
 
     train: str = ""
     test: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from odis.config.query import QueryConfig
 from odis.errors import OdisError
@@ -68,6 +68,8 @@ class DenseData:
         boxes: Of an index: give the whole box of an object without a mask its class.
     """
 
+    REQUIRED: ClassVar[tuple[str, ...]] = ("train", "test")
+
     train: str = ""
     test: str = ""
     train_split: str = "train"
@@ -83,7 +85,7 @@ class DenseData:
         """
         from odis.evaluation.dense import open_labelled
 
-        require_given(self, "train", "test")
+        require_given(self)
         return (
             open_labelled(self.train, self.train_split, boxes=self.boxes),
             open_labelled(self.test, self.test_split, boxes=self.boxes),

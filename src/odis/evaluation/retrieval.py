@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from odis.errors import DataError, OdisError
 from odis.evaluation.evaluation import Evaluation, Models, OnRow, Progress, Titles
@@ -51,6 +51,8 @@ class RetrievalData:
         landmarks: Published ground truth, gnd_roxford5k.pkl or gnd_rparis6k.pkl, in place of --test.
         jpg: Folder of the landmarks' images; by default jpg beside the ground truth.
     """
+
+    REQUIRED: ClassVar[tuple[str, ...]] = ()  # --test or --landmarks
 
     test: str | None = None
     gallery: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from odis.config.query import MODES, QueryConfig, ReadConfig
 from odis.errors import OdisError
@@ -145,13 +145,13 @@ def check_votes(k: Sequence[int], temperature: float) -> None:
         raise OdisError(f"temperature {temperature:g} must be above 0")
 
 
-def require_given(data: Any, *names: str) -> None:
-    """Refuse data of which something is missing.
+def require_given(data: Any) -> None:
+    """Refuse data of which something in its `REQUIRED` is missing.
 
     Raises:
         OdisError: naming the first of the options that was not given.
     """
-    for name in names:
+    for name in data.REQUIRED:
         if not getattr(data, name):
             raise OdisError(f"--{name.replace('_', '-')} is required; --help lists the options")
 
@@ -165,6 +165,8 @@ class TrainTest:
         test: Object index or folder, with labels, to measure on.
     """
 
+    REQUIRED: ClassVar[tuple[str, ...]] = ("train", "test")
+
     train: str = ""
     test: str = ""
 
@@ -177,5 +179,5 @@ class TrainTest:
         """
         from odis.objects.index import ObjectIndex
 
-        require_given(self, "train", "test")
+        require_given(self)
         return ObjectIndex.open(self.train), ObjectIndex.open(self.test)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from odis.config.wording import counted
 from odis.errors import OdisError
@@ -49,6 +49,8 @@ class TransferData:
         names: Name of the data set in the table; by default that of its test part.
     """
 
+    REQUIRED: ClassVar[tuple[str, ...]] = ("train", "test")
+
     trains: Sequence[str] = field(default=(), metadata={"option": "train", "repeat": True})
     tests: Sequence[str] = field(default=(), metadata={"option": "test", "repeat": True})
     names: Sequence[str] = field(default=(), metadata={"option": "name", "repeat": True})
@@ -63,7 +65,7 @@ class TransferData:
         from odis.evaluation.subset import Subset
         from odis.objects.index import ObjectIndex
 
-        for name, paths in (("train", self.trains), ("test", self.tests)):
+        for name, paths in zip(self.REQUIRED, (self.trains, self.tests)):
             if not paths:
                 raise OdisError(f"--{name} is required; --help lists the options")
         names = self.names or [Path(path).stem for path in self.tests]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 OPENS_INDEX = True
+REQUIRED = ("out",)
 SUMMARY = "Pack the images of an index into tar shards, for an object store or a network disk"
 
 _NAMED = 5  # images left out that are named
@@ -31,7 +32,7 @@ def run(options: Any) -> None:
     Raises:
         OdisError: See `pack_index`.
     """
-    require(options, "out")
+    require(options, *REQUIRED)
 
     from odis.objects.edit.pack import pack_index
     from odis.objects.index import ObjectIndex

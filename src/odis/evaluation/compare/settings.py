@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from odis.config.query import MODES, QueryConfig
 from odis.config.wording import counted
@@ -38,6 +39,8 @@ class CompareData:
         known_test: Test part of that data, as often.
     """
 
+    REQUIRED: ClassVar[tuple[str, ...]] = ("train", "test")
+
     train: str = ""
     test: str = ""
     maps: str = ""
@@ -50,7 +53,7 @@ class CompareData:
         Raises:
             OdisError: A part is missing.
         """
-        require_given(self, "train", "test")
+        require_given(self)
         if len(self.known_train) != len(self.known_test):
             raise OdisError(
                 f"--known-train is given {counted(len(self.known_train), 'time')} and --known-test "

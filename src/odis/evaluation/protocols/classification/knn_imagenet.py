@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from odis.config.query import READOUTS
 from odis.config.wording import counted
@@ -30,6 +30,8 @@ class KnnImagenetData:
             ILSVRC2012_validation_ground_truth.txt in it or above it.
     """
 
+    REQUIRED: ClassVar[tuple[str, ...]] = ("train", "test")
+
     train: str = ""
     test: str = ""
     test_labels: str | None = None
@@ -43,7 +45,7 @@ class KnnImagenetData:
         """
         from odis.evaluation.protocols.layouts.classified import open_classified
 
-        require_given(self, "train", "test")
+        require_given(self)
         train = open_classified(self.train)
         return train, open_classified(self.test, labels=self.test_labels, classes=train.classes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from odis.config.wording import counted
 from odis.errors import DataError, OdisError
@@ -30,6 +30,8 @@ class NyuDepthData:
         test_list: That of test images, likewise.
     """
 
+    REQUIRED: ClassVar[tuple[str, ...]] = ("data",)
+
     data: str = ""
     train_list: str | None = None
     test_list: str | None = None
@@ -43,7 +45,7 @@ class NyuDepthData:
         """
         from odis.evaluation.protocols.layouts.nyu import open_nyu
 
-        require_given(self, "data")
+        require_given(self)
         return open_nyu(self.data, "train", self.train_list), open_nyu(self.data, "test", self.test_list)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from odis.config.wording import counted
 from odis.errors import OdisError
@@ -29,6 +29,8 @@ class FoundData:
             then.
     """
 
+    REQUIRED: ClassVar[tuple[str, ...]] = ("test",)
+
     test: str = ""
     split: str | None = None
     file_list: str | None = None
@@ -46,7 +48,7 @@ class FoundData:
         """
         from odis.evaluation.protocols.layouts.boxed import open_boxed
 
-        require_given(self, "test")
+        require_given(self)
         return open_boxed(self.test, self.split, self.file_list, keep_empty=keep_empty)
 
 

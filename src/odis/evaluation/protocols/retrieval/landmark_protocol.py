@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from odis.config.query import QueryConfig
 from odis.config.wording import counted
@@ -48,6 +48,8 @@ class LandmarkData:
         truth: Published ground truth, gnd_roxford5k.pkl or gnd_rparis6k.pkl; no code in it is run.
         jpg: Folder of the images; by default jpg beside the ground truth.
     """
+
+    REQUIRED: ClassVar[tuple[str, ...]] = ("truth",)
 
     truth: str = ""
     jpg: str | None = None
@@ -339,7 +341,7 @@ def landmark_protocol(name: str, longest: int, figures: Sequence[Published]) -> 
     ) -> dict[str, Any]:
         from odis.evaluation.ground_truth import load_ground_truth
 
-        require_given(data, "truth")
+        require_given(data)
         truth = load_ground_truth(data.truth)
         folder = Path(data.jpg) if data.jpg is not None else Path(data.truth).parent / "jpg"
         measure = partial(evaluate_landmark_protocol, name, about)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from odis.errors import OdisError
 from odis.evaluation.protocols.protocol import ProtocolSettings
@@ -31,6 +31,8 @@ class SegmentedTest:
         boxes: Of an index: give the whole box of an object without a mask its class.
     """
 
+    REQUIRED: ClassVar[tuple[str, ...]] = ("test",)
+
     test: str = ""
     test_split: str = ""
     target: str = "stuff"
@@ -46,7 +48,7 @@ class SegmentedTest:
         """
         from odis.evaluation.protocols.layouts.segmentation import open_segmented
 
-        require_given(self, "test")
+        require_given(self)
         return open_segmented(
             self.test,
             self.test_split,
@@ -66,6 +68,8 @@ class SegmentedData(SegmentedTest):
         train_split: List or folder of it; by default trainaug where VOC has such a list, else train.
     """
 
+    REQUIRED: ClassVar[tuple[str, ...]] = ("train", "test")
+
     train: str = ""
     train_split: str = ""
 
@@ -78,7 +82,7 @@ class SegmentedData(SegmentedTest):
         """
         from odis.evaluation.protocols.layouts.segmentation import open_segmented
 
-        require_given(self, "train", "test")
+        require_given(self)
         train = open_segmented(
             self.train,
             self.train_split,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from odis.errors import DataError, OdisError
 from odis.evaluation.evaluation import Models, OnRow, Progress, Titles
@@ -38,6 +38,8 @@ class DavisData:
         split: A list of ImageSets/2017.
     """
 
+    REQUIRED: ClassVar[tuple[str, ...]] = ("test",)
+
     test: str = ""
     split: str = "val"
 
@@ -50,7 +52,7 @@ class DavisData:
         """
         from odis.evaluation.protocols.layouts.davis import open_davis
 
-        require_given(self, "test")
+        require_given(self)
         return open_davis(self.test, self.split)
 
 
