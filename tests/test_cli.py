@@ -22,7 +22,7 @@ from odis.objects.index import ObjectIndex
 COMMANDS = [
     "pretrain", "index", "objects", "inspect", "embed", "evaluate", "compare", "finetune", "export",
     "benchmark",
-    "report", "explore", "scenes", "demo",
+    "report", "explore", "scenes", "demo", "completion",
 ]  # fmt: skip
 
 TINY = [

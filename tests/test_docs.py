@@ -62,8 +62,9 @@ def shell_lines(text: str) -> list[list[str]]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The arguments of every `odis ...` command, also under `torchrun ... -m`."""
-    return [line[line.index("odis") + 1 :] for line in shell_lines(text) if "odis" in line]
+    """The arguments of every `odis ...` command, also under `torchrun ... -m`; without `> FILE`."""
+    lines = [line[: line.index(">")] if ">" in line else line for line in shell_lines(text)]
+    return [line[line.index("odis") + 1 :] for line in lines if "odis" in line]
 
 
 COMMANDS = [(name, arguments) for name, text in TEXT.items() for arguments in commands(text)]

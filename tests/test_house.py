@@ -448,6 +448,7 @@ HEAVY = {"torch", "torchvision", "timm", "pyarrow", "matplotlib", "sklearn", "nu
         "import odis",
         "from odis.cli import main; main(['--help'])",
         "from odis.cli import main; main(['--version'])",
+        "from odis.cli import main; main(['completion', 'bash'])",
         "from odis.config.options import load_recipe; load_recipe('debug')",
         "from odis.cli import main\ntry: main(['pretrain', '--nonsense'])\nexcept SystemExit: pass",
     ],

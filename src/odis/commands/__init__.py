@@ -17,6 +17,7 @@ COMMANDS = (
     "explore",
     "scenes",
     "demo",
+    "completion",
 )
 """Modules of this package, in the order of `odis --help`."""
 
