@@ -22,6 +22,7 @@ from odis.objects.build import Summary, build_index
 from odis.objects.clean import Mended, SkippedObject, Unread, usable_objects
 from odis.objects.index import ObjectIndex
 from odis.objects.sources import FORMATS
+from odis.objects.storage.address import file_of, resolve
 from odis.types import Skipped
 
 EVERYTHING = ALL_SETS | FILES
@@ -131,7 +132,7 @@ def read_and_check(one: DataSet, root: Path, out: Path, rng: np.random.Generator
     for row in rows:
         if problems := usable_objects(row, len(index.classes)).problems:
             wrong.append(f"{row.image!r} was written with {next(iter(problems.values()))}")
-        if not trust and not os.path.isfile(index.root / row.image):
+        if not trust and not os.path.isfile(file_of(resolve(index.root, row.image))):
             wrong.append(f"{row.image!r} was written and is no file")
     if not wrong and rng.random() < 0.2:
         again = build_index(one.form, root, out / "parts", one.split, trust=trust, part_size=2, **one.options)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from fuzz.sets import HEIGHT, SETS, SHARK, TENCH, WIDTH, DataSet, save, voc_xml, write
@@ -219,6 +222,71 @@ def imagefolder_labels(root: Path) -> None:
     write(root / "metadata.csv", 'file_name,label,text\n0.png,cat,a b\n1.png,dog,"c, d"\n2.png,cat,\n')
 
 
+def webdataset(root: Path) -> None:
+    """webdataset's shards, of two splits, with JSON that describes objects; some has a class alone."""
+    for split in ("train", "val"):
+        for shard in range(2):
+            root.mkdir(exist_ok=True)
+            with tarfile.open(root / f"set-{split}-{shard:06d}.tar", "w") as tar:
+                for k in range(2):
+                    said = {"width": WIDTH, "height": HEIGHT, "objects": _objects(k), "label": k}
+                    _add(tar, f"a.b/{k}.png", _png(_pixels(shard * 2 + k)))
+                    _add(tar, f"a.b/{k}.json", json.dumps(said).encode())
+                    _add(tar, f"a.b/{k}.cls", b"%d\n" % k)
+
+
+def _objects(k: int) -> dict[str, Any]:
+    return {"bbox": [[2.0, 2.0, 18.0, 10.0], [4.0, 4.0, 20.0, 20.0]][: k + 1], "category": [0, 1][: k + 1]}
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def _pixels(seed: int) -> np.ndarray:
+    pixels: np.ndarray = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    return pixels
+
+
+def _table_of_images(boxes: bool) -> pa.Table:
+    names = {"names": ["cat", "dog"], "_type": "ClassLabel"}
+    features = {"image": {"_type": "Image"}, "label": names, "objects": {"category": {"feature": names}}}
+    rows = [
+        {"image": {"bytes": _png(_pixels(k)), "path": f"{k}.png"}, "label": k % 2}
+        | ({"objects": _objects(k % 2)} if boxes else {})
+        for k in range(4)
+    ]
+    return pa.Table.from_pylist(rows).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+
+
+def huggingface_parquet(root: Path) -> None:
+    """As `push_to_hub` writes it, of two splits, once with compression and a dictionary."""
+    (root / "data").mkdir(parents=True)
+    pq.write_table(_table_of_images(True), root / "data/train-00000-of-00002.parquet", row_group_size=3)
+    pq.write_table(
+        _table_of_images(True),
+        root / "data/train-00001-of-00002.parquet",
+        compression="none",
+        use_dictionary=False,
+    )
+    pq.write_table(_table_of_images(True), root / "data/test-00000-of-00001.parquet")
+
+
+def huggingface_disk(root: Path) -> None:
+    """As `save_to_disk` writes it: a stream of Arrow, with labels."""
+    root.mkdir(exist_ok=True)
+    held = pa.BufferOutputStream()
+    content = _table_of_images(False)
+    with pa.ipc.new_stream(held, content.schema) as writer:
+        writer.write_table(content, max_chunksize=3)
+    (root / "data-00000-of-00001.arrow").write_bytes(held.getvalue())
+    write(root / "state.json", json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
+
+
 def table(root: Path) -> None:
     """A table of one's own, with a mask, a score and an empty box."""
     for k in range(3):
@@ -252,6 +320,9 @@ ALL_SETS = SETS | {
     "cvat-video": DataSet("cvat", cvat_video),
     "imagefolder": DataSet("imagefolder", imagefolder, "train"),
     "imagefolder-labels": DataSet("imagefolder", imagefolder_labels),
+    "huggingface-parquet": DataSet("huggingface", huggingface_parquet, "train"),
+    "huggingface-disk": DataSet("huggingface", huggingface_disk),
+    "webdataset": DataSet("webdataset", webdataset, "train"),
     "coco-panoptic": DataSet("coco-panoptic", coco_panoptic, "val"),
     "table": DataSet("table", table),
     "imagenet-sorted": DataSet("imagenet", imagenet_sorted, "val"),

@@ -91,10 +91,13 @@ def verified_size(
 
 
 def _confirmed(
-    path: str | Path, annotated: tuple[int, int] | None, look: Callable[[Image.Image], None] | None
+    path: str | Path,
+    annotated: tuple[int, int] | None,
+    look: Callable[[Image.Image], None] | None,
+    data: bytes | None = None,
 ) -> tuple[tuple[int, int], bool]:
     """What `verified_size` gives, and whether that is the size as stored of a photo that EXIF turns."""
-    sizes = header_sizes(path, look)
+    sizes = header_sizes(path, look, data)
     if annotated is None:
         return sizes[0], False
     if tuple(annotated) not in sizes:
@@ -158,6 +161,7 @@ def usable_size(
     trust: bool = False,
     stored: bool = False,
     boxes: Callable[[], Iterable[Box]] | None = None,
+    data: bytes | None = None,
 ) -> tuple[int, int] | None:
     """`(width, height)` of an image; None if it cannot be used, with it and its objects passed to `skip`.
 
@@ -170,6 +174,7 @@ def usable_size(
         stored: For an image without annotated size, give the size of its stored pixels, before EXIF
             orientation.
         boxes: Makes the boxes of its objects; asked for where these may be of either frame of a turned photo.
+        data: The file's content, if it has been read.
     """
 
     def look(image: Image.Image) -> None:
@@ -181,7 +186,7 @@ def usable_size(
             return header_sizes(path, look)[-1]
         if annotated is not None and trust:
             return _possible_size(path, annotated)
-        size, as_stored = _confirmed(path, annotated, look)
+        size, as_stored = _confirmed(path, annotated, look, data)
         if as_stored and boxes is not None and _fit(boxes(), size[::-1]):
             skip(Unread(str(path), AS_STORED))
         return size

@@ -46,7 +46,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def header_sizes(
-    path: str | Path, look: Callable[[Image.Image], None] | None = None
+    path: str | Path, look: Callable[[Image.Image], None] | None = None, data: bytes | None = None
 ) -> list[tuple[int, int]]:
     """The sizes an annotation may mean, from the header alone: as a viewer shows the image, then as it is
     stored.
@@ -54,11 +54,13 @@ def header_sizes(
     Args:
         path: The image file.
         look: Called with the open image, unless its header is so plain that there is nothing to see in it.
+        data: The file's content, if it has been read.
 
     Raises:
         DataError: The file is missing, empty or not an image.
     """
-    data = read_bytes(str(path)) if is_elsewhere(path) else None
+    if data is None and is_elsewhere(path):
+        data = read_bytes(str(path))
     found = read_header(path) if data is None else header_of(data)
     if found is None:
         with opened(path, data) as image:

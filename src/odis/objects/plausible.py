@@ -18,6 +18,7 @@ from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.extras import is_dark
 from odis.objects.images import header_sizes
+from odis.objects.storage.address import resolve
 from odis.objects.table import boxes_of
 from odis.types import Box, ImageObjects
 
@@ -72,7 +73,7 @@ def count_boxes(
     counts.update({name: int(np.count_nonzero(mask)) for name, mask in found.items()}, boxes=len(boxes))
     numbers, images = np.unique(row[found["frame"]], return_inverse=True)
     for k, number in enumerate(numbers[:_LOOKED].tolist()):
-        if _is_turned(root / rows[number].image):
+        if _is_turned(resolve(root, rows[number].image)):
             counts["turned_images"] += 1
             counts["turned_boxes"] += int((images == k).sum())
     for path in deep[:_DEEP]:
@@ -108,7 +109,7 @@ def _oddities(boxes: np.ndarray, sides: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _is_turned(path: Path) -> bool:
+def _is_turned(path: str) -> bool:
     try:
         return len(header_sizes(path)) > 1
     except DataError:

@@ -80,8 +80,7 @@ def test_other_readers_find_samples_in_the_shards(index: ObjectIndex, tmp_path: 
     for k, sample in enumerate(samples.values()):
         said = json.loads(sample.pop("json"))
         assert said["image"] == NAMES[k]
-        assert said["boxes"] == [[1.0, 2.0, 9.0, 8.0 + k]]
-        assert said["labels"] == [["cat", "dog"][k % 2]]
+        assert said["objects"] == {"bbox": [[1.0, 2.0, 8.0, 6.0 + k]], "category": [["cat", "dog"][k % 2]]}
         (data,) = sample.values()
         assert Image.open(io.BytesIO(data)).size == (said["width"], said["height"])
 

@@ -2,11 +2,16 @@
 the whole.
 """
 
+import io
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -192,6 +197,37 @@ def imagefolder(root: Path) -> None:
         save(root / f"{name}.png")
 
 
+def _described(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An image of 8 x 6 pixels with an empty box; of `b` there are no bytes that are an image."""
+    held = io.BytesIO()
+    Image.new("L", (8, 6)).save(held, "PNG")
+    boxes = [[1.0, 1.0, 3.0, 4.0], [2.0, 2.0, 0.0, 3.0]]
+    said = {"objects": {"bbox": boxes, "category": ["x", "x"]}, "width": 8, "height": 6}
+    return {"bytes": b"broken" if name == "b" else held.getvalue(), "path": f"{name}.png"}, said
+
+
+def webdataset(root: Path) -> None:
+    root.mkdir()
+    for shard in ("ab", "c"):
+        with tarfile.open(root / f"{shard}.tar", "w") as tar:
+            for name in shard:
+                image, said = _described(name)
+                for ending, data in (
+                    ("png", image["bytes"]),
+                    ("json", json.dumps(said).encode()),
+                    ("txt", b""),
+                ):
+                    info = tarfile.TarInfo(f"{name}.{ending}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+
+
+def huggingface(root: Path) -> None:
+    root.mkdir()
+    rows = [{"image": image, **said, "text": ""} for image, said in map(_described, "abc")]
+    pq.write_table(pa.Table.from_pylist(rows), root / "0.parquet", row_group_size=2)
+
+
 def table(root: Path) -> None:
     rows = "".join(f"{name}.png,1,1,4,5,cat,8,6\n{name}.png,2,2,2,5,cat,8,6\n" for name in "abc")
     write(root / "t.csv", f"image,x0,y0,x1,y1,label,width,height\n{rows}c.png,1\n")
@@ -233,6 +269,8 @@ SETS: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "labelme": (labelme, None),
     "cvat": (cvat, None),
     "imagefolder": (imagefolder, None),
+    "huggingface": (huggingface, None),
+    "webdataset": (webdataset, None),
     "table": (table, None),
     "coco-panoptic": (coco_panoptic, "SPLIT"),
     "folder": (folder, None),

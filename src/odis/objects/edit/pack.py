@@ -18,7 +18,7 @@ from odis.objects.index import ObjectIndex, write_index
 from odis.objects.storage.address import Member, is_elsewhere
 from odis.objects.storage.reading import read_bytes
 from odis.objects.storage.tar_shards import ShardWriter
-from odis.types import ImageObjects, Skipped
+from odis.types import Box, ImageObjects, Skipped
 
 SHARD_SIZE = 2**30
 """Bytes of a shard, unless asked otherwise."""
@@ -122,25 +122,26 @@ def _file(path: str) -> bytes:
 
 
 def _described(row: ImageObjects, classes: list[str]) -> dict[str, Any]:
-    """The row as other readers of the shard find it."""
-    described: dict[str, Any] = {
-        "image": row.image,
-        "width": row.width,
-        "height": row.height,
-        "boxes": [list(map(float, item.box)) for item in row.objects],
-    }
-    if any(item.label is not None for item in row.objects):
-        described["labels"] = [_class(item.label, classes) for item in row.objects]
-    if any(item.score is not None for item in row.objects):
-        described["scores"] = [item.score for item in row.objects]
-    if any(item.mask is not None for item in row.objects):
-        described["masks"] = [
-            None
-            if item.mask is None
-            else {"size": [row.height, row.width], "counts": item.mask.decode("ascii")}
-            for item in row.objects
+    """The row as other readers of the shard find it, in the form of Hugging Face's imagefolder."""
+    items = row.objects
+    objects: dict[str, list[Any]] = {"bbox": [_sides(item.box) for item in items]}
+    if any(item.label is not None for item in items):
+        objects["category"] = [_class(item.label, classes) for item in items]
+    if any(item.score is not None for item in items):
+        objects["score"] = [item.score for item in items]
+    if any(item.mask is not None for item in items):
+        size = [row.height, row.width]
+        objects["segmentation"] = [
+            None if item.mask is None else {"size": size, "counts": item.mask.decode("ascii")}
+            for item in items
         ]
-    return described
+    return {"image": row.image, "width": row.width, "height": row.height, "objects": objects}
+
+
+def _sides(box: Box) -> list[float]:
+    """COCO's x, y, width, height; x and width make x1 again, to the bit."""
+    x0, y0, x1, y1 = map(float, box)
+    return [x0, y0, x1 - x0, y1 - y0]
 
 
 def _class(label: int | None, classes: list[str]) -> str | int | None:

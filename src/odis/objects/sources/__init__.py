@@ -24,6 +24,8 @@ MODULES = (
     "labelme",
     "cvat",
     "imagefolder",
+    "huggingface",
+    "webdataset",
     "plain_table",
     "folder",
 )

@@ -177,7 +177,11 @@ class InstanceRows:
             trust=self._trust,
             boxes=lambda: (one.box for _, one in named),
         )
-        return None if found is None else ImageObjects(place, *found, self._objects(named, found))
+        return (
+            None
+            if found is None
+            else ImageObjects(place, *found, read_objects(named, found, self._labels, self._skip))
+        )
 
     def _place(self, name: str | None) -> str:
         if name is None:
@@ -187,25 +191,35 @@ class InstanceRows:
             return plain
         return self._places.place(name)
 
-    def _objects(self, named: list[tuple[str, _Annotation]], size: tuple[int, int]) -> tuple[Object, ...]:
-        """The objects of an image of `size` that can be used; what is left out or mended is named."""
-        objects, problems, written = [], [], []
-        for called, one in named:
-            try:
-                item, problem = one.object(*size, self._labels)
-            except DataError as error:
-                self._skip(SkippedObject(called, str(error)))
-                continue
-            objects.append((called, item))
-            problems.append(problem)
-            segmentation = None if one.rest is None or not one.rest[1] else _repr(one.rest[1])
-            written.append((one.category, item.box, segmentation, item.score))
-        kept = keep_usable(objects, size, ANY_LABEL, self._skip, masks_are_sound=True, written=written)
-        there = set(map(id, kept))
-        for (called, item), problem in zip(objects, problems):
-            if problem is not None and id(item) in there:
-                self._skip(Mended(called, problem))
-        return kept
+
+def read_objects(
+    named: list[tuple[str, CocoAnnotation]], size: tuple[int, int], labels: Labels, skip: Skip
+) -> tuple[Object, ...]:
+    """The objects of an image of `size` that can be used; what is left out or mended is named.
+
+    Args:
+        named: Annotations, none of a crowd, each behind what it is called.
+        size: `(width, height)` of the image.
+        labels: Of each category.
+        skip: Called with every object that cannot be used, or only in part.
+    """
+    objects, problems, written = [], [], []
+    for called, one in named:
+        try:
+            item, problem = one.object(*size, labels)
+        except DataError as error:
+            skip(SkippedObject(called, str(error)))
+            continue
+        objects.append((called, item))
+        problems.append(problem)
+        segmentation = None if one.rest is None or not one.rest[1] else _repr(one.rest[1])
+        written.append((one.category, item.box, segmentation, item.score))
+    kept = keep_usable(objects, size, ANY_LABEL, skip, masks_are_sound=True, written=written)
+    there = set(map(id, kept))
+    for (called, item), problem in zip(objects, problems):
+        if problem is not None and id(item) in there:
+            skip(Mended(called, problem))
+    return kept
 
 
 def _shown(number: Identifier) -> str:
@@ -213,7 +227,9 @@ def _shown(number: Identifier) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Annotation:
+class CocoAnnotation:
+    """An annotation as it stands in the file; `object` checks it."""
+
     number: Identifier
     category: int | str | None
     crowd: bool
@@ -303,13 +319,13 @@ class _Block:
         plain = np.diff(np.concatenate([[0], np.cumsum(~sound)])[self._starts]) == 0
         self.plain = (plain & (sizes > 0).all(axis=1)).tolist()
 
-    def annotations(self, k: int) -> list[_Annotation]:
+    def annotations(self, k: int) -> list[CocoAnnotation]:
         """Those of an image."""
         part = slice(self._starts[k], self._starts[k + 1])
         found = []
         for (_, crowd, _, called, category, box), more in zip(self._records[part].tolist(), self._more[part]):
             called, category = more[:2] if more else (called, category)
-            found.append(_Annotation(called, category, crowd, tuple(box), more[2:] if more else None))
+            found.append(CocoAnnotation(called, category, crowd, tuple(box), more[2:] if more else None))
         return found
 
     def objects(self, k: int, width: int, height: int) -> tuple[Object, ...] | None:

@@ -11,24 +11,23 @@ numbers stay numbers: their names are in the data set's card, which is not read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.clean import Skip, SkippedObject, Unread
 from odis.objects.listing import SPLIT_FOLDERS
 from odis.objects.sources.coco_entries import short
 from odis.objects.sources.coco_instances import ImageSearch, read_entries
 from odis.objects.sources.coco_layout import folder_within, named_path
+from odis.objects.sources.described import LABELS, described_objects, first_of, has_objects, label_text
 from odis.objects.sources.image_names import ImageNames
 from odis.objects.sources.plain_table import NO_LABEL
 from odis.objects.sources.reader import AnnotationFormat, AnnotationReader, names_of_split
-from odis.objects.sources.records import is_nothing, read_records
+from odis.objects.sources.records import read_records
 from odis.objects.sources.voc_layout import subfolders
 from odis.objects.sources.voc_xml import leads_out
 from odis.objects.sources.whole_images import read_whole_images
@@ -36,19 +35,9 @@ from odis.types import Skipped
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
-_OBJECTS = ("objects", "annotations", "annotation")
-_BOXES = ("bbox", "bboxes", "boxes", "box")
-_LABELS = (
-    *("category", "categories", "category_id", "category_ids", "label", "labels", "class", "classes", "name"),
-)
-_MASKS = ("segmentation", "segmentations")
-_SCORES = ("score", "scores")
-
 _LOOKED_AT = 100  # rows that show whether there are objects
 
 _CHUNK = 4096  # objects that are handed on together
-
-_MOST = 2**20  # objects of an image
 
 
 def read(
@@ -93,7 +82,7 @@ def read(
     first = list(islice(records.rows, _LOOKED_AT))
     pictures = ImageNames(base / near)
     rows = _Rows(path, chain(first, records.rows), within, pictures, skip)
-    if not any(_has_objects(row) for _, row in first):
+    if not any(has_objects(row) for _, row in first):
         return read_whole_images(rows.listed(), where, skip)
     return read_entries(path, rows.chunks(), where, skip, noun="object", trust=trust, by_name=True)
 
@@ -145,10 +134,6 @@ def _find(root: Path, split: str | None, annotations: str | None) -> tuple[Path,
     )
 
 
-def _has_objects(row: dict[str, Any]) -> bool:
-    return any(not is_nothing(row.get(name)) for name in (*_OBJECTS, *_BOXES))
-
-
 @dataclass(slots=True)
 class _Rows:
     path: Path
@@ -192,7 +177,7 @@ class _Rows:
             if name in found:
                 self.skip(Skipped(f"{self.path}, line {line}", f"{short(name)} was listed before"))
             else:
-                found[name] = _name(_first(row, _LABELS))
+                found[name] = label_text(first_of(row, LABELS))
         self._tell_others(found)
         return found
 
@@ -207,7 +192,7 @@ class _Rows:
                     {"id": k, "file_name": name, "width": row.get("width"), "height": row.get("height")}
                 )
             try:
-                held += ({**entry, "image_id": k} for entry in self._objects(row))
+                held += ({**self._entry(entry), "image_id": k} for entry in described_objects(row))
             except DataError as error:
                 self.skip(SkippedObject(f"{self.path}, line {line}", str(error)))
             if len(held) >= _CHUNK:
@@ -226,78 +211,7 @@ class _Rows:
             if image not in named and (not folders or image.removeprefix("data/").startswith(tuple(folders))):
                 self.skip(Unread(str(self.pictures.folder / image), "images that no row names"))
 
-    def _objects(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The annotations of a row.
-
-        Raises:
-            DataError: Its objects are nothing of what they may be.
-        """
-        held = next((found for key in _OBJECTS if not is_nothing(found := _decoded(row.get(key)))), row)
-        listed = _columns(held) if isinstance(held, dict) else held
-        if not isinstance(listed, list):
-            raise DataError(f"objects are {short(held)}, must be lists of one length, or a list of objects")
-        for k, one in enumerate(listed[:_MOST], start=1):
-            if not isinstance(one, dict):
-                raise DataError(f"object {k} is {short(one)}, must be an object with bbox and category")
-            label, score, mask = (_first(one, names) for names in (_LABELS, _SCORES, _MASKS))
-            label = _name(label)
-            entry: dict[str, Any] = {
-                "id": k,
-                "bbox": _first(one, _BOXES),
-                "iscrowd": one.get("iscrowd", 0),
-                "category_id": NO_LABEL if label is None else self.labels.setdefault(label, len(self.labels)),
-            }
-            if not is_nothing(mask):
-                entry["segmentation"] = mask
-            if not is_nothing(score):
-                entry["score"] = score
-            yield entry
-
-
-def _columns(held: dict[str, Any]) -> list[dict[str, Any]]:
-    """A list of objects, from lists of one length."""
-    boxes = next((found for key in _BOXES if not is_nothing(found := _decoded(held.get(key)))), None)
-    if boxes is None:
-        return []
-    if not isinstance(boxes, list):
-        raise DataError(f"bbox is {short(boxes)}, must be a list of boxes")
-    if boxes and not isinstance(boxes[0], list):
-        boxes = [boxes]  # of one object
-    objects: list[dict[str, Any]] = [{"bbox": box} for box in boxes]
-    for names in (_LABELS, _MASKS, _SCORES, ("iscrowd",)):
-        for key in names:
-            values = _decoded(held.get(key))
-            if isinstance(values, list) and len(values) == len(boxes):
-                for one, value in zip(objects, values):
-                    one[names[0]] = value
-                break
-            if isinstance(values, list) and values:
-                raise DataError(f"has {counted(len(boxes), 'box')}, but {len(values)} of {key}")
-            if len(boxes) == 1 and not is_nothing(values) and not isinstance(values, list | dict):
-                objects[0][names[0]] = values
-                break
-    return objects
-
-
-def _first(row: dict[str, Any], names: tuple[str, ...]) -> Any:
-    return next((row[name] for name in names if not is_nothing(row.get(name))), None)
-
-
-def _name(label: Any) -> str | None:
-    if isinstance(label, bool) or is_nothing(label) or not isinstance(label, str | int | float):
-        return None
-    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label).strip()
-
-
-def _decoded(value: Any) -> Any:
-    """A list or object that a CSV file holds as JSON, or as Python prints it."""
-    if not isinstance(value, str) or value.strip()[:1] not in ("[", "{"):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return json.loads(value.replace("'", '"').replace("None", "null"))
-    except (ValueError, RecursionError):
-        return value
+    def _entry(self, one: dict[str, Any]) -> dict[str, Any]:
+        label = one.pop("label")
+        number = NO_LABEL if label is None else self.labels.setdefault(label, len(self.labels))
+        return {**one, "category_id": number}

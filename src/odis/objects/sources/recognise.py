@@ -14,7 +14,7 @@ from pathlib import Path
 
 from odis.errors import DataError, OdisError
 from odis.objects.listing import IMAGE_SUFFIXES
-from odis.objects.sources import FORMATS
+from odis.objects.sources import FORMATS, huggingface
 from odis.objects.sources.imagefolder import METADATA
 from odis.objects.sources.plain_table import TableColumns
 from odis.objects.sources.records import ENDINGS, read_records
@@ -279,6 +279,24 @@ def _is_index(path: Path) -> bool:
     return True
 
 
+def _huggingface(peek: _Peek) -> str:
+    from odis.objects.storage.image_tables import image_columns, open_table  # pyarrow: not for the help
+
+    for folder in peek.near():
+        for name in peek.files(folder, *huggingface.ENDINGS)[:1]:
+            try:
+                images = image_columns(open_table(peek.root / name).schema)
+            except DataError:
+                continue
+            if images:
+                return f"{name}: images in {images[0]}"
+    return ""
+
+
+def _webdataset(peek: _Peek) -> str:
+    return next((name for folder in peek.near() for name in peek.files(folder, ".tar")), "")
+
+
 _LOOKS: dict[str, Callable[[_Peek], str]] = {
     "coco": _coco,
     "coco-panoptic": _published("panoptic_"),
@@ -294,6 +312,8 @@ _LOOKS: dict[str, Callable[[_Peek], str]] = {
     "labelme": _labelme,
     "cvat": _cvat,
     "imagefolder": _imagefolder,
+    "huggingface": _huggingface,
+    "webdataset": _webdataset,
     "table": _table,
 }
 """For each format, what shows that a folder holds it: a file or folder; empty if nothing does."""
@@ -303,5 +323,6 @@ _HIDES = {
     "tiny-imagenet": ("table", "yolo"),
     "open-images": ("table",),
     "imagefolder": ("table",),
+    "huggingface": ("table", "imagefolder"),
 }
 """Formats whose files look like those of others."""

@@ -1,17 +1,21 @@
-"""Addresses of images that are no file of their own: URIs, and members of tar shards."""
+"""Addresses of images that are no file of their own: URIs, and members of shards."""
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
 SHARD = "shard://"
-"""How the address of a member begins: `shard://SHARD::OFFSET+LENGTH/NAME`."""
+"""How the address of a member begins: `shard://SHARD::OFFSET+LENGTH/NAME`; of one within a compressed page
+`shard://SHARD::OFFSET+LENGTH@CODEC:SIZE:START+LENGTH/NAME`.
+"""
 
-_MEMBER = re.compile(r"shard://(.+?)::(\d{1,18})\+(\d{1,18})/(.*)", re.DOTALL)
+_PAGE = r"(?:@([a-z0-9_]{1,16}):(\d{1,18}):(\d{1,18})\+(\d{1,18}))?"
+
+_MEMBER = re.compile(rf"shard://(.+?)::(\d{{1,18}})\+(\d{{1,18}}){_PAGE}/(.*)", re.DOTALL)
 
 SECRET = (
     r"(?i)(^|::)[a-z][a-z0-9+.-]*://[^/?#]*@"
@@ -21,18 +25,33 @@ SECRET = (
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """A compressed page of a Parquet file, and where a member is in it."""
+
+    codec: str  # as pyarrow names it
+    size: int  # bytes that it unpacks to
+    start: int  # of the member among them
+    length: int  # of the member
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
-    """A member of a tar shard: its content is `length` bytes from `offset` on."""
+    """A member of a shard (a tar, an Arrow or Parquet file): `length` bytes from `offset` on are its content,
+    or the page that its content is in.
+    """
 
     shard: str  # path or URI
     offset: int
     length: int
     name: str  # what the index calls the image
+    page: Page | None = None
 
     @property
     def address(self) -> str:
         """The member as one text, which ends in the image's name."""
-        return f"{SHARD}{self.shard}::{self.offset}+{self.length}/{self.name}"
+        page = self.page
+        within = "" if page is None else f"@{page.codec}:{page.size}:{page.start}+{page.length}"
+        return f"{SHARD}{self.shard}::{self.offset}+{self.length}{within}/{self.name}"
 
 
 def is_elsewhere(address: str | Path) -> bool:
@@ -43,7 +62,10 @@ def is_elsewhere(address: str | Path) -> bool:
 def parse_member(address: str) -> Member | None:
     """The member of a shard that an address names; None for any other address."""
     found = _MEMBER.fullmatch(address) if address.startswith(SHARD) else None
-    return None if found is None else Member(found[1], int(found[2]), int(found[3]), found[4])
+    if found is None:
+        return None
+    page = None if found[4] is None else Page(found[4], int(found[5]), int(found[6]), int(found[7]))
+    return Member(found[1], int(found[2]), int(found[3]), found[8], page)
 
 
 def is_remote(address: str | Path) -> bool:
@@ -72,7 +94,7 @@ def resolve(root: str | Path, name: str) -> str:
     member = parse_member(name)
     if member is None or "://" in member.shard:
         return name
-    return Member(_below(root, member.shard), member.offset, member.length, member.name).address
+    return replace(member, shard=_below(root, member.shard)).address
 
 
 def _below(root: str | Path, name: str) -> str:

@@ -1,4 +1,4 @@
-"""The columns `shard`, `offset` and `length` of an object index: images that are members of tar shards.
+"""The columns `shard`, `offset` and `length` of an object index: images that are members of shards.
 
 In a file they stand beside `image`, each null for an image that is no member; in memory the image's address
 has all of it. An address in the column `image` is read as well.
@@ -23,17 +23,23 @@ COLUMNS = (
 
 def with_shards(schema: pa.Schema, images: Sequence[str]) -> pa.Schema:
     """The schema, with the columns of shards if any of the images is a member of one."""
-    if not any(image.startswith(SHARD) for image in images):
+    if not any(_member(image) for image in images):
         return schema
     for field in COLUMNS:
         schema = schema.append(field)
     return schema
 
 
+def _member(image: str) -> Member | None:
+    """The member that the columns can say; one within a page stays an address."""
+    member = parse_member(image)
+    return None if member is None or member.page is not None else member
+
+
 def split_columns(images: Sequence[str]) -> list[pa.Array]:
     """`image`, `shard`, `offset` and `length` of addresses."""
     plain = Member(None, None, None, "")  # type: ignore[arg-type]
-    members = [parse_member(image) for image in images]
+    members = [_member(image) for image in images]
     values = [
         [image if member is None else member.name for image, member in zip(images, members)],
         *([getattr(member or plain, field.name) for member in members] for field in COLUMNS),

@@ -18,7 +18,7 @@ from typing import Any
 
 from odis.config.wording import counted
 from odis.errors import DataError, UnreachableError
-from odis.objects.storage.address import Member, is_remote, parse_member, without_secrets
+from odis.objects.storage.address import Member, Page, is_remote, parse_member, without_secrets
 from odis.objects.storage.byte_cache import ByteCache
 
 ATTEMPTS = 8
@@ -35,6 +35,8 @@ PATIENCE = 90.0
 
 THREADS = 16
 """Requests of one process at a time; as many images again may wait to be read."""
+
+_MOST_PAGE = 2**31  # bytes
 
 _INSTALL = "pip install 'odis[remote]'"
 
@@ -116,13 +118,34 @@ def read_bytes(address: str) -> bytes:
         if not data:
             raise DataError(f"{without_secrets(address)}: is empty (0 bytes)")
         return data
+    if not member.length:
+        raise DataError(f"{without_secrets(member.address)}: is empty (0 bytes)")
     if "://" in member.shard:
         data = _Request(member.address, member.shard, (member.offset, member.offset + member.length)).answer()
     else:
         data = _read_range(member)
     if len(data) != member.length or not data:
         raise _cut(member, len(data))
-    return data
+    return data if member.page is None else _unpacked(member, member.page, data)
+
+
+def _unpacked(member: Member, page: Page, data: bytes) -> bytes:
+    """The member, out of the page that it is in."""
+    import pyarrow as pa
+
+    try:
+        if page.size > _MOST_PAGE:
+            raise ValueError(f"says that it unpacks to {counted(page.size, 'byte')}")
+        whole = pa.Codec(page.codec).decompress(data, page.size)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{without_secrets(member.address)}: its page cannot be unpacked ({page.codec}: {why})"
+        ) from error
+    content = bytes(whole[page.start : page.start + page.length])
+    if len(content) != page.length or not content:
+        raise DataError(f"{without_secrets(member.address)}: its page ends before it does")
+    return content
 
 
 def _read_range(member: Member) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from odis.config.wording import counted
 from odis.errors import DataError
 
 _BLOCK = 512
+
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")
+"""How files of gzip, bzip2, xz and zstd begin."""
 
 
 class ShardWriter:
@@ -42,17 +45,30 @@ class ShardWriter:
         self._tar.close()
 
 
-def members(path: Path) -> Iterator[tuple[str, int, int]]:
+def members(
+    path: Path, passed_over: Callable[[str], None] = lambda name: None
+) -> Iterator[tuple[str, int, int]]:
     """Name, offset and length of every file in a tar, in its order; its content is not read.
+
+    Args:
+        path: The tar.
+        passed_over: Called with the name of each member that is neither a file nor a folder: a link, or a
+            file with holes, whose content is not in one piece.
 
     Raises:
         DataError: It is no plain tar, or it is cut off.
     """
     try:
         size = os.path.getsize(path)
+        with path.open("rb") as file:
+            head = file.read(4)
+        if any(head.startswith(magic) for magic in _COMPRESSED):
+            raise DataError(f"{path}: is compressed; images are read in place, so unpack it to a plain tar")
         with tarfile.open(path, "r:") as tar:
             for info in tar:
                 if not info.isfile() or info.sparse is not None:
+                    if not info.isdir():
+                        passed_over(info.name)
                     continue
                 if info.offset_data + info.size > size:
                     raise DataError(
