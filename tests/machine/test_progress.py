@@ -2,16 +2,25 @@
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
+from odis.machine import progress
 from odis.machine.progress import ProgressBar, error_console, output_console
 
 
 def terminal(width: int = 100) -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=width, markup=False, color_system=None)
+    return Console(
+        file=io.StringIO(),
+        force_terminal=True,
+        force_interactive=True,
+        width=width,
+        markup=False,
+        color_system=None,
+    )
 
 
 def shown(console: Console) -> str:
@@ -76,7 +85,7 @@ def test_bars_are_taken_away_when_the_work_fails() -> None:
 
 @pytest.mark.parametrize(("tty", "first"), [(False, True), (True, False), (False, False)])
 def test_no_terminal_and_no_other_rank_shows_a_bar(tty: bool, first: bool) -> None:
-    console = Console(file=io.StringIO(), force_terminal=tty, markup=False, color_system=None)
+    console = terminal() if tty else Console(file=io.StringIO(), markup=False, color_system=None)
     with ProgressBar(console, keep=True, shown=first) as bar:
         assert not bar.shown
         bar("images", 1, 2, "text")
@@ -135,3 +144,22 @@ def test_lines_are_turned_off(monkeypatch: pytest.MonkeyPatch, how: dict[str, bo
             bar("images", done, 100)
             now[0] += 10
     assert shown(console) == ""
+
+
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"])
+def test_a_pipe_has_no_bar_whatever_the_environment_says(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv(name, "1")
+    with ProgressBar(error_console(), keep=True) as bar:
+        bar("images", 1, 2)
+        assert not bar.shown
+    assert capsys.readouterr() == ("", "")
+
+
+def test_only_this_module_moves_the_cursor() -> None:
+    source = Path(progress.__file__).parents[1]
+    bars = re.compile(r"\brich\.(progress|live|status|progress_bar)\b|\btqdm\b|\.isatty\(|\\r[^n].*end=")
+    assert bars.search("from rich.live import Live")
+    found = [p.relative_to(source).as_posix() for p in source.rglob("*.py") if bars.search(p.read_text())]
+    assert found == ["machine/progress.py"]

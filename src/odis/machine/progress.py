@@ -55,8 +55,13 @@ _FIRST, _EVERY = 10.0, 30.0  # seconds to the first line of a unit of work, and 
 def error_console() -> Console:
     """Standard error without markup, emoji or highlighting: each text is one line, and file names are shown
     as they are, but for line ends and control characters (`printable`).
+
+    It is interactive if it is a screen: FORCE_COLOR, which services set that keep logs, asks for colours in a
+    pipe, and gets them without bars.
     """
-    return _PrintableConsole(stderr=True, markup=False, emoji=False, highlight=False)
+    console = _PrintableConsole(stderr=True, markup=False, emoji=False, highlight=False)
+    console.is_interactive = console.is_interactive and console.file.isatty()
+    return console
 
 
 def output_console() -> Console:
@@ -87,7 +92,7 @@ class ProgressBar:
         lines: bool = True,
     ) -> None:
         self.console = error_console() if console is None else console
-        self.shown = shown and self.console.is_terminal
+        self.shown = shown and self.console.is_interactive
         self._lines = lines and shown and not self.shown
         self._since: dict[str, tuple[float, int]] = {}  # when a unit of work was first met, and where it was
         self._next: dict[str, float] = {}  # when its next line is due
