@@ -5,6 +5,7 @@ import importlib
 import inspect
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,15 +57,21 @@ def first_column(text: str) -> list[str]:
 
 
 def shell_lines(text: str) -> list[list[str]]:
-    """The words of every line in shell blocks."""
-    lines = [line for block in blocks("sh", text) for line in block.splitlines()]
+    """The words of every line in shell blocks; a line that ends in a backslash goes on."""
+    lines = [line for block in blocks("sh", text) for line in block.replace("\\\n", " ").splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def commands(text: str) -> list[list[str]]:
-    """The arguments of every `odis ...` command, also under `torchrun ... -m`; without `> FILE`."""
-    lines = [line[: line.index(">")] if ">" in line else line for line in shell_lines(text)]
-    return [line[line.index("odis") + 1 :] for line in lines if "odis" in line]
+    """The arguments of every `odis ...` command, also under `srun`, `torchrun` and `docker`; no `> FILE`."""
+    found = []
+    for line in shell_lines(text):
+        words = ["odis" if line[0] == "docker" and word == "odis:cuda" else word for word in line]
+        words = words[: words.index(">")] if ">" in words else words
+        if "odis" in words and line[:2] != ["docker", "build"]:
+            last = len(words) - words[::-1].index("odis")  # behind `-m`, if the image is named before
+            found.append(words[last:])
+    return found
 
 
 COMMANDS = [(name, arguments) for name, text in TEXT.items() for arguments in commands(text)]
@@ -127,6 +134,70 @@ def test_other_shell_lines_name_what_exists():
                     assert set(extra[1].split(",")) <= extras.keys(), (name, word)
                     seen.add("extra")
     assert seen == {"make", "script", "extra"}
+
+
+def test_containers_are_started_as_the_image_wants_it():
+    lines = [line for line in shell_lines(TEXT["docs/docker.md"]) if line[0] == "docker"]
+    recipe = (ROOT / "Dockerfile").read_text()
+    arguments = dict(re.findall(r"^ARG (\w+)=(.+)$", recipe, re.MULTILINE))
+    table = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", TEXT["docs/docker.md"], re.MULTILINE))
+    assert table == arguments
+    builds = [line for line in lines if line[1] == "build"]
+    given = [
+        line[k + 1].split("=")[0] for line in builds for k, word in enumerate(line) if word == "--build-arg"
+    ]
+    assert given == ["TORCH"]
+    built = {line[line.index("-t") + 1] for line in builds}
+    runs = [line for line in lines if line[1] == "run"]
+    assert len(runs) >= 5
+    for line in runs:
+        image = next(word for word in line if word in built)
+        assert ("--gpus" in line) == (image == "odis:cuda")
+        assert re.fullmatch(r"\d+g", line[line.index("--shm-size") + 1]), line
+        assert {"$PWD:/data", "odis-cache:/cache"} <= set(line)
+    assert "WORKDIR /data" in recipe
+    assert "XDG_CACHE_HOME=/cache" in recipe
+
+
+STUBS = {
+    "srun": 'echo srun "$@" >>told; exec "$@"',
+    "odis": 'echo odis "$@" >>told; exit "$CODE"',
+    "torchrun": 'echo torchrun "$@" >>told; exit "$CODE"',
+    "scontrol": 'if [ "$1" = show ]; then echo node1; echo node2; else echo scontrol "$@" >>told; fi',
+}
+SBATCH = {
+    *("job-name", "ntasks", "nodes", "ntasks-per-node", "gpus", "gpus-per-node", "cpus-per-task", "mem"),
+    *("time", "signal", "requeue", "open-mode", "array"),
+}
+JOBS = [block for block in blocks("sh", TEXT["docs/slurm.md"]) if block.startswith("#!/bin/bash\n")]
+
+
+@pytest.mark.parametrize("code", [0, 130])
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.splitlines()[-1][:20])
+def test_jobs_run_as_scripts(job: str, code: int, tmp_path: Path):
+    """By bash, with stand-ins for SLURM's commands: what they are given, and what is done at the end."""
+    options = re.findall(r"^#SBATCH --([a-z-]+)(?:=\S+)?", job, re.MULTILINE)
+    assert set(options) <= SBATCH
+    assert "time" in options
+    for name, line in STUBS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin", "CODE": str(code), "SLURM_JOB_ID": "77", "SLURM_NNODES": "4",
+        "SLURM_JOB_NODELIST": "node[1-4]", "SLURM_ARRAY_TASK_ID": "3",
+    }  # fmt: skip
+    (tmp_path / "job").write_text(job)
+    done = subprocess.run(
+        ["bash", "-u", "job"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    told = [shlex.split(line) for line in (tmp_path / "told").read_text().splitlines()]
+    assert (["scontrol", "requeue", "77"] in told) == (code == 130 and "requeue" in job.split("srun")[-1])
+    (command,) = [line for line in told if line[0] in ("odis", "torchrun")]
+    parsed(command[1:] if command[0] == "odis" else command[command.index("odis") + 1 :])
+    if "--rdzv-endpoint" in command:
+        assert command[command.index("--rdzv-endpoint") + 1] == "node1:29500"
+        assert command[command.index("--nnodes") + 1] == "4"
 
 
 def settings() -> set[str]:
