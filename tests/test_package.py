@@ -82,6 +82,7 @@ def names_of(requirements: list[str]) -> set[str]:
 def test_what_is_imported_is_required():
     core = names_of(PROJECT["dependencies"])
     some = ("detect", "tensorboard", "wandb", "mlflow", "trackio", "ray", "export", "explore", "remote")
+    some += ("tiff", "geo", "dicom", "heif", "slides")
     extras = names_of([r for name in some for r in PROJECT["optional-dependencies"][name]])
     # A command that is nothing without its extra looks for it before it imports these packages of odis.
     own = {"explorer": names_of(PROJECT["optional-dependencies"]["explore"])}

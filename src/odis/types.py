@@ -1,8 +1,8 @@
 """The shapes that flow through odis, written once.
 
 Letters in shape comments, here and everywhere:
-B images (or views), G global views an image, L local views an image, Q object tokens a view, P patches a view
-(row-major on the patch grid), D embedding width, K prototypes.
+B images (or views), C channels, G global views an image, L local views an image, Q object tokens a view, P
+patches a view (row-major on the patch grid), D embedding width, K prototypes.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Crop:
 class View:
     """A rendered crop: its pixels, the crop that made them, and the objects on its patch grid."""
 
-    pixels: Tensor  # float32 (3, S, S), normalised
+    pixels: Tensor  # float32 (C, S, S), normalised
     crop: Crop
     object_masks: Tensor  # bool (Q, P); where `visible` is false all-true, or empty (see `make_sample`)
     visible: Tensor  # bool (Q,): the slot holds an object and the object has a patch in this view
@@ -110,8 +110,8 @@ class Batch:
     position in the flattened (views * B * Q) object tokens.
     """
 
-    global_views: Tensor  # float32 (G * B, 3, S, S)
-    local_views: Tensor  # float32 (L * B, 3, s, s)
+    global_views: Tensor  # float32 (G * B, C, S, S)
+    local_views: Tensor  # float32 (L * B, C, s, s)
     global_masks: Tensor  # bool (G * B, Q, P), object masks
     local_masks: Tensor  # bool (L * B, Q, p)
     global_visible: Tensor  # bool (G, B, Q)

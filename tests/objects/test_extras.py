@@ -79,9 +79,9 @@ def test_the_summary_counts_them(tmp_path: Path) -> None:
     data.mkdir()
     FRAMES[0].save(data / "a.gif", save_all=True, append_images=FRAMES[1:])
     FRAMES[0].save(data / "b.tif", save_all=True, append_images=FRAMES[1:2])
-    (data / "c.heic").touch()
+    (data / "c.psd").touch()
     summary = build_index("folder", data, tmp_path / "x.parquet")
     assert summary.unread == {
-        "further pages of GIF files": 2, ".heic files": 1, "further pages of TIFF files": 1
+        "further pages of GIF files": 2, ".psd files": 1, "further pages of TIFF files": 1
     }  # fmt: skip
-    assert str(summary).endswith("further pages of GIF files, 1 .heic files, 1 further pages of TIFF files")
+    assert str(summary).endswith("further pages of GIF files, 1 .psd files, 1 further pages of TIFF files")

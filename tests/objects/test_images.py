@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from odis.errors import DataError
-from odis.objects.images import header_sizes, image_size, load_image, quiet_pillow, to_rgb
+from odis.objects.decoding.quiet import quiet_pillow
+from odis.objects.images import header_sizes, image_size, load_image, to_rgb
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)  # 8 wide, 6 high

@@ -41,19 +41,19 @@ def labels(root: Path) -> dict[str, str | None]:
 
 def test_images_and_indexes_are_found_and_the_rest_is_counted_by_kind(tmp_path: Path) -> None:
     touch(tmp_path, "b/x/2.JPG", "b/x/1.jpeg", "a.png", "c/3.webp", "c/notes.txt", "c/i.parquet", "README")
-    touch(tmp_path, ".hidden/4.png", "c/.5.png", "x.HEIC", "c/y.heic", "v.1234", "w.tar.gz", "LICENSE.txt")
+    touch(tmp_path, ".hidden/4.png", "c/.5.png", "x.PSD", "c/y.psd", "v.1234", "w.tar.gz", "LICENSE.txt")
     (tmp_path / "c" / "loop").symlink_to(tmp_path)
     (tmp_path / "c" / "self").symlink_to("self")
     (tmp_path / "d").symlink_to(tmp_path / "b")
     listing = list_files(tmp_path)
     assert listing.images == ["a.png", "b/x/1.jpeg", "b/x/2.JPG", "c/3.webp", "d/x/1.jpeg", "d/x/2.JPG"]
     assert listing.parquet == ["c/i.parquet"]
-    assert listing.others == {".txt files": 2, ".heic files": 2, ".gz files": 1, "other files": 3}
+    assert listing.others == {".txt files": 2, ".psd files": 2, ".gz files": 1, "other files": 3}
     passed: list[Skipped] = []
     listing.report(passed.append, reads=[".txt"])
     folder = str(tmp_path)
     assert passed == [
-        Unread(folder, ".gz files", 1), Unread(folder, ".heic files", 2), Unread(folder, "other files", 3)
+        Unread(folder, ".gz files", 1), Unread(folder, ".psd files", 2), Unread(folder, "other files", 3)
     ]  # fmt: skip
 
 
@@ -186,8 +186,8 @@ def test_two_classes_called_like_splits_are_doubtful(tmp_path: Path) -> None:
 
 def test_pictures_that_a_plain_folder_does_not_read_are_named(tmp_path: Path) -> None:
     save(tmp_path, "a.png")
-    touch(tmp_path, "b.heic", "c.HEIC", "d.dng", "notes.txt")
-    with pytest.warns(OdisWarning, match=r"not read: 2 \.heic files, 1 \.dng files; convert them to JPEG"):
+    touch(tmp_path, "b.psd", "c.PSD", "d.dng", "notes.txt")
+    with pytest.warns(OdisWarning, match=r"not read: 2 \.psd files, 1 \.dng files; convert them to JPEG"):
         ObjectIndex.open(tmp_path)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from odis.backbones.adapters import CLASSES, adopt, start_object_token
+from odis.backbones.channels import refused_random_channels
 from odis.backbones.names import PLAIN, name_fault, timm_module
 from odis.backbones.sample_drop import skip_views
 from odis.backbones.weights import load_timm_weights, one_line
@@ -23,7 +24,9 @@ from odis.method.pair import Network, teacher_of
 from odis.method.vit import ObjectViT
 
 
-def build_vit(config: ModelConfig, image_size: int, drop_path: float | None = None) -> ObjectViT:
+def build_vit(
+    config: ModelConfig, image_size: int, drop_path: float | None = None, channels: int = 3
+) -> ObjectViT:
     """The backbone a config names, with its weights if it names some.
 
     Args:
@@ -31,6 +34,8 @@ def build_vit(config: ModelConfig, image_size: int, drop_path: float | None = No
         image_size: Side in pixels whose patch grid the position embedding is made for; other sizes
             interpolate.
         drop_path: Stochastic depth in place of the config's.
+        channels: Of an image. Weights of three are adapted as timm does: repeated and scaled, or for one
+            summed, so that a grey image gives what it gave.
 
     Raises:
         ConfigError: an unknown name, another architecture, a size or an override that does not fit, unusable
@@ -38,7 +43,7 @@ def build_vit(config: ModelConfig, image_size: int, drop_path: float | None = No
     """
     rate = config.drop_path if drop_path is None else drop_path
     skips = config.drop_path_kind == "dinov2" and rate > 0
-    vit = _create(config, image_size, 0.0 if skips else rate)
+    vit = _create(config, image_size, 0.0 if skips else rate, channels)
     patch = vit.patch_embed.patch_size
     if image_size % patch[0] or image_size % patch[1]:
         raise ConfigError(
@@ -83,7 +88,7 @@ def build_pair(config: PretrainConfig) -> tuple[Network, Network]:
     Raises:
         ConfigError: a model that cannot be built, or view sizes that its patches do not tile.
     """
-    backbone = build_vit(config.model, config.views.global_size)
+    backbone = build_vit(config.model, config.views.global_size, channels=config.views.channels)
     patch = backbone.patch_embed.patch_size[0]
     if config.views.local_views and config.views.local_size % patch:
         raise ConfigError(
@@ -128,7 +133,7 @@ def _freeze_unreached(student: Network, config: PretrainConfig) -> None:
         student.head.requires_grad_(False)
 
 
-def _create(config: ModelConfig, image_size: int, drop_path: float) -> Any:
+def _create(config: ModelConfig, image_size: int, drop_path: float, channels: int) -> Any:
     name = config.name
     if (fault := name_fault(name, vision_transformer=True)) is not None:
         raise ConfigError(f"model.name: {fault}")
@@ -141,14 +146,16 @@ def _create(config: ModelConfig, image_size: int, drop_path: float) -> Any:
         overrides["dynamic_img_size"] = True
     pretrained = config.weights == "timm"
     try:
-        vit = timm.create_model(
-            name,
-            pretrained=pretrained,
-            img_size=image_size,
-            num_classes=0,
-            drop_path_rate=drop_path,
-            **overrides,
-        )
+        with refused_random_channels():
+            vit = timm.create_model(
+                name,
+                pretrained=pretrained,
+                img_size=image_size,
+                num_classes=0,
+                in_chans=channels,
+                drop_path_rate=drop_path,
+                **overrides,
+            )
     except Exception as error:  # timm and its hub client raise whatever they like
         what = "model.weights: timm's weights for" if pretrained else "model.name:"
         raise ConfigError(f"{what} {name} with {overrides or 'its own sizes'}: {one_line(error)}") from error

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from odis.backbones.names import name_fault
 from odis.backbones.weights import one_line
-from odis.config.training import Channels, ModelConfig, PretrainConfig
+from odis.config.pixels import Channels, statistics_fault
+from odis.config.training import ModelConfig, PretrainConfig
 from odis.errors import ConfigError, OdisWarning
 
 
@@ -130,6 +131,11 @@ def follow_weights(config: PretrainConfig) -> PretrainConfig:
         mean, std = views.statistics
         return replace(config, views=replace(views, mean=mean, std=std))
     given = {name: value for name in ("mean", "std") if (value := getattr(views, name)) is not None}
+    if len(start.mean) != views.channels:  # statistics of other channels say nothing of these
+        for name in ("mean", "std"):
+            if (fault := statistics_fault(name, given.get(name), views.channels)) is not None:
+                raise ConfigError(f"views.{name}: {fault}")
+        return config
     if not start.certain and len(given) == 2:
         return config
     for name, value in given.items():
@@ -175,8 +181,7 @@ def _card(path: Path) -> dict[str, Any] | None:
 
 
 def _channels(values: Any) -> Channels:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
+    return tuple(float(value) for value in values)
 
 
 def _numbers(values: Channels) -> str:

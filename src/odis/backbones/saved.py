@@ -15,6 +15,7 @@ from torch import nn
 
 from odis.backbones.build import build_vit
 from odis.backbones.names import without_hub
+from odis.config.pixels import PixelFormat
 from odis.config.training import ModelConfig
 from odis.errors import ConfigError, DataError
 from odis.machine.checksums import (
@@ -124,6 +125,7 @@ def _built(card: dict[str, Any], shapes: dict[str, list[int]]) -> ObjectViT:
         KeyError, TypeError, ValueError, ConfigError: The card describes no network, or another one.
     """
     config, size = ModelConfig(**card["model"] | {"weights": None}), card["image_size"]
+    channels = PixelFormat.of_card(card).channels
     for name in ("patch_size", "embed_dim", "depth", "num_heads"):
         value = getattr(config, name)
         most = len(shapes) if name == "depth" else _LARGEST
@@ -133,10 +135,10 @@ def _built(card: dict[str, Any], shapes: dict[str, list[int]]) -> ObjectViT:
         raise ValueError(f"its card has image_size {size!r}, must be from 1 to {_LARGEST}")
     with without_hub():
         with torch.device("meta"):
-            described = build_vit(config, size, drop_path=0.0).state_dict()
+            described = build_vit(config, size, drop_path=0.0, channels=channels).state_dict()
         if {name: list(value.shape) for name, value in described.items()} != shapes:
             raise ValueError("its card describes another network than its weights are of")
-        return build_vit(config, size, drop_path=0.0)
+        return build_vit(config, size, drop_path=0.0, channels=channels)
 
 
 _LARGEST = 2**16

@@ -14,6 +14,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 
 from odis.backbones.adapters import start_object_token
+from odis.backbones.channels import adapt_channels
 from odis.backbones.layouts import FoundState, describe, find_state, to_timm
 from odis.backbones.relative import RelativeViT, convert_beit
 from odis.backbones.rotary import RotaryViT, convert_eva
@@ -62,6 +63,7 @@ def load_timm_weights(model: ObjectViT, path: str | Path) -> None:
     elif "register_tokens" in state or any(".mlp.w12." in name for name in state):
         state.setdefault("mask_token", torch.zeros(1, 1))
     try:
+        state = adapt_channels(state, model.patch_embed.proj.weight.shape[1])
         state = converted(state, model)
     except (KeyError, RuntimeError, AttributeError, ValueError) as error:
         raise ConfigError(f"model.weights: {path} does not fit the model: {one_line(error)}") from error

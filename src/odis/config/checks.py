@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 
 from odis.config.discovery import DiscoverConfig
 from odis.config.keep import parse_fetch_cache, parse_keep
+from odis.config.pixels import MOST_CHANNELS, ranges_fault, statistics_fault
 from odis.config.training import PretrainConfig
 from odis.config.wording import counted
 from odis.errors import ConfigError
@@ -112,7 +113,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if of in (tuple, list):
         if not isinstance(value, tuple | list):
             return False
-        kinds = within * len(value) if of is list else within
+        if of is list or within[1:] == (...,):
+            return all(_fits(one, within[0]) for one in value)
+        kinds = within
         return len(kinds) == len(value) and all(map(_fits, value, kinds))
     if hint in (int, float):
         number = numbers.Integral if hint is int else numbers.Real
@@ -126,6 +129,8 @@ def _words(hint: Any) -> str:
         return " or ".join(map(_words, within))
     if of is Literal:
         return f"one of {', '.join(map(str, within))}"
+    if of is tuple and within[1:] == (...,):
+        return f"a list, each {_words(within[0])}"
     if of is tuple:
         return f"{counted(len(within), 'value')}, each {_words(within[0])}"
     return f"a list, each {_words(within[0])}" if of is list else _WORDS.get(hint, str(hint))
@@ -227,8 +232,23 @@ def _check_views(config: PretrainConfig) -> None:
     _at_least(config, 0, "views.mask_margin", unit=" patches")
     for strength, most in zip(views.jitter_strength, (1, 1, 1, 0.5)):
         _require(0 <= strength <= most, "views.jitter_strength", f"is {strength}, must be from 0 to {most:g}")
-    std = views.statistics[1]
-    _require(all(s > 0 for s in std), "views.std", f"is {list(std)}, must be above 0")
+    _require(
+        1 <= views.channels <= MOST_CHANNELS,
+        "views.channels",
+        f"is {views.channels}, must be from 1 to {MOST_CHANNELS}",
+    )
+    wrong = ranges_fault(views.value_ranges, views.channels)
+    _require(wrong is None, "views.value_ranges", str(wrong))
+    for name in ("mean", "std"):
+        if (values := getattr(views, name)) is not None or config.model.weights in (None, "timm"):
+            wrong = statistics_fault(name, values, views.channels)
+            _require(wrong is None, f"views.{name}", str(wrong))
+    _require(
+        views.channels == 3 or config.objects.rediscover_every == 0,
+        "objects.rediscover_every",
+        f"is {config.objects.rediscover_every}, but views.channels is {views.channels}, and discovery is of "
+        "three",
+    )
 
 
 def _check_prediction(config: PretrainConfig) -> None:

@@ -132,7 +132,7 @@ def load_recipe(name: str | Path | None, **overrides: Any) -> PretrainConfig:
 def _as_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
+    return f"[{','.join(map(_as_text, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
 def require(options: Any, *names: str) -> None:

@@ -12,12 +12,9 @@ from typing import Any, Literal
 
 from odis.config.discovery import DiscoverConfig
 from odis.config.loading import LoaderConfig
+from odis.config.pixels import IMAGENET_MEAN, IMAGENET_STD, Channels, PixelFormat
 
 MaskShape = Literal["area", "component-boxes"]
-Channels = tuple[float, float, float]
-
-IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
-IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
 
 @dataclass
@@ -91,8 +88,12 @@ class ViewsConfig:
         blur: Probability of Gaussian blur in the first global view, the other global views, the local views.
         solarize: Probability of solarization in the first global view, the other global views, the local
             views.
+        channels: Channels of an image, 1 to 20: saturation and hue are of three alone. Weights of three are
+            adapted.
+        value_ranges: Numbers of the file that become 0 and 1, such as `[[0, 4095]]`: a pair for all channels
+            or one for each, for what is between. By default what the file states.
         mean: Mean of each channel, for pixels in 0..1. By default that which the start weights were trained
-            with; without weights ImageNet's.
+            with; without weights ImageNet's. Needed where `channels` is not 3.
         std: Standard deviation of each channel, likewise.
     """
 
@@ -119,13 +120,20 @@ class ViewsConfig:
     grayscale: float = 0.2
     blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
     solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    channels: int = 3
+    value_ranges: tuple[tuple[float, float], ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     @property
     def statistics(self) -> tuple[Channels, Channels]:
         """Mean and deviation; ImageNet's where none is set (`backbones.published` sets those of weights)."""
         return self.mean or IMAGENET_MEAN, self.std or IMAGENET_STD
+
+    @property
+    def pixels(self) -> PixelFormat:
+        """Channels of an image, and their ranges."""
+        return PixelFormat(self.channels, self.value_ranges)
 
 
 @dataclass
@@ -381,7 +389,7 @@ def as_dict(config: PretrainConfig) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {k: plain(v) for k, v in value.items()}
-        return list(value) if isinstance(value, tuple) else value
+        return [plain(v) for v in value] if isinstance(value, tuple | list) else value
 
     sections: dict[str, Any] = plain(asdict(config))
     return sections

@@ -35,7 +35,7 @@ class RawSample:
     """One image as a worker sends it: a sample without its views' pixels, and what they are rendered from."""
 
     sample: Sample
-    # uint8 (h, w, 3): the part of the image that views show; with a reference the whole image, or nothing
+    # uint8 (h, w, C): the part of the image that views show; with a reference the whole image, or nothing
     pixels: Tensor
     table: (
         np.ndarray
@@ -73,7 +73,7 @@ def make_raw_sample(
     if image.kept_as is None:
         pixels = image.pixels[:, y0:y1, x0:x1].permute(1, 2, 0).contiguous()
     elif image.pixels.is_meta:
-        pixels = torch.empty(0, 0, 3, dtype=torch.uint8)
+        pixels = torch.empty(0, 0, views.channels, dtype=torch.uint8)
         ref = CacheRef(index, image.kept_as, (x0, y0, x1, y1), None)
     else:
         pixels = image.pixels.permute(1, 2, 0).contiguous()
@@ -81,7 +81,7 @@ def make_raw_sample(
         ref = CacheRef(index, image.kept_as, (x0, y0, x1, y1), whole, image.shrink, image.offset)
     boxes -= (x0, y0, x0, y0)
     rows = [view_row(box, crop.flip, done) for box, crop, done in zip(boxes.tolist(), plan.crops, drawn)]
-    nothing = torch.empty(3, 0, 0)
+    nothing = torch.empty(views.channels, 0, 0)
     made = [View(nothing, *rest) for rest in zip(plan.crops, plan.masks, plan.visible)]
     g = views.global_views
     sample = Sample(made[:g], made[g:], plan.hidden, index=index, path=path, skipped=skipped)
@@ -93,7 +93,7 @@ class RawBatch:
     """A batch whose views are still to be rendered: `to` renders them on the device it moves to."""
 
     batch: Batch  # without pixels
-    pixels: Tensor  # uint8: the images one after the other, each (h, w, 3)
+    pixels: Tensor  # uint8: the images one after the other, each (h, w, C)
     shapes: list[tuple[int, int]]  # B heights and widths of what views show
     table: Tensor  # float32 (B, V, 17), see `augment.device.ViewTable`
     views: ViewsConfig
@@ -139,12 +139,14 @@ class RawBatch:
         return replace(batch, global_views=made[0], local_views=made[1] if len(made[1]) else made[0][:0])
 
     def _images(self, device: torch.device) -> list[Tensor]:
-        """What views show of each image, uint8 (h, w, 3), on the device."""
+        """What views show of each image, uint8 (h, w, C), on the device."""
         sides = [shape if ref is None else ref.sent or (0, 0) for shape, ref in zip(self.shapes, self.refs)]
-        pixels = self.pixels.to(device, non_blocking=True).split([3 * h * w for h, w in sides])
+        pixels = self.pixels.to(device, non_blocking=True).split(
+            [self.views.channels * h * w for h, w in sides]
+        )
         shown = []
         for (h, w), ref, sent in zip(sides, self.refs, pixels):
-            image = sent.view(h, w, 3)
+            image = sent.view(h, w, self.views.channels)
             if ref is not None:
                 assert self.device_cache is not None
                 image = self.device_cache.shown(ref, image if ref.sent else None)
@@ -152,12 +154,12 @@ class RawBatch:
         return shown
 
     def _render(self, shown: list[Tensor], table: Tensor, on_cpu: Tensor, size: int) -> Tensor:
-        """float32 (V * B, 3, size, size), view-major: one part of the views of all images."""
-        images, count = table.shape[:2]
-        out = torch.empty(count, images, 3, size, size, device=table.device)
-        for first, end in parts_of(self.shapes, count, size) if count else ():
+        """float32 (V * B, C, size, size), view-major: one part of the views of all images."""
+        (images, count), channels = table.shape[:2], self.views.channels
+        out = torch.empty(count, images, channels, size, size, device=table.device)
+        for first, end in parts_of(self.shapes, count, size, channels) if count else ():
             height, width = (max(shape[axis] for shape in self.shapes[first:end]) for axis in (0, 1))
-            padded = torch.zeros(end - first, height, 3, width, device=table.device)
+            padded = torch.zeros(end - first, height, channels, width, device=table.device)
             for i in range(first, end):
                 h, w = self.shapes[i]
                 padded[i - first, :h, :, :w] = shown[i].transpose(1, 2)
@@ -169,13 +171,16 @@ class RawBatch:
         return out.flatten(0, 1)
 
 
-def parts_of(shapes: list[tuple[int, int]], views: int, size: int) -> list[tuple[int, int]]:
+def parts_of(
+    shapes: list[tuple[int, int]], views: int, size: int, channels: int = 3
+) -> list[tuple[int, int]]:
     """First and end of runs of images that are rendered together, within a bound on temporary memory.
 
     Args:
         shapes: Heights and widths of the images.
         views: Views an image.
         size: Their side in pixels.
+        channels: Of an image.
     """
     parts: list[tuple[int, int]] = []
     first, height, width = 0, 0, 0
@@ -183,7 +188,8 @@ def parts_of(shapes: list[tuple[int, int]], views: int, size: int) -> list[tuple
         taller, wider = max(height, h), max(width, w)
         # The padded image; weights of columns and rows; the crops after the first product, twice; a few
         # copies of the views.
-        each = 3 * taller * wider + views * size * (4 * (taller + wider) + 6 * taller + 20 * size)
+        copies = channels * (6 * taller + 20 * size) // 3
+        each = channels * taller * wider + views * size * (4 * (taller + wider) + copies)
         if i > first and each * (i + 1 - first) > _NUMBERS:
             parts.append((first, i))
             first, taller, wider = i, h, w

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from odis.config.training import ObjectsConfig, PredictionConfig, ViewsConfig
+from odis.data.augment.bands import bands_to_chw, resample_bands
 from odis.data.augment.cpu import to_chw
 from odis.data.augment.draw import Photometrics, apply_photometrics, draw_photometrics
 from odis.data.augment.resampling import resample
@@ -46,7 +47,7 @@ def resized_crop(image: Decoded, crop: Crop, size: int) -> np.ndarray:
         size: Side of the result in pixels; a smaller crop is enlarged.
 
     Returns:
-        uint8 (size, size, 3).
+        uint8 (size, size, C).
     """
     if image.shrink == 1:
         # Torch resizes bytes twice as fast if they are contiguous, in the layout of a decoded image.
@@ -59,19 +60,20 @@ def resized_crop(image: Decoded, crop: Crop, size: int) -> np.ndarray:
     # As in torchvision, the filter sees the pixels of the crop alone.
     x0, y0, x1, y1 = outer_pixels(box := image.box(crop))
     shown = image.pixels[:, y0:y1, x0:x1].permute(1, 2, 0).contiguous().numpy()
-    return resample(shown, box[0] - x0, box[1] - y0, box[2] - x0, box[3] - y0, size)
+    within = box[0] - x0, box[1] - y0, box[2] - x0, box[3] - y0
+    return resample(shown, *within, size) if shown.shape[2] == 3 else resample_bands(shown, *within, size)
 
 
 def normalize_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Pixels as a network takes them: `(pixels / 255 - mean) / std` in each channel.
 
     Args:
-        pixels: uint8 (..., 3, H, W).
+        pixels: uint8 (..., C, H, W).
         mean: Channel means, of pixels in 0..1.
         std: Channel deviations.
 
     Returns:
-        float32 (..., 3, H, W).
+        float32 (..., C, H, W).
     """
     offset, scale = (
         torch.tensor(v, dtype=torch.float32, device=pixels.device).mul_(255)[:, None, None]
@@ -98,7 +100,7 @@ def make_sample(
 
     Args:
         rng: Source of all randomness. Geometry is drawn before photometrics, so it does not depend on them.
-        image: uint8 (3, H, W).
+        image: uint8 (C, H, W).
         row: Its objects, in pixels of `image`.
         objects: Which objects are used.
         views: Crops, photometrics and object masks.
@@ -181,11 +183,12 @@ def render_views(
     offset, scale = (
         np.array(v, dtype=np.float32) * np.float32(255) for v in views.statistics
     )  # as in `normalize_pixels`
+    to_planes = to_chw if views.channels == 3 else bands_to_chw
     for part in (slice(0, views.global_views), slice(views.global_views, len(plan.crops))):
         side = plan.sizes[part][0] if plan.sizes[part] else 0
-        shown = np.empty((len(plan.sizes[part]), 3, side, side), dtype=np.float32)
+        shown = np.empty((len(plan.sizes[part]), views.channels, side, side), dtype=np.float32)
         for view, crop, done in zip(shown, plan.crops[part], drawn[part]):
-            pixels = to_chw(resized_crop(image, crop, side), crop.flip)
+            pixels = to_planes(resized_crop(image, crop, side), crop.flip)
             apply_photometrics(pixels, done, offset, scale, view)
         made += [
             View(*view)

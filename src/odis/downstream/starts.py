@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from odis.backbones.build import build_vit
+from odis.config.pixels import RGB, Channels, PixelFormat
 from odis.config.training import ModelConfig
 from odis.errors import ConfigError, DataError, OdisError
 from odis.inference import Encoder, load
+from odis.inference.colours import require_colours
 from odis.method.vit import ObjectViT
 from odis.train.run_folder import read_config
 
@@ -46,8 +48,8 @@ class Start:
     source: str
     model: ModelConfig
     image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Channels
+    std: Channels
     weights: dict[str, Tensor] | None
     provenance: str = ""
     recipe: str | None = None
@@ -127,6 +129,7 @@ def _of_encoder(source: str, encoder: Encoder) -> Start:
         raise OdisError(
             f"{source}: is a timm {type(model.model).__name__}; fine-tuning takes ViTs with [CLS]"
         )
+    require_colours(encoder, "fine-tuning")
     card = encoder.card
     if card:
         config = ModelConfig(**card["model"] | {"weights": None})
@@ -154,10 +157,13 @@ def _before(run: Path, source: str) -> Start:
         model, views = ModelConfig(**config["model"]), config["views"]
         size, seed = int(views["global_size"]), int(config["train"]["seed"])
         mean, std = (_channels(views[name]) for name in ("mean", "std"))
+        form = PixelFormat.of_card(views)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{run / 'config.yaml'}: not the config of a run of this version ({error})"
         ) from error
+    if form != RGB:
+        raise OdisError(f"{source}: was trained on other images than 8-bit RGB, which fine-tuning reads")
     torch.manual_seed(seed)
     backbone = build_vit(model, size)
     weights = {name: value.detach().clone() for name, value in backbone.state_dict().items()}
@@ -165,6 +171,5 @@ def _before(run: Path, source: str) -> Start:
     return Start(source, replace(model, weights=None), size, mean, std, weights, where, step=0)
 
 
-def _channels(values: Any) -> tuple[float, float, float]:
-    red, green, blue = map(float, values)
-    return red, green, blue
+def _channels(values: Any) -> Channels:
+    return tuple(map(float, values))

@@ -15,7 +15,7 @@ from PIL import Image
 from odis.config.wording import counted
 from odis.errors import DataError
 from odis.evaluation.label_maps import IGNORE, LABEL_MAPS, REFUSED, LabelledImages
-from odis.objects.images import quiet_pillow
+from odis.objects.decoding.quiet import quiet_pillow
 from odis.objects.sources.label_list import LABEL_MAP, find_list_file, read_lines
 
 _NO_CLASS = re.compile(r"[_ ]*(void|ignored?|unlabell?ed|unknown)[_ ]*", re.IGNORECASE)

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as tv
 
 from odis.config.query import QueryConfig
 from odis.data.workers import WorkerLoader
@@ -60,7 +59,7 @@ class DenseRows(Dataset[DenseItem]):
     def __getitem__(self, i: int) -> DenseItem:
         path = self.data.image_path(self.rows[i])
         try:
-            image, labels, skipped = self.data.read(self.rows[i])
+            pixels, labels, skipped = self.data.read_pixels(self.rows[i], self.builder.pixels)
         except DataError as error:
             return DenseItem(None, np.empty((0, 0)), [Skipped(path, str(error).removeprefix(f"{path}: "))])
         known = labels >= 0
@@ -70,7 +69,8 @@ class DenseRows(Dataset[DenseItem]):
             return DenseItem(
                 None, mapped, skipped, self.data.classes[int(labels[known][mapped[known] < 0][0])]
             )
-        return DenseItem(self.builder.whole(tv.pil_to_tensor(image)), mapped, skipped)
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        return DenseItem(self.builder.whole(image), mapped, skipped)
 
 
 def open_labelled(path: str | Path, split: str, *, boxes: bool = False) -> LabelledImages:

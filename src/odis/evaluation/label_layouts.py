@@ -19,7 +19,7 @@ from PIL import Image
 from odis.errors import DataError
 from odis.evaluation.class_list import read_class_list
 from odis.evaluation.label_maps import BACKGROUND, IGNORE, LABEL_MAPS, REFUSED, LabelledImages
-from odis.objects.images import quiet_pillow
+from odis.objects.decoding.quiet import quiet_pillow
 from odis.objects.sources.label_list import CLASS_NAMES, LABEL_MAP
 from odis.objects.sources.label_maps import are_voc
 from odis.objects.sources.voc import CLASSES

@@ -10,11 +10,14 @@ from itertools import chain
 import numpy as np
 from PIL import Image
 
+from odis.config.pixels import RGB, PixelFormat
 from odis.errors import DataError, OdisError
 from odis.objects import rle
 from odis.objects.clean import usable_objects
-from odis.objects.images import header_sizes, load_image, quiet_pillow
+from odis.objects.decoding.quiet import quiet_pillow
+from odis.objects.images import header_sizes
 from odis.objects.index import ObjectIndex
+from odis.objects.pixels import load_pixels
 from odis.types import Object, Skipped
 
 IGNORE = -1
@@ -152,13 +155,22 @@ class LabelledImages:
             DataError: Naming the file: the image or its label map is missing, cannot be decoded, or is of
                 another size than the other; the label map has a value that is no class.
         """
+        pixels, labels, skipped = self.read_pixels(i, RGB)
+        return Image.fromarray(pixels), labels, skipped
+
+    def read_pixels(self, i: int, form: PixelFormat) -> tuple[np.ndarray, np.ndarray, list[Skipped]]:
+        """As `read`, with pixels uint8 (H, W, C) in another format than RGB.
+
+        Raises:
+            DataError: See `read`.
+        """
         if self._index is not None:
             row = self._index[i]
-            image = load_image(self._index.image_path(i), (row.width, row.height))
-            return image, *self.read_labels(i)
+            pixels = load_pixels(self._index.image_path(i), (row.width, row.height), form)
+            return pixels, *self.read_labels(i)
         image_path, label_map = self._files[i]
         size = self._map_size(i)
-        return load_image(image_path, size), self._read_map(label_map), []
+        return load_pixels(image_path, size, form), self._read_map(label_map), []
 
     def read_labels(self, i: int) -> tuple[np.ndarray, list[Skipped]]:
         """The labels of image `i`, as `read` gives them, for one who has the image already.

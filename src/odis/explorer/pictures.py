@@ -18,7 +18,8 @@ from PIL import Image
 from odis.errors import DataError
 from odis.explorer.refusal import RefusedError
 from odis.objects.clean import UsableObjects, usable_objects
-from odis.objects.images import TRANSPOSE, load_image, orientation_of, quiet_pillow, reason_of, to_rgb
+from odis.objects.decoding.quiet import quiet_pillow
+from odis.objects.images import TRANSPOSE, load_image, orientation_of, reason_of, to_rgb
 from odis.objects.index import ObjectIndex
 from odis.types import ImageObjects, Object
 

@@ -18,6 +18,7 @@ from odis.backbones.attention_maps import object_attention_maps
 from odis.backbones.baseline import TimmBaseline
 from odis.backbones.features import as_one_object, last_blocks
 from odis.backbones.fp16_range import require_fp16_range
+from odis.config.pixels import RGB, Channels, PixelFormat
 from odis.config.query import MODES, READOUTS, QueryConfig, Readout
 from odis.config.training import MaskShape, PretrainConfig
 from odis.config.wording import counted
@@ -55,12 +56,13 @@ class Encoder:
         source: What it was loaded from.
         card: Metadata of its file.
         largest_by_block: In fp16, the largest value that each block leaves (`backbones.fp16_range`).
+        pixels: Channels of an image, and the ranges of its numbers.
     """
 
     model: ObjectViT | TimmBaseline
     image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Channels
+    std: Channels
     mask_coverage: float = 0.5
     mask_margin: int = 0
     mask_shape: MaskShape = "area"
@@ -71,6 +73,7 @@ class Encoder:
     source: str = ""
     card: dict[str, Any] = field(default_factory=dict)
     largest_by_block: list[float] = field(default_factory=list, compare=False)
+    pixels: PixelFormat = RGB
 
     @staticmethod
     def of(
@@ -94,6 +97,7 @@ class Encoder:
             precision=precision,
             provenance=provenance,
             source=source,
+            pixels=views.pixels,
         )
 
     @property
@@ -168,11 +172,10 @@ class Encoder:
             and self.object_readout == "token"
             and getattr(self.model, "object_tokens", "") in ("single", "beside")
         )
-        red, green, blue = (round(255 * m) for m in self.mean)
-        fill = (red, green, blue)
+        fill = tuple(round(255 * m) for m in self.mean)
         return QueryBuilder(
             known, size, context, self.patch_size, self.mask_coverage, self.mask_margin, self.mask_shape,
-            one_each, fill, square, self.interpolation, query.readout,
+            one_each, fill, square, self.interpolation, query.readout, self.pixels,
         )  # fmt: skip
 
     def embed(
@@ -195,8 +198,8 @@ class Encoder:
         resized to the square.)
 
         Args:
-            images: One picture or several: paths, PIL images, arrays (height, width, 3) or (height, width),
-                tensors (3, height, width); uint8, or floats from 0 to 1. Paths are turned as their EXIF says;
+            images: One picture or several: paths, PIL images, arrays (height, width, C) or (height, width),
+                tensors (C, height, width); uint8, or floats from 0 to 1. Paths are turned as their EXIF says;
                 PIL images are taken as they are.
             objects: For each image its `Object`s, n >= 0. None, with no boxes and masks either, takes each
                 image as one object.
@@ -225,16 +228,9 @@ class Encoder:
             one = [None if given is None else [given] for given in (objects, boxes, masks)]
             picture: Any = images
             return self.embed(
-                [picture],
-                one[0],
-                mode,
-                boxes=one[1],
-                masks=one[2],
-                size=size,
-                context=context,
-                readout=readout,
-                batch_size=batch_size,
-            )[0]
+                [picture], one[0], mode, boxes=one[1], masks=one[2], size=size, context=context,
+                readout=readout, batch_size=batch_size,
+            )[0]  # fmt: skip
         builder = self.query_builder(QueryConfig((mode,), size=size, context=context, readout=readout))
         pictures: list[Any] = list(images)  # type: ignore[arg-type]  # one picture was ruled out
         if objects is not None and (boxes is not None or masks is not None):
@@ -249,7 +245,7 @@ class Encoder:
 
         def queries() -> Iterator[tuple[tuple[int, int], Query]]:
             for i, picture in enumerate(pictures):
-                image = as_pixels(picture, f"image {i}")
+                image = as_pixels(picture, f"image {i}", self.pixels)
                 mine = (None if given is None else given[i] for given in (objects, boxes, masks))
                 items = as_objects(*mine, image=image, name=f"image {i}")
                 counts.append(len(items))
@@ -339,7 +335,7 @@ class Encoder:
         """All tokens of a batch of resized images, on the device, in the precision of the model.
 
         Args:
-            pixels: uint8 (B, 3, H, W), sides multiples of the patch size; or float32 from 0 to 255, which
+            pixels: uint8 (B, C, H, W), sides multiples of the patch size; or float32 from 0 to 255, which
                 is used up.
             masks: bool (B, Q, P) on the device, or None for plain images.
         """

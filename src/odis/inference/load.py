@@ -11,6 +11,7 @@ from odis.backbones.build import build_vit
 from odis.backbones.names import name_fault
 from odis.backbones.published import published_size, say_default_tag, start_weights
 from odis.backbones.saved import load_model, load_teacher
+from odis.config.pixels import PixelFormat
 from odis.config.training import ModelConfig
 from odis.errors import ConfigError, DataError, OdisError
 from odis.inference.encoder import Encoder
@@ -72,6 +73,7 @@ def _trained(path: Path) -> Encoder:
             object_readout=card["model"]["object_readout"],
             provenance=card["provenance"],
             card=card,
+            pixels=PixelFormat.of_card(card),
         )
     except KeyError as error:
         raise DataError(f"{path}: not a model that odis wrote: its card lacks {error}") from error

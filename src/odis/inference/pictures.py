@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
+from odis.config.pixels import RGB, PixelFormat
 from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.clean import ANY_LABEL, usable_objects
-from odis.objects.images import load_image
+from odis.objects.decoding.raw import to_pixels
+from odis.objects.pixels import load_pixels, raw_of_pillow
 from odis.types import Box, ImageObjects, Object
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -30,30 +31,35 @@ def is_one_picture(given: Any) -> bool:
     return not isinstance(given, Iterable) or isinstance(given, str | Path | Image.Image | bytes | dict)
 
 
-def as_pixels(picture: Picture, name: str) -> Tensor:
-    """A picture as uint8 (3, height, width).
+def as_pixels(picture: Picture, name: str, form: PixelFormat = RGB) -> Tensor:
+    """A picture as uint8 (C, height, width). Arrays and tensors have the channels that are wanted, and are
+    no longer in the numbers of a file.
 
     Raises:
         DataError: naming the picture, if it cannot be read or is none of the kinds that `Encoder.embed`
             lists.
     """
     if isinstance(picture, str | Path):
-        pixels: Tensor = tv.pil_to_tensor(load_image(picture))
+        pixels = torch.from_numpy(load_pixels(picture, form=form)).permute(2, 0, 1)
         return pixels
+    channels = form.channels
     if isinstance(picture, Image.Image):
-        pixels = tv.pil_to_tensor(picture.convert("RGB"))
-        return pixels
+        if form == RGB:
+            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+        found = to_pixels(raw_of_pillow(picture), form, name)
+        return torch.from_numpy(found).permute(2, 0, 1)
     if isinstance(picture, np.ndarray):
         shown = f"{picture.dtype} {picture.shape}"
         if picture.ndim == 2:
-            picture = picture[..., None].repeat(3, axis=2)
+            picture = picture[..., None].repeat(3 if channels == 3 else 1, axis=2)
         if (
             picture.ndim != 3
-            or picture.shape[2] != 3
+            or picture.shape[2] != channels
             or picture.dtype not in (np.uint8, np.float32, np.float64)
         ):
             raise DataError(
-                f"{name}: is {shown}, must be uint8 or float (height, width, 3) or (height, width)"
+                f"{name}: is {shown}, must be uint8 or float (height, width, {channels})"
+                f"{' or (height, width)' if channels in (1, 3) else ''}"
             )
         pixels = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
     elif not isinstance(picture, Tensor):
@@ -67,12 +73,12 @@ def as_pixels(picture: Picture, name: str) -> Tensor:
         shown = f"{pixels.dtype} {tuple(pixels.shape)}"
     if (
         pixels.ndim != 3
-        or len(pixels) != 3
+        or len(pixels) != channels
         or not pixels.numel()
         or not (pixels.dtype == torch.uint8 or pixels.is_floating_point())
     ):
         raise DataError(
-            f"{name}: is {shown}, must be a path, a PIL image, or uint8 or float (3, height, width)"
+            f"{name}: is {shown}, must be a path, a PIL image, or uint8 or float ({channels}, height, width)"
         )
     if pixels.dtype == torch.uint8:
         return pixels

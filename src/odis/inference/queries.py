@@ -25,13 +25,14 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from odis.config.pixels import RGB, PixelFormat
 from odis.config.query import Mode, Readout
 from odis.config.training import MaskShape
 from odis.data.geometry.patches import object_shapes, objects_on_grid, patch_grid
 from odis.errors import DataError
 from odis.objects.clean import usable_objects
-from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
+from odis.objects.pixels import load_pixels
 from odis.types import Box, Crop, Object, Skipped
 
 
@@ -39,7 +40,7 @@ from odis.types import Box, Crop, Object, Skipped
 class Query:
     """One image as the model sees it, and the masks of the objects to read."""
 
-    pixels: np.ndarray  # uint8 (3, H, W), sides multiples of the patch size
+    pixels: np.ndarray  # uint8 (C, H, W), sides multiples of the patch size
     masks: np.ndarray  # bool (Q, P)
 
 
@@ -63,6 +64,7 @@ class QueryBuilder:
             then resized to size x size.
         interpolation: Of resizes, that of the network's training: `bicubic` or another of torchvision's.
         readout: What stands for an object.
+        pixels: Channels of an image, and their ranges.
     """
 
     mode: Mode
@@ -73,16 +75,17 @@ class QueryBuilder:
     margin: int
     mask_shape: MaskShape
     one_each: bool
-    fill: tuple[int, int, int]
+    fill: tuple[int, ...]
     square: tuple[int, int] | None = None
     interpolation: str = "bicubic"
     readout: Readout = "obj"
+    pixels: PixelFormat = RGB
 
     def __call__(self, image: Tensor, objects: Sequence[Object]) -> list[Query]:
         """Queries for the objects in order: one each, or one for all of them.
 
         Args:
-            image: uint8 (3, height, width).
+            image: uint8 (C, height, width).
             objects: Objects of the image that `usable_objects` keeps.
         """
         height, width = image.shape[1:]
@@ -213,7 +216,7 @@ class IndexRows(Dataset[RowQueries]):
         path = self.index.image_path(self.rows[i])
         try:
             row = self.index[self.rows[i]]
-            image = load_image(path, (row.width, row.height))
+            pixels = load_pixels(path, (row.width, row.height), self.builder.pixels)
         except DataError as error:
             return RowQueries(
                 [], [], [], [], [Skipped(path, str(error).removeprefix(f"{path}: "))], read=False
@@ -224,5 +227,6 @@ class IndexRows(Dataset[RowQueries]):
         if self.images:
             items, numbers = [Object((0.0, 0.0, float(row.width), float(row.height)))], [-1]
             labels = [tuple(sorted({label for of_one in labels for label in of_one}))]
-        queries = self.builder(tv.pil_to_tensor(image), items) if items else []
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        queries = self.builder(image, items) if items else []
         return RowQueries(queries, numbers, labels, [item.box for item in items], usable.named(path), True)

@@ -14,6 +14,8 @@ from PIL import Image
 from odis.config.wording import there_are
 from odis.errors import DataError
 from odis.objects import rle
+from odis.objects.decoding.kinds import reader_of
+from odis.objects.decoding.source import Source
 from odis.objects.extras import unread_parts
 from odis.objects.images import header_sizes
 from odis.types import Box, ImageObjects, Object, Skipped
@@ -187,6 +189,9 @@ def usable_size(
         if annotated is not None and trust:
             return _possible_size(path, annotated)
         size, as_stored = _confirmed(path, annotated, look, data)
+        if (reader := reader_of(source := Source(str(path), data))) is not None:
+            for kind, count in reader.unread(source):
+                skip(Unread(str(path), kind, count))
         if as_stored and boxes is not None and _fit(boxes(), size[::-1]):
             skip(Unread(str(path), AS_STORED))
         return size

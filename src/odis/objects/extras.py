@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from odis.errors import DataError
-from odis.objects.images import opened, quiet_pillow
+from odis.objects.decoding.quiet import quiet_pillow
+from odis.objects.images import opened
 
 LOW_BITS = "lower 8 bits of 16-bit images"
 

@@ -1,20 +1,22 @@
-"""Image files: which ones a folder holds, how large they are, and their pixels as 8-bit RGB."""
+"""Image files: how large they are, and their pixels as 8-bit RGB. `pixels.py` reads other channels."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-import threading
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from odis.config.pixels import RGB
 from odis.errors import DataError, UnreachableError
+from odis.objects.decoding.kinds import HEIF, reader_of, register_heif
+from odis.objects.decoding.quiet import quiet_pillow
+from odis.objects.decoding.raw import MEASURED, to_pixels, warn_if_dark
+from odis.objects.decoding.source import Source
 from odis.objects.headers import MOST_SIDE, header_of, read_header
 from odis.objects.storage.address import is_elsewhere
 from odis.objects.storage.reading import read_bytes
@@ -62,6 +64,8 @@ def header_sizes(
     if data is None and is_elsewhere(path):
         data = read_bytes(str(path))
     found = read_header(path) if data is None else header_of(data)
+    if found is None and (reader := reader_of(source := Source(str(path), data))) is not None:
+        return [possible_size(path, reader.size(source))]
     if found is None:
         with opened(path, data) as image:
             found = (*image.size, orientation_of(image))
@@ -76,7 +80,7 @@ def load_image(
 ) -> Image.Image:
     """The whole image as 8-bit RGB, turned as a viewer shows it.
 
-    Alpha is dropped, grey repeated, 16-bit scaled to 8-bit.
+    Alpha is dropped, grey repeated, 16-bit scaled to 8-bit. An image of more channels is refused.
 
     Args:
         path: The image file, or its address elsewhere (see `storage`).
@@ -88,20 +92,16 @@ def load_image(
     Raises:
         DataError: Naming the file: missing, empty, truncated, not an image, of another size than expected.
     """
+    if data is None and is_elsewhere(path):
+        data = read_bytes(str(path))
+    if (reader := reader_of(source := Source(str(path), data))) is not None:
+        expect_size(path, possible_size(path, reader.size(source)), expected_size)
+        return Image.fromarray(to_pixels(reader.read(source), RGB, str(path)))
     with opened(path, data) as image:
-        orientation = orientation_of(image)
         try:
             with quiet_pillow():
                 image.load()
-            turn = TRANSPOSE.get(orientation)
-            size = (image.height, image.width) if orientation in SIDEWAYS else image.size
-            if expected_size is not None and size != tuple(expected_size):
-                if image.size != tuple(expected_size):
-                    expected = f"{expected_size[0]} x {expected_size[1]}"
-                    raise DataError(
-                        f"{path}: is {size[0]} x {size[1]} pixels, but its objects are for {expected}"
-                    )
-                turn = None
+            turn = TRANSPOSE.get(turn_of(image, path, expected_size))
             rgb = to_rgb(image, path)
             return rgb if turn is None else rgb.transpose(turn)
         except DataError:
@@ -109,6 +109,49 @@ def load_image(
         # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ... on bad bytes
         except Exception as error:
             raise DataError(f"{path}: cannot be decoded ({reason_of(error)})") from error
+
+
+def turn_of(image: Image.Image, path: str | Path, expected_size: tuple[int, int] | None) -> int:
+    """The EXIF orientation by which an open image is turned: 1 if `expected_size` is that of its stored
+    pixels.
+
+    Raises:
+        DataError: It is of another size either way.
+    """
+    orientation = orientation_of(image)
+    size = (image.height, image.width) if orientation in SIDEWAYS else image.size
+    if expected_size is not None and size != tuple(expected_size) and image.size == tuple(expected_size):
+        return 1
+    expect_size(path, size, expected_size)
+    return orientation
+
+
+def expect_size(path: str | Path, size: tuple[int, int], expected: tuple[int, int] | None) -> None:
+    """Refuse an image of another size than its objects are for.
+
+    Raises:
+        DataError: It is.
+    """
+    if expected is not None and size != tuple(expected):
+        raise DataError(
+            f"{path}: is {size[0]} x {size[1]} pixels, but its objects are for {expected[0]} x {expected[1]}"
+        )
+
+
+def possible_size(path: str | Path, size: tuple[int, int]) -> tuple[int, int]:
+    """The size of an image, if it is one that is read.
+
+    Raises:
+        DataError: A side, or the image, has more pixels.
+    """
+    width, height = size
+    if max(size) > MOST_SIDE:
+        raise DataError(f"{path}: is {width:,} x {height:,} pixels, and a side has at most {MOST_SIDE:,}")
+    if min(size) < 1:
+        raise DataError(f"{path}: is {width} x {height} pixels")
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > 2 * Image.MAX_IMAGE_PIXELS:
+        raise DataError(f"{path}: {_too_many(width * height)}")
+    return size
 
 
 def opened(path: str | Path, data: bytes | None = None) -> Image.Image:
@@ -127,13 +170,13 @@ def opened(path: str | Path, data: bytes | None = None) -> Image.Image:
             data = read_bytes(str(path))
         if (os.path.getsize(path) if data is None else len(data)) == 0:
             raise DataError(f"{path}: is empty (0 bytes)")
+        if os.path.splitext(path)[1].lower() in HEIF and not register_heif():
+            raise DataError(f"{path}: needs pillow-heif: pip install 'odis[heif]'")
         with quiet_pillow():
             image = Image.open(path if data is None else io.BytesIO(data))
         if max(image.size) > MOST_SIDE:
             image.close()
-            raise DataError(
-                f"{path}: is {image.width:,} x {image.height:,} pixels, and a side has at most {MOST_SIDE:,}"
-            )
+            possible_size(path, image.size)
         return image
     except (DataError, UnreachableError):
         raise
@@ -145,35 +188,13 @@ def opened(path: str | Path, data: bytes | None = None) -> Image.Image:
         raise DataError(f"{path}: is not an image that can be read ({reason_of(error)})") from error
 
 
-_quiet_lock = threading.Lock()
-_quiet_depth = 0
-_quiet_filters: warnings.catch_warnings[None] | None = None
-
-
-@contextmanager
-def quiet_pillow() -> Iterator[None]:
-    """Nothing that Pillow warns of is shown: what matters is an error, and the rest (a photo of 96
-    megapixels, EXIF that is cut off) concerns no pixel. Threads may be in it at the same time.
-    """
-    global _quiet_depth, _quiet_filters
-    with _quiet_lock:
-        if _quiet_depth == 0:
-            _quiet_filters = warnings.catch_warnings()
-            _quiet_filters.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-        _quiet_depth += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_depth -= 1
-            if _quiet_depth == 0 and _quiet_filters is not None:
-                _quiet_filters.__exit__(None, None, None)
-
-
 def _too_large(error: Image.DecompressionBombError) -> str:
     pixels = re.search(r"\d+", str(error))
-    shown = f"has {int(pixels[0]) / 1e6:,.0f} megapixels" if pixels else "has more pixels"
+    return _too_many(int(pixels[0]) if pixels else None)
+
+
+def _too_many(pixels: int | None) -> str:
+    shown = "has more pixels" if pixels is None else f"has {pixels / 1e6:,.0f} megapixels"
     most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
     return f"{shown}, and {most:,.0f} are the most that are read; make it smaller, or cut it into tiles"
 
@@ -204,11 +225,12 @@ def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
         DataError: Its pixels have more than 16 bits.
     """
     if image.mode == "F":
-        raise DataError(f"{path}: has floating-point pixels; 8-bit and 16-bit integers can be used")
+        raise DataError(f"{path}: has floating-point pixels; state views.value_ranges ({MEASURED})")
     if image.mode == "I" or image.mode.startswith("I;16"):
         deep = np.asarray(image)
         if deep.size and (deep.min() < 0 or deep.max() > 65535):
-            raise DataError(f"{path}: has 32-bit pixels; 8-bit and 16-bit integers can be used")
+            raise DataError(f"{path}: has 32-bit pixels; state views.value_ranges ({MEASURED})")
+        warn_if_dark(deep, str(path))
         values = np.empty(deep.shape, np.uint8)
         rows = max(1, _AT_ONCE // max(1, image.width))
         for k in range(0, len(deep), rows):  # whole, 8 bytes a pixel would be gigabytes of a large image

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from odis.errors import DataError
 from odis.objects.clean import Skip, Unread
+from odis.objects.decoding.kinds import NEEDS, SLIDES, installed
 from odis.types import Skipped
 
 
@@ -27,6 +28,7 @@ IMAGE_SUFFIXES = frozenset(
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
         *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".tga"),
         *([".avif"] if _reads_avif() else []),
+        *(suffix for suffix in NEEDS if installed(suffix)),
     }
 )
 """Endings of image files, in lower case."""
@@ -43,9 +45,19 @@ SKIPPED_LIST = ".skipped.jsonl"
 _PICTURES = frozenset(
     {
         *(".heic", ".heif", ".hif", ".avif", ".jxl", ".psd", ".svg", ".exr", ".hdr", ".dng", ".cr2", ".cr3"),
-        *(".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".dcm", ".nii", ".fits", ".qoi", ".pfm", ".jxr"),
+        *(".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".nii", ".fits", ".qoi", ".pfm", ".jxr", ".nd2"),
+        *(".czi", ".lif", ".zarr", *NEEDS, *SLIDES),
     }
 )  # that somebody may miss
+
+
+def _way_to_read(suffix: str) -> str:
+    """What to do to have files of this kind read; empty if nothing can be done."""
+    if suffix in SLIDES:
+        return " (`odis index tiles` cuts slides into tiles)"
+    if suffix in NEEDS:
+        return f" (pip install 'odis[{NEEDS[suffix][1]}]' reads them)"
+    return ""
 
 
 @dataclass(slots=True)
@@ -72,7 +84,7 @@ class Listing:
         known = {f"{ending} files" for ending in reads}
         for kind, count in sorted(self.others.items()):
             if kind not in known:
-                skip(Unread(self.folder, kind, count))
+                skip(Unread(self.folder, kind + _way_to_read(kind.split(" ")[0]), count))
 
     def pictures(self) -> str:
         """The files that hold pictures of kinds that are not read, in words; empty if there are none."""

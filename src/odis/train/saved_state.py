@@ -12,6 +12,7 @@ from torch import Tensor
 from odis import __version__
 from odis.backbones.published import start_record
 from odis.backbones.saved import save_model
+from odis.config.pixels import PixelFormat
 from odis.config.training import PretrainConfig, as_dict
 from odis.errors import DataError
 from odis.train.checkpoint import newest_whole, save_checkpoint, set_aside
@@ -126,6 +127,7 @@ def card_of(
         "patch_size": patch_size,
         "mean": list(views.statistics[0]),
         "std": list(views.statistics[1]),
+        **PixelFormat(views.channels, views.value_ranges).card(),
         "start_weights": start_record(config.model),
         "mask_coverage": views.mask_coverage,
         "mask_margin": views.mask_margin,

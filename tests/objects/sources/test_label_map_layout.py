@@ -244,11 +244,11 @@ def test_an_image_has_one_label_map(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg.png", "sub/a.png"):
         save_map(root / "SegmentationClass" / name)
     save(root / "JPEGImages/a.jpg")
-    write(root / "JPEGImages/b.heic", "x")
+    write(root / "JPEGImages/b.psd", "x")
     names, _, skipped = read(root)
     assert names == ["JPEGImages/a.jpg"]
     assert [(s.what.removeprefix(f"{root}/"), s.why) for s in skipped if "region" not in s.what] == [
-        ("JPEGImages", ".heic files"),
+        ("JPEGImages", ".psd files"),
         ("SegmentationClass/a.jpg.png", "its image a.jpg has another label map, which is read"),
         ("JPEGImages/sub/a.jpg", "no such file"),
         ("SegmentationClass/sub/a.png, class 1 1", "its image cannot be used"),

@@ -264,6 +264,6 @@ def test_what_else_lies_with_the_images_is_counted(tmp_path: Path) -> None:
     root = tmp_path / "d"
     annotate(root / "Annotations/a.xml")
     save(root / "JPEGImages/a.jpg")
-    write(root / "JPEGImages/b.heic", "x")
+    write(root / "JPEGImages/b.psd", "x")
     _, _, (told,) = read(root)
-    assert told == Unread(f"{root}/JPEGImages", ".heic files")
+    assert told == Unread(f"{root}/JPEGImages", ".psd files")

@@ -89,11 +89,13 @@ def build_discoverer(source: str, discover: DiscoverConfig, device: str, threads
 
     from odis.finding.discover.discoverer import Discoverer
     from odis.inference import load
+    from odis.inference.colours import require_colours
     from odis.machine.allocator import keep_freed_memory
 
     if threads:
         torch.set_num_threads(threads)
     encoder = load(source, device=device, precision="fp32")
+    require_colours(encoder, "discovery")
     if encoder.device.type == "cpu":
         keep_freed_memory()
     name = encoder.source if encoder.source.startswith("timm:") else Path(encoder.source).name

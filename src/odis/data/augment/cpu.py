@@ -64,12 +64,12 @@ def gaussian_blur(image: np.ndarray, sigma: float, radius: int) -> np.ndarray:
     """The image blurred by a Gaussian, reflected at its borders.
 
     Args:
-        image: float32 (3, H, W), larger than `radius` on both sides; not changed.
+        image: float32 (C, H, W), larger than `radius` on both sides; not changed.
         sigma: Standard deviation in pixels.
         radius: Pixels to either side at which the Gaussian is cut off.
 
     Returns:
-        float32 (3, H, W).
+        float32 (C, H, W).
     """
     exact = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
     weights = (exact / (2 * exact.sum() - exact[0])).astype(np.float32)
@@ -77,7 +77,7 @@ def gaussian_blur(image: np.ndarray, sigma: float, radius: int) -> np.ndarray:
     out = np.empty_like(image)
     line = np.empty(width + 2 * radius, dtype=np.float32)  # stays in the L1 cache
     end = radius + width - 1
-    for c in range(3):
+    for c in range(len(image)):
         for y in range(height):
             down, here = line[radius : radius + width], image[c, y]
             for x in range(width):
@@ -102,9 +102,9 @@ def gaussian_blur(image: np.ndarray, sigma: float, radius: int) -> np.ndarray:
 
 @compiled(reorder=True)
 def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Multiply every channel by `factor`, clipped to 0..255: float32 (3, H, W), changed in place."""
+    """Multiply every channel by `factor`, clipped to 0..255: float32 (C, H, W), changed in place."""
     times = np.float32(factor)
-    for c in range(3):
+    for c in range(len(image)):
         for y in range(image.shape[1]):
             for x in range(image.shape[2]):
                 image[c, y, x] = min(max(image[c, y, x] * times, np.float32(0)), _TOP)
@@ -181,13 +181,13 @@ def normalize(
     """Round pixels to whole numbers, solarise if asked, and write `(pixel - offset) / scale` to `out`.
 
     Args:
-        image: float32 (3, H, W), 0 to 255; not changed.
+        image: float32 (C, H, W), 0 to 255; not changed.
         solarize: Whether pixels of 128 or more are inverted.
-        offset: float32 (3,), of each channel.
-        scale: float32 (3,), of each channel.
-        out: float32 (3, H, W), written; may be `image`.
+        offset: float32 (C,), of each channel.
+        scale: float32 (C,), of each channel.
+        out: float32 (C, H, W), written; may be `image`.
     """
-    for c in range(3):
+    for c in range(len(image)):
         for y in range(image.shape[1]):
             for x in range(image.shape[2]):
                 pixel = np.rint(image[c, y, x])

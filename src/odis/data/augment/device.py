@@ -117,42 +117,42 @@ def crop_and_resize(images: Tensor, table: ViewTable, size: int) -> Tensor:
     """V crops of each of n images, resized to squares: columns, then rows, each rounded to 8 bits.
 
     Args:
-        images: float32 (n, h, 3, w), 0 to 255; smaller images are padded at the right and bottom.
+        images: float32 (n, h, C, w), 0 to 255; smaller images are padded at the right and bottom.
         table: n * V views, image by image.
         size: Side of the result in pixels.
 
     Returns:
-        float32 (n * V, 3, size, size), whole numbers from 0 to 255.
+        float32 (n * V, C, size, size), whole numbers from 0 to 255.
     """
-    n, height, _, width = images.shape
+    n, height, channels, width = images.shape
     boxes = table.boxes
     columns = resize_weights(boxes[:, 0], boxes[:, 2], table.flip, size, width)
     rows = resize_weights(boxes[:, 1], boxes[:, 3], torch.zeros_like(table.flip), size, height)
-    narrow = images.flatten(1, 2) @ columns.reshape(n, -1, width).transpose(1, 2)  # (n, h * 3, V * S)
-    narrow = narrow.round_().clamp_(0.0, 255.0).view(n, height, 3, -1, size)
-    narrow = narrow.permute(0, 3, 1, 2, 4).reshape(len(boxes), height, 3 * size)
-    return (rows @ narrow).round_().clamp_(0.0, 255.0).view(-1, size, 3, size).transpose(1, 2)
+    narrow = images.flatten(1, 2) @ columns.reshape(n, -1, width).transpose(1, 2)  # (n, h * C, V * S)
+    narrow = narrow.round_().clamp_(0.0, 255.0).view(n, height, channels, -1, size)
+    narrow = narrow.permute(0, 3, 1, 2, 4).reshape(len(boxes), height, channels * size)
+    return (rows @ narrow).round_().clamp_(0.0, 255.0).view(-1, size, channels, size).transpose(1, 2)
 
 
 def photometrics_of_all(pixels: Tensor, table: ViewTable, rows: Rows) -> Tensor:
     """`draw.apply_photometrics` of N views at once, without the normalisation.
 
     Args:
-        pixels: float32 (N, 3, S, S), whole numbers from 0 to 255.
+        pixels: float32 (N, C, S, S), whole numbers from 0 to 255.
         table: Of these views.
         rows: Of this table.
 
     Returns:
-        float32 (N, 3, S, S), whole numbers from 0 to 255.
+        float32 (N, C, S, S), whole numbers from 0 to 255.
     """
-    image = pixels / 255
+    image, channels = pixels / 255, pixels.shape[1]
     for k, hue in enumerate(rows.hue):
         if rows.colour[k]:
             image = _adjust_colour(image, table.operations[:, k], table.amounts[:, k])
         if len(hue):
             image[hue] = _turn_hues(image[hue], table.amounts[hue, k])
     if len(rows.grayscale):
-        image[rows.grayscale] = _luminance(image[rows.grayscale]).expand(-1, 3, -1, -1)
+        image[rows.grayscale] = _luminance(image[rows.grayscale]).expand(-1, channels, -1, -1)
     if len(rows.blur):
         image[rows.blur] = _blur(image[rows.blur], table.sigma[rows.blur], table.radius[rows.blur])
     image = image.mul_(255).round_()
@@ -160,6 +160,8 @@ def photometrics_of_all(pixels: Tensor, table: ViewTable, rows: Rows) -> Tensor:
 
 
 def _luminance(image: Tensor) -> Tensor:
+    if image.shape[1] != 3:
+        return image.mean(1, keepdim=True)
     return image[:, :1] * LUMA[0] + image[:, 1:2] * LUMA[1] + image[:, 2:] * LUMA[2]
 
 
@@ -170,7 +172,8 @@ def _adjust_colour(image: Tensor, operation: Tensor, amount: Tensor) -> Tensor:
     luminance = _luminance(image)
     operation, amount = operation[:, None, None, None], amount[:, None, None, None]
     towards = torch.where(operation == SATURATION, luminance, 0.0)
-    towards = torch.where(operation == CONTRAST, luminance.mean((2, 3), keepdim=True), towards)
+    of_all = luminance if image.shape[1] == 3 else image  # what is no colour has a mean of its own
+    towards = torch.where(operation == CONTRAST, of_all.mean((2, 3), keepdim=True), towards)
     chosen = (operation == BRIGHTNESS) | (operation == CONTRAST) | (operation == SATURATION)
     factor = torch.where(chosen, amount, 1.0)
     return (image * factor).add_((1.0 - factor) * towards).clamp_(0.0, 1.0)
@@ -215,7 +218,7 @@ def _blur(image: Tensor, sigma: Tensor, radius: Tensor) -> Tensor:
 
 
 def normalize_batch(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """`views.normalize_pixels` of float32 (N, 3, S, S) pixels in 0..255, in place."""
-    for c in range(3):  # plain numbers: a tensor of them would first have to be sent to the device
+    """`views.normalize_pixels` of float32 (N, C, S, S) pixels in 0..255, in place."""
+    for c in range(pixels.shape[1]):  # plain numbers: a tensor would first have to be sent to the device
         pixels[:, c].sub_(255 * mean[c]).div_(255 * std[c])
     return pixels

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from odis.config.training import ViewsConfig
+from odis.data.augment.bands import contrast_of_each, mean_of_all
 from odis.data.augment.cpu import (
     adjust_brightness,
     adjust_contrast,
@@ -46,7 +47,8 @@ class Photometrics:
 def draw_photometrics(rng: np.random.Generator, size: int, kind: int, views: ViewsConfig) -> Photometrics:
     """Draw one view's photometrics.
 
-    Jitter applies brightness, contrast, saturation and hue in random order. Blur has a standard deviation of
+    Jitter applies brightness, contrast, saturation and hue in random order; the last two to three channels
+    alone. Blur has a standard deviation of
     .1 to 2 pixels. It is cut off at three deviations or at a twentieth of the view's side, whichever is less.
 
     Args:
@@ -64,6 +66,8 @@ def draw_photometrics(rng: np.random.Generator, size: int, kind: int, views: Vie
         strength = views.jitter_strength
         change = (rng.uniform(-1.0, 1.0, 4) * strength).tolist()
         order = [op for op in rng.permutation(4).tolist() if strength[op] > 0]
+        if views.channels != 3:
+            order = [op for op in order if op in (BRIGHTNESS, CONTRAST)]
         operations = tuple((op, change[op] if op == HUE else 1.0 + change[op]) for op in order)
     sigma, radius = 0.0, 0
     if blur:
@@ -78,17 +82,19 @@ def apply_photometrics(
     """Apply a view's photometrics, round to whole numbers, and normalise: `(pixel - offset) / scale`.
 
     Args:
-        pixels: float32 (3, S, S), whole numbers from 0 to 255; may be changed.
+        pixels: float32 (C, S, S), whole numbers from 0 to 255; may be changed.
         drawn: What to apply.
-        offset: float32 (3,).
-        scale: float32 (3,).
-        out: float32 (3, S, S), written.
+        offset: float32 (C,).
+        scale: float32 (C,).
+        out: float32 (C, S, S), written.
     """
-    adjust = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    colour = len(pixels) == 3
+    contrast = adjust_contrast if colour else contrast_of_each
+    adjust = (adjust_brightness, contrast, adjust_saturation, adjust_hue)
     for op, amount in drawn.jitter:
         pixels = adjust[op](pixels, amount)
     if drawn.grayscale:
-        pixels[:] = luminance(pixels)
+        pixels[:] = luminance(pixels) if colour else mean_of_all(pixels)
     if drawn.sigma:
         pixels = gaussian_blur(pixels, drawn.sigma, drawn.radius)
     normalize(pixels, drawn.solarize, offset, scale, out)

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
+from odis.config.pixels import RGB, PixelFormat
 from odis.data.pixels.scaled import is_plain_jpeg, load_scaled
+from odis.objects.pixels import load_pixels
 from odis.types import Crop
 
 
@@ -23,7 +26,7 @@ class Decoded:
     The point `(x, y)` of the image at full size is at `(x / shrink + offset[0], y / shrink + offset[1])`.
     """
 
-    # uint8 (3, h, w), in memory height x width x channel as decoded, which torchvision resizes fastest;
+    # uint8 (C, h, w), in memory height x width x channel as decoded, which torchvision resizes fastest;
     # without content (on the device `meta`) if the training device has them
     pixels: Tensor
     shrink: int = 1
@@ -48,7 +51,13 @@ def outer_pixels(box: tuple[float, float, float, float]) -> tuple[int, int, int,
     return math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
 
 
-def decode(path: str | Path, size: tuple[int, int], shrink: int = 1, data: bytes | None = None) -> Decoded:
+def decode(
+    path: str | Path,
+    size: tuple[int, int],
+    shrink: int = 1,
+    data: bytes | None = None,
+    form: PixelFormat = RGB,
+) -> Decoded:
     """An image's pixels at 1 / `shrink` of its size.
 
     Args:
@@ -56,10 +65,14 @@ def decode(path: str | Path, size: tuple[int, int], shrink: int = 1, data: bytes
         size: `(width, height)` at full size that its objects were made for.
         shrink: 1, 2, 4, 8, ...
         data: The file's content, if it has been read; that of an image elsewhere (`objects.storage`) is.
+        form: Channels and ranges.
 
     Raises:
         DataError: Naming the file: missing, empty, truncated, not an image, of another size.
     """
+    if form != RGB:
+        pixels = torch.from_numpy(load_pixels(path, size, form, data)).permute(2, 0, 1)
+        return Decoded(pixels) if shrink == 1 else Decoded(_averaged(pixels, shrink), shrink)
     if shrink == 1 and is_plain_jpeg(path, size, data):
         file = read_file(str(path)) if data is None else torch.frombuffer(bytearray(data), dtype=torch.uint8)
         try:
@@ -69,3 +82,11 @@ def decode(path: str | Path, size: tuple[int, int], shrink: int = 1, data: bytes
             pass  # a broken file: Pillow reads it all the same, or says what is wrong
     scaled = load_scaled(path, size, shrink, data)
     return Decoded(torch.from_numpy(np.array(scaled.image)).permute(2, 0, 1), scaled.shrink, scaled.offset)
+
+
+def _averaged(pixels: Tensor, shrink: int) -> Tensor:
+    """uint8 (C, h, w) at 1 / `shrink` of its size, rounded up: means over squares, or what of them there
+    is.
+    """
+    planes = [Image.fromarray(plane.contiguous().numpy()).reduce(shrink) for plane in pixels]
+    return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes], axis=2)).permute(2, 0, 1)

@@ -38,16 +38,17 @@ class DeviceCache:
     Args:
         rows: Images there may be.
         most: Bytes that they may take.
+        channels: Of an image.
     """
 
-    def __init__(self, rows: int, most: int) -> None:
-        self._rows, self._most, self._used = rows, most, 0
+    def __init__(self, rows: int, most: int, channels: int = 3) -> None:
+        self._rows, self._most, self._used, self._channels = rows, most, 0, channels
         self._table = CacheTable(rows)
         self._full = np.frombuffer(mmap.mmap(-1, 1), np.bool_)
         self._pixels: dict[tuple[int, int], Tensor] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return DeviceCache, (self._rows, self._most)
+        return DeviceCache, (self._rows, self._most, self._channels)
 
     def get(self, request: ImageRequest) -> Decoded | None:
         """The image without its pixels (they are on the device `meta`), if it is there."""
@@ -56,7 +57,7 @@ class DeviceCache:
         if entry is None:
             return None
         _, height, width, shrunk, x, y = entry
-        nothing = torch.empty(3, height, width, dtype=torch.uint8, device="meta")
+        nothing = torch.empty(self._channels, height, width, dtype=torch.uint8, device="meta")
         return Decoded(nothing, shrunk, (x, y), kept_as=request.shrink)
 
     def put(self, request: ImageRequest, image: Decoded) -> Decoded:
@@ -65,12 +66,12 @@ class DeviceCache:
         return replace(image, kept_as=request.shrink) if worth else image
 
     def shown(self, ref: CacheRef, sent: Tensor | None) -> Tensor:
-        """What views show of an image, uint8 (h, w, 3), on the device; one that was sent is kept, if there is
+        """What views show of an image, uint8 (h, w, C), on the device; one that was sent is kept, if there is
         room.
 
         Args:
             ref: Which image.
-            sent: uint8 (H, W, 3), the whole image on the device, if it came with the batch.
+            sent: uint8 (H, W, C), the whole image on the device, if it came with the batch.
         """
         image = self._pixels.get((ref.row, ref.shrink))
         if image is None:

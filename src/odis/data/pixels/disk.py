@@ -12,12 +12,14 @@ import os
 import secrets
 import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from odis.config.pixels import RGB
 from odis.config.training import ViewsConfig
 from odis.data.pixels.decode import Decoded
 from odis.data.pixels.request import ImageRequest
@@ -40,7 +42,7 @@ class DiskCache:
 
     Args:
         folder: The folder; it is made if need be.
-        views: What bounds the size of copies.
+        views: What bounds the size of copies, and the channels of images.
 
     Raises:
         ConfigError: The folder cannot be made or written to.
@@ -56,21 +58,38 @@ class DiskCache:
         if file is None:
             return None
         try:
-            return _decoded(file.read_bytes(), request.size, request.shrink)
-        except (OSError, RuntimeError, ValueError, struct.error):
+            return self._decoded(file.read_bytes(), request)
+        except (OSError, RuntimeError, ValueError, struct.error, zlib.error):
             return None  # there is none, or a broken one, which is made anew
 
     def put(self, request: ImageRequest, image: Decoded) -> Decoded:
         """Make the copy of an image that is large enough to have one, and give what will be read from it."""
         if not self._takes(request):
             return image
-        jpeg = io.BytesIO()
-        pixels = Image.fromarray(image.pixels.permute(1, 2, 0).contiguous().numpy())
-        pixels.save(jpeg, "JPEG", quality=_QUALITY, subsampling=0)
-        data = jpeg.getvalue() + _OFFSET.pack(*image.offset)
+        pixels = image.pixels.permute(1, 2, 0).contiguous().numpy()
+        if self._views.pixels == RGB:
+            jpeg = io.BytesIO()
+            Image.fromarray(pixels).save(jpeg, "JPEG", quality=_QUALITY, subsampling=0)
+            content = jpeg.getvalue()
+        else:  # what channels hold is no photograph: nothing is lost of them
+            content = zlib.compress(pixels.tobytes(), 1)
+        data = content + _OFFSET.pack(*image.offset)
         if (file := self._file(request)) is not None:
             self._keep(file, data)
-        return _decoded(data, request.size, request.shrink)
+        return self._decoded(data, request)
+
+    def _decoded(self, data: bytes, request: ImageRequest) -> Decoded:
+        x, y = _OFFSET.unpack(data[-_OFFSET.size :])
+        height, width = expected = tuple(-(-side // request.shrink) for side in request.size[::-1])
+        if self._views.pixels == RGB:
+            pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+        else:
+            content = bytearray(zlib.decompress(data[: -_OFFSET.size]))
+            pixels = torch.frombuffer(content, dtype=torch.uint8)
+            pixels = pixels.view(height, width, self._views.channels).permute(2, 0, 1)
+        if tuple(pixels.shape[1:]) != expected:
+            raise ValueError(f"is {tuple(pixels.shape[1:])}, must be {expected}")
+        return Decoded(pixels, request.shrink, (x, y))
 
     def _takes(self, request: ImageRequest) -> bool:
         return 1 < request.shrink == guaranteed_shrink(*request.size, self._views)
@@ -80,9 +99,11 @@ class DiskCache:
         if (state := state_of(request.path)) is None:
             return None
         path = request.path if is_elsewhere(request.path) else os.path.abspath(request.path)
-        what = (path, *state, *request.size, request.shrink, _QUALITY)
+        what: tuple[object, ...] = (path, *state, *request.size, request.shrink, _QUALITY)
+        if self._views.pixels != RGB:
+            what = (*what, self._views.pixels)
         name = hashlib.sha256("\0".join(map(str, what)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-        return self.folder / name[:2] / f"{name}.jpg"
+        return self.folder / name[:2] / f"{name}.{'jpg' if self._views.pixels == RGB else 'zlib'}"
 
     def _keep(self, file: Path, data: bytes) -> None:
         try:
@@ -114,12 +135,3 @@ def _write(file: Path, data: bytes) -> None:
     """Write a copy. No other process ever reads half of it; what a power cut leaves is made anew."""
     with written_whole(file, cache=True) as beside:
         beside.write_bytes(data)
-
-
-def _decoded(data: bytes, size: tuple[int, int], shrink: int) -> Decoded:
-    x, y = _OFFSET.unpack(data[-_OFFSET.size :])
-    pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
-    expected = tuple(-(-side // shrink) for side in size[::-1])
-    if tuple(pixels.shape[1:]) != expected:
-        raise ValueError(f"is {tuple(pixels.shape[1:])}, must be {expected}")
-    return Decoded(pixels, shrink, (x, y))

@@ -31,10 +31,11 @@ class MemoryCache:
         rows: Images there may be.
         size: Bytes that all ranks on this machine may take together, at most three quarters of its memory,
             which is the default.
+        channels: Of an image.
     """
 
-    def __init__(self, rows: int, size: int | None = None) -> None:
-        self._rows, self._size = rows, size
+    def __init__(self, rows: int, size: int | None = None, channels: int = 3) -> None:
+        self._rows, self._size, self._channels = rows, size, channels
         self._most = _share_of(size)
         self._table = CacheTable(rows)
         self._used = np.frombuffer(mmap.mmap(-1, 8), np.int64)
@@ -51,7 +52,7 @@ class MemoryCache:
                 self._most //= 2
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MemoryCache, (self._rows, self._size)
+        return MemoryCache, (self._rows, self._size, self._channels)
 
     def get(self, request: ImageRequest) -> Decoded | None:
         """The image, if it is there; nobody may write to its pixels."""
@@ -68,11 +69,12 @@ class MemoryCache:
         if not self._table.has_level(shrink):
             return image
         _, height, width = image.pixels.shape
+        needed = self._channels * height * width
         with self._table.lock:
             start, taken = int(self._used[0]), self._table.get(row, shrink) is not None
-            fits = start + 3 * height * width <= self._most
+            fits = start + needed <= self._most
             if fits and not taken:
-                self._used[0] += 3 * height * width
+                self._used[0] += needed
         if taken:
             return image
         if not fits:
@@ -85,9 +87,10 @@ class MemoryCache:
         return image
 
     def _at(self, start: int, height: int, width: int) -> Tensor:
-        """uint8 (height, width, 3) in the shared memory."""
-        pixels = torch.frombuffer(self._pixels, dtype=torch.uint8, count=height * width * 3, offset=start)
-        return pixels.view(height, width, 3)
+        """uint8 (height, width, C) in the shared memory."""
+        count = height * width * self._channels
+        pixels = torch.frombuffer(self._pixels, dtype=torch.uint8, count=count, offset=start)
+        return pixels.view(height, width, self._channels)
 
 
 def _share_of(size: int | None) -> int:

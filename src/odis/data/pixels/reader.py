@@ -3,15 +3,17 @@
     read(request):   device -> memory -> disk -> file     the first that has the image gives it
                      device <- memory <- disk <-          those asked before it may keep it
 
-A batch is the same, bit for bit, wherever its pixels come from, except that a copy on disk is a JPEG.
+A batch is the same, bit for bit, wherever its pixels come from, except that a copy on disk is a
+JPEG where it has three channels of 8 bits.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from odis.config.keep import CachePlace, parse_fetch_cache, parse_keep
 from odis.config.loading import LoaderConfig
+from odis.config.pixels import RGB
 from odis.config.training import ViewsConfig
 from odis.data.pixels.decode import Decoded, decode
 from odis.data.pixels.device import DeviceCache
@@ -79,8 +81,10 @@ class ImageReader:
                 break
             asked.append(cache)
         else:
-            data = (self.bytes.read(path),) if is_elsewhere(path) else ()
-            image = decode(path, size, shrink, *data)
+            more: dict[str, Any] = {"data": self.bytes.read(path)} if is_elsewhere(path) else {}
+            if self._views.pixels != RGB:
+                more["form"] = self._views.pixels
+            image = decode(path, size, shrink, **more)
         if not image.pixels.is_meta:
             for cache in reversed(asked):
                 image = cache.put(request, image)
@@ -90,9 +94,9 @@ class ImageReader:
 def _cache(place: CachePlace, views: ViewsConfig, rows: int) -> ImageCache:
     if place.where == "device":
         assert place.size is not None
-        return DeviceCache(rows, place.size)
+        return DeviceCache(rows, place.size, views.channels)
     if place.where == "memory":
-        return MemoryCache(rows, place.size)
+        return MemoryCache(rows, place.size, views.channels)
     assert place.folder is not None
     return DiskCache(place.folder, views)
 

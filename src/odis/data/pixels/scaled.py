@@ -8,13 +8,13 @@ from pathlib import Path
 from PIL import Image
 
 from odis.errors import DataError
+from odis.objects.decoding.quiet import quiet_pillow
 from odis.objects.images import (
     SIDEWAYS,
     TRANSPOSE,
     load_image,
     opened,
     orientation_of,
-    quiet_pillow,
     reason_of,
     to_rgb,
 )

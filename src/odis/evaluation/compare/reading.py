@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as tv
 
 from odis.backbones.baseline import TimmBaseline
 from odis.config.query import QueryConfig, ReadConfig
@@ -31,7 +30,7 @@ from odis.inference import Encoder
 from odis.inference.queries import Query, QueryBuilder
 from odis.method.pair import pool
 from odis.objects.clean import usable_objects
-from odis.objects.images import load_image
+from odis.objects.pixels import load_pixels
 from odis.types import Object, Skipped
 
 CHUNK = 128
@@ -135,6 +134,7 @@ class ComparedRows(Dataset[ReadItem]):
         pixels: PixelLabels | None,
     ) -> None:
         self.subset, self.inputs, self.crops, self.pixels = subset, list(inputs), list(crops), pixels
+        self._forms = dict.fromkeys(one.pixels for one in [*inputs, *crops] if one is not None)
 
     def __len__(self) -> int:
         return len(self.subset.rows)
@@ -144,15 +144,15 @@ class ComparedRows(Dataset[ReadItem]):
         path = index.image_path(number)
         try:
             row = index[number]
-            picture = load_image(path, (row.width, row.height))
+            pixels = {form: load_pixels(path, (row.width, row.height), form) for form in self._forms}
         except DataError as error:
             skipped = [Skipped(path, str(error).removeprefix(f"{path}: "))]
             return ReadItem([], [], [], None, skipped, read=False)
         usable = usable_objects(row, len(index.classes))
         items = list(usable.objects)
-        image = tv.pil_to_tensor(picture)
-        whole = _made_once(self.inputs, lambda builder: _whole(builder, image, items))
-        crops = _made_once(self.crops, lambda builder: builder(image, items) if items else [])
+        image = {form: torch.from_numpy(found).permute(2, 0, 1) for form, found in pixels.items()}
+        whole = _made_once(self.inputs, lambda builder: _whole(builder, image[builder.pixels], items))
+        crops = _made_once(self.crops, lambda builder: builder(image[builder.pixels], items) if items else [])
         labels = [-1 if item.label is None else item.label for item in items]
         skipped = usable.named(path)
         of_pixels = None

@@ -64,9 +64,13 @@ class ProtocolSettings(EvaluationSettings):
         """A protocol says itself which models it takes; see `EvaluationSettings.check_models`.
 
         Raises:
-            OdisError: there is no model.
+            OdisError: there is no model, or one that does not read 8-bit RGB.
         """
+        from odis.inference.colours import require_colours
+
         EvaluationSettings.check_models(self, encoders)
+        for encoder in encoders:
+            require_colours(encoder, "this protocol")
 
 
 def not_offered() -> Any:

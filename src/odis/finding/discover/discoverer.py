@@ -18,6 +18,7 @@ from odis.backbones.baseline import TimmBaseline
 from odis.backbones.features import Facet, has_attention, keeps_aspect, patch_features
 from odis.config.checks import check_discover
 from odis.config.discovery import DiscoverConfig
+from odis.config.pixels import Channels
 from odis.data.geometry.patches import patch_grid
 from odis.data.views import normalize_pixels
 from odis.errors import ConfigError
@@ -60,8 +61,8 @@ class Discoverer:
     def __init__(
         self,
         model: ObjectViT | TimmBaseline,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
+        mean: Channels,
+        std: Channels,
         config: DiscoverConfig,
         *,
         name: str,

@@ -23,7 +23,7 @@ from PIL import Image
 
 from odis.errors import DataError
 from odis.objects.clean import ANY_LABEL, Crowd, Mended, Skip, SkippedObject, Unread, keep_usable, usable_size
-from odis.objects.images import quiet_pillow
+from odis.objects.decoding.quiet import quiet_pillow
 from odis.objects.sources.annotation_join import ANNOTATION, BLOCK, AnnotationJoin
 from odis.objects.sources.coco_categories import read_classes
 from odis.objects.sources.coco_entries import identifier, read_images, short

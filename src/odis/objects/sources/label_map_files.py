@@ -9,7 +9,7 @@ from PIL import Image
 
 from odis.config.wording import counted
 from odis.errors import DataError
-from odis.objects.images import quiet_pillow
+from odis.objects.decoding.quiet import quiet_pillow
 from odis.objects.sources.label_list import LabelList
 
 IGNORED = 255

@@ -32,7 +32,7 @@ from PIL import Image
 from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.clean import Crowd, Skip, SkippedObject, Unread
-from odis.objects.images import quiet_pillow
+from odis.objects.decoding.quiet import quiet_pillow
 from odis.objects.sources.coco_entries import number, short, stated_size
 from odis.objects.sources.coco_instances import ImageSearch, read_entries
 from odis.objects.sources.drawn import (

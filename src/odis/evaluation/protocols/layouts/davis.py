@@ -12,7 +12,8 @@ from PIL import Image
 
 from odis.config.wording import counted
 from odis.errors import DataError
-from odis.objects.images import opened, quiet_pillow, reason_of
+from odis.objects.decoding.quiet import quiet_pillow
+from odis.objects.images import opened, reason_of
 
 _VOID = 255
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from odis.errors import DataError
-from odis.objects.images import opened, quiet_pillow, reason_of
+from odis.objects.decoding.quiet import quiet_pillow
+from odis.objects.images import opened, reason_of
 
 SIZE = (640, 480)
 """Width and height of every image."""

@@ -1,0 +1,102 @@
+"""Tiles of slides by OpenSlide: an address `SLIDE#tile=LEVEL,X,Y,WIDTH,HEIGHT` names one."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from odis.errors import DataError
+from odis.objects.decoding.raw import RawImage
+from odis.objects.decoding.source import Source
+
+SUFFIXES = frozenset({".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide"})
+"""Endings of slides. Pyramids in TIFF files (`.tif`, `.tiff`) are slides too where they are given as such."""
+
+_TILE = re.compile(r"(.+)#tile=(\d{1,3}),(\d{1,9}),(\d{1,9}),(\d{1,6}),(\d{1,6})", re.DOTALL)
+_KEPT_OPEN = 8  # slides of a process
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A tile: `x` and `y` of its corner in pixels of the largest level, and its size in those of its own."""
+
+    slide: str
+    level: int
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @property
+    def address(self) -> str:
+        """The tile as one text."""
+        return f"{self.slide}#tile={self.level},{self.x},{self.y},{self.width},{self.height}"
+
+
+def parse_tile(address: str) -> Tile | None:
+    """The tile that an address names; None for any other address."""
+    found = _TILE.fullmatch(address) if "#tile=" in address else None
+    return None if found is None else Tile(found[1], *(int(number) for number in found.groups()[1:]))
+
+
+def size_of(source: Source) -> tuple[int, int]:
+    """`(width, height)` of the tile, if it is one of the slide."""
+    tile = _tile(source)
+    slide = open_slide(tile.slide, source)
+    if tile.level >= slide.level_count:
+        raise DataError(f"{source.path}: has level {tile.level}, but the slide has {slide.level_count}")
+    scale = slide.level_downsamples[tile.level]
+    if tile.x + tile.width * scale > slide.dimensions[0] + scale or (
+        tile.y + tile.height * scale > slide.dimensions[1] + scale
+    ):
+        width, height = slide.dimensions
+        raise DataError(f"{source.path}: reaches beyond the slide of {width} x {height} pixels")
+    return tile.width, tile.height
+
+
+def read(source: Source) -> RawImage:
+    """The tile in 8-bit colours; what was not scanned is white."""
+    size = size_of(source)
+    tile = _tile(source)
+    slide = open_slide(tile.slide, source)
+    rgba = np.asarray(slide.read_region((tile.x, tile.y), tile.level, size), dtype=np.uint8)
+    opacity = rgba[..., 3:].astype(np.uint16)
+    # OpenSlide's colours are premultiplied no more: what is not scanned is transparent.
+    over = (rgba[..., :3].astype(np.uint16) * opacity + 255 * (255 - opacity) + 127) // 255
+    return RawImage(over.astype(np.uint8), order="colour")
+
+
+def open_slide(path: str, source: Source | None = None) -> Any:
+    """The slide, kept open in this process.
+
+    Raises:
+        DataError: It is not there, or no slide.
+    """
+    where = source or Source(path)
+    openslide = where.package("openslide", "slides")
+    try:
+        state = os.stat(path)
+        # A handle must not go through a fork, and a file that was replaced is another one.
+        return _opened(path, os.getpid(), state.st_size, state.st_mtime_ns)
+    except FileNotFoundError as error:
+        raise DataError(f"{where.path}: there is no slide {path}") from error
+    except openslide.OpenSlideError as error:
+        raise DataError(f"{where.path}: is no slide that can be read ({error})") from error
+
+
+@lru_cache(maxsize=_KEPT_OPEN)
+def _opened(path: str, process: int, size: int, changed: int) -> Any:
+    import openslide
+
+    return openslide.OpenSlide(path)
+
+
+def _tile(source: Source) -> Tile:
+    tile = parse_tile(source.path)
+    assert tile is not None, "the reader of tiles is asked for these alone"
+    return tile
