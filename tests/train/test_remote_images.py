@@ -2,7 +2,14 @@
 ends it with one line, and the same call goes on.
 """
 
+import contextlib
 import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +102,109 @@ def test_a_killed_server_ends_a_run_that_goes_on_later(
     monkeypatch.setattr(image_server, "fault", lambda number, path: "")
     pretrain(config(packed, remote), out)
     assert losses(out) == losses(whole)
+
+
+SECRET = "hunter2-of-the-store"
+
+
+class S3Server:
+    """`tests/s3_server.py`, with one address however often it is started."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, files: dict[str, bytes], dies_at: int = 0) -> None:
+        """Begin, with these objects in a bucket called `bucket`."""
+        script = Path(__file__).parents[1] / "s3_server.py"
+        self._process = subprocess.Popen([sys.executable, str(script), str(self.port), str(dies_at)])
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                self._put("bucket", b"")
+                break
+            assert self._process.poll() is None
+            time.sleep(0.1)
+        for name, data in files.items():
+            self._put(f"bucket/{name}", data)
+
+    def counts(self) -> dict[str, int]:
+        with urllib.request.urlopen(f"{self.url}/counts", timeout=20) as answer:
+            return json.load(answer)  # type: ignore[no-any-return]
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _put(self, path: str, data: bytes) -> None:
+        kind = {"Content-Type": "application/octet-stream"}  # of a form, moto would take the body apart
+        request = urllib.request.Request(f"{self.url}/{path}", data, kind, method="PUT")
+        urllib.request.urlopen(request, timeout=20).close()
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """moto's S3, named and opened by the environment alone."""
+    pytest.importorskip("moto", reason="pip install 'odis[test-remote]'")
+    s3fs = pytest.importorskip("s3fs", reason="pip install 'odis[test-remote]'")
+    server = S3Server()
+    for name, value in {
+        "AWS_ENDPOINT_URL": server.url,
+        "AWS_ACCESS_KEY_ID": "AKIAODIS",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1",  # the client's own; odis asks again
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    yield server
+    server.kill()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_run_on_s3_with_one_request_in_a_hundred_failing_is_the_run_on_files(
+    s3: S3Server, packed: Path, tmp_path: Path
+) -> None:
+    import fsspec
+
+    shape = {"train__steps": 20, "train__batch_size": 10}  # 200 images
+    files = packed.parent.parent / "images" / "i.parquet"
+    s3.start({path.name: path.read_bytes() for path in packed.parent.glob("*.tar")})
+    whole = pretrain(config(files, **shape), tmp_path / "files")
+    # A store that this process has used and listed must not keep workers, which are forked, from reading.
+    assert fsspec.filesystem("s3").ls("bucket") == ["bucket/000000.tar"]
+    remote = pretrain(config(packed, "s3://bucket", loader__workers=2, **shape), tmp_path / "remote")
+    assert losses(remote) == losses(whole)
+    assert (remote / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    counts = s3.counts()
+    assert counts["asked"] >= 200
+    assert counts["failed"] >= 2
+    assert counts["listed"] == 1
+
+
+def test_a_killed_s3_is_one_line_and_the_run_goes_on_when_it_is_back(
+    s3: S3Server, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "ATTEMPTS", 3)
+    files = {path.name: path.read_bytes() for path in packed.parent.glob("*.tar")}
+    s3.start(files, dies_at=22)
+    with pytest.raises(UnreachableError, match=r"s3://bucket/000000\.tar.*: cannot be reached") as end:
+        pretrain(config(packed, "s3://bucket"), tmp_path / "cut")
+    assert "\n" not in str(end.value)
+    assert "(3 attempts in" in str(end.value)
+    reached = losses(tmp_path / "cut")
+    assert list((tmp_path / "cut" / "checkpoints").iterdir())
+    s3.kill()
+    s3.start(files)
+    resumed = pretrain(config(packed, "s3://bucket"), tmp_path / "cut")
+    whole = pretrain(config(packed), tmp_path / "whole")
+    assert 0 < len(reached) < len(losses(resumed))
+    assert losses(resumed) == losses(whole)
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    held = [path.read_bytes() for path in (tmp_path / "cut").rglob("*") if path.is_file()]
+    assert not any(SECRET.encode() in one or b"AKIAODIS" in one for one in [*held, str(end.value).encode()])
