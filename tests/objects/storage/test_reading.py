@@ -2,9 +2,12 @@
 
 import multiprocessing
 import os
+import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -21,6 +24,7 @@ from odis.objects.storage.address import (
     without_secrets,
 )
 from odis.objects.storage.byte_cache import BINS, ByteCache
+from odis.objects.storage.hub import hub_options
 from odis.objects.storage.reading import ByteReader, read_bytes
 from odis.objects.storage.tar_shards import ShardWriter, members
 
@@ -173,6 +177,96 @@ def test_no_answer_ends_in_one_line_without_secrets(
         assert "\n" not in line
         assert "hunter2" not in line
         assert line.startswith(f"{image_server.url}/a.jpg?...: ")
+
+
+def test_members_of_a_zip_are_read_where_it_lies(tmp_path: Path, image_server: Any) -> None:
+    archive = image_server.folder / "a.zip"
+    contents = {"a/b.jpg": os.urandom(3000), "c #1.jpg": b"abc" * 5000, "empty.jpg": b""}
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, data in contents.items():
+            packing = zipfile.ZIP_DEFLATED if data.startswith(b"abc") else zipfile.ZIP_STORED
+            file.writestr(name, data, packing)
+    for place in (str(archive), f"{image_server.url}/a.zip"):
+        for name, data in contents.items():
+            if data:
+                assert read_bytes(f"zip://{name}::{place}") == data
+        with pytest.raises(DataError, match="no such object in its store"):
+            read_bytes(f"zip://none.jpg::{place}")
+        with pytest.raises(DataError, match=r"is empty \(0 bytes\)"):
+            read_bytes(f"zip://empty.jpg::{place}")
+    with multiprocessing.get_context("fork").Pool(2) as pool:  # after this process read from it
+        found = pool.map_async(read_bytes, [f"zip://a/b.jpg::{archive}"] * 20).get(timeout=60)
+    assert found == [contents["a/b.jpg"]] * 20
+    damaged = bytearray(archive.read_bytes())
+    at = damaged.index(contents["a/b.jpg"])
+    damaged[at + 10] ^= 1
+    (tmp_path / "damaged.zip").write_bytes(damaged)
+    (tmp_path / "cut.zip").write_bytes(damaged[:2000])
+    for name in ("damaged", "cut"):
+        with pytest.raises(DataError, match=rf"{name}\.zip: its archive is damaged"):
+            read_bytes(f"zip://a/b.jpg::{tmp_path / name}.zip")
+
+
+@pytest.mark.parametrize(
+    ("uri", "asked"),
+    [
+        ("hf://datasets/me/set/data/a 1.tar", "/datasets/me/set/resolve/main/data/a%201.tar"),
+        ("hf://datasets/me/set@v1.0/a.tar", "/datasets/me/set/resolve/v1.0/a.tar"),
+        ("hf://datasets/me/set@refs%2Fpr%2F1/a.tar", "/datasets/me/set/resolve/refs%2Fpr%2F1/a.tar"),
+        ("hf://me/model/a.tar", "/me/model/resolve/main/a.tar"),
+    ],
+)  # fmt: skip
+def test_a_file_of_the_hub_costs_one_request(
+    image_server: Any, monkeypatch: pytest.MonkeyPatch, uri: str, asked: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", image_server.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_hunter2")
+    target = image_server.folder / unquote(asked).lstrip("/")
+    target.parent.mkdir(parents=True)
+    target.write_bytes(bytes(range(200)))
+    assert read_bytes(Member(uri, 10, 30, "a.jpg").address) == bytes(range(10, 40))
+    assert [path for _, path, _ in image_server.asked] == [asked]
+    image_server.fault = lambda number, path: "401"
+    with pytest.raises(UnreachableError, match="access is denied") as end:
+        read_bytes(uri)
+    assert "hunter2" not in str(end.value)
+
+
+def test_the_hub_is_let_know_who_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HF_TOKEN_PATH", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert hub_options() == {}
+    (tmp_path / "token").write_text("kept\n")
+    assert hub_options() == {"headers": {"Authorization": "Bearer kept"}}
+    monkeypatch.setenv("HF_TOKEN", "named")
+    assert hub_options() == {"headers": {"Authorization": "Bearer named"}}
+    with pytest.raises(UnreachableError, match=r"hf://set/a\.tar: is no address that can be opened"):
+        read_bytes("hf://set/a.tar")
+
+
+@pytest.mark.parametrize(
+    ("uri", "package"),
+    [
+        ("gs://b/a.jpg", "gcsfs"),
+        ("s3://b/a.jpg", "s3fs"),
+        ("https://h/a.jpg", "fsspec.implementations.http"),  # which needs aiohttp
+        ("hf://a/b/c", "fsspec.implementations.http"),
+        ("s3://b/a.jpg", "fsspec"),
+    ],
+)
+def test_a_package_that_is_missing_is_one_line_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, uri: str, package: str
+) -> None:
+    pytest.importorskip("fsspec")
+    known = sys.modules["fsspec.registry"]._registry  # type: ignore[attr-defined]
+    for scheme in ("gs", "s3", "https"):
+        monkeypatch.delitem(known, scheme, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UnreachableError) as end:
+        read_bytes(uri)
+    needs = f"{uri.partition('://')[0]}:// needs packages that are not installed"
+    assert str(end.value) == f"{uri}: {needs}; pip install 'odis[remote]'"
 
 
 def test_an_unknown_scheme_is_one_line() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from odis.config.wording import counted
 from odis.errors import DataError, UnreachableError
 from odis.objects.storage.address import Member, Page, is_remote, parse_member, without_secrets
 from odis.objects.storage.byte_cache import ByteCache
+from odis.objects.storage.hub import HUB, hub_options, hub_url
 
 ATTEMPTS = 8
 """Requests for one image, at most."""
@@ -202,6 +205,8 @@ class _Request:
                 raise DataError(f"{self.shown}: no such object in its store") from None
             except IsADirectoryError:
                 raise DataError(f"{self.shown}: is a folder of its store") from None
+            except (zipfile.BadZipFile, zlib.error):
+                raise DataError(f"{self.shown}: its archive is damaged") from None
             except (ImportError, ValueError) as error:
                 raise UnreachableError(f"{self.shown}: {_missing(self.uri, error)}") from None
             except Exception as error:  # each client has errors of its own, and most are not OSErrors
@@ -228,13 +233,14 @@ class _Request:
         import fsspec
         from fsspec.core import url_to_fs
 
+        uri, options = self.uri, {}
+        if uri.startswith(HUB):
+            uri, options = hub_url(uri), hub_options()
         with _opening:
             if renew:  # a client that is kept keeps its credentials too
-                fsspec.get_filesystem_class(self.uri.partition("://")[0]).clear_instance_cache()
-            fs, path = url_to_fs(self.uri)
-        more: dict[str, Any] = {"timeout": TIMEOUT} if getattr(fs, "async_impl", False) else {}
-        if not more and self.uri.startswith("hf://"):
-            more["cache_type"] = "none"  # by default, megabytes are read ahead of every range
+                fsspec.get_filesystem_class(uri.partition("://")[0]).clear_instance_cache()
+            fs, path = url_to_fs(uri, **options)
+        more = {"timeout": TIMEOUT} if getattr(fs, "async_impl", False) else {}
         start, end = self.part or (None, None)
         data = bytes(fs.cat_file(path, start=start, end=end, **more))
         if self.part is not None and len(data) > self.part[1] - self.part[0]:
