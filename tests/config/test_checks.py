@@ -44,6 +44,8 @@ READ_ONLY = {"model.object_tokens": "read-only"}
 # The name that the message begins with, and settings that break it.
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("data", {"data": ""}),
+    ("train.parallel", {"train.parallel": "fsdp", "train.precision": "fp16"}),
+    ("train.parallel", {"train.parallel": "tensor"}),
     ("loader.workers", {"loader.workers": -1}),
     ("loader.prefetch", {"loader.prefetch": 0}),
     ("loader.keep", {"loader.keep": ["shelf"]}),

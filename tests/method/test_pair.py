@@ -68,6 +68,17 @@ def test_update_teacher_is_the_moving_average_of_every_parameter():
     assert all(torch.equal(t, b) for t, b in zip(teacher.parameters(), before))
 
 
+def test_the_gap_to_a_fixed_student_is_the_power_of_the_momentum():
+    student, teacher = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    before = teacher.weight.detach().double() - student.weight.double()
+    for _ in range(1000):
+        update_teacher(student, teacher, 0.999)
+    gap = teacher.weight.double() - student.weight.double()
+    # Each step rounds once, by half a unit in the last place of the weight.
+    bound = 1000 * float(torch.finfo(torch.float32).eps) * float(student.weight.detach().abs().max())
+    assert (gap - before * 0.999**1000).abs().max() < bound
+
+
 def test_update_teacher_copies_buffers():
     student, teacher = build_pair(CONFIG)
     for network, value in ((student, 3.0), (teacher, 1.0)):

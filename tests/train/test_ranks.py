@@ -1,24 +1,28 @@
-"""Two ranks with half the batch each follow one process with the whole batch to rounding."""
+"""Ranks with parts of the batch, and of the state too, follow one process with all of it to rounding."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from odis.backbones.build import build_vit
+from odis.backbones.saved import load_model
+from odis.config.training import ModelConfig
 from odis.objects.index import write_index
 from odis.train.checkpoint import checkpoints, load_checkpoint
 from odis.types import ImageObjects, Object
 
-STEPS = 8
-TINY: dict[str, object] = {
-    "train.batch_size": 6, "train.threads": 1, "train.checkpoint_every": 0, "loader.workers": 0,
-    "views.global_size": 32, "views.local_size": 16, "model.embed_dim": 48, "model.depth": 2,
-    "head.prototypes": 64,
+TINY: dict[str, Any] = {
+    "train__batch_size": 4, "train__threads": 1, "train__checkpoint_every": 0, "loader__workers": 0,
+    "train__precision": "fp32", "train__log_every": 1, "model__drop_path": 0.0,
+    "views__global_size": 32, "views__local_size": 16, "model__patch_size": 8, "model__embed_dim": 32,
+    "model__depth": 2, "model__num_heads": 2, "head__prototypes": 24, "head__hidden": 20,
 }  # fmt: skip
 
 
@@ -36,62 +40,97 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "index.parquet"
 
 
-def run(index: Path, out: Path, launcher: list[str], settings: dict[str, object]) -> None:
-    fixed = TINY | {"train.steps": STEPS}
-    options = [f"--{name}={value}" for name, value in (fixed | settings).items()]
-    command = [
-        sys.executable,
-        *launcher,
-        "-m",
-        "odis",
-        "pretrain",
-        "--data",
-        str(index),
-        "--out",
-        str(out),
-        "--recipe",
-        "debug",
-        *options,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "center": {
+        "train__steps": 20, "train__checkpoint_every": 10,
+        "loss__centering": "center", "loss__image_weight": 1.0, "loss__center_patches": "all",
+        "optim__clip": "parameter", "optim__clip_grad": 0.01, "optim__layer_decay": 0.8,
+        "optim__freeze_backbone_epochs": 1.0, "model__freeze_blocks": 1,
+    },
+    "sinkhorn": {
+        "train__steps": 6, "train__checkpoint_every": 3,
+        "loss__centering": "sinkhorn", "loss__image_weight": 0.5, "loss__koleo_weight": 0.5,
+        "head__norm": "batch", "head__shared": False, "optim__clip_grad": 0.5,
+        "model__object_tokens": "read-only", "objects__per_image": 3,
+    },
+    # Which views are dropped differs with the number of ranks.
+    "dropping": {
+        "train__steps": 3, "model__drop_path": 0.3, "model__drop_path_kind": "dinov2",
+        "model__grad_checkpointing": True, "loss__gram_weight": 0.5, "model__weights": "start.pth",
+    },
+    # Blocks of other classes, which `ObjectViT` takes apart in other ways.
+    "parallel": {"train__steps": 2, "model__name": "vit_small_patch16_18x2_224"},
+    "relative": {
+        "train__steps": 2, "model__name": "beit_base_patch16_224", "model__object_tokens": "read-only",
+    },
+    "rotary": {
+        "train__steps": 2, "model__name": "vit_small_patch16_dinov3", "model__grad_checkpointing": True,
+    },
+    "bf16": {"train__steps": 2, "train__precision": "bf16"},
+}  # fmt: skip
+
+FSDP = {"train__parallel": "fsdp"}
+OTHERS = ("parallel", "relative", "rotary", "bf16")
+RUNS: dict[tuple[str, str], dict[str, Any]] = {
+    ("center", "one"): {"ranks": 1},
+    # Where nothing is taken from a micro-batch alone, each rank takes its half in parts.
+    ("center", "ddp 2"): {"ranks": 2, "settings": {"train__accumulate": 2}},
+    ("center", "fsdp 2"): {"ranks": 2, "settings": FSDP | {"train__accumulate": 2}},
+    ("sinkhorn", "one"): {"ranks": 1},
+    ("sinkhorn", "ddp 2"): {"ranks": 2},
+    ("sinkhorn", "fsdp 4"): {"ranks": 4, "settings": FSDP},
+    ("sinkhorn", "fsdp 4, then one"): {"ranks": 1, "goes_on": "fsdp 4"},
+    ("sinkhorn", "fsdp 4, then fsdp 2"): {"ranks": 2, "settings": FSDP, "goes_on": "fsdp 4"},
+    ("dropping", "ddp 2"): {"ranks": 2},
+    ("dropping", "fsdp 2"): {"ranks": 2, "settings": FSDP},
+    **{(name, "one"): {"ranks": 1} for name in ("parallel", "relative", "rotary", "bf16")},
+    **{
+        (name, "fsdp 2"): {"ranks": 2, "settings": FSDP}
+        for name in ("parallel", "relative", "rotary", "bf16")
+    },
+}
+"""Which settings run on how many ranks; each is compared with the first of its settings."""
+
+
+@pytest.fixture(scope="module")
+def runs(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a folder for each settings, with a folder for each of their runs."""
+    root = tmp_path_factory.mktemp("runs")
+    weights = ModelConfig(name="vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=2, num_heads=2)
+    torch.save(build_vit(weights, 32).state_dict(), root / "start.pth")
+    jobs = []
+    for (settings, name), job in RUNS.items():
+        given = TINY | SETTINGS[settings] | job.get("settings", {}) | {"data": str(index)}
+        if "model__weights" in given:
+            given["model__weights"] = str(root / given["model__weights"])
+        more = {"goes_on": str(root / settings / job["goes_on"])} if "goes_on" in job else {}
+        jobs.append({"out": str(root / settings / name), "ranks": job["ranks"], "settings": given, **more})
+    (root / "jobs.json").write_text(json.dumps(jobs))
+    script = Path(__file__).with_name("forked_ranks.py")
+    command = [sys.executable, str(script), str(root / "jobs.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return root
 
 
 def losses(out: Path) -> list[list[float]]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [
-        [line[k] for k in ("loss", "loss_object", "loss_patch", "loss_image", "grad_norm")] for line in lines
-    ]
+    names = [name for name in lines[0] if name.startswith("loss") or name == "grad_norm"]
+    return [[line[name] for name in names] for line in lines]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {
-            "loss.centering": "center",
-            "loss.image_weight": 1.0, "loss.center_patches": "all",
-            "optim.clip": "parameter", "optim.clip_grad": 0.01,
-        },
-        {
-            "loss.centering": "sinkhorn",
-            "loss.image_weight": 0.5, "loss.koleo_weight": 0.5,
-            "head.norm": "batch",
-            "model.object_tokens": "read-only", "objects.per_image": 3,
-        },
-    ],
-    ids=["single-center", "read-only-sinkhorn-batch-norm"],
-)  # fmt: skip
-def test_two_ranks_follow_one(index: Path, tmp_path: Path, settings: dict[str, object]) -> None:
-    """Where nothing is taken from a micro-batch alone, each rank takes its half in three parts."""
-    run(index, tmp_path / "one", [], settings)
-    run(
-        index,
-        tmp_path / "two",
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
-        settings | ({"train.accumulate": 3} if settings["loss.centering"] == "center" else {}),
-    )
-    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=2e-4)
-    one, two = (load_checkpoint(checkpoints(tmp_path / name / "checkpoints")[-1]) for name in ("one", "two"))
+FIRST = dict(reversed(RUNS))
+
+
+@pytest.mark.parametrize(("settings", "name"), [run for run in RUNS if run != (run[0], FIRST[run[0]])])
+def test_ranks_follow_one(runs: Path, settings: str, name: str) -> None:
+    """Parts of the batch, or of the state too, on several ranks make what one process makes of all."""
+    outs = [runs / settings / FIRST[settings], runs / settings / name]
+    eps = 0.03 if settings == "bf16" else 2e-4
+    np.testing.assert_allclose(losses(outs[1]), losses(outs[0]), rtol=eps)
+    if settings == "bf16":
+        return
+    one, two = (load_checkpoint(checkpoints(out / "checkpoints")[-1]) for out in outs)
     # The moments say whether the gradients are the same. Where a gradient is zero but for rounding (of a bias
     # before a batch norm, of the keys), AdamW still takes whole steps, so weights agree on the whole only.
     found, expected = (state["optimizer"]["state"] for state in (two, one))
@@ -104,13 +143,32 @@ def test_two_ranks_follow_one(index: Path, tmp_path: Path, settings: dict[str, o
     for key, value in one["centers"].items():
         largest = float(value.abs().max())
         torch.testing.assert_close(two["centers"][key], value, rtol=1e-3, atol=1e-4 * largest)
-    metrics = [json.loads(line) for line in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
+    metrics = [json.loads(line) for line in (outs[0] / "metrics.jsonl").read_text().splitlines()]
     step = sum(line["lr"] for line in metrics)  # about as far as AdamW takes a weight
     follow = sum(1 - line["momentum_teacher"] for line in metrics)  # that share of it moves the teacher
     for part, most in (("student", step), ("teacher", step * follow)):
         assert one[part].keys() == two[part].keys()
         off = torch.cat([(two[part][key] - value).abs().flatten() for key, value in one[part].items()])
         assert off.mean() < 0.01 * most, part
+
+
+@pytest.mark.parametrize(("settings", "name"), [run for run in RUNS if "fsdp" in run[1].split(", ")[-1]])
+def test_each_rank_holds_its_part(runs: Path, settings: str, name: str) -> None:
+    """Of student, teacher and moments, after the last step: nothing stays gathered."""
+    ranks = RUNS[settings, name]["ranks"]
+    shares = [json.loads((runs / settings / name / f"held-{rank}.json").read_text()) for rank in range(ranks)]
+    for part in ("student", "teacher", "moments"):
+        assert sum(share[part] for share in shares) == pytest.approx(1)
+        assert max(share[part] for share in shares) < 1.5 / ranks, part
+
+
+@pytest.mark.parametrize(("settings", "name"), [run for run in RUNS if run[1].startswith("fsdp")])
+def test_the_model_file_is_the_whole_teacher(runs: Path, settings: str, name: str) -> None:
+    out = runs / settings / name
+    backbone, _ = load_model(out / "model.safetensors")
+    teacher = load_checkpoint(checkpoints(out / "checkpoints")[-1])["teacher"]
+    found = backbone.state_dict()
+    assert all(torch.equal(value, teacher[f"backbone.{key}"]) for key, value in found.items())
 
 
 STOPPED = """
@@ -135,7 +193,6 @@ def signalled(run, *given, **more):
 
 loop.train_step = signalled
 settings = dict(line.split("=") for line in sys.argv[3:])
-settings = {name.replace(".", "__"): value for name, value in settings.items()}
 config = load_recipe("debug", data=sys.argv[1], val="x", **settings)
 try:
     loop.pretrain(config, Path(sys.argv[2]), evaluate=evaluate)
@@ -150,7 +207,7 @@ def test_ranks_wait_for_an_evaluation_and_stop_together_at_a_step(index: Path, t
     """
     script, out = tmp_path / "stopped.py", tmp_path / "run"
     script.write_text(STOPPED)
-    settings = TINY | {"train.steps": 500, "train.log_every": 400, "train.knn_every": 2}
+    settings = TINY | {"train__steps": 500, "train__log_every": 400, "train__knn_every": 2}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(script), str(index), str(out), *[f"{name}={value}" for name, value in settings.items()]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)

@@ -38,7 +38,7 @@ class DenseViT(ObjectViT):
         """Tokens (B, T, D) after these blocks; they are never packed."""
         masks = None if keys is None else additive_mask(keys, layout, x.dtype)
         for block in blocks:
-            x = self.call(_apply, block, x, masks)
+            x = self.call(whole_block, block, x, masks)
         return x
 
     def tokens_at(
@@ -54,6 +54,7 @@ def additive_mask(keys: Tensor, layout: TokenLayout, dtype: torch.dtype) -> Tens
     return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, float("-inf"))
 
 
-def _apply(block: Any, x: Tensor, masks: Tensor | None) -> Tensor:
+def whole_block(block: Any, x: Tensor, masks: Tensor | None) -> Tensor:
+    """Tokens (B, T, D) after a block that is called as it is."""
     out: Tensor = block(x) if masks is None else block(x, attn_mask=masks)
     return out

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from odis.config.discovery import DiscoverConfig
+from odis.config.discovery import check_discover
 from odis.config.keep import parse_fetch_cache, parse_keep
 from odis.config.pixels import MOST_CHANNELS, ranges_fault, statistics_fault
 from odis.config.training import PretrainConfig
@@ -361,40 +361,13 @@ def _check_train(config: PretrainConfig, world_size: int) -> None:
         f"is {train.batch_size}, must be a multiple of {parts} (ranks x train.accumulate)",
     )
     _require(
+        train.parallel == "ddp" or train.precision != "fp16",
+        "train.parallel",
+        "is fsdp, but the loss scale of train.precision fp16 is not shared by sharded gradients; set "
+        "train.precision bf16 or fp32, or train.parallel ddp",
+    )
+    _require(
         train.knn_every == 0 or config.val is not None,
         "train.knn_every",
         f"is {train.knn_every}, but val names no held-out index",
     )
-
-
-def check_discover(settings: DiscoverConfig, prefix: str = "discover") -> None:
-    """Refuse settings that cannot find objects.
-
-    Args:
-        settings: What is checked.
-        prefix: What the dotted names of settings begin with.
-
-    Raises:
-        ConfigError: Naming the first offending setting, and what is allowed.
-    """
-
-    def require(ok: bool, name: str, allowed: str) -> None:
-        _require(ok, f"{prefix}.{name}", f"is {getattr(settings, name)}, must be {allowed}")
-
-    require(settings.method in ("spectral", "seeds"), "method", "spectral or seeds")
-    require(
-        settings.facet in (None, "key", "query", "value", "token"),
-        "facet",
-        "key, query, value or token, or null",
-    )
-    require(settings.size is None or settings.size >= 1, "size", "1 pixel or more, or null")
-    require(-1 <= settings.tau < 1, "tau", "from -1 to below 1")
-    require(0 < settings.max_area <= 1, "max_area", "above 0 and at most 1")
-    require(
-        0 <= settings.min_area <= settings.max_area, "min_area", f"from 0 to max_area ({settings.max_area:g})"
-    )
-    for name in ("max_overlap", "min_score"):
-        require(0 <= getattr(settings, name) <= 1, name, "from 0 to 1")
-    require(0 <= settings.edge_radius <= 16, "edge_radius", "from 0 to 16 patches")
-    for name in ("max_objects", "seeds_k", "batch_size"):
-        require(getattr(settings, name) >= 1, name, "1 or more")

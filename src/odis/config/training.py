@@ -324,6 +324,9 @@ class TrainConfig:
             that computes in it, and on a CPU that is measured to be faster in it; else fp32. It is chosen at
             the start of a run and kept by a resume.
         device: `auto` (the GPU if there is one, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+        parallel: What several ranks share. `ddp`: the batch; each holds all weights. `fsdp`: weights,
+            gradients and optimizer too, of student and teacher (FSDP2): less memory, more communication. One
+            rank has nothing to share.
         compile: Compile the transformer blocks.
         threads: CPU threads of each rank. 0 leaves the choice to torch.
         log_every: Steps between lines of `metrics.jsonl`.
@@ -344,6 +347,7 @@ class TrainConfig:
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     compile: bool = False
     threads: int = 0
     log_every: int = 10

@@ -29,19 +29,19 @@ def attention_branch(
 
 def mlp_branch(block: Any, x: Tensor) -> Tensor:
     """What the MLP adds to the tokens x (..., D)."""
-    if type(block) is ResPostBlock:
+    if isinstance(block, ResPostBlock):
         return block.norm2(kernels.mlp(block.mlp, x))
     return block.ls2(kernels.mlp(block.mlp, block.norm2(x)))
 
 
 def attention_input(block: Any, x: Tensor) -> Tensor:
     """What a block's attention is given of the tokens x (B, T, D)."""
-    return x if type(block) is ResPostBlock else block.norm1(x)
+    return x if isinstance(block, ResPostBlock) else block.norm1(x)
 
 
 def _scaled(block: Any, branch: Tensor) -> Tensor:
     """What attention adds, from its output."""
-    return block.norm1(branch) if type(block) is ResPostBlock else block.ls1(branch)
+    return block.norm1(branch) if isinstance(block, ResPostBlock) else block.ls1(branch)
 
 
 def drop_scale(drop_path: nn.Module, x: Tensor, views: int) -> Tensor | None:

@@ -34,7 +34,7 @@ from odis.train.loggers.pictures import step_pictures
 from odis.train.rediscovery import Rounds, provenance_of
 from odis.train.run_folder import flat, prepare
 from odis.train.run_log import RunLog, Throughput
-from odis.train.saved_state import is_good, restore_state, save_state
+from odis.train.saved_state import is_good, restore_state, save_state, whole_backbone
 from odis.train.start import Settled, build_run, settle_precision
 from odis.train.stop import Interrupted, Stop, stop_signals
 from odis.train.update import TrainState, train_step
@@ -254,8 +254,10 @@ def _train_on(
         # The flag of the step before: reading it does not wait for this step.
         _check_finite(run, before, log, out)
         log.advance(run.step)
-        if log.shows_pictures(run.step, train.pictures_every):
-            log.pictures(run.step, step_pictures(micro_batches[0], run.teacher.backbone, run.config))
+        if train.loggers and train.pictures_every and run.step % train.pictures_every == 0:
+            teacher = whole_backbone(run)
+            if log.shows_pictures(run.step, train.pictures_every):
+                log.pictures(run.step, step_pictures(micro_batches[0], teacher, run.config))
         if logs:
             log.name_skipped()
             settings = run.schedules.at(run.step - 1)
@@ -287,11 +289,11 @@ def _evaluate_if_due(run: TrainState, log: RunLog, evaluate: Evaluate | None, st
     every, at_end = run.config.train.knn_every, run.step == run.schedules.total_steps
     if evaluate is None or not run.step or not (at_end or (every and run.step % every == 0)):
         return False
-    interrupted = False
+    interrupted, teacher = False, whole_backbone(run)
     if run.ranks.is_first and not log.has_scores(run.step):
         try:
             with stop.at_once(alone=True):
-                scores = evaluate(run.teacher.backbone, run.config)
+                scores = evaluate(teacher, run.config)
             log.write(run.step, scores)
         except Interrupted:
             interrupted = True

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from odis.config.training import OptimConfig
+from odis.machine.shards import local, norms
 from odis.train.schedules import Settings
 
 _EMBEDDING = {"patch_embed", "cls_token", "reg_token", "mask_token", "pos_embed"}
@@ -83,7 +84,8 @@ def clip_gradients(student: nn.Module, max_norm: float, clip: Literal["global", 
     """Clip gradients to a norm of `max_norm` (0: no clipping).
 
     Args:
-        student: Its parameters' gradients are changed in place; those without one are passed over.
+        student: Its parameters' gradients are changed in place; those without one are passed over. If they
+            are sharded, norms are those of the whole, and all ranks call it.
         max_norm: The largest norm.
         clip: `global`: of all gradients together. `parameter`: of each parameter's on its own, as DINO and
             iBOT do (`clip_gradients`: g *= min(1, max_norm / (|g| + 1e-6))).
@@ -91,13 +93,16 @@ def clip_gradients(student: nn.Module, max_norm: float, clip: Literal["global", 
     Returns:
         The global norm before.
     """
-    parameters = [p for p in student.parameters() if p.grad is not None]
-    if clip == "global" or max_norm == 0:
-        return nn.utils.clip_grad_norm_(parameters, max_norm if max_norm > 0 else float("inf"))
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch.stack(torch._foreach_norm(gradients))
-    torch._foreach_mul_(gradients, list((max_norm / (norms + 1e-6)).clamp(max=1.0).unbind()))
-    total: Tensor = torch.linalg.vector_norm(norms)
+    gradients = [p.grad for p in student.parameters() if p.grad is not None]
+    of_each = norms(gradients)
+    total: Tensor = torch.linalg.vector_norm(of_each)
+    if max_norm == 0:
+        return total
+    here = [local(gradient) for gradient in gradients]
+    if clip == "global":
+        torch._foreach_mul_(here, (max_norm / (total + 1e-6)).clamp(max=1.0))
+    else:
+        torch._foreach_mul_(here, list((max_norm / (of_each + 1e-6)).clamp(max=1.0).unbind()))
     return total
 
 

@@ -18,6 +18,7 @@ from odis.finding.finder import PartWorker
 from odis.objects.edit.overlay import Overlay
 from odis.objects.index import WHOLE_IMAGE, ObjectIndex
 from odis.objects.parts import Parts, is_made
+from odis.train.saved_state import whole_backbone
 from odis.train.schedules import Schedules
 from odis.train.update import TrainState
 from odis.types import Skipped
@@ -114,7 +115,7 @@ class Rounds:
     def _worker(self) -> PartWorker:
         config = self.run.config
         views, discover = config.views, config.discover
-        backbone = self.run.teacher.backbone
+        backbone = whole_backbone(self.run, everywhere=True)
         finder = Discoverer(
             backbone, *views.statistics, discover, name="teacher", image_size=views.global_size
         )

@@ -36,6 +36,7 @@ FREE = {
     "train.device": "rounding",
     "train.threads": "rounding",
     "train.compile": "rounding",
+    "train.parallel": "rounding",
     "train.log_every": "what is written",
     "train.checkpoint_every": "what is written",
     "train.keep": "what is written",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from odis import __version__
+from odis.backbones.build import build_vit
 from odis.backbones.published import start_record
 from odis.backbones.saved import save_model
 from odis.config.pixels import PixelFormat
 from odis.config.training import PretrainConfig, as_dict
 from odis.errors import DataError
+from odis.machine.shards import is_sharded, local, map_tensors, shard_like, whole_state
+from odis.method.vit import ObjectViT
 from odis.train.checkpoint import newest_whole, save_checkpoint, set_aside
 from odis.train.update import TrainState
 
@@ -22,8 +25,11 @@ _PARTS = ("student", "teacher", "optimizer", "centers", "scaler")
 
 
 def is_good(run: TrainState) -> bool:
-    """Whether every weight, center and moment is finite: a state that can be trained on and published."""
-    return are_finite([getattr(run, name).state_dict() for name in _PARTS], run.ranks.device)
+    """Whether every weight, center and moment is finite: a state that can be trained on and published. All
+    ranks call it, since each may hold a part only.
+    """
+    here = map_tensors([getattr(run, name).state_dict() for name in _PARTS], local)
+    return not run.ranks.any(not are_finite(here, run.ranks.device))
 
 
 def are_finite(states: Any, device: torch.device) -> bool:
@@ -46,8 +52,10 @@ def save_state(run: TrainState, out: Path) -> None:
         DataError: if it cannot be written.
     """
     meters = run.meters.state_dict()
+    of_parts = {name: getattr(run, name).state_dict() for name in _PARTS}
+    state: dict[str, Any] = whole_state(of_parts, keep=run.ranks.is_first)
+    backbone = whole_backbone(run)
     if run.ranks.is_first:
-        state: dict[str, Any] = {name: getattr(run, name).state_dict() for name in _PARTS}
         state |= {
             "step": run.step,
             "nonfinite": run.nonfinite,
@@ -57,7 +65,7 @@ def save_state(run: TrainState, out: Path) -> None:
             "odis_version": __version__,
         }
         # The model first: if the run is killed in between, the resume writes it again with the checkpoint.
-        save_model(out / "model.safetensors", run.teacher.backbone, model_card(run))
+        save_model(out / "model.safetensors", backbone, model_card(run))
         save_checkpoint(out / "checkpoints", run.step, state, run.config.train.keep)
     run.ranks.barrier()
 
@@ -82,7 +90,8 @@ def restore_state(run: TrainState, out: Path) -> list[str]:
     path = folder / f"step-{state['step']:08d}.pt"
     try:
         for name in _PARTS:
-            getattr(run, name).load_state_dict(state[name])
+            part = getattr(run, name)
+            part.load_state_dict(_parts_of(state[name], part))
         run.step, run.nonfinite = state["step"], state["nonfinite"]
         if state.get("meters"):  # earlier versions kept none
             run.meters.load_state_dict(state["meters"], run.ranks.rank, run.ranks.device)
@@ -95,6 +104,42 @@ def restore_state(run: TrainState, out: Path) -> list[str]:
     if faults and run.ranks.is_first:
         set_aside(folder, run.step)
     return [f"{fault}; the run goes on from {path.name}" for fault in faults]
+
+
+def _parts_of(state: dict[str, Any], holder: Any) -> dict[str, Any]:
+    """A whole state dict, with this rank's parts in place of the tensors that it holds a part of."""
+    if isinstance(holder, torch.optim.Optimizer):
+        parameters = [p for group in holder.param_groups for p in group["params"]]
+        moments = {
+            i: {key: shard_like(value, parameters[i]) for key, value in of_one.items()}
+            for i, of_one in state["state"].items()
+        }
+        return state | {"state": moments}
+    now = holder.state_dict()
+    return {
+        key: shard_like(value, now[key]) if isinstance(now.get(key), Tensor) else value
+        for key, value in state.items()
+    }
+
+
+def whole_backbone(run: TrainState, *, everywhere: bool = False) -> ObjectViT:
+    """The teacher's backbone, to evaluate or to write. All ranks call it.
+
+    Args:
+        run: If its teacher is sharded, this is another network, with its weights as they are now.
+        everywhere: All ranks want it, not the first one only; the others get a network that must not be used.
+    """
+    backbone = run.teacher.backbone
+    if not any(is_sharded(parameter) for parameter in backbone.parameters()):
+        return backbone
+    keep = everywhere or run.ranks.is_first
+    state = whole_state(backbone.state_dict(), keep)
+    if not keep:
+        return backbone
+    model = replace(run.config.model, weights=None, grad_checkpointing=False)
+    network = build_vit(model, run.config.views.global_size, drop_path=0.0)
+    network.load_state_dict(state)
+    return network.to(run.ranks.device).eval().requires_grad_(False)
 
 
 def model_card(run: TrainState) -> dict[str, Any]:

@@ -10,10 +10,12 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from odis.backbones.build import build_pair
+from odis.backbones.sharding import shard
 from odis.config.training import PretrainConfig
 from odis.machine.allocator import keep_freed_memory, return_freed_memory
 from odis.machine.devices import resolve_precision
 from odis.machine.ranks import Ranks
+from odis.machine.shards import mesh_of
 from odis.method.block import attention_branch, block_at, mlp_branch
 from odis.method.pair import teacher_of
 from odis.method.step import Centers, LossTerms
@@ -21,7 +23,7 @@ from odis.method.vit import ObjectViT
 from odis.train.optim import build_optimizer
 from odis.train.run_folder import recorded_precision
 from odis.train.schedules import Schedules
-from odis.train.update import StudentPass, TrainState
+from odis.train.update import StudentPass, TeacherPass, TrainState
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +101,19 @@ def build_run(
         compile_blocks(student.backbone)
         compile_blocks(teacher.backbone)
     student_pass: torch.nn.Module = StudentPass(student, terms)
-    if ranks.distributed:
+    teacher_pass = TeacherPass(teacher, config, terms)
+    if ranks.distributed and config.train.parallel == "fsdp":
+        mesh = mesh_of(ranks)
+        shard(student_pass, student.backbone, mesh, trained=True)
+        shard(teacher_pass, teacher.backbone, mesh, trained=False)
+        if anchor is not None:
+            shard(anchor, anchor, mesh, trained=False)
+    elif ranks.distributed:
         student_pass = DistributedDataParallel(
             student_pass, broadcast_buffers=False, gradient_as_bucket_view=True
         )
     return TrainState(
-        config, ranks, terms, student, teacher, student_pass, centers,
+        config, ranks, terms, student, teacher, student_pass, teacher_pass, centers,
         optimizer=build_optimizer(student, config.optim),
         scaler=torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16"),
         schedules=Schedules(config, images), anchor=anchor, provenance=provenance, recipe=recipe,

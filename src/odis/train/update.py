@@ -32,7 +32,9 @@ from odis.types import Batch, Losses, StudentOutput, TeacherOutput
 
 
 class StudentPass(nn.Module):
-    """`student_pass` as a module, since DDP synchronises gradients of what one module's forward computed."""
+    """`student_pass` as a module: DDP synchronises gradients of what one module's forward computed, and FSDP
+    gathers the parameters of what runs in one.
+    """
 
     def __init__(self, student: Network, terms: LossTerms) -> None:
         super().__init__()
@@ -41,6 +43,19 @@ class StudentPass(nn.Module):
 
     def forward(self, batch: Batch) -> StudentOutput:
         return student_pass(self.student, batch, self.terms)
+
+
+class TeacherPass(nn.Module):
+    """`teacher_pass` as a module, whose parameters FSDP gathers while it runs."""
+
+    def __init__(self, teacher: Network, config: PretrainConfig, terms: LossTerms) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.config = config
+        self.terms = terms
+
+    def forward(self, batch: Batch, centers: Centers, temp: float) -> TeacherOutput:
+        return teacher_pass(self.teacher, batch, centers, temp, self.config, self.terms)
 
 
 @dataclass
@@ -52,7 +67,8 @@ class TrainState:
     terms: LossTerms
     student: Network
     teacher: Network
-    student_pass: torch.nn.Module  # StudentPass, in DDP when there are several ranks
+    student_pass: torch.nn.Module  # StudentPass, in DDP or sharded when there are several ranks
+    teacher_pass: torch.nn.Module  # TeacherPass, sharded as the student is
     centers: Centers
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
@@ -123,7 +139,7 @@ def train_step(run: TrainState, micro_batches: list[Batch], *, meters: bool = Fa
 def _forward(run: TrainState, batch: Batch, temp: float) -> tuple[Losses, TeacherOutput, StudentOutput]:
     dtype = DTYPES[run.config.train.precision]
     with torch.autocast(run.ranks.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        teacher = teacher_pass(run.teacher, batch, run.centers, temp, run.config, run.terms)
+        teacher = run.teacher_pass(batch, run.centers, temp)
         student = run.student_pass(batch)
         anchor = None if run.anchor is None else anchor_patches(run.anchor, batch)
     losses = compute_losses(student, teacher, batch, run.config)
@@ -133,6 +149,9 @@ def _forward(run: TrainState, batch: Batch, temp: float) -> tuple[Losses, Teache
 
 
 def _gradient_sync(module: torch.nn.Module, sync: bool) -> contextlib.AbstractContextManager[None]:
+    """DDP adds gradients up and reduces them once; FSDP reduces those of every micro-batch, so that no rank
+    holds all of them.
+    """
     if isinstance(module, DistributedDataParallel) and not sync:
         return module.no_sync()
     return contextlib.nullcontext()

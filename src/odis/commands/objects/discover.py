@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from odis.commands.objects.engine import add_engine, run_finder
 from odis.config.arguments import add_arguments
-from odis.config.checks import check_discover
-from odis.config.discovery import DiscoverConfig
+from odis.config.discovery import DiscoverConfig, check_discover
 from odis.config.options import require
 from odis.config.query import ReadConfig
 

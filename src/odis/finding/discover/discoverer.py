@@ -16,8 +16,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from odis.backbones.baseline import TimmBaseline
 from odis.backbones.features import Facet, has_attention, keeps_aspect, patch_features
-from odis.config.checks import check_discover
-from odis.config.discovery import DiscoverConfig
+from odis.config.discovery import DiscoverConfig, check_discover
 from odis.config.pixels import Channels
 from odis.data.geometry.patches import patch_grid
 from odis.data.views import normalize_pixels

@@ -21,8 +21,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from odis.config.checks import check_discover
-from odis.config.discovery import DiscoverConfig
+from odis.config.discovery import DiscoverConfig, check_discover
 from odis.config.wording import counted
 from odis.finding.discover.refine import box_of, to_pixels
 from odis.finding.discover.seeds import grow_objects
