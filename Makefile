@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: install demo evidence evidence-photographs evidence-post format lint fast test fuzz heavy soak docs wheel
+.PHONY: install demo notebooks evidence evidence-photographs evidence-post format lint fast test fuzz heavy soak docs wheel
 
 install: $(VENV)/.installed
 
@@ -14,6 +14,10 @@ $(VENV)/.installed: pyproject.toml
 
 demo: install
 	$(BIN)/odis demo --out odis-demo
+
+# Runs the notebooks, and writes them with their outputs.
+notebooks: install
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/execute.py
 
 # Hours, in slices if wanted: `benchmarks/evidence/run.py --minutes 9`. What is done is not done again.
 evidence: install

@@ -283,7 +283,7 @@ def test_files_named_in_the_text_exist(name: str):
     package = ROOT / "src" / "odis"
     for path in re.findall(r"`([\w./-]+/[\w./-]*)`", TEXT[name]):
         top = path.split("/")[0]
-        if top in {"src", "tests", "benchmarks", "docs"}:
+        if top in {"src", "tests", "benchmarks", "docs", "notebooks"}:
             assert (ROOT / path).exists(), f"{name}: {path}"
         elif (package / top).is_dir() and path.endswith((".py", "/")):
             assert (package / path).exists(), f"{name}: {path}"
