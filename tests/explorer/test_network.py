@@ -48,7 +48,7 @@ def test_neighbours_are_those_of_the_encoder(client: Any, explorer: Explorer, mo
 def test_attention_is_that_of_the_report_in_every_layer_and_head(client: Any, explorer: Explorer) -> None:
     answer = client.ask({"object": 0}).json["answers"][0]["modes"]["masked-attention"]
     picture, network = explorer.pictures.of_index(1), explorer.networks[0]
-    (exact,) = attention_maps(network.encoder, picture.image, picture.objects.objects[:1], QueryConfig())
+    (exact,) = attention_maps(network.encoder, picture.shown, picture.objects.objects[:1], QueryConfig())
     sent = answer["attention"]
     shape = (sent["layers"], sent["heads"], answer["rows"], answer["columns"])
     steps = np.frombuffer(base64.b64decode(sent["weights"]), np.uint8).reshape(shape)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from odis.config.pixels import RGB
 from odis.data.geometry.patches import object_shapes, objects_on_grid
 from odis.exporting.usage import onnx_usage, program_usage
 
@@ -16,7 +17,7 @@ side = st.floats(0, 95, allow_nan=False)
 
 def patches_of(coverage: float, margin: int, shape: str) -> Any:
     """The function in a program for masks."""
-    encoder = SimpleNamespace(mask_coverage=coverage, mask_margin=margin, mask_shape=shape)
+    encoder = SimpleNamespace(mask_coverage=coverage, mask_margin=margin, mask_shape=shape, pixels=RGB)
     text = onnx_usage("masks", encoder)
     names: dict[str, Any] = {}
     exec(text.split("here = Path(")[0], names)
@@ -42,7 +43,7 @@ def test_masks_are_those_of_odis(a, b, c, d, rows, columns, coverage, margin, sh
 @pytest.mark.parametrize("objects", ["masks", "boxes"])
 def test_programs_are_python_and_short(objects: str):
     pixels = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2), "patch_size": 16}
-    encoder = SimpleNamespace(mask_coverage=0.5, mask_margin=1, mask_shape="area", **pixels)
+    encoder = SimpleNamespace(mask_coverage=0.5, mask_margin=1, mask_shape="area", pixels=RGB, **pixels)
     for text in (onnx_usage(objects, encoder), program_usage(objects, encoder, 224)):
         compile(text, "usage.py", "exec")
         assert ("patches_of" in text) == (objects == "masks")

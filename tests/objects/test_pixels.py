@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from odis.config.pixels import RGB, PixelFormat
+from odis.data.views import as_colours
 from odis.errors import DataError
 from odis.objects.images import header_sizes, load_image
-from odis.objects.pixels import load_picture, load_pixels, load_raw, shown
+from odis.objects.pixels import ShownImage, load_picture, load_pixels, load_raw
 
 RNG = np.random.default_rng(0)
 DEEP = RNG.integers(0, 4096, (5, 7)).astype(np.uint16)
@@ -87,11 +89,19 @@ def test_every_mode_gives_one_channel_and_three(tmp_path: Path, mode: str) -> No
 def test_pictures_of_deep_images_are_not_black(tmp_path: Path) -> None:
     Image.fromarray(DEEP).save(tmp_path / "a.png")
     assert np.array(load_image(tmp_path / "a.png")).max() < 16
-    assert np.array(load_picture(tmp_path / "a.png")).max() == 255
+    looked_at = load_picture(tmp_path / "a.png")
+    assert np.array(looked_at.image).max() == 255
+    # Networks read the file, not the picture.
+    assert np.array_equal(looked_at.pixels(RGB), load_pixels(tmp_path / "a.png").transpose(2, 0, 1))
+    assert np.array_equal(looked_at.pixels(WIDE)[0], np.rint(DEEP * (255.0 / 4095)).astype(np.uint8))
     plain = Image.fromarray(RNG.integers(0, 256, (4, 6, 3), dtype=np.uint8))
     plain.save(tmp_path / "b.png")
-    assert np.array_equal(np.array(load_picture(tmp_path / "b.png")), np.array(plain))
-    assert shown(np.zeros((2, 13, 4, 5))).shape == shown(np.zeros((2, 1, 4, 5))).shape == (2, 3, 4, 5)
+    assert np.array_equal(np.array(load_picture(tmp_path / "b.png").image), np.array(plain))
+    with pytest.raises(DataError, match="8-bit colours, but the network reads images of 1 channel"):
+        ShownImage(plain).pixels(WIDE)
+    five, one = torch.rand(2, 5, 4, 6), torch.rand(2, 1, 4, 6)
+    assert torch.equal(as_colours(five), five[:, :3])
+    assert torch.equal(as_colours(one), one.expand(-1, 3, -1, -1))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -25,6 +25,7 @@ from odis.errors import OdisError
 from odis.inference import Encoder, embed_index, load
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
+from odis.objects.pixels import ShownImage
 from odis.report.drawing import (
     close_up,
     cut_out,
@@ -80,7 +81,7 @@ def decoded(html: str) -> Image.Image:
 def test_attention_is_that_of_the_backbone_on_the_resized_image(object_tokens: str) -> None:
     enc, image = encoder(object_tokens), picture(100, 52)  # patches do not tile it: it is resized to 24 x 48
     items = [Object((0, 0, 50, 52)), Object((60.0, 10.0, 99.0, 50.0))]
-    found = attention_maps(enc, image, items, QueryConfig(size=32))
+    found = attention_maps(enc, ShownImage(image), items, QueryConfig(size=32))
     pixels = tv.resize(
         tv.pil_to_tensor(image), [24, 48], interpolation=tv.InterpolationMode.BICUBIC, antialias=True
     )
@@ -107,7 +108,10 @@ def test_attention_in_a_window_shows_the_window() -> None:
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[20:30, 40:50] = 255
     (answer,) = attention_maps(
-        enc, Image.fromarray(pixels), [Object((40, 20, 50, 30))], QueryConfig(size=32, context=2.0)
+        enc,
+        ShownImage(Image.fromarray(pixels)),
+        [Object((40, 20, 50, 30))],
+        QueryConfig(size=32, context=2.0),
     )
     assert answer.weights.shape[2:] == (4, 4)
     white = np.asarray(answer.picture.convert("L")) > 127
@@ -160,7 +164,9 @@ def test_components_of_few_patches_or_equal_ones() -> None:
 
 def test_patch_features_are_those_of_embed() -> None:
     enc, images = encoder("single"), [picture(64, 32), picture(40, 40, 1)]
-    for found, image in zip(patch_features(enc, images, 32), images, strict=True):
+    for found, image in zip(
+        patch_features(enc, [ShownImage(one) for one in images], 32), images, strict=True
+    ):
         expected = enc.embed([image], mode="whole-image", size=32)[0]
         assert found.grid == expected.grid
         assert torch.equal(found.patches, expected.patches)

@@ -82,6 +82,13 @@ def normalize_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]
     return pixels.float().sub_(offset).div_(scale)
 
 
+def as_colours(pixels: Tensor) -> Tensor:
+    """(..., 3, H, W) of pixels (..., C, H, W), to look at: the first three channels, or in grey the first."""
+    if pixels.shape[-3] >= 3:
+        return pixels[..., :3, :, :]
+    return pixels[..., :1, :, :].expand(*pixels.shape[:-3], 3, -1, -1)
+
+
 def make_sample(
     rng: np.random.Generator,
     image: Tensor,

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from odis.backbones.attention_maps import object_attention_layers
 from odis.config.feature_tables import FeatureTableConfig
@@ -112,7 +111,7 @@ class ExploredNetwork:
             OdisError: its features are not finite.
         """
         builder = self.encoder.query_builder(self.queries[mode])
-        (query,) = builder(pil_to_tensor(picture.image), [item])
+        (query,) = builder(torch.from_numpy(picture.shown.pixels(self.encoder.pixels)), [item])
         ((_, read, _),) = self.encoder.run_queries([(0, query)], builder, 1)
         feature = read[0, 0].float().cpu()
         if not bool(feature.isfinite().all()):
@@ -165,7 +164,8 @@ class ExploredNetwork:
         if key in self._patches:
             self._patches.move_to_end(key)
             return self._patches[key]
-        features = self.encoder.embed([picture.image], mode="whole-image", size=self.whole)[0]
+        read = torch.from_numpy(picture.shown.pixels(self.encoder.pixels))
+        features = self.encoder.embed([read], mode="whole-image", size=self.whole)[0]
         if features.patches is None or features.grid is None or not len(features.patches):
             return None
         (colours,), share = patch_colours([features])

@@ -19,8 +19,9 @@ from odis.errors import DataError
 from odis.explorer.refusal import RefusedError
 from odis.objects.clean import UsableObjects, usable_objects
 from odis.objects.decoding.quiet import quiet_pillow
-from odis.objects.images import TRANSPOSE, load_image, orientation_of, reason_of, to_rgb
+from odis.objects.images import TRANSPOSE, orientation_of, reason_of, to_rgb
 from odis.objects.index import ObjectIndex
+from odis.objects.pixels import ShownImage, load_picture
 from odis.types import ImageObjects, Object
 
 UPLOAD_BYTES = 20 * 2**20
@@ -44,9 +45,14 @@ class ShownPicture:
     """A picture that can be asked about."""
 
     name: str
-    image: Image.Image  # RGB
+    shown: ShownImage
     objects: UsableObjects  # of the index; none of an upload
     row: int | None  # of the index
+
+    @property
+    def image(self) -> Image.Image:
+        """To look at: 8-bit RGB."""
+        return self.shown.image
 
     @property
     def size(self) -> tuple[int, int]:
@@ -91,7 +97,7 @@ class PictureStore:
 
     def _read(self, row: int) -> ShownPicture:
         item = self._item(row)
-        image = load_image(self.index.image_path(row), (item.width, item.height))
+        image = load_picture(self.index.image_path(row), (item.width, item.height))
         return ShownPicture(
             self.index.image_name(row), image, usable_objects(item, len(self.index.classes)), row
         )
@@ -128,7 +134,7 @@ class PictureStore:
         name = secrets.token_hex(8)
         whole = UsableObjects(ImageObjects(name, *image.size), [], {})
         with self._lock:
-            self._uploads[name] = ShownPicture("picture dropped in", image, whole, None)
+            self._uploads[name] = ShownPicture("picture dropped in", ShownImage(image), whole, None)
             while len(self._uploads) > _UPLOADS:
                 self._uploads.popitem(last=False)
         return name

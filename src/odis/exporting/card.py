@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from odis import __version__
+from odis.config.pixels import RGB
 from odis.config.wording import counted
 from odis.errors import DataError, OdisError
 from odis.exporting.network import Exported
@@ -168,9 +169,25 @@ def _about(exported: Exported) -> str:
         f"{network.embed_dim}, {counted(len(network.blocks), 'block')}, {million:.1f} M parameters",
         f"- trained at {exported.encoder.image_size} x {exported.encoder.image_size} pixels",
         f"- an object is read by {read}",
+        *_channels(exported),
         f"- pixels: 0 to 1, less {_numbers(exported.encoder.mean)}, over {_numbers(exported.encoder.std)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _channels(exported: Exported) -> list[str]:
+    """What images are read, where they are not 8-bit RGB."""
+    form = exported.encoder.pixels
+    if form == RGB:
+        return []
+    ranges = (
+        ""
+        if form.ranges is None
+        else ", whose numbers from {} are 0 to 1".format(
+            ", ".join(f"{low:g} to {high:g}" for low, high in form.ranges)
+        )
+    )
+    return [f"- images of {counted(form.channels, 'channel')}{ranges}"]
 
 
 def _numbers(values: Sequence[float]) -> str:

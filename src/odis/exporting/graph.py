@@ -72,7 +72,7 @@ def trace(exported: Exported, objects: Objects = "masks") -> ExportedProgram:
     patch = exported.encoder.patch_size
     batch, count = Dim("batch"), Dim("objects")
     rows, columns = Dim("rows", min=2, max=_MOST), Dim("columns", min=2, max=_MOST)
-    pixels = torch.zeros(_BATCH, 3, _ROWS * patch, _COLUMNS * patch)
+    pixels = torch.zeros(_BATCH, exported.encoder.pixels.channels, _ROWS * patch, _COLUMNS * patch)
     sides = {0: batch, 2: patch * rows, 3: patch * columns}
     if objects == "masks":
         given = torch.ones(_BATCH, _OBJECTS, _ROWS, _COLUMNS, dtype=torch.bool)

@@ -132,7 +132,7 @@ def native_config(exported: Exported, native: Native) -> dict[str, Any]:
         "layer_norm_eps": final_norm(network).eps,
         "image_size": table_side(exported, native) * exported.encoder.patch_size,
         "patch_size": exported.encoder.patch_size,
-        "num_channels": 3,
+        "num_channels": exported.encoder.pixels.channels,
         "qkv_bias": block.attn.qkv.bias is not None,
     }
     if native == "vit":

@@ -54,7 +54,7 @@ def rotary_config(exported: Exported) -> dict[str, Any]:
         "rope_theta": float(network.rope.temperature),
         "image_size": exported.size,
         "patch_size": exported.encoder.patch_size,
-        "num_channels": 3,
+        "num_channels": exported.encoder.pixels.channels,
         "query_bias": biased,
         "key_bias": False,
         "value_bias": biased,

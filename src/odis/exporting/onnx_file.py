@@ -6,6 +6,7 @@ that were not traced, and compared with odis.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -206,6 +207,7 @@ def _describe(model: Any, exported: Exported) -> None:
         "model": str(card["model"]["name"]),
         "object_tokens": str(card["model"]["object_tokens"]),
     }
+    about |= {name: json.dumps(value) for name, value in exported.encoder.pixels.card().items()}
     for key, text in about.items():
         model.metadata_props.add(key=key, value=text)
 

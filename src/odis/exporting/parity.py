@@ -33,12 +33,12 @@ Outputs = dict[str, Tensor]
 class Probe:
     """Pictures of one size, and objects in them."""
 
-    pixels: np.ndarray  # uint8 (B, 3, H, W)
+    pixels: np.ndarray  # uint8 (B, C, H, W)
     masks: Tensor  # bool (B, Q, rows, columns)
     boxes: Tensor | None = None  # float32 (B, Q, 4) in pixels, where the masks are those of boxes
 
     def normalized(self, exported: Exported) -> Tensor:
-        """float32 (B, 3, H, W), as the network takes them."""
+        """float32 (B, C, H, W), as the network takes them."""
         return normalize_pixels(
             torch.from_numpy(self.pixels.copy()), exported.encoder.mean, exported.encoder.std
         )
@@ -76,7 +76,7 @@ class Deviation:
         return asdict(self)
 
 
-def probe(rows: int, columns: int, patch: int, images: int, objects: int) -> Probe:
+def probe(rows: int, columns: int, patch: int, images: int, objects: int, channels: int = 3) -> Probe:
     """Pictures that are hard on arithmetic (black and white, flat, noise), with objects of all kinds.
 
     Of Q objects the first has no patch, the second all, and others some.
@@ -87,15 +87,17 @@ def probe(rows: int, columns: int, patch: int, images: int, objects: int) -> Pro
         patch: Side of a patch in pixels.
         images: B.
         objects: Q.
+        channels: C.
     """
     rng = np.random.default_rng([rows, columns, images, objects])
     height, width = rows * patch, columns * patch
     y, x = np.mgrid[:height, :width]
     board = np.where((x // 5 + y // 7) % 2, 255, 0)
     ramp = 255 * (x + y) // (height + width)
-    pictures = [np.stack([board, 255 - board, board]), np.stack([ramp, ramp[::-1], ramp[:, ::-1]])]
+    hard = [[board, 255 - board, board], [ramp, ramp[::-1], ramp[:, ::-1]]]
+    pictures = [np.stack([planes[c % 3] for c in range(channels)]) for planes in hard]
     while len(pictures) < images:
-        pictures.append(rng.integers(0, 256, (3, height, width)))
+        pictures.append(rng.integers(0, 256, (channels, height, width)))
     masks = rng.random((images, objects, rows, columns)) < 0.4
     masks[:, :1], masks[:, 1:2] = False, True
     return Probe(np.stack(pictures[:images]).astype(np.uint8), torch.from_numpy(masks))
@@ -104,7 +106,8 @@ def probe(rows: int, columns: int, patch: int, images: int, objects: int) -> Pro
 def probes(exported: Exported, *, sizes: Sequence[tuple[int, int]], counts: Sequence[int]) -> Iterator[Probe]:
     """A probe for each size, given as rows and columns of patches, with these numbers of objects in turn."""
     for number, (rows, columns) in enumerate(sizes):
-        yield probe(rows, columns, exported.encoder.patch_size, 1 + number % 3, counts[number % len(counts)])
+        patch, channels = exported.encoder.patch_size, exported.encoder.pixels.channels
+        yield probe(rows, columns, patch, 1 + number % 3, counts[number % len(counts)], channels)
 
 
 def with_boxes(given: Probe, exported: Exported) -> Probe:

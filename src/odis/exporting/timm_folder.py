@@ -33,8 +33,10 @@ def model_args(exported: Exported) -> dict[str, Any]:
     """Arguments of `timm.create_model` beside the name and `num_classes=0`."""
     model = exported.card["model"]
     token = exported.network.has_class_token and not exported.pooled
+    channels = exported.encoder.pixels.channels
     return {
         "img_size": exported.encoder.image_size,
+        **({} if channels == 3 else {"in_chans": channels}),
         **_class_args(exported.network),
         "global_pool": "token" if token else "avg",
         **_register_args(exported.network),
@@ -92,7 +94,7 @@ def write_timm(folder: Path, exported: Exported) -> list[Deviation]:
         raise OdisError(f"size {side}: timm takes this network at {encoder.image_size} pixels only")
     args = model_args(exported)
     preprocessing = {
-        "input_size": [3, side, side],
+        "input_size": [encoder.pixels.channels, side, side],
         "fixed_input_size": isinstance(exported.network, RelativeViT),
         "interpolation": "bicubic",
         "crop_pct": 1.0,
@@ -110,7 +112,8 @@ def write_timm(folder: Path, exported: Exported) -> list[Deviation]:
             **preprocessing,
             "num_classes": 0,
             "pool_size": None,
-            "first_conv": "patch_embed.proj",
+            # With other channels timm would take these weights for those of colours, and adapt them.
+            "first_conv": "patch_embed.proj" if encoder.pixels.channels == 3 else None,
             "classifier": "head",
         },
     }

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from odis.backbones.weights import one_line
+from odis.config.pixels import RGB
 from odis.errors import OdisError
 from odis.exporting.extra import transformers
 from odis.exporting.native import (
@@ -69,7 +70,7 @@ def preprocessor(exported: Exported) -> dict[str, Any]:
     """`preprocessor_config.json`, with every field: defaults differ between classes and between versions."""
     return {
         "image_processor_type": "ViTImageProcessor",
-        "do_convert_rgb": True,
+        "do_convert_rgb": exported.encoder.pixels == RGB,
         "do_resize": True,
         "size": {"height": exported.size, "width": exported.size},
         "resample": 3,  # bicubic

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from odis.backbones.build import build_vit
+from odis.config.pixels import PixelFormat
 from odis.config.training import ModelConfig
 from odis.errors import OdisError
 from odis.exporting.network import ObjectFeatures
@@ -76,7 +77,8 @@ class OdisModel(PreTrainedModel):
         super().__init__(config)
         card = config.card
         settings = ModelConfig(**card["model"] | {"weights": None})
-        self.backbone = build_vit(settings, card["image_size"], drop_path=0.0)
+        channels = PixelFormat.of_card(card).channels
+        self.backbone = build_vit(settings, card["image_size"], drop_path=0.0, channels=channels)
         self.pooled = settings.object_readout == "mean-pool"
         cast(Any, self).post_init()
 
@@ -91,7 +93,7 @@ class OdisModel(PreTrainedModel):
         """Features of B images, at any size that the patches tile.
 
         Args:
-            pixel_values: float (B, 3, H, W), as the image processor makes them.
+            pixel_values: float (B, C, H, W), as the image processor makes them.
             object_masks: bool (B, Q, rows, columns): the patches of each object; None asks for no object.
             return_dict: If false, a tuple comes back.
         """

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from textwrap import fill
+
+from odis.config.pixels import RGB
 from odis.inference.encoder import Encoder
 
 _TIMM = '''"""This folder with timm: python usage.py photo.jpg"""
@@ -84,6 +88,15 @@ def prepare(photo, size, mean, std):
 
 '''
 
+_PREPARE_ARRAY = '''
+
+def prepare(pixels, size, mean, std):
+    """(1, C, size, size): each channel resized to the square, normalised."""
+    planes = [Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC) for plane in pixels]
+    return ((np.stack(planes, axis=2) / 255 - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
+
+'''
+
 _MASK = '''
 def patches_of(box, rows, columns, patch):
     """bool (rows, columns): the patches of a box (x0, y0, x1, y1) in pixels of the resized image."""
@@ -148,14 +161,75 @@ with torch.inference_mode():
 print(tuple(objects.shape), tuple(image.shape), tuple(patches.shape))  # (1, Q, D), (1, D), (1, P, D)
 '''
 
-TIMM, NATIVE, OWN = _TIMM, _NATIVE, _OWN
+
+def _of_arrays(text: str, encoder: Encoder, size: int | None = None) -> str:
+    """A program for photographs, as one for arrays of other channels, which no library of images reads alike.
+
+    Args:
+        text: The program.
+        encoder: What it is for; that of colours of 8 bits is handed back as it is.
+        size: Side in pixels, where `text` leaves resizing to a library for photographs.
+    """
+    if encoder.pixels == RGB:
+        return text
+    channels, ranges = encoder.pixels.channels, encoder.pixels.ranges
+    numbers = "" if ranges is None else ", ".join(f"{low:g} to {high:g}" for low, high in ranges)
+    said = fill(f"Its numbers are those of the files from {numbers}, as 0 to 255.", _WIDTH)
+    said = f"\n\n{said}\n" if numbers else ""
+    text = text.replace('photo.jpg"""', f'pixels.npy: uint8 (height, width, {channels}){said}"""', 1)
+    if size is None:
+        given = (
+            "array = np.load(sys.argv[1])\nheight, width, _ = array.shape\nphoto = array.transpose(2, 0, 1)\n"
+        )
+        text = text.replace("photo = Image.open(sys.argv[1])\n", given)
+        return text.replace("photo.width", "width").replace("photo.height", "height")
+    given = (
+        f"mean = {_listed(encoder.mean)}\nstd = {_listed(encoder.std)}\n"
+        f"array = np.load(sys.argv[1]).transpose(2, 0, 1)\n"
+        f"pixels = torch.from_numpy(prepare(array, {size}, mean, std))\n"
+    )
+    for line in _LIBRARIES:
+        text = text.replace(line, "")
+    for line in _READS:
+        text = text.replace(line, given)
+    text = text.replace("import torch\n", "import numpy as np\nimport torch\n", 1)
+    text = text.replace("model(**inputs)", "model(pixels)")
+    return text.replace("\nhere = ", f"{_PREPARE_ARRAY}here = ", 1)
+
+
+def _listed(values: Sequence[float]) -> str:
+    """A list in as many lines as it needs."""
+    within = fill(", ".join(map(repr, values)), _WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return f"[\n{within}\n]" if len(within) > _WIDTH // 2 else f"[{within.strip()}]"
+
+
+_WIDTH = 100  # of a line
+
+_LIBRARIES = (
+    "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), "
+    "is_training=False)\n",
+    "processor = AutoImageProcessor.from_pretrained(here)\n",
+)
+_READS = (
+    'pixels = transform(Image.open(sys.argv[1]).convert("RGB")).unsqueeze(0)\n',
+    'inputs = processor(images=Image.open(sys.argv[1]).convert("RGB"), return_tensors="pt")\n',
+    'pixels = processor(images=Image.open(sys.argv[1]).convert("RGB"), return_tensors="pt").pixel_values\n',
+)
+_OF_LIBRARY = {"timm": _TIMM, "native": _NATIVE, "own": _OWN}
+
+
+def library_usage(library: str, encoder: Encoder, size: int) -> str:
+    """For a folder of `timm`, of transformers alone (`native`), or of transformers with odis (`own`)."""
+    text = _of_arrays(_OF_LIBRARY[library], encoder, size)
+    return text if encoder.pixels == RGB else text.replace("AutoImageProcessor, ", "")
 
 
 def onnx_usage(objects: str, encoder: Encoder) -> str:
     """For a folder with `model.onnx`; `objects` is what the graph takes."""
     mask, given = _objects(objects, encoder)
     name = "object_masks" if objects == "masks" else "boxes"
-    return _ONNX.format(prepare=_PREPARE, mask=mask, given=given, name=name)
+    text = _ONNX.format(prepare=_prepare(encoder), mask=mask, given=given, name=name)
+    return _of_arrays(text, encoder)
 
 
 def program_usage(objects: str, encoder: Encoder, size: int) -> str:
@@ -163,7 +237,12 @@ def program_usage(objects: str, encoder: Encoder, size: int) -> str:
     mask, given = _objects(objects, encoder)
     pixels = {"mean": list(encoder.mean), "std": list(encoder.std)}
     numbers = {"size": size, "patch": encoder.patch_size, **pixels}
-    return _PROGRAM.format(prepare=_PREPARE, mask=mask, given=given, **numbers)
+    text = _PROGRAM.format(prepare=_prepare(encoder), mask=mask, given=given, **numbers)
+    return _of_arrays(text, encoder)
+
+
+def _prepare(encoder: Encoder) -> str:
+    return _PREPARE if encoder.pixels == RGB else _PREPARE_ARRAY
 
 
 def _objects(objects: str, encoder: Encoder) -> tuple[str, str]:

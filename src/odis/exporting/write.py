@@ -175,13 +175,13 @@ class Writer:
         """For timm."""
         self._measured("timm", write_timm(folder, self.exported))
         self._note_image("timm", class_token)
-        write_text_whole(folder / "usage.py", usage.TIMM)
+        write_text_whole(folder / "usage.py", self._usage("timm"))
 
     def transformers(self, folder: Path) -> None:
         """For transformers: `native`, if it has such an architecture, and `odis`."""
         self._native(folder / "native")
         self._measured("transformers with odis", write_own(folder / "odis", self.exported))
-        write_text_whole(folder / "odis" / "usage.py", usage.OWN)
+        write_text_whole(folder / "odis" / "usage.py", self._usage("own"))
 
     def onnx(self, folder: Path) -> None:
         """For ONNX Runtime."""
@@ -238,6 +238,9 @@ class Writer:
         write_text_whole(folder / "README.md", text)
         self._say(f"{self.name}: nothing was sent; `hf upload OWNER/NAME FOLDER` sends it")
 
+    def _usage(self, library: str) -> str:
+        return usage.library_usage(library, self.exported.encoder, self.exported.size)
+
     def _native(self, folder: Path) -> Native | None:
         native, fault = choose_native(self.exported, self.settings.native)
         if fault is not None:
@@ -254,7 +257,7 @@ class Writer:
                 f"or more (--native dinov2_with_registers is equal at every size)"
             )
         self._note_image("transformers", first_token)
-        write_text_whole(folder / "usage.py", usage.NATIVE)
+        write_text_whole(folder / "usage.py", self._usage("native"))
         return native
 
     def _note_image(self, library: str, feature: Callable[[Exported, Probe], torch.Tensor]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from odis.config.pixels import RGB, PixelFormat
+from odis.config.wording import counted
 from odis.errors import DataError
 from odis.objects.decoding.kinds import reader_of
 from odis.objects.decoding.quiet import quiet_pillow
@@ -131,9 +133,37 @@ def turned(values: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
-def load_picture(path: str | Path, expected_size: tuple[int, int] | None = None) -> Image.Image:
-    """An image as people look at it: 8-bit RGB. Of other depths and channels the first three channels, or in
-    grey the first, are stretched from their 1st to their 99th percentile.
+@dataclass(frozen=True, slots=True)
+class ShownImage:
+    """An image as people look at it, and where a network reads it from.
+
+    Args:
+        image: 8-bit RGB.
+        path: Its file or address; None for an image that is in no file.
+        stretched: `image` is not what a network of 8-bit RGB reads: the file has other channels or more bits.
+    """
+
+    image: Image.Image
+    path: str | None = None
+    stretched: bool = False
+
+    def pixels(self, form: PixelFormat) -> np.ndarray:
+        """What a network of a format reads: uint8 (C, height, width).
+
+        Raises:
+            DataError: The file cannot be read so; or there is none, and the format is not 8-bit RGB.
+        """
+        if form == RGB and not self.stretched:
+            return np.array(self.image).transpose(2, 0, 1)
+        if self.path is None:
+            channels = counted(form.channels, "channel")
+            raise DataError(f"this picture is in 8-bit colours, but the network reads images of {channels}")
+        return load_pixels(self.path, self.image.size, form).transpose(2, 0, 1)
+
+
+def load_picture(path: str | Path, expected_size: tuple[int, int] | None = None) -> ShownImage:
+    """An image as people look at it. Of other depths and channels the first three channels, or in grey the
+    first, are stretched from their 1st to their 99th percentile.
 
     Raises:
         DataError: As `images.load_image`.
@@ -143,12 +173,6 @@ def load_picture(path: str | Path, expected_size: tuple[int, int] | None = None)
         with opened(path, source.data) as image:
             plain = image.mode != "F" and not image.mode.startswith("I")
         if plain:
-            return load_image(path, expected_size, source.data)
-    return Image.fromarray(stretched(load_raw(path, expected_size, source.data)))
-
-
-def shown(pixels: np.ndarray) -> np.ndarray:
-    """uint8 (..., 3, H, W) of pixels (..., C, H, W): their first three channels, or in grey the first."""
-    if pixels.shape[-3] >= 3:
-        return pixels[..., :3, :, :]
-    return np.repeat(pixels[..., :1, :, :], 3, axis=-3)
+            return ShownImage(load_image(path, expected_size, source.data), str(path))
+    pixels = stretched(load_raw(path, expected_size, source.data))
+    return ShownImage(Image.fromarray(pixels), str(path), stretched=True)

@@ -21,8 +21,8 @@ from odis.data.views import plan_views
 from odis.errors import ConfigError, DataError
 from odis.machine.files import written_whole
 from odis.objects.clean import usable_objects
-from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
+from odis.objects.pixels import load_picture
 from odis.pictures.panels import (
     HATCH,
     HIDDEN,
@@ -83,7 +83,9 @@ def inspect_picture(
 def _patch_size(config: PretrainConfig) -> int:
     """The patch side of the model that the config names; no weights are made or fetched."""
     with torch.device("meta"):
-        vit = build_vit(replace(config.model, weights=None), config.views.global_size)
+        vit = build_vit(
+            replace(config.model, weights=None), config.views.global_size, channels=config.views.channels
+        )
     patch = int(vit.patch_embed.patch_size[0])
     if config.views.local_views and config.views.local_size % patch:
         raise ConfigError(
@@ -95,7 +97,7 @@ def _patch_size(config: PretrainConfig) -> int:
 def _example(dataset: ViewDataset, sample: Sample) -> Example:
     config = dataset.config
     row = usable_objects(dataset.index[sample.index], len(dataset.index.classes)).row
-    image = pil_to_tensor(load_image(sample.path, (row.width, row.height)))
+    image = pil_to_tensor(load_picture(sample.path, (row.width, row.height)).image)
     # A sample draws its geometry before anything else, so its seed tells which objects it took.
     rng = np.random.default_rng([config.train.seed, 0, sample.index])
     plan = plan_views(

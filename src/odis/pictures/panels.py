@@ -20,6 +20,7 @@ from odis.config.training import PretrainConfig
 from odis.config.wording import counted
 from odis.data.framing import ChosenObjects
 from odis.data.geometry.patches import patch_grid
+from odis.data.views import as_colours
 from odis.objects import rle
 from odis.objects.index import ObjectIndex
 from odis.types import ImageObjects, Sample, View
@@ -157,7 +158,7 @@ def draw_view(
     """Draw a view as the network sees it, in its colours before normalisation, with its patches."""
     views, side = config.views, view.pixels.shape[-1]
     mean, std = (torch.tensor(v)[:, None, None] for v in views.statistics)
-    pixels = (view.pixels * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
+    pixels = as_colours(view.pixels * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
     extent = (0, side, side, 0)
     ax.imshow(pixels, extent=extent, interpolation="nearest")
     lines = [((p, 0), (p, side)) for p in range(0, side + 1, patch)] + [

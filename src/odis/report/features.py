@@ -21,6 +21,7 @@ from odis.config.query import QueryConfig, ReadConfig
 from odis.inference import Encoder, stream_index
 from odis.inference.queries import QueryBuilder
 from odis.inference.stream import concat
+from odis.objects.pixels import ShownImage
 from odis.report.drawing import region_of
 from odis.report.runs import Run
 from odis.report.samples import ReportSample
@@ -99,20 +100,21 @@ def no_attention(encoder: Encoder) -> str | None:
 
 @torch.no_grad()
 def attention_maps(
-    encoder: Encoder, image: Image.Image, objects: Sequence[Object], query: QueryConfig
+    encoder: Encoder, shown: ShownImage, objects: Sequence[Object], query: QueryConfig
 ) -> list[AttentionMaps]:
     """Attention of `[OBJ]` for each object, in the first, middle and last layer.
 
     Args:
         encoder: A model for which `no_attention` is None.
-        image: The image.
+        shown: The image.
         objects: Usable objects of it.
         query: Size and context, in masked attention.
     """
     builder = encoder.query_builder(query)
     layers = layers_shown(depth(encoder))
     found: list[AttentionMaps] = []
-    for one_query in builder(pil_to_tensor(image), objects):
+    image, read = shown.image, torch.from_numpy(shown.pixels(encoder.pixels))
+    for one_query in builder(read, objects):
         rows, columns = (side // encoder.patch_size for side in one_query.pixels.shape[1:])
         maps = [encoder.object_attention(one_query, layer) for layer in layers]
         weights = torch.stack(maps, dim=1).numpy()  # (Q, layers, heads, P)
@@ -137,9 +139,10 @@ def _shown_to_model(
     return Image.fromarray(pixels.transpose(1, 2, 0)), inside[0] > 127
 
 
-def patch_features(encoder: Encoder, images: Sequence[Image.Image], size: int) -> list[Features]:
+def patch_features(encoder: Encoder, images: Sequence[ShownImage], size: int) -> list[Features]:
     """Patch features of whole images, one pass each."""
-    return [encoder.embed([image], mode="whole-image", size=size)[0] for image in images]
+    read = (torch.from_numpy(image.pixels(encoder.pixels)) for image in images)
+    return [encoder.embed([one], mode="whole-image", size=size)[0] for one in read]
 
 
 def patch_colours(features: Sequence[Features]) -> tuple[list[np.ndarray], float]:

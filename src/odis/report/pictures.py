@@ -11,7 +11,7 @@ from odis.config.query import QueryConfig
 from odis.config.wording import counted
 from odis.errors import DataError
 from odis.inference import Encoder
-from odis.objects.images import load_image
+from odis.objects.pixels import load_picture
 from odis.report.drawing import close_up, cut_out, outlined, overlaid, patches, photo
 from odis.report.features import (
     NEAREST,
@@ -136,7 +136,7 @@ def _attention(sample: ReportSample, models: Sequence[ReportModel], alone: bool)
     if readable:
         parts.insert(0, paragraph(_LOOKS))
         for shown in sample.shown:
-            found = [attention_maps(n.encoder, shown.image, shown.objects, n.query) for n in readable]
+            found = [attention_maps(n.encoder, shown.shown, shown.objects, n.query) for n in readable]
             parts.append(_attention_of(sample, shown, readable, found, alone))
     return concat(parts)
 
@@ -197,7 +197,7 @@ def _grid(shown: SampleImage, k: int, answer: AttentionMaps, model: ReportModel)
 
 
 def _components(sample: ReportSample, models: Sequence[ReportModel], alone: bool) -> Html:
-    images = [shown.image for shown in sample.shown]
+    images = [shown.shown for shown in sample.shown]
     painted: list[list[np.ndarray]] = []
     shares = []
     for model in models:
@@ -301,7 +301,7 @@ def _neighbour(sample: ReportSample, query: Object, one: Neighbour) -> Html:
     item = row.objects[one.number]
     name = object_name(sample, item)
     try:
-        image = load_image(sample.index.image_path(one.row), (row.width, row.height))
+        image = load_picture(sample.index.image_path(one.row), (row.width, row.height)).image
     except DataError:  # it was there a moment ago
         return element("td", "gone", element("small", f"{one.cosine:.2f}"))
     picture = cut_out(image, item, _CUT, f"An object most alike: {name}, cosine {one.cosine:.2f}")

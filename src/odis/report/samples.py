@@ -11,8 +11,8 @@ from PIL import Image
 
 from odis.errors import DataError
 from odis.objects.clean import usable_objects
-from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex
+from odis.objects.pixels import ShownImage, load_picture
 from odis.report.runs import Run
 from odis.types import ImageObjects, Object
 
@@ -25,9 +25,14 @@ class SampleImage:
     """An image of the report and its queried objects."""
 
     row: int
-    image: Image.Image
+    shown: ShownImage
     item: ImageObjects
     numbers: list[int]  # places of the objects in the row
+
+    @property
+    def image(self) -> Image.Image:
+        """To look at: 8-bit RGB."""
+        return self.shown.image
 
     @property
     def objects(self) -> list[Object]:
@@ -94,7 +99,7 @@ def draw_sample(index: ObjectIndex, images: int, seed: int) -> ReportSample:
             item = index[row]
             usable = _usable(item, len(index.classes))
             if usable and len(shown) < images:
-                image = load_image(index.image_path(row), (item.width, item.height))
+                image = load_picture(index.image_path(row), (item.width, item.height))
                 shown.append(SampleImage(row, image, item, usable[:OBJECTS]))
         except DataError:  # `odis index` and `odis pretrain` report it; here the next image takes its place
             continue

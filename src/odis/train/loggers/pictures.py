@@ -9,6 +9,7 @@ from torch import Tensor
 
 from odis.backbones.attention_maps import object_attention_maps
 from odis.config.training import PretrainConfig
+from odis.data.views import as_colours
 from odis.errors import OdisError
 from odis.method.vit import ObjectViT
 from odis.types import Batch
@@ -42,9 +43,9 @@ def step_pictures(batch: Batch, teacher: ObjectViT, config: PretrainConfig) -> d
     side = int(teacher.patch_embed.patch_size[0])
     rows, columns = (length // side for length in pixels.shape[2:])
     mean, std = (
-        torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in config.views.statistics
+        torch.tensor(values, device=pixels.device).view(1, -1, 1, 1) for values in config.views.statistics
     )
-    shown = (pixels.float() * std + mean).clamp(0, 1).cpu()
+    shown = as_colours(pixels.float() * std + mean).clamp(0, 1).cpu()
 
     def spread(patches: Tensor) -> Tensor:
         """(n, 1, H, W) of (n, P)."""
