@@ -20,8 +20,8 @@ from odis.errors import OdisWarning
 from odis.objects.index import ObjectIndex
 
 COMMANDS = [
-    "pretrain", "index", "objects", "inspect", "embed", "evaluate", "compare", "finetune", "export",
-    "benchmark",
+    "pretrain", "checkpoint", "index", "objects", "inspect", "embed", "evaluate", "compare", "finetune",
+    "export", "benchmark",
     "report", "explore", "scenes", "demo", "completion",
 ]  # fmt: skip
 

@@ -280,6 +280,8 @@ def test_no_path_of_one_machine_is_written_down():
 
 WRITER = "written_whole"
 LOGS = {"train/metrics.py", "train/run_log.py"}  # appended to line by line, never rewritten in place
+WRITER_OF_FOLDERS = "written_folder"
+INTO_FOLDERS = {"train/shard_files.py": "state_dict_saver.save"}  # torch writes into a folder that it gave
 RENAMES = {
     *("os." + name for name in ("replace", "rename", "renames", "link", "symlink", "truncate")),
     *("shutil." + name for name in ("move", "copy", "copy2", "copyfile", "copytree")),
@@ -383,6 +385,9 @@ def test_files_are_written_whole(path: Path):
     found = written_otherwise(source)
     if name in LOGS:
         found = [call for call in found if not call.endswith(".open('a')")]
+    if name in INTO_FOLDERS:
+        assert re.search(rf"^from odis\.machine\.folders import {WRITER_OF_FOLDERS}$", source, re.MULTILINE)
+        found = [call for call in found if INTO_FOLDERS[name] not in call]
     assert found == []
     if WRITER in source:
         assert f"def {WRITER}" not in source

@@ -4,6 +4,7 @@ from odis.commands.command import Group, from_module
 
 COMMANDS = (
     "pretrain",
+    "checkpoint",
     "index",
     "objects",
     "inspect",

@@ -50,6 +50,11 @@ def load(source: str | Path, *, device: str = "auto", precision: str = "auto") -
 def _trained(path: Path) -> Encoder:
     if os.path.isdir(path):
         check_readable(path)
+        if path.suffix == ".sharded":
+            raise DataError(
+                f"{path}: is a checkpoint in shards; make one file of it: odis checkpoint consolidate {path} "
+                f"--out FILE.pt"
+            )
         file = path / "model.safetensors"
         if not file.exists():
             raise DataError(

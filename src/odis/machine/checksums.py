@@ -202,6 +202,16 @@ def _footer_start(path: Path, file: BinaryIO) -> int:
     return start
 
 
+def crc_of(path: Path) -> int:
+    """The CRC-32 of a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return _crc(file, path.stat().st_size)
+
+
 def _crc(file: BinaryIO, count: int, crc: int = 0) -> int:
     """Of the next `count` bytes, behind those of `crc`."""
     while count > 0 and (piece := file.read(min(count, _PIECE))):

@@ -74,6 +74,14 @@ class Ranks:
         dist.all_reduce(box, op=dist.ReduceOp.MAX, group=self.control)
         return bool(box)
 
+    def gather(self, item: T) -> list[T]:
+        """The item of every rank, the first rank's first, over the control group. All ranks call it."""
+        if not self.distributed:
+            return [item]
+        items: list[Any] = [None] * self.world_size
+        dist.all_gather_object(items, item, group=self.control)
+        return items
+
     def from_first(self, value: Callable[[], T]) -> T:
         """`value()` of the first rank, sent to all. The other ranks do not call it. What the first rank
         refuses is raised on all of them.

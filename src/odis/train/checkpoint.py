@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from odis.errors import DataError
+from odis.errors import ConfigError, DataError, OdisError, OdisWarning
 from odis.machine.checksums import reason, seal_archive, verify_archive
-from odis.machine.files import check_readable, move_whole, written_whole
+from odis.machine.files import check_readable, move_whole, remove_folder, written_whole
+from odis.machine.ranks import Ranks
+from odis.train.shard_files import SUFFIX, Target, read_shards, verify_shards, write_shards
 
-_NAME = re.compile(r"step-(\d{8})\.pt")
+_NAME = re.compile(rf"step-(\d{{8}})(\.pt|{re.escape(SUFFIX)})")
 
 PARTS = ("step", "student", "teacher", "optimizer")
 """What a checkpoint of a pretraining holds at least."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first."""
-    return sorted(p for p in folder.glob("step-*.pt") if _NAME.fullmatch(p.name))
+    """The checkpoints in `folder`, files and folders of shards, oldest first."""
+    return sorted(p for p in folder.glob("step-*") if _NAME.fullmatch(p.name))
 
 
 def newest_step(folder: Path) -> int:
@@ -42,25 +46,104 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         DataError: if it cannot be written. Earlier checkpoints stay.
     """
     path = folder / f"step-{step:08d}.pt"
+    with _naming_the_last(folder):
+        write_checkpoint(path, state)
+    forget_old(folder, keep)
+    return path
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a state as one file.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    # On a full disk torch raises a RuntimeError, whose context is the OSError.
+    with (
+        written_whole(path, errors=(RuntimeError,), seal=seal_archive) as beside,
+        beside.open("wb") as file,
+    ):
+        torch.save(state, file)
+
+
+def save_sharded(folder: Path, step: int, state: dict[str, Any], keep: int, ranks: Ranks) -> Path:
+    """`save_checkpoint` of a state that ranks hold in parts, as a folder of shards. All ranks call it.
+
+    Raises:
+        DataError: if it cannot be written. Earlier checkpoints stay.
+    """
+    path = folder / f"step-{step:08d}{SUFFIX}"
+    with _naming_the_last(folder):
+        write_shards(path, state, ranks)
+    ranks.from_first(lambda: forget_old(folder, keep))
+    return path
+
+
+def consolidate(source: Path, out: Path) -> Path:
+    """Write a checkpoint as one file, which `odis.load`, exports and a resume (in `checkpoints/`) read.
+
+    Args:
+        source: A run, of which the newest checkpoint that is whole is taken, or a checkpoint.
+        out: The file, which ends in `.pt`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ConfigError: `out` has another ending.
+        DataError: if there is no whole checkpoint, or the file cannot be written.
+    """
+    if out.suffix != ".pt":
+        raise ConfigError(f"--out: is {out}, must end in .pt")
+    if _NAME.fullmatch(source.name) or source.suffix == ".pt":
+        state: dict[str, Any] | None = load_checkpoint(source)
+    else:
+        check_readable(source, "run or checkpoint")
+        state, faults = newest_whole(source / "checkpoints")
+        for fault in faults:
+            warnings.warn(f"{fault}; an earlier checkpoint is taken", OdisWarning, stacklevel=2)
+    if state is None:
+        raise DataError(f"{source}: holds no checkpoint")
+    write_checkpoint(out, state)
+    return out
+
+
+@contextlib.contextmanager
+def _naming_the_last(folder: Path) -> Iterator[None]:
+    """A checkpoint that cannot be written is refused in a line that says which one there is."""
     try:
-        # On a full disk torch raises a RuntimeError, whose context is the OSError.
-        with (
-            written_whole(path, errors=(RuntimeError,), seal=seal_archive) as beside,
-            beside.open("wb") as file,
-        ):
-            torch.save(state, file)
+        yield
     except DataError as error:
         before = checkpoints(folder)
         kept = f"the one before it is whole ({before[-1].name})" if before else "there was none before it"
         raise DataError(f"{error}; {kept}") from error
+
+
+def forget_old(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints."""
     for old in checkpoints(folder)[:-keep]:
-        old.unlink()
-    return path
+        remove_checkpoint(old)
 
 
-def newest_whole(folder: Path, parts: Sequence[str] = PARTS) -> tuple[dict[str, Any] | None, list[str]]:
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint, a file or a folder of shards."""
+    remove_folder(path) if path.is_dir() else path.unlink()
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Compare a checkpoint with its checksums.
+
+    Raises:
+        DataError: They differ.
+    """
+    verify_shards(path) if path.is_dir() else verify_archive(path)
+
+
+def newest_whole(
+    folder: Path, parts: Sequence[str] = PARTS, target: Target | None = None
+) -> tuple[dict[str, Any] | None, list[str]]:
     """The state in the newest checkpoint that is whole, and what is wrong with those after it; no state if
-    there is no checkpoint.
+    there is no checkpoint. For `target` see `load_checkpoint`.
 
     Raises:
         DataError: if there are checkpoints, and none is whole.
@@ -68,7 +151,7 @@ def newest_whole(folder: Path, parts: Sequence[str] = PARTS) -> tuple[dict[str, 
     faults: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
-            return load_checkpoint(path, parts), faults
+            return load_checkpoint(path, parts, target), faults
         except DataError as error:
             faults.append(str(error))
     if faults:
@@ -77,25 +160,35 @@ def newest_whole(folder: Path, parts: Sequence[str] = PARTS) -> tuple[dict[str, 
 
 
 def set_aside(folder: Path, step: int) -> None:
-    """Rename the checkpoints after `step`, which are damaged, to `step-NNNNNNNN.pt.damaged`."""
+    """Rename the checkpoints after `step`, which are damaged: `.damaged` is put behind the name."""
     for path in checkpoints(folder):
         if step_of(path) > step:
             move_whole(path, path.with_name(f"{path.name}.damaged"))
 
 
-def load_checkpoint(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
+def load_checkpoint(path: Path, parts: Sequence[str] = PARTS, target: Target | None = None) -> dict[str, Any]:
     """The state in `path`, on the CPU, with these parts. Names of earlier versions ("centres") are
     translated.
 
+    Args:
+        path: A file, or a folder of shards.
+        parts: What it must hold.
+        target: Where tensors of a folder of shards are read to, see `shard_files.Target`.
+
     Raises:
-        DataError: if the file is not a whole odis checkpoint.
+        DataError: if it is not a whole odis checkpoint.
     """
     check_readable(path)
     try:
-        verify_archive(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if path.is_dir():
+            state = read_shards(path, target)
+        else:
+            verify_archive(path)
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except DataError as e:
         raise DataError(f"{path}: not a whole checkpoint ({reason(e, path)})") from e
+    except OdisError:  # of `target`
+        raise
     except Exception as e:
         raise DataError(f"{path}: not a whole checkpoint ({type(e).__name__})") from e
     if not isinstance(state, dict) or not set(parts) <= state.keys():

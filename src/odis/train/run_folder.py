@@ -17,10 +17,9 @@ from odis.config.strict_yaml import read_yaml
 from odis.config.training import PretrainConfig, as_dict
 from odis.config.wording import counted
 from odis.errors import ConfigError, DataError, OdisWarning
-from odis.machine.checksums import verify_archive
 from odis.machine.devices import DTYPES
 from odis.machine.files import is_temporary, write_text_whole
-from odis.train.checkpoint import checkpoints, newest_step, step_of
+from odis.train.checkpoint import checkpoints, newest_step, remove_checkpoint, step_of, verify_checkpoint
 from odis.train.schedules import Schedules
 
 FREE = {
@@ -158,10 +157,10 @@ def _forget_after(out: Path, step: int) -> None:
     if step not in saved:
         there = f"those of {', '.join(map(str, saved))}" if saved else "none"
         raise ConfigError(f"restart-from: {out} has no checkpoint of step {step}; it has {there}")
-    verify_archive(saved[step])
+    verify_checkpoint(saved[step])
     found = {step_of(path): path for path in (out / "objects").glob("step-????????.parquet")}
     for path in [path for by_step in (saved, found) for at, path in by_step.items() if at > step]:
-        path.unlink()
+        remove_checkpoint(path)
 
 
 def _compare(

@@ -15,10 +15,18 @@ from odis.backbones.published import start_record
 from odis.backbones.saved import save_model
 from odis.config.pixels import PixelFormat
 from odis.config.training import PretrainConfig, as_dict
-from odis.errors import DataError
+from odis.errors import ConfigError, DataError
 from odis.machine.shards import is_sharded, local, map_tensors, shard_like, whole_state
 from odis.method.vit import ObjectViT
-from odis.train.checkpoint import newest_whole, save_checkpoint, set_aside
+from odis.train.checkpoint import (
+    checkpoints,
+    newest_whole,
+    save_checkpoint,
+    save_sharded,
+    set_aside,
+    step_of,
+)  # fmt: skip
+from odis.train.shard_files import Target, has_shards
 from odis.train.update import TrainState
 
 _PARTS = ("student", "teacher", "optimizer", "centers", "scaler")
@@ -51,22 +59,23 @@ def save_state(run: TrainState, out: Path) -> None:
     Raises:
         DataError: if it cannot be written.
     """
-    meters = run.meters.state_dict()
-    of_parts = {name: getattr(run, name).state_dict() for name in _PARTS}
-    state: dict[str, Any] = whole_state(of_parts, keep=run.ranks.is_first)
-    backbone = whole_backbone(run)
+    state: dict[str, Any] = {name: getattr(run, name).state_dict() for name in _PARTS}
+    state |= {
+        "step": run.step,
+        "nonfinite": run.nonfinite,
+        "meters": run.meters.state_dict(),
+        "config": as_dict(run.config),
+        "card": model_card(run),
+        "odis_version": __version__,
+    }
+    backbone, folder, keep = whole_backbone(run), out / "checkpoints", run.config.train.keep
+    # The model first: if the run is killed in between, the resume writes it again with the checkpoint.
     if run.ranks.is_first:
-        state |= {
-            "step": run.step,
-            "nonfinite": run.nonfinite,
-            "meters": meters,
-            "config": as_dict(run.config),
-            "card": model_card(run),
-            "odis_version": __version__,
-        }
-        # The model first: if the run is killed in between, the resume writes it again with the checkpoint.
         save_model(out / "model.safetensors", backbone, model_card(run))
-        save_checkpoint(out / "checkpoints", run.step, state, run.config.train.keep)
+    if has_shards(state):
+        save_sharded(folder, run.step, state, keep, run.ranks)
+    elif run.ranks.is_first:
+        save_checkpoint(folder, run.step, state, keep)
     run.ranks.barrier()
 
 
@@ -84,10 +93,10 @@ def restore_state(run: TrainState, out: Path) -> list[str]:
         DataError: if there are checkpoints and none is whole, or of a run with other settings.
     """
     folder = out / "checkpoints"
-    state, faults = newest_whole(folder)
+    state, faults = newest_whole(folder, target=_places(run))
     if state is None:
         return []
-    path = folder / f"step-{state['step']:08d}.pt"
+    path = next(one for one in reversed(checkpoints(folder)) if step_of(one) == state["step"])
     try:
         for name in _PARTS:
             part = getattr(run, name)
@@ -122,6 +131,27 @@ def _parts_of(state: dict[str, Any], holder: Any) -> dict[str, Any]:
     }
 
 
+def _places(run: TrainState) -> Target | None:
+    """Where a folder of shards is read to: if the run is sharded, to this rank's parts alone."""
+    student, teacher = run.student.state_dict(), run.teacher.state_dict()
+    if not has_shards(student):
+        return None
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+
+    def target(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        part, _, key = name.partition("/")
+        if part == "optimizer":  # state/NUMBER/MOMENT
+            like: Any = dict(enumerate(parameters)).get(int(key.split("/")[1]))
+        else:
+            like = (student if part == "student" else teacher).get(key)
+        if like is None or like.shape != shape:
+            here = "is not in this run" if like is None else f"is {tuple(like.shape)} in this run"
+            raise ConfigError(f"the checkpoint does not fit the run's settings: its {name} {here}")
+        return torch.empty_like(like.detach(), dtype=dtype)
+
+    return target
+
+
 def whole_backbone(run: TrainState, *, everywhere: bool = False) -> ObjectViT:
     """The teacher's backbone, to evaluate or to write. All ranks call it.
 
@@ -137,7 +167,9 @@ def whole_backbone(run: TrainState, *, everywhere: bool = False) -> ObjectViT:
     if not keep:
         return backbone
     model = replace(run.config.model, weights=None, grad_checkpointing=False)
-    network = build_vit(model, run.config.views.global_size, drop_path=0.0)
+    network = build_vit(
+        model, run.config.views.global_size, drop_path=0.0, channels=run.config.views.channels
+    )
     network.load_state_dict(state)
     return network.to(run.ranks.device).eval().requires_grad_(False)
 
