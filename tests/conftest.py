@@ -112,6 +112,7 @@ class ImageServer(ThreadingHTTPServer):
         self.fault: Callable[[int, str], str] = lambda number, path: ""
         self.asked: list[tuple[str, str, str]] = []  # method, path with query, range
         self.sent = 0  # bytes of bodies
+        self.key = ""  # that a request must show in its header Authorization
         self._counting = threading.Lock()
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -146,6 +147,8 @@ class _ImageRequest(BaseHTTPRequestHandler):
         fault = server.fault(number, self.path)
         if fault.startswith("slow:"):
             time.sleep(float(fault.removeprefix("slow:")))
+        if self.server.key not in self.headers.get("Authorization", ""):
+            fault = "403"
         if fault.isdigit():
             return self._answer(int(fault), b"")
         try:

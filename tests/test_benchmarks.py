@@ -270,3 +270,24 @@ def test_compare_says_how_long_it_took(tmp_path: Path, monkeypatch: pytest.Monke
     assert figures["processor_seconds"] > 0
     assert "object k-NN" in figures["measures"]
     assert "16 images" in capsys.readouterr().out
+
+
+def test_remote_times_every_place_on_the_same_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    write_scenes(tmp_path / "train", tmp_path / "train.parquet", count=6, split="train", seed=0)
+    script = module("remote")
+    monkeypatch.setattr(script, "LEAST", 2)
+    monkeypatch.setattr(script, "BATCH", 2)
+    file = tmp_path / "r.json"
+    arguments = ["--images", "6", "--rounds", "1", "--workers", "0", "--latency", "1", "--json", str(file)]
+    monkeypatch.setattr("sys.argv", ["remote.py", str(tmp_path / "train.parquet"), *arguments])
+    script.main()
+    figures = json.loads(file.read_text())
+    places = ("files", "shards", "Parquet", "Parquet, Snappy")
+    assert figures["milliseconds"].keys() == {f"{what}, {p}" for p in places for what in ("bytes", "decoded")}
+    assert figures["rates"].keys() == {"one by one", "ahead", "files, 0", "server, 0"}
+    assert all(
+        len(of) == 1 and min(of) > 0 for kind in ("milliseconds", "rates") for of in figures[kind].values()
+    )
+    assert "6 photographs" in capsys.readouterr().out

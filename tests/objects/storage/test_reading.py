@@ -226,6 +226,8 @@ def test_a_file_of_the_hub_costs_one_request(
     target.write_bytes(bytes(range(200)))
     assert read_bytes(Member(uri, 10, 30, "a.jpg").address) == bytes(range(10, 40))
     assert [path for _, path, _ in image_server.asked] == [asked]
+    image_server.key = "Bearer hf_hunter2"
+    assert read_bytes(Member(uri, 0, 5, "a.jpg").address) == bytes(range(5))
     image_server.fault = lambda number, path: "401"
     with pytest.raises(UnreachableError, match="access is denied") as end:
         read_bytes(uri)
@@ -367,6 +369,14 @@ def test_s3_is_read_with_the_usual_environment(image_server: Any, monkeypatch: p
     }
     with pytest.raises(DataError, match="no such object in its store"):
         read_bytes("s3://bucket/b.jpg")
+    # Credentials that expire: the client is kept, and is made anew once with those of the environment.
+    image_server.key = "AKIAHUNTER"
+    assert read_bytes(address) == b"abc" * 100
+    image_server.key = "AKIARENEWED"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIARENEWED")
+    before = len(image_server.asked)
+    assert read_bytes(address) == b"abc" * 100
+    assert len(image_server.asked) == before + 2
     image_server.fault = lambda number, path: "403"
     with pytest.raises(UnreachableError, match="access is denied") as end:
         read_bytes(address)
