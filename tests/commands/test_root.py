@@ -55,7 +55,7 @@ POSITIONAL = {
 
 def test_every_command_on_an_index_takes_it() -> None:
     for path, command in leaves(commands()):
-        if path[0] in WITHOUT or path[-1] in (*FORMATS, "auto"):
+        if path[0] in WITHOUT or path[-1] in (*FORMATS, "auto", "tiles"):
             continue
         count = POSITIONAL.get(path[-1], POSITIONAL.get(path[0], 0))
         words = [*("xy"[:count]), "--root", "R"]

@@ -9,6 +9,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 from odis.config.pixels import PixelFormat
+from odis.data.pixels.decode import decode
 from odis.errors import DataError
 from odis.objects.clean import usable_size
 from odis.objects.images import header_sizes, load_image
@@ -52,6 +53,7 @@ def test_stored_bits_are_the_range_without_a_window(tmp_path: Path) -> None:
     assert header_sizes(path) == [(3, 2)]
     assert np.array_equal(load_pixels(path, (3, 2), GREY)[..., 0], expected(STORED, 0, 4095))
     assert np.array_equal(np.array(load_image(path))[..., 1], expected(STORED, 0, 4095))
+    assert np.array_equal(decode(path, (3, 2)).pixels[1], expected(STORED, 0, 4095))
     assert np.array_equal(load_pixels(path, None, GREY, path.read_bytes())[..., 0], expected(STORED, 0, 4095))
 
 

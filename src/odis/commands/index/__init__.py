@@ -14,6 +14,7 @@ def group() -> Group:
     sections: dict[str, dict[str, Command | Group]] = {
         "which format": {"auto": from_module("index.auto")},
         "annotation formats": {**readers()},
+        "images without annotations": {"tiles": from_module("index.tiles")},
         "commands on an index": edits,
     }
     return Group(SUMMARY, sections, moved={"scenes": "odis scenes"})

@@ -15,6 +15,8 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 from odis.config.pixels import RGB, PixelFormat
 from odis.data.pixels.scaled import is_plain_jpeg, load_scaled
+from odis.objects.decoding.kinds import reader_of
+from odis.objects.decoding.source import Source
 from odis.objects.pixels import load_pixels
 from odis.types import Crop
 
@@ -70,7 +72,7 @@ def decode(
     Raises:
         DataError: Naming the file: missing, empty, truncated, not an image, of another size.
     """
-    if form != RGB:
+    if form != RGB or reader_of(Source(str(path), data)) is not None:
         pixels = torch.from_numpy(load_pixels(path, size, form, data)).permute(2, 0, 1)
         return Decoded(pixels) if shrink == 1 else Decoded(_averaged(pixels, shrink), shrink)
     if shrink == 1 and is_plain_jpeg(path, size, data):

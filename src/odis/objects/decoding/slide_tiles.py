@@ -66,7 +66,7 @@ def read(source: Source) -> RawImage:
     slide = open_slide(tile.slide, source)
     rgba = np.asarray(slide.read_region((tile.x, tile.y), tile.level, size), dtype=np.uint8)
     opacity = rgba[..., 3:].astype(np.uint16)
-    # OpenSlide's colours are premultiplied no more: what is not scanned is transparent.
+    # What was not scanned is transparent.
     over = (rgba[..., :3].astype(np.uint16) * opacity + 255 * (255 - opacity) + 127) // 255
     return RawImage(over.astype(np.uint8), order="colour")
 
@@ -85,7 +85,7 @@ def open_slide(path: str, source: Source | None = None) -> Any:
         return _opened(path, os.getpid(), state.st_size, state.st_mtime_ns)
     except FileNotFoundError as error:
         raise DataError(f"{where.path}: there is no slide {path}") from error
-    except openslide.OpenSlideError as error:
+    except (openslide.OpenSlideError, OSError) as error:
         raise DataError(f"{where.path}: is no slide that can be read ({error})") from error
 
 
