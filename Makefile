@@ -5,11 +5,15 @@ WORKERS ?= 2
 
 .PHONY: install demo notebooks evidence evidence-photographs evidence-post format lint fast test fuzz heavy soak docs wheel
 
+# trackio wants a Pillow below 13. Its tests run beside the newest one, so it is installed without its bounds.
+TRACKIO = trackio gradio-client brotli python-multipart
+
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(TRACKIO)
 	touch $@
 
 demo: install

@@ -1,16 +1,20 @@
 """Who is let in: names of this machine only, the token once, then its cookie; writes from the page alone."""
 
 import re
+import tomllib
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 from starlette.routing import Route
 
 import odis.explorer
 from odis.explorer.guard import Access, Guard
 
+ROOT = Path(__file__).resolve().parents[2]
 TARGETS = [
     "/",
     "/page/main.js",
@@ -150,6 +154,25 @@ def test_no_url_is_put_together_from_what_a_request_says() -> None:
     """Starlette makes `request.url` from the Host header; paths and hosts are checked as they came."""
     for path in Path(odis.explorer.__file__).parent.glob("*.py"):
         assert not re.search(r"\.url\b|base_url|url_for", path.read_text()), path.name
+
+
+def test_a_target_that_is_no_path_poisons_nothing(client: Any) -> None:
+    """`GET @evil.example` made an older starlette believe in another host."""
+    for target in ("@evil.example/", "evil.example", "http://evil.example/"):
+        reply = client("GET", target, client.headers())
+        assert (reply.status, reply.headers.get("location")) == (404, None)
+        assert client("GET", target, {b"host": client.HOST}).status == 403
+
+
+def test_the_versions_of_starlette_with_known_holes_are_not_installed() -> None:
+    """1.3.0 is the first without CVE-2025-62727 (ranges), CVE-2026-48710 and CVE-2026-54282 (the URL)."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {
+        one.name: one.specifier for one in map(Requirement, project["optional-dependencies"]["explore"])
+    }
+    for version in ("0.49.0", "1.0.0", "1.2.9"):
+        assert version not in wanted["starlette"]
+    assert metadata.version("starlette") in wanted["starlette"]
 
 
 def test_only_get_is_routed_where_nothing_is_written(client: Any) -> None:

@@ -203,6 +203,17 @@ def test_two_networks_layers_and_heads(shown: Any) -> None:
     for inside, outside in mean:
         assert inside[0] != inside[2], "attention has colours"
         assert outside[0] == outside[1] == outside[2], "[OBJ] sees its own patches only"
+    colours = page.page.evaluate(
+        """() => [...document.querySelectorAll('canvas.patches')].map((c) => {
+          const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data, seen = {};
+          for (let k = 0; k < d.length; k += 4) {
+            const shade = `${d[k]} ${d[k + 1]} ${d[k + 2]}`;
+            seen[shade] = (seen[shade] || 0) + 4 / d.length;
+          }
+          return Object.values(seen).sort((a, b) => b - a).slice(0, 30).reduce((a, b) => a + b); })"""
+    )
+    assert len(colours) == 2
+    assert min(colours) > 0.9, "but for the outline, a colour a patch of 8 pixels: nothing is smoothed"
     page.page.select_option("#layer", "1")
     assert page.state()["layer"] == "1"
     assert page.page.evaluate(values) != mean

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from odis.config.wording import counted
+
 Channels = tuple[float, ...]
 """A number for each channel."""
 
@@ -81,7 +83,7 @@ def statistics_fault(name: str, values: Channels | None, channels: int) -> str |
             return None
         return f"is not given, and views.channels is {channels}; `odis index stats --pixels` measures it"
     if len(values) != channels:
-        return f"has {len(values)} numbers, must have {channels}, one for each of views.channels"
+        return f"has {counted(len(values), 'number')}, must have {channels}, one for each of views.channels"
     if name == "std" and not all(value > 0 for value in values):
         return f"is {list(values)}, must be above 0"
     return None

@@ -54,13 +54,14 @@ def log(name: str, out: Path, steps: list[int], *, start: int = 0, scored: int =
     assert said == []
 
 
-def twice(name: str, out: Path) -> None:
+def twice(name: str, out: Path, every: int = 10) -> None:
     """A run that was saved at 50 and stopped at 80, and its resume."""
-    log(name, out, list(range(10, 81, 10)), scored=50)
-    log(name, out, list(range(60, 101, 10)), start=50, scored=100)
+    log(name, out, list(range(every, 81, every)), scored=50)
+    log(name, out, list(range(50 + every, 101, every)), start=50, scored=100)
 
 
-EXPECTED = [(step, pytest.approx(1 / step)) for step in range(10, 101, 10)]
+def expected(every: int = 10) -> list[tuple[int, Any]]:
+    return [(step, pytest.approx(1 / step)) for step in range(every, 101, every)]
 
 
 def wandb_history(path: Path) -> Iterator[dict[str, str]]:
@@ -87,17 +88,17 @@ def test_wandb_offline(tmp_path: Path) -> None:
     """No later point is lost behind a resume, none is there twice, and the network is not waited for."""
     pytest.importorskip("wandb")
     before = time.monotonic()
-    twice("wandb", tmp_path / "run")
+    twice("wandb", tmp_path / "run", every=1)
     assert time.monotonic() - before < 100
     files = sorted((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
     assert len({path.name for path in files}) == 1  # one id
     entries: list[dict[str, str]] = []
     for _ in range(100):  # its service may still be writing
         entries = [entry for path in files for entry in wandb_history(path)]
-        if len(entries) >= len(EXPECTED) + 4:
+        if len(entries) >= len(expected(1)) + 4:
             break
         time.sleep(0.1)
-    assert [(int(e["step"]), float(e["loss"])) for e in entries if "loss" in e] == EXPECTED
+    assert [(int(e["step"]), float(e["loss"])) for e in entries if "loss" in e] == expected(1)
     assert [(int(e["step"]), float(e["knn_top1"])) for e in entries if "knn_top1" in e] == [(50, 5), (100, 5)]
     assert [int(e["step"]) for e in entries if "views/width" in e] == [50, 100]
 
@@ -112,7 +113,7 @@ def test_mlflow_in_files(tmp_path: Path) -> None:
     experiment = client.get_experiment_by_name("odis")
     (run,) = client.search_runs([experiment.experiment_id])
     found = client.get_metric_history(run.info.run_id, "loss")
-    assert [(one.step, one.value) for one in found] == EXPECTED
+    assert [(one.step, one.value) for one in found] == expected()
     assert [one.step for one in client.get_metric_history(run.info.run_id, "knn_top1")] == [50, 100]
     assert (run.info.status, run.info.run_name) == ("FINISHED", "photos")
     assert run.data.params == {"train.steps": "100", "data": "x" * 247 + "...", "views.mean": "None"}
@@ -134,7 +135,7 @@ def test_trackio(tmp_path: Path, trackio_folder: Path) -> None:
     twice("trackio", tmp_path / "run")
     rows = trackio_rows(trackio_folder / "odis.db")
     assert len({name for name, _, _ in rows}) == 1
-    assert [(step, loss) for _, step, loss in rows] == EXPECTED
+    assert [(step, loss) for _, step, loss in rows] == expected()
 
 
 def test_trackio_with_a_reader_attached(

@@ -1,6 +1,6 @@
 // What the networks say, side by side: where [OBJ] looks, patches, nearest objects; and the ways to ask.
 
-import { at, bytes, choice, counted, el } from "./dom.js";
+import { at, bytes, choice, counted, el, number } from "./dom.js";
 import { drawAttention, drawInput, drawPatches, weightsOf } from "./paint.js";
 
 export const MODES = ["masked-attention", "crop", "blackout", "mean-pool"];
