@@ -150,15 +150,15 @@ def rate(index: ObjectIndex, config: PretrainConfig, workers: int, images: int) 
     return count / (time.perf_counter() - began)
 
 
-def fetched(index: ObjectIndex, ahead: bool) -> float:
-    """Images a second of requests alone."""
+def fetched(index: ObjectIndex, ahead: bool) -> tuple[float, float]:
+    """Images a second of requests alone, and milliseconds of processor that a request takes."""
     reader, paths = ByteReader(), [index.image_path(i) for i in range(len(index))]
-    began = time.perf_counter()
+    began, computing = time.perf_counter(), clock()
     for k in range(0, len(paths), BATCH):
         with reader.ahead(paths[k : k + BATCH] if ahead else ()):
             for path in paths[k : k + BATCH]:
                 reader.read(path)
-    return len(paths) / (time.perf_counter() - began)
+    return len(paths) / (time.perf_counter() - began), 1000 * (clock() - computing) / len(paths)
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
@@ -208,8 +208,10 @@ def main() -> None:
             }
             for _ in range(args.rounds):
                 for ahead in (False, True):
-                    rates = figures["rates"].setdefault("ahead" if ahead else "one by one", [])
-                    rates.append(fetched(places["server"], ahead))
+                    name = "ahead" if ahead else "one by one"
+                    speed, cost = fetched(places["server"], ahead)
+                    figures["rates"].setdefault(name, []).append(speed)
+                    figures["milliseconds"].setdefault(f"request, {name}", []).append(cost)
                 for workers in args.workers:
                     for name, index in places.items():
                         rates = figures["rates"].setdefault(f"{name}, {workers}", [])
@@ -220,7 +222,8 @@ def main() -> None:
     for column in ("requests, workers", "files", "server", "server / files"):
         table.add_column(column, justify="right")
     for name in ("one by one", "ahead"):
-        table.add_row(name, "", f"{np.median(figures['rates'][name]):.0f}", "")
+        cost = f"{np.median(taken[f'request, {name}']):.2f} ms of processor"
+        table.add_row(name, "", f"{np.median(figures['rates'][name]):.0f}", cost)
     for workers in args.workers:
         files, server = (np.array(figures["rates"][f"{name}, {workers}"]) for name in places)
         ratio = "{:.2f} ({:.2f} - {:.2f})".format(*interval(server / files))

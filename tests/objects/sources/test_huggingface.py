@@ -13,10 +13,12 @@ from PIL import Image
 
 from odis.errors import DataError, OdisWarning
 from odis.objects.build import build_index
+from odis.objects.edit.pack import pack_index
+from odis.objects.edit.rows import merge_indexes, sample_index
 from odis.objects.images import load_image
-from odis.objects.index import ObjectIndex
+from odis.objects.index import ObjectIndex, write_index
 from odis.objects.sources.huggingface import class_names
-from odis.types import Object, Skipped
+from odis.types import ImageObjects, Object, Skipped
 
 NAMES = {"names": ["cat", "dog", "cow"], "_type": "ClassLabel"}
 
@@ -135,6 +137,31 @@ def test_an_image_in_a_large_compressed_page_is_said(tmp_path: Path) -> None:
         OdisWarning, match=r"an image of 22\d kB lies in a compressed page of 1\.8 MB.*odis index pack"
     ):
         build_index("huggingface", root, tmp_path / "i.parquet")
+
+
+def test_images_in_pages_go_through_stores_edits_and_packing(tmp_path: Path, image_server: Any) -> None:
+    root = image_server.folder / "data"
+    write(root / "0.parquet", [{"image": image(k)} for k in range(3)])
+    write(root / "1.parquet", [{"image": image(3)}], compression="none", use_dictionary=False)
+    index, _ = built(root)
+    assert [("@snappy:" in index.image_name(i)) for i in range(4)] == [True, True, True, False]
+    behind = ObjectIndex.open(index.path, root=f"{image_server.url}/data")
+    assert pixels(behind) == pixels(index) == [0, 1, 2, 3]
+    assert {method for method, _, _ in image_server.asked} == {"GET"}
+    assert len(image_server.asked) == 4
+    sample_index(index, tmp_path / "sample.parquet", 4, 0)
+    assert pixels(ObjectIndex.open(tmp_path / "sample.parquet")) == [0, 1, 2, 3]
+    (image_server.folder / "9.png").write_bytes(png(9))
+    other = tmp_path / "o.parquet"
+    row = ImageObjects("9.png", 20, 10)
+    write_index(other, [row], root=image_server.folder, provenance="whole-image", classes=[])
+    merge_indexes([ObjectIndex.open(other), index], image_server.folder / "merged.parquet")
+    image_server.folder.rename(tmp_path / "moved")  # together with the images
+    assert pixels(ObjectIndex.open(tmp_path / "moved" / "merged.parquet")) == [9, 0, 1, 2, 3]
+    (tmp_path / "moved").rename(image_server.folder)
+    packed = ObjectIndex.open(pack_index(behind, tmp_path / "packed").path)
+    assert pixels(packed) == [0, 1, 2, 3]
+    assert not any("@" in packed.image_name(i) for i in range(4))
 
 
 def test_what_holds_no_images_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from odis.errors import ConfigError, DataError
 from odis.objects.index import ObjectIndex, write_index
+from odis.objects.storage.address import relative
 from odis.types import ImageObjects, Object
 
 
@@ -130,7 +131,7 @@ def merge_indexes(indexes: Sequence[ObjectIndex], out: Path) -> tuple[int, int]:
             labels = [position[name] for name in index.classes]
             for i, row in enumerate(index):
                 path = index.image_path(i)
-                name = path if "://" in path else Path(os.path.relpath(path, root)).as_posix()
+                name = relative(root, path)
                 if name in seen:
                     raise DataError(f"{path}: is in two of the indexes; an image is in an index once")
                 seen.add(name)

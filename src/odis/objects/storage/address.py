@@ -97,6 +97,16 @@ def resolve(root: str | Path, name: str) -> str:
     return replace(member, shard=_below(root, member.shard)).address
 
 
+def relative(root: Path, address: str) -> str:
+    """The address as `resolve` takes it: relative to the folder, of a member its shard; a URI stays."""
+    member = parse_member(address)
+    if "://" in (address if member is None else member.shard):
+        return address
+    if member is None:
+        return Path(os.path.relpath(address, root)).as_posix()
+    return replace(member, shard=Path(os.path.relpath(member.shard, root)).as_posix()).address
+
+
 def _below(root: str | Path, name: str) -> str:
     if not is_elsewhere(root) or os.path.isabs(name):
         return os.path.join(root, name)
