@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -17,7 +18,7 @@ from PIL import Image
 import odis
 from odis.backbones.build import build_pair
 from odis.backbones.saved import save_model
-from odis.cli import find_command, parse_options
+from odis.cli import find_command, main, parse_options
 from odis.commands import commands as all_commands
 from odis.commands.command import Command, Group
 from odis.config.checks import check
@@ -113,6 +114,75 @@ def test_the_walkthroughs_are_whole(name: str):
     for data in ("photos", "coco"):
         verbs = [c[0] for c in commands(TEXT[name]) if any(data in word for word in c)]
         assert verbs[:5] == ["index", "index", "inspect", "pretrain", "evaluate"]
+
+
+VIEWS = ["--views.global_size=32", "--views.local_size=16", "--loader.workers=0"]
+SMALLER = {  # what makes a command of the documentation one of a moment
+    "index": [],
+    "inspect": [*VIEWS, "--images=1"],
+    "pretrain": [
+        *VIEWS, "--model.depth=1", "--model.embed_dim=32", "--model.num_heads=2", "--head.prototypes=24",
+        "--head.hidden=16", "--head.bottleneck=8", "--train.device=cpu", "--train.steps=2",
+        "--train.batch_size=4", "--train.threads=1",
+    ],
+    "evaluate": ["--k=1", "--workers=0"],
+    "export": [],
+    "embed": ["--workers=0"],
+    "report": ["--images=1"],
+}  # fmt: skip
+
+
+def own_images(folder: Path) -> None:
+    """The two data sets of the walkthroughs: class folders, and COCO's layout."""
+    rng = np.random.default_rng(0)
+
+    def save(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(path)
+
+    for part in ("train", "val"):
+        for i in range(4):
+            save(folder / "photos" / part / ("cat", "dog")[i % 2] / f"{i}.jpg")
+        images = [{"id": i, "file_name": f"{i}.jpg", "width": 64, "height": 48} for i in range(4)]
+        for image in images:
+            save(folder / "coco" / f"{part}2017" / image["file_name"])
+        objects = [
+            {"id": 2 * i + k, "image_id": i, "category_id": k, "bbox": [2 + 30 * k, 4, 26, 36], "iscrowd": 0}
+            for i in range(4)
+            for k in (0, 1)
+        ]
+        names = [{"id": 0, "name": "cup"}, {"id": 1, "name": "spoon"}]
+        (folder / "coco" / "annotations").mkdir(exist_ok=True)
+        listed = {"images": images, "annotations": objects, "categories": names}
+        (folder / "coco" / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(listed))
+
+
+@pytest.mark.slow
+def test_the_walkthroughs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """README's commands from a reader's images to an exported network, one after the other, then what the
+    other pages do with the run; small, and but for what is fetched from a hub.
+    """
+    own_images(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    fetched = re.compile(r"torchvision:|timm:|odis-post|runs/post")
+    readme = [line for line in commands(README) if not fetched.search(" ".join(line))]
+    assert [line[0] for line in readme] == [
+        *(["index", "index", "inspect", "pretrain", "evaluate"] * 2), "export",
+    ]  # fmt: skip
+    quickstart = commands(TEXT["docs/quickstart.md"])
+    assert all(line in quickstart for line in readme[:10]), "the same walkthroughs, so they run too"
+    wanted = {("embed", "runs/coco"), ("report", "runs/coco")}
+    further = [line for name in ("docs/using.md", "docs/runs.md") for line in commands(TEXT[name])]
+    further = [line for line in further if any(verb == line[0] and run in line for verb, run in wanted)]
+    assert {line[0] for line in further} == {"embed", "report"}
+    for line in [*readme, *further]:
+        main([*line, *SMALLER[line[0]]])
+        out = line[line.index("--out") + 1]
+        assert (tmp_path / out).exists(), line
+    said = capsys.readouterr()
+    assert "done: runs/photos/model.safetensors" in said.err
+    assert "done: runs/coco/model.safetensors" in said.err
+    assert not re.search("skipped [^,)]|warning: (?!4 images|.*no label)", said.err), said.err
 
 
 def test_other_shell_lines_name_what_exists():

@@ -47,6 +47,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_they_run(executed: dict[str, Any]) -> None:
     photographs, post, objects = (said(executed[n]) for n in ("photographs", "post-training", "objects"))
     assert "24 images to train on, 12 held out; classes: dots, stripes" in photographs

@@ -175,6 +175,22 @@ def test_the_versions_of_starlette_with_known_holes_are_not_installed() -> None:
     assert metadata.version("starlette") in wanted["starlette"]
 
 
+def test_modules_of_the_page_import_what_they_use() -> None:
+    """A name that is missing would stop the page where it is first needed, and only there."""
+    folder = Path(odis.explorer.__file__).parent / "page"
+    texts = {path.name: path.read_text() for path in folder.glob("*.js")}
+    exported = r"^export (?:const|let|function|async function) (\w+)"
+    names = {name: text for text in texts for name in re.findall(exported, texts[text], re.MULTILINE)}
+    assert {"counted", "el", "outline"} <= names.keys()
+    for file, text in texts.items():
+        imports = re.findall(r"^import \{([^}]*)\} from \"\./([\w.]+)\";", text, re.MULTILINE)
+        known = {name.strip(): source for line, source in imports for name in line.split(",")}
+        assert all(names[name] == source for name, source in known.items()), file
+        for name, source in names.items():
+            if re.search(rf"(?<![.\w]){name}\(", text) and source != file and name not in known:
+                assert re.search(rf"(?:const|let|function) {name}\b|\b{name}\([^)]*\) {{", text), (file, name)
+
+
 def test_only_get_is_routed_where_nothing_is_written(client: Any) -> None:
     routes = [route for route in client.app.routes if isinstance(route, Route)]
     writing = {route.path for route in routes if route.methods and "POST" in route.methods}
