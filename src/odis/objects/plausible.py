@@ -154,7 +154,7 @@ def verdicts(counts: Counts) -> list[Verdict]:
     if counts["deep"] and counts["dark"] == counts["deep"]:
         text = (
             f"the 16-bit images hold no value above 4,095 ({counts['deep']:,} were looked at): read as 16 "
-            f"bits they are almost black; multiply their values by 16"
+            f"bits they are almost black; train with views.value_ranges [[0, 4095]]"
         )
         found.append(Verdict(text, False))
     return found
