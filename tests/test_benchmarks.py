@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import timm
 import torch
 
 import odis.kernels
@@ -33,6 +34,30 @@ def module(name: str) -> ModuleType:
 @pytest.mark.parametrize("script", sorted(BENCHMARKS.glob("*.py")), ids=lambda p: p.name)
 def test_every_benchmark_takes_json(script: Path):
     assert '"--json"' in script.read_text()
+
+
+def test_memory_of_shards_is_that_of_the_weights_and_the_page_has_it(monkeypatch: pytest.MonkeyPatch):
+    """Weights of timm's own model, AdamW's two moments, and a share of each."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    sharding = module("sharding")
+    config = sharding.configure("ViT-L/16")
+    sizes = sharding.count_weights(config)
+    with torch.device("meta"):
+        vit = timm.create_model("vit_large_patch16_224", num_classes=0)
+    blocks = sum(p.numel() for p in vit.blocks.parameters())
+    assert sizes.blocks == blocks
+    assert sizes.block * 24 == blocks
+    head = 1024 * 2048 + 2048 + 2048 * 2048 + 2048 + 2048 * 256 + 256 + 256 * config.head.prototypes
+    own = (
+        1024 * {"single": 1, "read-only": 2, "beside": 3}[config.model.object_tokens]
+    )  # mask, object, position
+    assert sizes.student == sum(p.numel() for p in vit.parameters()) + head + own
+    rows = [sharding.memory(sizes, sharding.Kept(0, 0, 0), 32, gpus) for gpus in (2, 8)]
+    for row in rows:
+        assert row.weights * 2**30 == pytest.approx(4 * sizes.student / row.gpus)
+        assert row.optimizer == pytest.approx(2 * row.weights)
+    page = (BENCHMARKS.parent / "docs" / "distributed.md").read_text()
+    assert f"| 8 | {rows[1].weights:.2f} | {rows[1].gradients:.2f} | {rows[1].optimizer:.2f} |" in page
 
 
 def test_step_times_three_variants_on_the_same_work(tmp_path: Path):

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from soak.cases import CASES, Case, make_world, model
+from soak.elastic import run_elastic
 from soak.process import KILLED, run
 
 _SHOWN = 10  # faults
+_MOST_RESTARTS = 8  # of one elastic run
 
 
 def soak(kills: int, seed: int, only: Sequence[str] = ()) -> tuple[Counter[str], list[str]]:
@@ -83,7 +85,12 @@ def _kill(
     log.unlink(missing_ok=True)
     counts["runs"] += 1
     at: list[float] = []
-    while True:
+    began = time.monotonic()
+    if case.elastic:
+        left, words = min(_MOST_RESTARTS, most - counts["kills"]), case.words(work, out)
+        code, at = run_elastic(words, log, ranks=case.ranks, seconds=seconds, kills=left, rng=rng)
+        counts["kills"] += len(at)
+    while not case.elastic:
         after = float(rng.uniform(0, 1.1 * seconds)) if counts["kills"] < most and len(at) < 8 else None
         began = time.monotonic()
         code = run(case.words(work, out), log, ranks=case.ranks, after=after)

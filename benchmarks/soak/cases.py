@@ -32,6 +32,7 @@ class Case:
     words: Callable[[Path, Path], list[str]]
     content: Callable[[Path], dict[str, Any]]
     ranks: int = 1
+    elastic: bool = False  # kills take one rank, and torchrun's agent starts all again
 
 
 def make_world(world: Path) -> None:
@@ -145,6 +146,7 @@ CASES: dict[str, Case] = {
     "pretrain-render-device": Case(_loader(workers=1, render="device"), run_content),
     "pretrain-device": Case(_loader(render="device", keep="[device:20MiB]"), run_content),
     "pretrain-two-ranks": Case(_loader(), run_content, ranks=2),
+    "elastic": Case(_loader(), run_content, ranks=2, elastic=True),
     "pretrain-rediscover": Case(_rediscover, run_content),
     "index-coco": Case(_words("index coco WORLD/data --split val --out OUT/y.parquet"), files),
     "index-parts": Case(_words("index coco WORLD/data --split val --out OUT/y --part-size 3"), files),

@@ -15,7 +15,7 @@ from odis.commands.command import Command, Group
 from odis.config.help_format import is_long, short_help, usage
 from odis.config.options import new_parser, parse
 from odis.config.wording import did_you_mean
-from odis.errors import OdisError, OdisWarning, printable
+from odis.errors import OdisError, OdisWarning, Preempted, printable
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -51,6 +51,9 @@ def main(argv: list[str] | None = None) -> None:
         _refuse(arguments[0], str(death), error)
     except MemoryError as error:
         _refuse(arguments[0], OUT_OF_MEMORY, error)
+    except Preempted:
+        # torchrun starts again what ends otherwise.
+        raise SystemExit(0 if "TORCHELASTIC_RUN_ID" in os.environ else 130) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

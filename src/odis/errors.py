@@ -34,6 +34,10 @@ class WorkerError(OdisError, RuntimeError):
     """
 
 
+class Preempted(KeyboardInterrupt):
+    """SIGUSR1 stopped a run, whose state is saved: its time on a cluster is up. The same command resumes."""
+
+
 class OdisWarning(UserWarning):
     """Something that a user may want to mend, and that work goes on without; the command line shows the
     message alone.

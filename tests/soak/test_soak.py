@@ -29,6 +29,12 @@ def test_kills_lose_nothing() -> None:
     assert int(done.stdout.split()[0]) == 3
 
 
+def test_a_rank_killed_under_torchrun_starts_all_again_and_nothing_is_lost() -> None:
+    done = soak("--kills", "1", "--only", "elastic")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "1 kills in 1 runs of 1 commands (seed 0): 0 losses"
+
+
 def test_what_is_lost_is_found_out() -> None:
     """A resume that takes one part more for done than there are. Parts take a while, so that kills fall
     between them on any machine.

@@ -7,6 +7,8 @@ import time
 import pytest
 import torch
 
+from odis import cli
+from odis.errors import Preempted
 from odis.machine.ranks import Ranks
 from odis.train.stop import Interrupted, stop_signals
 
@@ -61,7 +63,34 @@ def test_what_one_rank_does_alone_is_interrupted() -> None:
     assert stop.asked
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_preemption_is_told_from_an_interrupt_and_comes_once_however_often_it_is_sent() -> None:
+    with stop_signals(ONE) as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop.is_set()
+        assert isinstance(stop.interruption(), Preempted)
+    with stop_signals(ONE) as stop:
+        interrupt()
+        assert type(stop.interruption()) is KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("under_torchrun", "code"), [(True, 0), (False, 130)])
+def test_torchrun_does_not_start_again_what_was_preempted(
+    under_torchrun: bool, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def preempted(arguments: list[str]) -> None:
+        raise Preempted
+
+    monkeypatch.setattr(cli, "run", preempted)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if under_torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["pretrain"])
+    assert end.value.code == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_handlers_are_put_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stop_signals(ONE):

@@ -245,6 +245,8 @@ def _start_worker(worker: int) -> None:
     keep_freed_memory()  # or the system may clear every page of every image and view anew
     # Ctrl-C reaches the whole process group; the main process ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):  # SLURM sends it to all processes of a job
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     # By default a batch that cannot be handed over is printed and lost, and the main process waits for it.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]

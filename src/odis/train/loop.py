@@ -71,7 +71,7 @@ def pretrain(
         DataError: for an index, image (with `strict`) or checkpoint that cannot be used.
         UnreachableError: The store of an image does not answer; the state is saved, by several ranks that of
             the last checkpoint.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or (`Preempted`) SIGUSR1, once the state is saved.
     """
     check(config, launch().world_size)
     require_packages(config.train.loggers)
@@ -208,7 +208,7 @@ def _train(
                 _check_finite(run, run.pending, log, out)
                 _save_if_good(run, log, out)
             _say_stopped(run, log, out)
-            raise
+            raise stop.interruption() from None
         except UnreachableError:
             if run.ranks.world_size == 1 and run.step > newest_step(out / "checkpoints"):
                 _check_finite(run, run.pending, log, out)
@@ -274,7 +274,7 @@ def _train_on(
             _save_if_good(run, log, out)
         if stopping:
             _say_stopped(run, log, out)
-            raise KeyboardInterrupt
+            raise stop.interruption()
         if _evaluate_if_due(run, log, evaluate, stop):
             throughput.restart()
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: they stop it between two steps, and a wait at once."""
+"""Ctrl-C, SIGTERM and SIGUSR1 during training: they stop it between two steps, and a wait at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+from odis.errors import Preempted
 from odis.machine.ranks import Ranks
+
+PREEMPTION: signal.Signals | None = getattr(signal, "SIGUSR1", None)
+"""What SLURM is told to send before the time of a job is up; Windows has none."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -22,11 +26,15 @@ class Stop:
     """
 
     def __init__(self, ranks: Ranks) -> None:
-        self.ranks, self.asked, self._waits = ranks, False, False
+        self.ranks, self.asked, self._waits, self._preempted = ranks, False, False, False
 
     def is_set(self) -> bool:
         """Whether to stop now: whether any rank was asked to. All ranks call it after each step."""
         return self.ranks.any(self.asked)
+
+    def interruption(self) -> KeyboardInterrupt:
+        """What to raise once the state is saved. All ranks call it."""
+        return Preempted() if self.ranks.any(self._preempted) else KeyboardInterrupt()
 
     @contextlib.contextmanager
     def at_once(self, *, alone: bool = False) -> Iterator[None]:
@@ -50,20 +58,25 @@ class Stop:
             self._waits = False
 
     def ask(self, signum: int, frame: Any) -> None:
-        """The handler of the signals: the first asks, a second one interrupts whatever runs."""
+        """The handler of the signals: the first asks, a second one interrupts whatever runs. A scheduler may
+        send SIGUSR1 several times, which is once.
+        """
         if self.asked:
+            if signum == PREEMPTION:
+                return
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self._preempted = True, signum == PREEMPTION
         if self._waits:
             raise Interrupted
 
 
 @contextlib.contextmanager
 def stop_signals(ranks: Ranks) -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM ask the loop to stop instead of ending the process."""
+    """Ctrl-C, SIGTERM and SIGUSR1 ask the loop to stop instead of ending the process."""
     stop = Stop(ranks)
+    kinds = [signal.SIGINT, signal.SIGTERM, *([] if PREEMPTION is None else [PREEMPTION])]
     try:
-        previous = {s: signal.signal(s, stop.ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        previous = {s: signal.signal(s, stop.ask) for s in kinds}
     except ValueError:  # not the main thread, which alone may handle signals
         yield stop
         return

@@ -138,7 +138,11 @@ def train_step(run: TrainState, micro_batches: list[Batch], *, meters: bool = Fa
 
 def _forward(run: TrainState, batch: Batch, temp: float) -> tuple[Losses, TeacherOutput, StudentOutput]:
     dtype = DTYPES[run.config.train.precision]
-    with torch.autocast(run.ranks.device.type, dtype=dtype, enabled=dtype != torch.float32):
+    # Its cache keeps a copy of every weight until the end of the passes: all that is gathered, on each rank.
+    keeps = run.config.train.parallel == "ddp" or not run.config.model.grad_checkpointing
+    with torch.autocast(
+        run.ranks.device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=keeps
+    ):
         teacher = run.teacher_pass(batch, run.centers, temp)
         student = run.student_pass(batch)
         anchor = None if run.anchor is None else anchor_patches(run.anchor, batch)
