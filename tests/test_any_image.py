@@ -20,7 +20,9 @@ import odis
 from odis.cli import run
 from odis.config.pixels import PixelFormat
 from odis.errors import OdisError
+from odis.explorer.network import ExploredNetwork
 from odis.explorer.pictures import PictureStore
+from odis.explorer.settings import ExploreSettings
 from odis.inference import Encoder
 from odis.inference.colours import require_colours
 from odis.objects.index import ObjectIndex
@@ -160,6 +162,25 @@ def test_report_pictures_and_explorer(trained: Trained, tmp_path: Path) -> None:
     assert picture.shown.pixels(trained.encoder.pixels).shape == (
         trained.found.channels, HEIGHT, WIDTH,
     )  # fmt: skip
+
+
+def test_the_explorer_answers_of_what_the_network_reads(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if trained.kind != "geotiff":
+        pytest.skip("one channel goes the same way")
+    index = ObjectIndex.open(trained.index)
+    network = ExploredNetwork(str(trained.run), "n", trained.encoder, ExploreSettings(), index, 32)
+    picture = PictureStore(index).of_index(0)
+    for mode in ("masked-attention", "blackout"):
+        network.banks[mode].fill(lambda: None)
+        answer = network.answer(picture, picture.objects.objects[0], mode, 3)
+        assert [one["row"] for one in answer["neighbours"]].count(0) == 0
+        assert len(answer["neighbours"]) == 3
+        assert len(answer["fill"]) == 3  # a colour of the page
+    patches = network.patches(picture)
+    assert patches is not None
+    assert (patches["rows"], patches["columns"]) == (4, 4)
 
 
 @pytest.mark.parametrize("to", ["timm", "transformers", "onnx"])

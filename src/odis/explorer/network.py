@@ -123,7 +123,7 @@ class ExploredNetwork:
         return {
             "mode": mode,
             "frame": [frame.x0, frame.y0, frame.x1, frame.y1],
-            "fill": list(builder.fill),
+            "fill": list(builder.fill[:3] if len(builder.fill) >= 3 else builder.fill[:1] * 3),
             "rows": rows,
             "columns": columns,
             "mask": "".join("01"[int(inside)] for inside in query.masks[0]),

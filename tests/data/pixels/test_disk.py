@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from odis.data.pixels import reader
 from odis.data.pixels.decode import Decoded, decode
 from odis.data.pixels.disk import DiskCache
 from odis.data.pixels.reader import ImageReader
-from odis.data.pixels.shrink import LARGE
+from odis.data.pixels.request import ImageRequest
+from odis.data.pixels.shrink import LARGE, guaranteed_shrink
 from odis.errors import ConfigError, DataError
 from odis.objects.index import ObjectIndex
 
@@ -201,3 +203,26 @@ def test_views_are_those_of_the_first_epoch_whatever_is_kept(tmp_path: Path, kee
             assert torch.equal(x.pixels, y.pixels)
             assert x.crop == z.crop
             assert (x.pixels - z.pixels).abs().mean() < 0.1
+
+
+def test_copies_of_other_channels_lose_nothing(tmp_path: Path) -> None:
+    """And they are other files than those of the same image in other channels or ranges."""
+    size, rng = (4000, 3000), np.random.default_rng(0)
+    (tmp_path / "a.tif").write_bytes(b"only its name and size are asked for")
+    five = ViewsConfig(channels=5, value_ranges=((0.0, 4095.0),), global_size=96, local_size=48)
+    shrink = guaranteed_shrink(*size, five)
+    assert shrink > 1
+    pixels = rng.integers(0, 256, (-(-size[1] // shrink), -(-size[0] // shrink), 5), dtype=np.uint8)
+    request = ImageRequest(0, str(tmp_path / "a.tif"), size, shrink)
+    copies = DiskCache(tmp_path / "copies", five)
+    put = copies.put(request, Decoded(torch.from_numpy(pixels).permute(2, 0, 1), shrink))
+    again = copies.get(request)
+    assert again is not None
+    for found in (put, again):
+        assert np.array_equal(found.pixels.permute(1, 2, 0).numpy(), pixels)
+        assert (found.shrink, found.offset) == (shrink, (0.0, 0.0))
+    for other in (replace(five, value_ranges=None), replace(five, channels=3)):
+        assert DiskCache(tmp_path / "copies", other).get(request) is None
+    (kept,) = (one for one in (tmp_path / "copies").rglob("*.zlib"))
+    kept.write_bytes(kept.read_bytes()[:-20])
+    assert copies.get(request) is None  # a broken copy is made anew
