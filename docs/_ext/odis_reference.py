@@ -45,6 +45,8 @@ def kind(hint: Any) -> str:
         return "one of " + ", ".join(f"`{value}`" for value in arguments)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(kind(argument) for argument in arguments)
+    if origin is tuple and arguments[1:] == (...,):
+        return f"list of {kind(arguments[0])}"
     if origin is tuple and len(set(arguments)) == 1:
         return f"{len(arguments)} {kind(arguments[0])}s"
     if origin in (list, Sequence):
