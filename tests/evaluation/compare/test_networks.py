@@ -33,6 +33,7 @@ from odis.evaluation.subset import Subset
 from odis.inference import Encoder
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex, write_index
+from odis.objects.pixels import load_pixels
 from odis.types import ImageObjects
 
 GRID: dict[str, Any] = {"lrs": (0.01, 0.1), "weight_decays": (0.0, 1e-3), "steps": 40, "batch": 32}
@@ -163,8 +164,8 @@ def test_a_network_sees_an_image_once(
     )
     decoded: list[str] = []
     monkeypatch.setattr(
-        "odis.evaluation.compare.reading.load_image",
-        lambda path, size: decoded.append(path) or load_image(path, size),
+        "odis.evaluation.compare.reading.load_pixels",
+        lambda path, size, form: decoded.append(path) or load_pixels(path, size, form),
     )
     test = Subset.of(parts[1], None, 0)
     other = Asked.of(encoder, ("masked-attention",), encoder.image_size)
