@@ -85,6 +85,21 @@ def test_other_readers_find_samples_in_the_shards(index: ObjectIndex, tmp_path: 
         assert Image.open(io.BytesIO(data)).size == (said["width"], said["height"])
 
 
+def test_odd_endings_do_not_become_names_of_members(tmp_path: Path) -> None:
+    names = ["a." + "x" * 200, "b.jp\ng", "c.ü", "d", "e.JPEG", ".png"]
+    for k, name in enumerate(names):
+        Image.new("L", (4, 3), k).save(tmp_path / name, "PNG")
+    rows = [ImageObjects(name, 4, 3) for name in names]
+    write_index(tmp_path / "i.parquet", rows, root=tmp_path, provenance="annotated", classes=[])
+    packed = pack_index(ObjectIndex.open(tmp_path / "i.parquet"), tmp_path / "shards")
+    with tarfile.open(tmp_path / "shards" / "000000.tar") as tar:
+        endings = [info.name.partition(".")[2] for info in tar if not info.name.endswith(".json")]
+    assert endings == ["img", "img", "img", "img", "jpeg", "img"]
+    found = ObjectIndex.open(packed.path)
+    assert [found.image_name(k).partition("/")[2].rpartition("/")[2] for k in range(6)] == names
+    assert [pixel[0] for pixel in pixels(found)] == list(range(6))
+
+
 def test_packing_twice_gives_the_same_bytes(index: ObjectIndex, tmp_path: Path) -> None:
     for name in ("one", "two"):
         pack_index(index, tmp_path / name)

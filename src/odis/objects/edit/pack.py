@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ SHARD_SIZE = 2**30
 """Bytes of a shard, unless asked otherwise."""
 
 INDEX_NAME = "index.parquet"
+
+_ENDING = re.compile(r"\.[a-z0-9]{1,8}")
 
 
 @dataclass(slots=True)
@@ -97,7 +100,8 @@ def _pack(
                 stack.callback(shard.close)
                 written.append(target)
                 packed.shards += 1
-            ending = os.path.splitext(row.image)[1].lower() or ".img"
+            ending = os.path.splitext(row.image)[1].lower()
+            ending = ending if _ENDING.fullmatch(ending) else ".img"
             key = f"{packed.images:09d}"
             offset = shard.add(f"{key}{ending}", data)
             shard.add(f"{key}.json", json.dumps(_described(row, index.classes)).encode())
