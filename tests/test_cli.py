@@ -356,7 +356,7 @@ def test_a_killed_data_worker_is_one_line(command, pictures, tmp_path, monkeypat
         os.kill(os.getpid(), signal.SIGKILL)
 
     main(["pretrain", *TINY, f"--data={pictures}", f"--out={tmp_path / 'run'}"])
-    for reader in ("odis.data.pixels.reader.decode", "odis.inference.queries.load_image"):
+    for reader in ("odis.data.pixels.reader.decode", "odis.inference.queries.load_pixels"):
         monkeypatch.setattr(reader, kill)
     arguments = {
         "pretrain": [*TINY, f"--data={pictures}", "--loader.workers=2"],
