@@ -128,8 +128,6 @@ SMALLER = {  # what makes a command of the documentation one of a moment
     ],
     "evaluate": ["--k=1", "--workers=0"],
     "export": [],
-    "embed": ["--workers=0"],
-    "report": ["--images=1"],
 }  # fmt: skip
 
 
@@ -160,8 +158,8 @@ def own_images(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_walkthroughs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    """README's commands from a reader's images to an exported network, one after the other, then what the
-    other pages do with the run; small, and but for what is fetched from a hub.
+    """README's commands from a reader's images to an exported network; small, but for what is fetched from a
+    hub.
     """
     own_images(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -172,11 +170,7 @@ def test_the_walkthroughs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     ]  # fmt: skip
     quickstart = commands(TEXT["docs/quickstart.md"])
     assert all(line in quickstart for line in readme[:10]), "the same walkthroughs, so they run too"
-    wanted = {("embed", "runs/coco"), ("report", "runs/coco")}
-    further = [line for name in ("docs/using.md", "docs/runs.md") for line in commands(TEXT[name])]
-    further = [line for line in further if any(verb == line[0] and run in line for verb, run in wanted)]
-    assert {line[0] for line in further} == {"embed", "report"}
-    for line in [*readme, *further]:
+    for line in readme:
         main([*line, *SMALLER[line[0]]])
         out = line[line.index("--out") + 1]
         assert (tmp_path / out).exists(), line

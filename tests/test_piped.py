@@ -35,8 +35,6 @@ COMMANDS = [
     ["pretrain", "--data=images", "--out=other", *TINY],
     ["embed", "images", "--model=run", "--out=features", "--workers=0"],
     ["evaluate", "knn", "--model=run", "--train=images", "--test=images", "--mode=crop", "--k=1"],
-    ["compare", "run", "run", "--train=images", "--test=images", "--k=1", "--workers=0"],
-    ["report", "run", "--data=images", "--out=page.html"],
     ["objects", "discover", "images", "--with=run", "--out=found.parquet"],
 ]
 PROGRESS = re.compile(r"step \d/2 .*|.+: \d+ of \d+(, \S+ left)?")
