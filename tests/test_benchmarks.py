@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import odis.kernels
+from odis.evaluation.protocols.layouts.segmentation import open_segmented
 from odis.kernels.choose import uses_reference
 from odis.objects.scenes.write import write_scenes
 
@@ -317,3 +320,23 @@ def test_remote_times_every_place_on_the_same_images(
         len(of) == 1 and min(of) > 0 for kind in ("milliseconds", "rates") for of in figures[kind].values()
     )
     assert "6 photographs" in capsys.readouterr().out
+
+
+def test_downstream_makes_one_class_of_vocs_masks(tmp_path: Path):
+    root = tmp_path / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    classes = np.array([[0, 1], [20, 255]], dtype=np.uint8)
+    for name, split in (("a", "train"), ("b", "val")):
+        Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(root / "JPEGImages" / f"{name}.jpg")
+        Image.fromarray(classes).save(root / "SegmentationClass" / f"{name}.png")
+        (root / "ImageSets/Segmentation" / f"{split}.txt").write_text(f"{name}\n")
+    script = module("downstream")
+    for _ in range(2):  # a second call goes on with what the first one made
+        parts = script.voc_maps(root, tmp_path / "work")
+    for name, split in (("a", "train"), ("b", "val")):
+        found = open_segmented(parts["train"], split, part="train")
+        assert found.published_classes == ["background", "object"]
+        made = np.asarray(Image.open(parts["train"] / "labels" / split / f"{name}.png"))
+        assert made.tolist() == [[0, 1], [1, 255]]
+        assert (parts["train"] / "images" / split / f"{name}.jpg").is_file()
