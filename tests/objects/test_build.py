@@ -53,7 +53,7 @@ def test_every_skipped_file_is_named_and_counts_add_up(folder: Path, tmp_path: P
     assert (
         str(summary)
         == f"{out}: 8 of 10 images (2 skipped), 8 of 8 objects (0 skipped, 0 crowds), whole-image; "
-        "not read: 1 lower 8 bits of 16-bit images\n"
+        "not read: 1 lower 8 bits of 16-bit images (views.value_ranges reads them)\n"
         f"lost: 20% of the images; {tmp_path / 'i.skipped.jsonl'} names them"
     )
     rows = {row.image: (row.width, row.height) for row in ObjectIndex.open(out)}

@@ -1,4 +1,4 @@
-"""What of an image file nobody reads: pages after the first, bands beyond colour and alpha, half of 16 bits.
+"""What of an image file is not read as 8-bit colours: further pages and bands, half of 16 bits.
 
 All of it is told by the header, which is open when this is asked.
 """
@@ -12,7 +12,7 @@ from odis.errors import DataError
 from odis.objects.decoding.quiet import quiet_pillow
 from odis.objects.images import opened
 
-LOW_BITS = "lower 8 bits of 16-bit images"
+LOW_BITS = "lower 8 bits of 16-bit images (views.value_ranges reads them)"
 
 _SAMPLES = 277  # TIFF's tag: numbers a pixel
 
@@ -27,7 +27,7 @@ def unread_parts(image: Image.Image) -> list[tuple[str, int]]:
     if pages := _further_pages(image):
         found.append((f"further pages of {image.format} files", pages))
     if image.format == "TIFF" and (bands := _further_bands(image)):
-        found.append(("further bands of TIFF files", bands))
+        found.append(("further bands of TIFF files (views.channels reads them)", bands))
     if is_deep(image):
         found.append((LOW_BITS, 1))
     return found
@@ -50,7 +50,7 @@ def _further_bands(image: Image.Image) -> int:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an open image has 16 bits a number, which are read as 8."""
+    """Whether an open image has 16 bits a number, which are read as 8 where no range is stated."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         return True
     return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
