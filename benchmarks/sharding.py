@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -94,8 +95,9 @@ def count_weights(config: PretrainConfig) -> Sizes:
 def count_kept(config: PretrainConfig) -> Kept:
     """What the student's forward pass keeps, by differences between small networks."""
     depth = count_depth(config)
-    odis.kernels.choose._has_bf16_instructions = lambda: False  # as a GPU attends: without the weights of it
-    saved = {(d, b, r): _saved(config, d, b, r) for d in (1, 2) for b in (1, 2) for r in (False, True)}
+    # As a GPU attends: without keeping the weights of attention.
+    with patch.object(odis.kernels.choose, "_has_bf16_instructions", lambda: False):
+        saved = {(d, b, r): _saved(config, d, b, r) for d in (1, 2) for b in (1, 2) for r in (False, True)}
 
     def at(batch: int, recomputed: bool) -> int:
         one, two = (saved[d, batch, recomputed] for d in (1, 2))

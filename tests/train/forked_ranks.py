@@ -3,12 +3,14 @@ another.
 
 `python forked_ranks.py JOBS.json` runs each job as `torchrun --nproc-per-node RANKS` would run `pretrain`. A
 job has `out`, `ranks`, the `settings` of a config, and perhaps `goes_on`: the folder of a run that is copied
-without its newest checkpoint. Each rank writes what it holds of the state into `out/held-RANK.json`.
+without its newest checkpoint. Each rank writes what it holds of the state into `out/held-RANK.json`. After
+two steps the rank `killed` is, and the rank `fails` raises.
 """
 
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import traceback
@@ -41,6 +43,10 @@ def run_rank(job: dict[str, Any], rank: int) -> None:
 
     def kept(run: TrainState, *given: Any, **more: Any) -> None:
         train_step(run, *given, **more)
+        if job.get("killed") == rank and run.step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.get("fails") == rank and run.step == 2:
+            raise MemoryError("a fault of its own")
         runs[:] = [run]
 
     setattr(loop, "train_step", kept)  # noqa: B010
@@ -68,7 +74,9 @@ def fork_ranks(job: dict[str, Any]) -> bool:
             try:
                 run_rank(job, rank)
             except BaseException:
-                print(f"rank {rank} of {job['out']}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+                said = f"rank {rank} of {job['out']}\n{traceback.format_exc()}"
+                print(said, file=sys.stderr, flush=True)
+                (Path(job["out"]) / f"said-{rank}.txt").write_text(said)
                 os._exit(1)
             os._exit(0)
         children.append(child)
@@ -86,5 +94,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     jobs = json.loads(Path(sys.argv[1]).read_text())
     warm_up(jobs[0])
-    went_well = [fork_ranks(job) for job in jobs]
+    went_well = [fork_ranks(job) != bool({"killed", "fails"} & job.keys()) for job in jobs]
     sys.exit(0 if all(went_well) else 1)

@@ -1,6 +1,7 @@
 """Ranks with parts of the batch, and of the state too, follow one process with all of it to rounding."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,8 @@ def runs(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     weights = ModelConfig(name="vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=2, num_heads=2)
     torch.save(build_vit(weights, 32).state_dict(), root / "start.pth")
-    jobs = []
+    lost: dict[str, Any] = {"ranks": 2, "settings": TINY | {"train__steps": 9, "data": str(index)}}
+    jobs = [lost | {"out": str(root / kind), kind: 1} for kind in ("killed", "fails")]
     for (settings, name), job in RUNS.items():
         given = TINY | SETTINGS[settings] | job.get("settings", {}) | {"data": str(index)}
         if "model__weights" in given:
@@ -111,6 +113,15 @@ def runs(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
     return root
+
+
+@pytest.mark.parametrize("kind", ["killed", "fails"])
+def test_the_others_say_who_is_gone(runs: Path, kind: str) -> None:
+    """Within the time that `test_heartbeat.py` states; here the whole job ends."""
+    last = (runs / kind / "said-0.txt").read_text().strip().splitlines()[-1]
+    why = "is gone" if kind == "killed" else "ended: MemoryError: a fault of its own"
+    who = f"rank 1 of 2, on {socket.gethostname()},"
+    assert last == f"odis.errors.OdisError: {who} {why}; the same command resumes from the newest checkpoint"
 
 
 def losses(out: Path) -> list[list[float]]:

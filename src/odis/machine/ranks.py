@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from odis.errors import OdisError
+from odis.machine.heartbeat import Heartbeat, is_of_a_peer, open_store
 
 T = TypeVar("T")
 
@@ -106,7 +107,12 @@ class Ranks:
 
 @contextmanager
 def ranks(device: torch.device) -> Iterator[Ranks]:
-    """Join the other ranks if `torchrun` started several, and leave them at the end."""
+    """Join the other ranks if `torchrun` started several, and leave them at the end.
+
+    Raises:
+        OdisError: Another rank has ended; the line says which. One that is silent for `heartbeat.LIMIT` ends
+            this process.
+    """
     size = launch().world_size
     if size == 1:
         yield Ranks(0, 1, device)
@@ -114,7 +120,19 @@ def ranks(device: torch.device) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         control = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_NO_LIMIT))
-        yield Ranks(dist.get_rank(), size, device, control)
+        here = Ranks(dist.get_rank(), size, device, control)
+        beats = Heartbeat(open_store(), here.rank, size)
+        here.barrier()
+        beats.start()
+        try:
+            yield here
+        except BaseException as error:
+            if is_of_a_peer(error) and not isinstance(error, OdisError) and (who := beats.missing()):
+                beats.stop(who)
+                raise OdisError(f"{who}; the same command resumes from the newest checkpoint") from error
+            beats.stop(f"{type(error).__name__}: {error}".strip().splitlines()[0][:200])
+            raise
+        beats.stop()
     finally:
         dist.destroy_process_group()
 

@@ -1,0 +1,92 @@
+"""Ranks that are silent are named within a stated time; those that say that they leave are not."""
+
+import time
+
+import pytest
+
+from odis.machine.heartbeat import BEAT, LIMIT, Heartbeat, is_of_a_peer
+
+FAST, SILENCE = 0.02, 0.3
+
+
+class Box:
+    """A store in this process, which may go away."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.gone = False
+
+    def set(self, key: str, value: str) -> None:
+        if self.gone:
+            raise ConnectionError
+        self.values[key] = value
+
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        if self.gone:
+            raise ConnectionError
+        return [self.values[key].encode() for key in keys]
+
+
+class Two:
+    """Two ranks, and the lines with which they end."""
+
+    def __init__(self) -> None:
+        self.box, self.lines = Box(), list[str]()
+        self.ranks = [
+            Heartbeat(self.box, rank, 2, end=self.lines.append, beat=FAST, limit=SILENCE) for rank in (0, 1)
+        ]
+
+    def wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self.lines and time.monotonic() < until:
+            time.sleep(FAST)
+
+
+def test_ranks_that_beat_and_ranks_that_leave_are_let_be() -> None:
+    two = Two()
+    for rank in two.ranks:
+        rank.start()
+    two.wait(2 * SILENCE)
+    two.ranks[1].stop()
+    two.wait(2 * SILENCE)
+    two.ranks[0].stop()
+    assert two.lines == []
+
+
+def test_a_silent_rank_is_named_in_the_stated_time() -> None:
+    two = Two()
+    two.ranks[0].start()  # the other one never beats
+    two.wait(60)
+    (line,) = two.lines
+    assert line.startswith("rank 1 of 2, on ")
+    assert "was not heard of for 0.3 s" in line
+    assert LIMIT <= 60
+    assert BEAT < LIMIT / 10
+
+
+def test_a_store_that_is_gone_is_the_first_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "node01")
+    two = Two()
+    two.ranks[1].start()
+    two.box.gone = True
+    two.wait(60)
+    assert two.lines[0].startswith("the first node (node01) does not answer")
+    assert (two.ranks[1].missing() or "").startswith("the first node (node01)")
+    two.ranks[1].stop("said to nobody")
+
+
+def test_after_a_failed_collective_it_is_told_who_is_missing() -> None:
+    two = Two()
+    two.ranks[0].start()
+    assert (two.ranks[0].missing() or "").endswith("is gone")
+    two.ranks[1].start()
+    assert two.ranks[0].missing() is None
+    two.ranks[1].stop("ValueError: no")
+    assert (two.ranks[0].missing() or "").endswith("ended: ValueError: no")
+    two.ranks[0].stop()
+
+
+def test_errors_of_collectives_are_told_from_others() -> None:
+    assert is_of_a_peer(RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"))
+    assert not is_of_a_peer(RuntimeError("shapes do not match"))
+    assert not is_of_a_peer(ConnectionError("Connection reset by peer"))
