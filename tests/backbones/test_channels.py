@@ -13,6 +13,7 @@ from odis.backbones.build import build_vit
 from odis.backbones.channels import PROJECTION, adapt_channels, refused_random_channels
 from odis.backbones.published import follow_weights
 from odis.backbones.saved import load_model, save_model
+from odis.config.checks import check
 from odis.config.pixels import PixelFormat
 from odis.config.training import ModelConfig, PretrainConfig
 from odis.errors import ConfigError
@@ -55,6 +56,21 @@ def test_a_network_of_five_channels_is_read_back_from_its_file(tmp_path: Path) -
     save_model(tmp_path / "m.safetensors", model, card)
     again, _ = load_model(tmp_path / "m.safetensors")
     assert torch.equal(again.patch_embed.proj.weight, model.patch_embed.proj.weight)
+
+
+def test_a_run_from_such_a_network_follows_its_statistics_and_ranges(tmp_path: Path) -> None:
+    """Those of the weights hold, or are refused; they never differ in silence."""
+    form = PixelFormat(5, ((0.0, 4095.0),))
+    card = {"model": vars(CONFIG) | {}, "image_size": 32, "mean": [0.4] * 5, "std": [0.1] * 5, **form.card()}
+    save_model(path := tmp_path / "m.safetensors", build_vit(CONFIG, 32, 0.0, channels=5), card)
+    start = PretrainConfig(data="x", model=replace(CONFIG, weights=str(path)))
+    five = replace(start, views=replace(start.views, channels=5))
+    check(five)
+    found = follow_weights(five).views
+    assert (found.mean, found.std, found.pixels) == ((0.4,) * 5, (0.1,) * 5, form)
+    other = replace(five, views=replace(five.views, value_ranges=((0.0, 255.0),)))
+    with pytest.raises(ConfigError, match=r"views.value_ranges: .* were trained with \[\(0.0, 4095.0\)\]"):
+        follow_weights(other)
 
 
 def test_random_weights_in_place_of_pretrained_ones_are_an_error() -> None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from odis.backbones.names import name_fault
 from odis.backbones.weights import one_line
-from odis.config.pixels import Channels, statistics_fault
+from odis.config.pixels import Channels, PixelFormat, ValueRanges, statistics_fault
 from odis.config.training import ModelConfig, PretrainConfig
 from odis.errors import ConfigError, OdisWarning
 
@@ -32,6 +32,7 @@ class StartWeights:
         interpolation: That of resizes.
         license: Of the weights, as timm has it; `unknown` for a file whose tag is not named.
         certain: False for a file whose name has no tag: then `tag` is timm's default one.
+        ranges: Of the numbers of its images (`views.value_ranges`), if odis trained it on stated ones.
     """
 
     source: str
@@ -41,6 +42,7 @@ class StartWeights:
     interpolation: str
     license: str
     certain: bool
+    ranges: ValueRanges | None = None
 
     def line(self) -> str:
         """Of what, for messages."""
@@ -69,6 +71,7 @@ def start_weights(model: ModelConfig) -> StartWeights | None:
             interpolation="bicubic",
             license=str(before.get("license", "yours")),
             certain=True,
+            ranges=PixelFormat.of_card(card).ranges,
         )
     published = published_config(model.name)
     data: Any = timm.data.resolve_data_config(pretrained_cfg=published)
@@ -130,6 +133,14 @@ def follow_weights(config: PretrainConfig) -> PretrainConfig:
     if start is None:
         mean, std = views.statistics
         return replace(config, views=replace(views, mean=mean, std=std))
+    if start.ranges is not None:
+        if views.value_ranges not in (None, start.ranges):
+            raise ConfigError(
+                f"views.value_ranges: is {list(views.value_ranges)}, but the weights ({start.tag}) were "
+                f"trained with {list(start.ranges)}; leave it out"
+            )
+        views = replace(views, value_ranges=start.ranges)
+        config = replace(config, views=views)
     given = {name: value for name in ("mean", "std") if (value := getattr(views, name)) is not None}
     if len(start.mean) != views.channels:  # statistics of other channels say nothing of these
         for name in ("mean", "std"):
