@@ -22,7 +22,7 @@ from odis.objects.index import ObjectIndex
 COMMANDS = [
     "pretrain", "checkpoint", "index", "objects", "inspect", "embed", "evaluate", "compare", "finetune",
     "export", "benchmark",
-    "report", "explore", "scenes", "demo", "completion",
+    "report", "explore", "scenes", "demo", "slurm", "completion",
 ]  # fmt: skip
 
 TINY = [

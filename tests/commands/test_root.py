@@ -14,7 +14,7 @@ from odis.objects.index import ObjectIndex, write_index
 from odis.objects.sources import FORMATS
 from odis.types import ImageObjects, Object
 
-WITHOUT = {"checkpoint", "scenes", "demo", "completion"}  # they make what they open, or open nothing
+WITHOUT = {"checkpoint", "slurm", "scenes", "demo", "completion"}  # they make what they open, or open nothing
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ COMMANDS = (
     "explore",
     "scenes",
     "demo",
+    "slurm",
     "completion",
 )
 """Modules of this package, in the order of `odis --help`."""
