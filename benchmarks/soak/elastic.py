@@ -79,9 +79,11 @@ def _become_agent(command: Sequence[str], log: Path, ranks: int, restarts: int) 
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        # More starts than kills: gloo was seen to be refused a connection in a start after a kill.
         config = LaunchConfig(
-            min_nodes=1, max_nodes=1, nproc_per_node=ranks, max_restarts=restarts, start_method="fork",
-            rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id=str(os.getpid()), monitor_interval=0.05,
+            min_nodes=1, max_nodes=1, nproc_per_node=ranks, max_restarts=2 * restarts + 2,
+            start_method="fork", rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id=str(os.getpid()),
+            monitor_interval=0.05,
         )  # fmt: skip
         elastic_launch(config, _rank)(list(command))
         code = 0
