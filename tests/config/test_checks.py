@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odis.config import checks as config_check
+from odis.config import discovery
 from odis.config.checks import check
 from odis.config.options import load_recipe
 from odis.config.training import PretrainConfig, as_dict
@@ -210,7 +211,8 @@ def test_every_check_has_a_case(monkeypatch: pytest.MonkeyPatch):
     names: set[str] = set()
     monkeypatch.setattr(config_check, "_check_finite", lambda config: None)  # has its own test
     monkeypatch.setattr(config_check, "_check_types", lambda config: None)  # test_recipes.py
-    monkeypatch.setattr(config_check, "_require", lambda ok, name, message: names.add(name))
+    for module in (config_check, discovery):
+        monkeypatch.setattr(module, "require", lambda ok, name, message: names.add(name))
     monkeypatch.setattr(config_check, "parse_keep", lambda entries, render: names.add("loader.keep"))
     check(make({}))
     assert names == {name for name, _ in REFUSED}

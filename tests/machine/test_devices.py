@@ -171,4 +171,5 @@ def test_a_cpu_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch, info: str,
     said = describe_device(torch.device("cpu"))
     devices._processor.cache_clear()
     kind = name or f"{platform.processor() or platform.machine()} CPU"
-    assert said == f"{kind}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    assert said == f"{kind}, {threads} thread{'' if threads == 1 else 's'}"

@@ -12,9 +12,9 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 from odis.config.discovery import check_discover
 from odis.config.keep import parse_fetch_cache, parse_keep
 from odis.config.pixels import MOST_CHANNELS, ranges_fault, statistics_fault
+from odis.config.require import require
 from odis.config.training import PretrainConfig
 from odis.config.wording import counted
-from odis.errors import ConfigError
 
 LOGGERS = ("tensorboard", "wandb", "mlflow", "trackio")
 """What `train.loggers` may hold."""
@@ -37,11 +37,6 @@ def check(config: PretrainConfig, world_size: int = 1) -> None:
     check_discover(config.discover)
 
 
-def _require(ok: bool, name: str, message: str) -> None:
-    if not ok:
-        raise ConfigError(f"{name}: {message}")
-
-
 def _value(config: PretrainConfig, name: str) -> Any:
     section, key = name.split(".")
     return getattr(getattr(config, section), key)
@@ -51,13 +46,13 @@ def _at_least(config: PretrainConfig, low: int, *names: str, unit: str = "") -> 
     """Each setting is `low` or more; None, where it may be, is fine."""
     for name in names:
         value = _value(config, name)
-        _require(value is None or value >= low, name, f"is {value}, must be {low} or more{unit}")
+        require(value is None or value >= low, name, f"is {value}, must be {low} or more{unit}")
 
 
 def _above_zero(config: PretrainConfig, *names: str) -> None:
     for name in names:
         value = _value(config, name)
-        _require(value > 0, name, f"is {value}, must be above 0")
+        require(value > 0, name, f"is {value}, must be above 0")
 
 
 def _shares(config: PretrainConfig, *names: str) -> None:
@@ -65,13 +60,13 @@ def _shares(config: PretrainConfig, *names: str) -> None:
     for name in names:
         value = _value(config, name)
         for share in value if isinstance(value, tuple) else (value,):
-            _require(0 <= share <= 1, name, f"is {share}, must be from 0 to 1")
+            require(0 <= share <= 1, name, f"is {share}, must be from 0 to 1")
 
 
 def _interval(config: PretrainConfig, name: str, high: int) -> None:
     low, top = _value(config, name)
     allowed = f"must be two rising numbers above 0 and at most {high}"
-    _require(0 < low <= top <= high, name, f"is {[low, top]}, {allowed}")
+    require(0 < low <= top <= high, name, f"is {[low, top]}, {allowed}")
 
 
 _LARGEST = 2**31 - 1  # of a whole number, but for the seed
@@ -84,12 +79,10 @@ _WORDS: dict[Any, str] = {
 def _check_types(config: PretrainConfig) -> None:
     """Each value is of its setting's type: files and the parser let some others through, null above all."""
     for name, value, hint in _settings(config):
-        _require(_fits(value, hint), name, f"is {_shown(value)}, must be {_words(hint)}")
+        require(_fits(value, hint), name, f"is {_shown(value)}, must be {_words(hint)}")
         largest = 2**63 - 1 if name == "train.seed" else _LARGEST
         whole = [n for n in (value if isinstance(value, tuple | list) else [value]) if isinstance(n, int)]
-        _require(
-            all(abs(n) <= largest for n in whole), name, f"is {_shown(value)}, must be at most {largest}"
-        )
+        require(all(abs(n) <= largest for n in whole), name, f"is {_shown(value)}, must be at most {largest}")
 
 
 def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -100,7 +93,7 @@ def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
             yield f"{prefix}{one.name}", value, hint
             continue
         kind = type(value).__name__  # not the value: sections that hold settings come this way too
-        _require(isinstance(value, cast(type, hint)), one.name, f"is of type {kind}, must hold settings")
+        require(isinstance(value, cast(type, hint)), one.name, f"is of type {kind}, must hold settings")
         yield from _settings(value, f"{one.name}.")
 
 
@@ -148,12 +141,12 @@ def _check_finite(config: PretrainConfig) -> None:
         for name, value in settings.items() if isinstance(settings, dict) else ():
             numbers = value if isinstance(value, tuple) else (value,)
             finite = all(math.isfinite(n) for n in numbers if isinstance(n, float))
-            _require(finite, f"{section}.{name}", f"is {value}, must be finite")
+            require(finite, f"{section}.{name}", f"is {value}, must be finite")
 
 
 def _check_data(config: PretrainConfig) -> None:
     objects = config.objects
-    _require(
+    require(
         bool(config.data),
         "data",
         "is empty; give an object index (.parquet) or a folder of images with --data",
@@ -165,20 +158,20 @@ def _check_data(config: PretrainConfig) -> None:
     _at_least(config, 0, "objects.min_size", unit=" pixels")
     _shares(config, "objects.min_visible")
     one_token = config.model.object_tokens != "read-only" and config.model.object_readout == "token"
-    _require(
+    require(
         objects.per_image == 1 or not one_token,
         "objects.per_image",
         f"is {objects.per_image}, but model.object_tokens {config.model.object_tokens} has one token a view; "
         "set model.object_tokens read-only",
     )
     _at_least(config, 0, "objects.rediscover_every", unit=" epochs")
-    _require(
+    require(
         objects.rediscover_every == 0 or objects.use,
         "objects.rediscover_every",
         f"is {objects.rediscover_every}, but objects.use is false: what is found would not be used",
     )
     _check_target(config)
-    _require(
+    require(
         objects.per_image == 1 or objects.use,
         "objects.per_image",
         f"is {objects.per_image}, but objects.use is false: every image is one object",
@@ -190,20 +183,20 @@ def _check_target(config: PretrainConfig) -> None:
     _shares(config, "objects.first_crop_coverage")
     _at_least(config, 1, "objects.first_crop_draws")
     every_image = "but objects.use is false: every image is one object"
-    _require(objects.unit == "instances" or objects.use, "objects.unit", f"is {objects.unit}, {every_image}")
-    _require(
+    require(objects.unit == "instances" or objects.use, "objects.unit", f"is {objects.unit}, {every_image}")
+    require(
         objects.unit == "instances" or objects.rediscover_every == 0,
         "objects.unit",
         f"is {objects.unit}, but what objects.rediscover_every finds has no label",
     )
     index = objects.target == "index"
-    _require(index or objects.use, "objects.target", f"is {objects.target}, {every_image}")
-    _require(
+    require(index or objects.use, "objects.target", f"is {objects.target}, {every_image}")
+    require(
         index or objects.sampling == "area",
         "objects.sampling",
         f"is {objects.sampling}, but objects.target {objects.target} takes the largest object of the crop",
     )
-    _require(
+    require(
         index or config.views.object_crops,
         "objects.target",
         f"is {objects.target}, which draws global crops until they show an object, but views.object_crops is "
@@ -216,7 +209,7 @@ def _check_views(config: PretrainConfig) -> None:
     _at_least(config, 2, "views.global_views", unit=": a view is matched with another")
     _at_least(config, 0, "views.local_views")
     _at_least(config, 1, "views.candidates", "views.local_candidates")
-    _require(
+    require(
         views.local_masks or config.objects.per_image == 1,
         "views.local_masks",
         f"is false, but objects.per_image is {config.objects.per_image}: in a local view all of them would "
@@ -231,19 +224,19 @@ def _check_views(config: PretrainConfig) -> None:
     _shares(config, "views.mask_coverage")
     _at_least(config, 0, "views.mask_margin", unit=" patches")
     for strength, most in zip(views.jitter_strength, (1, 1, 1, 0.5)):
-        _require(0 <= strength <= most, "views.jitter_strength", f"is {strength}, must be from 0 to {most:g}")
-    _require(
+        require(0 <= strength <= most, "views.jitter_strength", f"is {strength}, must be from 0 to {most:g}")
+    require(
         1 <= views.channels <= MOST_CHANNELS,
         "views.channels",
         f"is {views.channels}, must be from 1 to {MOST_CHANNELS}",
     )
     wrong = ranges_fault(views.value_ranges, views.channels)
-    _require(wrong is None, "views.value_ranges", str(wrong))
+    require(wrong is None, "views.value_ranges", str(wrong))
     for name in ("mean", "std"):
         if (values := getattr(views, name)) is not None or config.model.weights in (None, "timm"):
             wrong = statistics_fault(name, values, views.channels)
-            _require(wrong is None, f"views.{name}", str(wrong))
-    _require(
+            require(wrong is None, f"views.{name}", str(wrong))
+    require(
         views.channels == 3 or config.objects.rediscover_every == 0,
         "objects.rediscover_every",
         f"is {config.objects.rediscover_every}, but views.channels is {views.channels}, and discovery is of "
@@ -255,18 +248,18 @@ def _check_prediction(config: PretrainConfig) -> None:
     prediction, weight = config.prediction, config.loss.patch_weight
     _shares(config, "prediction.probability", "prediction.ratio")
     _at_least(config, 0, "prediction.keep_object", unit=" patches")
-    _require(
+    require(
         prediction.keep_object == 0 or (config.objects.use and config.views.object_masks),
         "prediction.keep_object",
         f"is {prediction.keep_object}, but without objects.use and views.object_masks the whole view is the "
         "object",
     )
-    _require(
+    require(
         0 <= prediction.spread <= min(prediction.ratio, 1 - prediction.ratio),
         "prediction.spread",
         f"is {prediction.spread}, but prediction.ratio {prediction.ratio} +- spread must stay within 0..1",
     )
-    _require(
+    require(
         weight == 0 or (prediction.probability > 0 and prediction.ratio > 0),
         "loss.patch_weight",
         f"is {weight}, but prediction.probability or prediction.ratio is 0, so no patch is ever hidden; "
@@ -277,27 +270,27 @@ def _check_prediction(config: PretrainConfig) -> None:
 def _check_model(config: PretrainConfig) -> None:
     model = config.model
     _at_least(config, 1, "model.patch_size", "model.embed_dim", "model.depth", "model.num_heads")
-    _require(0 <= model.drop_path < 1, "model.drop_path", f"is {model.drop_path}, must be from 0 to below 1")
+    require(0 <= model.drop_path < 1, "model.drop_path", f"is {model.drop_path}, must be from 0 to below 1")
     _at_least(config, 0, "model.freeze_blocks")
-    _require(
+    require(
         model.drop_path_kind == "timm" or model.drop_path > 0.1,
         "model.drop_path_kind",
         f"is {model.drop_path_kind}, which skips views for rates above 0.1, but model.drop_path is "
         f"{model.drop_path}",
     )
     pools = model.object_readout == "mean-pool"
-    _require(
+    require(
         not pools or config.views.object_masks,
         "model.object_readout",
         "is mean-pool, which averages the patches of the object mask, but views.object_masks is false",
     )
-    _require(
+    require(
         not pools or model.object_tokens == "single",
         "model.object_readout",
         "is mean-pool, which reads objects from patches and has no use for object tokens; "
         "set model.object_tokens single",
     )
-    _require(
+    require(
         model.object_sees_cls is None or model.object_tokens != "single",
         "model.object_sees_cls",
         f"is {str(model.object_sees_cls).lower()}, but with model.object_tokens single [CLS] is the object "
@@ -309,13 +302,13 @@ def _check_model(config: PretrainConfig) -> None:
 def _check_optimisation(config: PretrainConfig) -> None:
     loss, betas = config.loss, config.optim.betas
     weights = [loss.object_weight, loss.patch_weight, loss.image_weight]
-    _require(
+    require(
         min(weights) >= 0 and max(weights) > 0,
         "loss",
         f"weights are {weights}, must be 0 or more and one above 0",
     )
     _at_least(config, 0, "loss.koleo_weight", "loss.gram_weight")
-    _require(
+    require(
         loss.gram_weight == 0 or config.model.weights is not None,
         "loss.gram_weight",
         f"is {loss.gram_weight}, but model.weights names no network to stay near",
@@ -329,12 +322,12 @@ def _check_optimisation(config: PretrainConfig) -> None:
     _at_least(config, 0, "optim.warmup_epochs", unit=" epochs")
     _at_least(config, 0, "optim.freeze_backbone_epochs", unit=" epochs")
     for name in ("optim.layer_decay", "optim.patch_embed_factor"):
-        _require(
+        require(
             0 < _value(config, name) <= 1, name, f"is {_value(config, name)}, must be above 0 and at most 1"
         )
     if config.optim.freeze_last_layer_epochs != "always":
         _at_least(config, 0, "optim.freeze_last_layer_epochs", unit=" epochs, or always")
-    _require(all(0 <= b < 1 for b in betas), "optim.betas", f"is {list(betas)}, must be from 0 to below 1")
+    require(all(0 <= b < 1 for b in betas), "optim.betas", f"is {list(betas)}, must be from 0 to below 1")
 
 
 def _check_train(config: PretrainConfig, world_size: int) -> None:
@@ -346,27 +339,27 @@ def _check_train(config: PretrainConfig, world_size: int) -> None:
     _at_least(config, 0, "train.pictures_every")
     for name in train.loggers:
         known = ", ".join(LOGGERS)
-        _require(name in LOGGERS, "train.loggers", f"has {name!r}, must be some of {known}")
+        require(name in LOGGERS, "train.loggers", f"has {name!r}, must be some of {known}")
     twice = [name for name in train.loggers if train.loggers.count(name) > 1]
-    _require(not twice, "train.loggers", f"has {', '.join(twice[:1])} twice")
-    _require(
+    require(not twice, "train.loggers", f"has {', '.join(twice[:1])} twice")
+    require(
         train.pictures_every == 0 or bool(train.loggers),
         "train.pictures_every",
         f"is {train.pictures_every}, but train.loggers names none that would show pictures",
     )
     parts = world_size * train.accumulate
-    _require(
+    require(
         train.batch_size >= 1 and train.batch_size % parts == 0,
         "train.batch_size",
         f"is {train.batch_size}, must be a multiple of {parts} (ranks x train.accumulate)",
     )
-    _require(
+    require(
         train.parallel == "ddp" or train.precision != "fp16",
         "train.parallel",
         "is fsdp, but the loss scale of train.precision fp16 is not shared by sharded gradients; set "
         "train.precision bf16 or fp32, or train.parallel ddp",
     )
-    _require(
+    require(
         train.knn_every == 0 or config.val is not None,
         "train.knn_every",
         f"is {train.knn_every}, but val names no held-out index",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from odis.errors import ConfigError
+from odis.config.require import require
 
 
 @dataclass
@@ -62,24 +62,23 @@ def check_discover(settings: DiscoverConfig, prefix: str = "discover") -> None:
         ConfigError: Naming the first offending setting, and what is allowed.
     """
 
-    def require(ok: bool, name: str, allowed: str) -> None:
-        if not ok:
-            raise ConfigError(f"{prefix}.{name}: is {getattr(settings, name)}, must be {allowed}")
+    def allow(ok: bool, name: str, allowed: str) -> None:
+        require(ok, f"{prefix}.{name}", f"is {getattr(settings, name)}, must be {allowed}")
 
-    require(settings.method in ("spectral", "seeds"), "method", "spectral or seeds")
-    require(
+    allow(settings.method in ("spectral", "seeds"), "method", "spectral or seeds")
+    allow(
         settings.facet in (None, "key", "query", "value", "token"),
         "facet",
         "key, query, value or token, or null",
     )
-    require(settings.size is None or settings.size >= 1, "size", "1 pixel or more, or null")
-    require(-1 <= settings.tau < 1, "tau", "from -1 to below 1")
-    require(0 < settings.max_area <= 1, "max_area", "above 0 and at most 1")
-    require(
+    allow(settings.size is None or settings.size >= 1, "size", "1 pixel or more, or null")
+    allow(-1 <= settings.tau < 1, "tau", "from -1 to below 1")
+    allow(0 < settings.max_area <= 1, "max_area", "above 0 and at most 1")
+    allow(
         0 <= settings.min_area <= settings.max_area, "min_area", f"from 0 to max_area ({settings.max_area:g})"
     )
     for name in ("max_overlap", "min_score"):
-        require(0 <= getattr(settings, name) <= 1, name, "from 0 to 1")
-    require(0 <= settings.edge_radius <= 16, "edge_radius", "from 0 to 16 patches")
+        allow(0 <= getattr(settings, name) <= 1, name, "from 0 to 1")
+    allow(0 <= settings.edge_radius <= 16, "edge_radius", "from 0 to 16 patches")
     for name in ("max_objects", "seeds_k", "batch_size"):
-        require(getattr(settings, name) >= 1, name, "1 or more")
+        allow(getattr(settings, name) >= 1, name, "1 or more")
