@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from odis import __version__
 from odis.commands.completion.words import Words
@@ -25,19 +26,7 @@ _odis_options() {{
     *) found="" ;;
   esac
 }}
-_odis_flags() {{
-  case "$1" in
-{_cases(places, lambda one: [option.name for option in one.options if not option.takes_value])}
-    *) found="" ;;
-  esac
-}}
-_odis_values() {{
-  case "$1" in
-{_value_cases(places)}
-    *) found="" ;;
-  esac
-}}
-_odis() {{
+{_flags_and_values(places)}_odis() {{
   local current="${{COMP_WORDS[COMP_CWORD]}}" previous="" place="" word found i
   COMPREPLY=()
   ((COMP_CWORD > 0)) && previous="${{COMP_WORDS[COMP_CWORD - 1]}}"
@@ -97,19 +86,7 @@ _odis_options() {{
 {_lines(options)}
   esac
 }}
-_odis_flags() {{
-  case "$1" in
-{_cases(places, lambda one: [option.name for option in one.options if not option.takes_value])}
-    *) found="" ;;
-  esac
-}}
-_odis_values() {{
-  case "$1" in
-{_value_cases(places)}
-    *) found="" ;;
-  esac
-}}
-_odis() {{
+{_flags_and_values(places)}_odis() {{
   local place="" word found previous="${{words[CURRENT-1]}}" i
   local -a known
   for ((i = 2; i < CURRENT; i++)); do
@@ -184,6 +161,23 @@ SCRIPTS: Mapping[str, Callable[[Sequence[Words]], str]] = {"bash": bash, "zsh": 
 """The scripts by shell."""
 
 
+def _flags_and_values(places: Sequence[Words]) -> str:
+    """What bash and zsh share: the options of a place that take no value, and the values of others."""
+    return f"""_odis_flags() {{
+  case "$1" in
+{_cases(places, lambda one: [option.name for option in one.options if not option.takes_value])}
+    *) found="" ;;
+  esac
+}}
+_odis_values() {{
+  case "$1" in
+{_value_cases(places)}
+    *) found="" ;;
+  esac
+}}
+"""
+
+
 def _lines(lines: Sequence[str]) -> str:
     return "\n".join(lines)
 
@@ -204,21 +198,21 @@ def _described(words: Sequence[tuple[str, str]]) -> str:
 
 def _cases(places: Sequence[Words], words: Callable[[Words], Sequence[str]]) -> str:
     """The places that have words, as branches of a `case`; equal ones share one."""
-    branches: dict[str, list[str]] = {}
-    for one in places:
-        if found := " ".join(words(one)):
-            branches.setdefault(found, []).append(_quoted(" ".join(one.path)))
-    return _lines([f"    {'|'.join(names)}) found={_quoted(found)} ;;" for found, names in branches.items()])
+    return _branches((" ".join(one.path), words(one)) for one in places)
 
 
 def _value_cases(places: Sequence[Words]) -> str:
     """Likewise for values, by a command's names alone or with an option."""
+    named = ((" ".join(one.path), one.values) for one in places)
+    of_options = (
+        (f"{' '.join(one.path)} {option.name}", option.values) for one in places for option in one.options
+    )
+    return _branches(itertools.chain(named, of_options))
+
+
+def _branches(words: Iterable[tuple[str, Sequence[str]]]) -> str:
     branches: dict[str, list[str]] = {}
-    for one in places:
-        place = " ".join(one.path)
-        if one.values:
-            branches.setdefault(" ".join(one.values), []).append(_quoted(place))
-        for option in one.options:
-            if option.values:
-                branches.setdefault(" ".join(option.values), []).append(_quoted(f"{place} {option.name}"))
+    for name, found in words:
+        if found:
+            branches.setdefault(" ".join(found), []).append(_quoted(name))
     return _lines([f"    {'|'.join(names)}) found={_quoted(found)} ;;" for found, names in branches.items()])
