@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from odis.backbones.build import build_vit
+from odis.benchmark.measure import ratio
 from odis.config.training import ModelConfig, PretrainConfig, ViewsConfig
 from odis.inference import Encoder
 
@@ -86,20 +87,13 @@ def main() -> None:
     single.embed(images, boxes=given[most])
     of_single = time.perf_counter() - start
 
-    base = np.array(seconds[args.objects[0]])
+    base = seconds[args.objects[0]]
     rows = []
     for n in args.objects:
-        ratio = np.array(seconds[n]) / base
-        medians = np.median(rng.choice(ratio, (2000, len(ratio))), axis=1)
-        low, high = (float(q) for q in np.quantile(medians, (0.025, 0.975)))
-        rows.append(
-            {
-                "objects": n,
-                "ms_per_image": 1000 * float(np.median(seconds[n])) / args.images,
-                "ratio": float(np.median(ratio)),
-            }
-        )
-        rows[-1] |= {"ratio_low": low, "ratio_high": high}
+        median, low, high = ratio(seconds[n], base)
+        milliseconds = 1000 * float(np.median(seconds[n])) / args.images
+        found = {"ratio": median, "ratio_low": low, "ratio_high": high}
+        rows.append({"objects": n, "ms_per_image": milliseconds, **found})
     table = Table(
         title=f"Embedding {args.images} images, {'tiny ViT' if args.tiny else 'ViT-S/16'} at 224, read-only "
         f"tokens, {args.device}"

@@ -39,6 +39,7 @@ from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
 
+from odis.benchmark.measure import middle
 from odis.config.options import load_recipe
 from odis.data import framing
 from odis.data import views as view_module
@@ -207,12 +208,6 @@ def measure_sizes(photo: str, rounds: int) -> dict[str, list[float]]:
     return times
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Median, and the bounds of its 95 % bootstrap interval."""
-    medians = np.median(np.random.default_rng(0).choice(values, (2000, len(values))), axis=1)
-    return float(np.median(values)), *(float(q) for q in np.quantile(medians, (0.025, 0.975)))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -241,14 +236,14 @@ def main() -> None:
     }
     for name in ("pil", "odis", *PARTS, "ibot", "hand-over"):
         values, whole = np.array(times[name]), name in ("odis", "ibot", "hand-over")
-        speed = "{:.2f} ({:.2f} - {:.2f})".format(*interval(np.array(times["pil"]) / values)) if whole else ""
+        speed = "{:.2f} ({:.2f} - {:.2f})".format(*middle(np.array(times["pil"]) / values)) if whole else ""
         share = f"{100 * np.median(values / ours):.1f} %" if name in PARTS else ""
         table.add_row(f"  {name}" if name in PARTS else name, f"{np.median(values):.2f}", speed, share)
-    figures["pil_over_odis"] = interval(np.array(times["pil"]) / ours)
-    figures["odis_over_ibot"] = interval(ours / np.array(times["ibot"]))
-    figures["pil_over_hand_over"] = interval(np.array(times["pil"]) / np.array(times["hand-over"]))
+    figures["pil_over_odis"] = middle(np.array(times["pil"]) / ours)
+    figures["odis_over_ibot"] = middle(ours / np.array(times["ibot"]))
+    figures["pil_over_hand_over"] = middle(np.array(times["pil"]) / np.array(times["hand-over"]))
     Console(width=100).print(table)
-    figures["objects_add"] = interval(np.array(times["objects add"]) / ours)
+    figures["objects_add"] = middle(np.array(times["objects add"]) / ours)
     percent = [100 * value for value in figures["objects_add"]]
     print(
         "object-aware sampling and object masks, beyond free crops: {:.1f} % ({:.1f} - {:.1f}) of "
@@ -262,7 +257,7 @@ def main() -> None:
     figures["sizes"], figures["large_over_small"] = sizes, {}
     for name in ("pil", "odis", "hand-over", "first time", "copies", "copies, hand-over"):
         small, large = np.array(sizes[f"{name}, .3 MP"]), np.array(sizes[f"{name}, 24 MP"])
-        figures["large_over_small"][name] = interval(large / small)
+        figures["large_over_small"][name] = middle(large / small)
         ratio = "{:.2f} ({:.2f} - {:.2f})".format(*figures["large_over_small"][name])
         table.add_row(name, f"{np.median(small):.1f}", f"{np.median(large):.1f}", ratio)
     Console(width=100).print(table)

@@ -38,6 +38,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from odis.benchmark.measure import middle
 from odis.config.options import load_recipe
 from odis.config.training import PretrainConfig
 from odis.data.loader import make_loader
@@ -161,12 +162,6 @@ def fetched(index: ObjectIndex, ahead: bool) -> tuple[float, float]:
     return len(paths) / (time.perf_counter() - began), 1000 * (clock() - computing) / len(paths)
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Median, and the bounds of its 95 % bootstrap interval."""
-    medians = np.median(np.random.default_rng(0).choice(values, (2000, len(values))), axis=1)
-    return float(np.median(values)), *(float(q) for q in np.quantile(medians, (0.025, 0.975)))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -196,7 +191,7 @@ def main() -> None:
             cells = []
             for what in ("bytes", "decoded"):
                 values = np.array(taken[f"{what}, {name}"])
-                ratio = interval(values / np.array(taken[f"{what}, files"]))
+                ratio = middle(values / np.array(taken[f"{what}, files"]))
                 cells += [f"{np.median(values):.3f}", "{:.2f} ({:.2f} - {:.2f})".format(*ratio)]
             table.add_row(name, *cells)
         console.print(table)
@@ -226,7 +221,7 @@ def main() -> None:
         table.add_row(name, "", f"{np.median(figures['rates'][name]):.0f}", cost)
     for workers in args.workers:
         files, server = (np.array(figures["rates"][f"{name}, {workers}"]) for name in places)
-        ratio = "{:.2f} ({:.2f} - {:.2f})".format(*interval(server / files))
+        ratio = "{:.2f} ({:.2f} - {:.2f})".format(*middle(server / files))
         table.add_row(f"loader, {workers}", f"{np.median(files):.0f}", f"{np.median(server):.0f}", ratio)
     console.print(table)
     if args.json:

@@ -51,6 +51,7 @@ from rich.table import Table
 from torch import Tensor
 
 from odis.benchmark.flops import count_flops, matmul_rate
+from odis.benchmark.measure import middle
 from odis.machine.devices import peak_memory, resolve_device
 from odis.machine.ranks import Ranks
 from odis.method.vit import ObjectViT
@@ -208,22 +209,16 @@ def summarise(
     """One row a variant: rate with its spread, ratios (medians over rounds of the ratio within the round,
     with intervals), memory.
     """
-    rng = np.random.default_rng(0)
-
-    def middle(within: np.ndarray) -> list[float]:
-        """Median, and the bounds of its 95 % bootstrap interval."""
-        medians = np.median(rng.choice(within, (2000, len(within))), axis=1)
-        return [float(np.median(within)), *(float(q) for q in np.quantile(medians, (0.025, 0.975)))]
 
     def ratio(one: str, other: str) -> list[float] | None:
         return (
             None
             if other not in rates or one == other
-            else middle(np.array(rates[one]) / np.array(rates[other]))
+            else list(middle(np.array(rates[one]) / np.array(rates[other])))
         )
 
     def of_products(work: float | None, variant: str) -> list[float] | None:
-        return None if work is None else middle(work * np.array(rates[variant]) / np.array(products))
+        return None if work is None else list(middle(work * np.array(rates[variant]) / np.array(products)))
 
     return [
         {

@@ -9,7 +9,7 @@ import itertools
 import multiprocessing
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -154,12 +154,16 @@ def without_objects(config: PretrainConfig) -> PretrainConfig:
     return replace(config, objects=objects, model=model)
 
 
-def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
     """Median ratio within a round, and the bounds of its 95 % bootstrap interval."""
-    within = np.array(ours) / np.array(theirs)
-    medians = np.median(np.random.default_rng(0).choice(within, (2000, len(within))), axis=1)
+    return middle(np.array(ours) / np.array(theirs))
+
+
+def middle(values: np.ndarray) -> tuple[float, float, float]:
+    """Median of the values of rounds, and the bounds of its 95 % bootstrap interval."""
+    medians = np.median(np.random.default_rng(0).choice(values, (2000, len(values))), axis=1)
     low, high = np.quantile(medians, (0.025, 0.975))
-    return float(np.median(within)), float(low), float(high)
+    return float(np.median(values)), float(low), float(high)
 
 
 def peak_gib(config: PretrainConfig, index: ObjectIndex, ranks: Ranks) -> float:
