@@ -12,8 +12,8 @@ from odis.config.wording import counted
 
 
 def comparison_table(found: dict[str, Any]) -> RenderableType:
-    """A row for each starting point: the mean over seeds, its 95 % interval, each seed's score; then what
-    lies between each and the first.
+    """A column for each starting point: of every score, which are many, the mean over seeds, its 95 %
+    interval, each seed's; then what lies between each and the first.
     """
     seeds = found["settings"]["seeds"]
     title = (
@@ -23,10 +23,9 @@ def comparison_table(found: dict[str, Any]) -> RenderableType:
     if found["differences"]:
         first = found["differences"][0]["less"]
         tables.append(_table(f"less {first}", found["differences"]))
-    notes = [
-        f"percent; mean of seeds {', '.join(map(str, seeds))}, 95 % bootstrap intervals over test images, "
-        f"and the score of each seed"
-    ]
+    several = f"mean of seeds {', '.join(map(str, seeds))} and the score of each"
+    of_seeds = several if len(seeds) > 1 else f"seed {seeds[0]}"
+    notes = [f"percent; {of_seeds}, 95 % bootstrap intervals over test images"]
     if skipped := len(found["skipped"]):
         notes.append(
             f"{counted(skipped, 'file or object was', 'files or objects were')} left out; results.json names "
@@ -37,12 +36,11 @@ def comparison_table(found: dict[str, Any]) -> RenderableType:
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(title=title, title_justify="left", show_lines=True)
-    table.add_column("start", overflow="fold")
-    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
-    for name in names:
-        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("score")
     for row in rows:
-        table.add_row(row["model"], *(_shown(row["scores"].get(name)) for name in names))
+        table.add_column(row["model"], justify="right", overflow="fold")
+    for name in dict.fromkeys(name for row in rows for name in row["scores"]):
+        table.add_row(name, *(_shown(row["scores"].get(name)) for row in rows))
     return table
 
 
@@ -51,4 +49,4 @@ def _shown(score: dict[str, Any] | None) -> str:
         return "-"
     interval = "" if score["low"] is None else f"\n{score['low']:.1f} to {score['high']:.1f}"
     seeds = ", ".join("-" if one is None else f"{one:.1f}" for one in score["seeds"])
-    return f"{score['value']:.2f}{interval}" + (f"\n({seeds})" if len(score["seeds"]) > 1 else "")
+    return f"{score['value']:.2f}{interval}" + (f"\n{seeds}" if len(score["seeds"]) > 1 else "")
