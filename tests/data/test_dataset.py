@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from odis.config.training import (
 )
 from odis.data.dataset import ViewDataset
 from odis.data.loader import make_loader
+from odis.data.raw_batch import RawBatch
 from odis.errors import DataError
 from odis.objects import rle
 from odis.objects.index import ObjectIndex, write_index
@@ -137,3 +139,31 @@ def test_no_usable_image_is_an_error_that_says_so(tmp_path):
         (tmp_path / name).write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"none of its 2 images can be used; .*\.png"):
         load(ObjectIndex.open(tmp_path), config())
+
+
+@pytest.mark.parametrize("place", ["memory", "device:1GiB", "disk"])
+def test_what_is_kept_is_not_fetched_from_the_store_again(
+    tmp_path: Path, image_server: Any, place: str
+) -> None:
+    """Six images with a batch of three: the third batch is the first of the second epoch."""
+    rows = []
+    for k in range(6):
+        Image.new("RGB", (1404, 1001), (k, 2 * k, 40)).save(image_server.folder / f"{k}.jpg")
+        rows.append(ImageObjects(f"{k}.jpg", 1404, 1001, (Object((5.0, 5.0, 900.0, 700.0)),)))
+    write_index(tmp_path / "i.parquet", rows, root=image_server.url, provenance="annotated", classes=[])
+    # Views so small that all need an image of 1 / 8, so it is read at one scale.
+    views = ViewsConfig(global_size=32, global_scale=(0.9, 1.0), local_size=16, local_views=0)
+    kept = f"disk:{tmp_path / 'copies'}" if place == "disk" else place
+    render = "device" if place.startswith("device") else "cpu"
+    settings = PretrainConfig(
+        views=views,
+        train=TrainConfig(batch_size=3, seed=4, device="cpu"),
+        loader=LoaderConfig(workers=0, keep=[kept], render=render),
+    )
+    asked = []
+    index = ObjectIndex.open(tmp_path / "i.parquet")
+    for batch in make_loader(index, settings, patch_size=8, start_step=0, steps=6):
+        if isinstance(batch, RawBatch):
+            batch.to(torch.device("cpu"))
+        asked.append(len(image_server.asked))
+    assert asked == [3, 6, 6, 6, 6, 6]

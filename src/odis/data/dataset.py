@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from odis.data.views import Plan, draw_all, plan_views, render_views
 from odis.errors import DataError
 from odis.objects.clean import usable_objects
 from odis.objects.index import ObjectIndex
+from odis.objects.storage.address import is_remote
 from odis.types import ImageObjects, Sample, Skipped
 
 
@@ -69,8 +70,18 @@ class ViewDataset(Dataset[Sample]):
         return Sample(*rendered, index=it.row, path=it.path, skipped=it.skipped)
 
     def fetched(self, keys: Sequence[tuple[int, int]]) -> AbstractContextManager[None]:
-        """Within the block the images of these samples come from their stores at the same time."""
-        return self.reader.bytes.ahead(self.index.image_path(row) for _, row in keys)
+        """Within the block the images of these samples come from their stores at the same time; those that
+        `loader.keep` has are left out.
+        """
+        return self.reader.bytes.ahead(self._to_fetch(row for _, row in keys))
+
+    def _to_fetch(self, rows: Iterable[int]) -> Iterator[str]:
+        for row in rows:
+            path = self.index.image_path(row)
+            if is_remote(path):
+                known = self._objects.get(row) or self.index[row]
+                if not self.reader.holds(row, path, (known.width, known.height)):
+                    yield path
 
     def raw_sample(self, key: tuple[int, int]) -> RawSample:
         """What `__getitem__` would make the sample from: pixels of the image, for the device to render views

@@ -60,6 +60,11 @@ class DeviceCache:
         nothing = torch.empty(self._channels, height, width, dtype=torch.uint8, device="meta")
         return Decoded(nothing, shrunk, (x, y), kept_as=request.shrink)
 
+    def holds(self, request: ImageRequest) -> bool:
+        """Whether the image is there, at whatever shrink."""
+        with self._table.lock:
+            return self._table.holds(request.row)
+
     def put(self, request: ImageRequest, image: Decoded) -> Decoded:
         """The image, marked to be sent whole if there is room for it; `shown` then keeps it."""
         worth = self._table.has_level(request.shrink) and not self._full[0]

@@ -62,6 +62,11 @@ class DiskCache:
         except (OSError, RuntimeError, ValueError, struct.error, zlib.error):
             return None  # there is none, or a broken one, which is made anew
 
+    def holds(self, request: ImageRequest) -> bool:
+        """Whether there is a copy of the image; it is not opened."""
+        file = self._file(request) if self._takes(request) else None
+        return file is not None and file.is_file()
+
     def put(self, request: ImageRequest, image: Decoded) -> Decoded:
         """Make the copy of an image that is large enough to have one, and give what will be read from it."""
         if not self._takes(request):

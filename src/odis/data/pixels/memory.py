@@ -63,6 +63,11 @@ class MemoryCache:
         start, height, width, shrunk, x, y = entry
         return Decoded(self._at(start, height, width).permute(2, 0, 1), shrunk, (x, y))
 
+    def holds(self, request: ImageRequest) -> bool:
+        """Whether the image is there, at whatever shrink."""
+        with self._table.lock:
+            return self._table.holds(request.row)
+
     def put(self, request: ImageRequest, image: Decoded) -> Decoded:
         """Keep an image, unless it is there already or does not fit."""
         row, shrink = request.row, request.shrink

@@ -33,6 +33,10 @@ class ImageCache(Protocol):
         """The image, if it is there. Nobody may write to its pixels."""
         ...
 
+    def holds(self, request: ImageRequest) -> bool:
+        """Whether the image is there, without reading it."""
+        ...
+
     def put(self, request: ImageRequest, image: Decoded) -> Decoded:
         """Keep an image if there is room; what is returned is what `get` will give, or `image`."""
         ...
@@ -89,6 +93,18 @@ class ImageReader:
             for cache in reversed(asked):
                 image = cache.put(request, image)
         return image
+
+    def holds(self, row: int, path: str, size: tuple[int, int]) -> bool:
+        """Whether a cache has an image, so that `read` will hardly ask for its bytes: only if a view needs
+        a large image at a shrink at which it was not read before, or its copy on disk is broken.
+
+        Args:
+            row: Its row of the index.
+            path: Its file, or its address elsewhere.
+            size: `(width, height)` at full size.
+        """
+        request = ImageRequest(row, path, size, guaranteed_shrink(*size, self._views))
+        return any(cache.holds(request) for cache in self._caches)
 
 
 def _cache(place: CachePlace, views: ViewsConfig, rows: int) -> ImageCache:
