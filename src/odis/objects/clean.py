@@ -18,6 +18,8 @@ from odis.objects.decoding.kinds import reader_of
 from odis.objects.decoding.source import Source
 from odis.objects.extras import unread_parts
 from odis.objects.images import header_sizes
+from odis.objects.storage.address import is_elsewhere
+from odis.objects.storage.reading import read_bytes
 from odis.types import Box, ImageObjects, Object, Skipped
 
 _FURTHEST = 2.0**31  # pixels; coordinates beyond it are errors
@@ -176,7 +178,7 @@ def usable_size(
         stored: For an image without annotated size, give the size of its stored pixels, before EXIF
             orientation.
         boxes: Makes the boxes of its objects; asked for where these may be of either frame of a turned photo.
-        data: The file's content, if it has been read.
+        data: The file's content, if it has been read; else that of an address is read here, once.
     """
 
     def look(image: Image.Image) -> None:
@@ -188,6 +190,8 @@ def usable_size(
             return header_sizes(path, look)[-1]
         if annotated is not None and trust:
             return _possible_size(path, annotated)
+        if data is None and is_elsewhere(path):
+            data = read_bytes(str(path))
         size, as_stored = _confirmed(path, annotated, look, data)
         if (reader := reader_of(source := Source(str(path), data))) is not None:
             for kind, count in reader.unread(source):

@@ -6,17 +6,20 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from odis.config.pixels import PixelFormat
 from odis.errors import DataError
 from odis.objects.build import build_index
 from odis.objects.clean import Unread
 from odis.objects.edit.pack import pack_index
 from odis.objects.images import load_image
 from odis.objects.index import ObjectIndex, write_index
+from odis.objects.pixels import load_pixels
 from odis.objects.sources.webdataset import samples_of
 from odis.types import ImageObjects, Object, Skipped
 
@@ -203,6 +206,31 @@ def test_samples_are_those_of_webdataset(
         for one in samples_of(path, lambda skipped: None)
     ]
     assert ours == expected
+
+
+def test_images_that_are_not_for_pillow_are_read_in_place(tmp_path: Path) -> None:
+    """DICOM, and a TIFF of five channels and two depths; what is not read of them is said as of files."""
+    pydicom, tifffile = pytest.importorskip("pydicom"), pytest.importorskip("tifffile")
+    tifffile.imwrite(
+        held := io.BytesIO(), np.zeros((2, 10, 20, 5), np.uint16), photometric="minisblack",
+        planarconfig="contig", metadata={"axes": "ZYXS"},
+    )  # fmt: skip
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    said = pydicom.dataset.FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+    said.Rows, said.Columns, said.NumberOfFrames, said.SamplesPerPixel = 10, 20, 3, 1
+    said.PhotometricInterpretation, said.PixelRepresentation = "MONOCHROME2", 0
+    said.BitsAllocated, said.BitsStored, said.HighBit, said.PixelData = 8, 8, 7, bytes(range(200)) * 3
+    said.save_as(dicom := io.BytesIO(), enforce_file_format=False)
+    root = tmp_path / "data"
+    shard(root / "0.tar", ("a.dcm", dicom.getvalue()), ("b.tif", held.getvalue()), ("c.png", png(3)))
+    index, skipped = built(root)
+    assert [(row.width, row.height) for row in index] == [(20, 10)] * 3
+    assert load_pixels(index.image_path(0), (20, 10), PixelFormat(1)).reshape(-1).tolist() == list(range(200))
+    assert load_pixels(index.image_path(1), (20, 10), PixelFormat(5)).shape == (10, 20, 5)
+    told = [(one.what.rpartition("/")[2], one.why, one.count) for one in skipped if isinstance(one, Unread)]
+    assert [one[::2] for one in told] == [("a.dcm", 2), ("b.tif", 1)]
+    assert ["further frames" in told[0][1], "further planes" in told[1][1]] == [True, True]
 
 
 @settings(max_examples=40)
