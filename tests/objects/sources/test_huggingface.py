@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from odis.errors import DataError, OdisWarning
+from odis.objects import rle
 from odis.objects.build import build_index
+from odis.objects.clean import Unread
 from odis.objects.edit.pack import pack_index
 from odis.objects.edit.rows import merge_indexes, sample_index
 from odis.objects.images import load_image
@@ -21,6 +23,9 @@ from odis.objects.sources.huggingface import class_names
 from odis.types import ImageObjects, Object, Skipped
 
 NAMES = {"names": ["cat", "dog", "cow"], "_type": "ClassLabel"}
+
+RECTANGLE = np.zeros((10, 20), bool)
+RECTANGLE[2:6, 1:4] = True
 
 
 def png(color: int, size: tuple[int, int] = (20, 10)) -> bytes:
@@ -81,6 +86,47 @@ def test_boxes_and_classes_are_read(tmp_path: Path, ending: str) -> None:
     assert [one.what.rpartition(" ")[2] for one in skipped] == ["id"]
     with pytest.raises(DataError, match="a split must be named; there are train, test"):
         built(root)
+
+
+@pytest.mark.parametrize(
+    ("row", "objects"),
+    [
+        ({"box": [1.0, 2.0, 3.0, 4.0], "label": 1}, [Object((1, 2, 4, 6), label=1)]),
+        (
+            {"bbox": [[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 5.0, 5.0]], "labels": [2, 0], "scores": [0.5, 0.25]},
+            [Object((1, 2, 4, 6), label=2, score=0.5), Object((0, 0, 5, 5), label=0, score=0.25)],
+        ),
+        (
+            {"bboxes": [[1.0, 2.0, 3.0, 4.0]] * 2, "category_id": [1, 2], "iscrowd": [1, 0],
+             "score": [1.0, 1.0]},
+            [Object((1, 2, 4, 6), label=2, score=1.0)],
+        ),
+        (
+            {"bbox": [[1.0, 2.0, 3.0, 4.0]], "segmentation": [[[1.0, 2.0, 4.0, 2.0, 4.0, 6.0, 1.0, 6.0]]],
+             "classes": [0]},
+            [Object((1, 2, 4, 6), rle.encode(RECTANGLE), label=0)],
+        ),
+    ],
+)  # fmt: skip
+def test_columns_beside_a_column_of_boxes_are_read(
+    tmp_path: Path, row: dict[str, Any], objects: list[Object]
+) -> None:
+    (label,) = set(row) & {"label", "labels", "category_id", "classes"}
+    root = tmp_path / "data"
+    write(root / "0.parquet", [{"image": image(1), **row, "id": 4}], {label: {"feature": NAMES}})
+    index, skipped = built(root)
+    assert (index.provenance, index.classes) == ("annotated", NAMES["names"])
+    assert index[0].objects == tuple(objects)
+    assert [one.what.rpartition(" ")[2] for one in skipped if isinstance(one, Unread)] == ["id"]
+
+
+def test_a_label_beside_objects_is_said_to_be_unread(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    objects = {"bbox": [[1.0, 2.0, 3.0, 4.0]], "category": [2]}
+    write(root / "0.parquet", [{"image": image(1), "objects": objects, "label": 1, "category": 1}])
+    index, skipped = built(root)
+    assert index.classes == ["2"]
+    assert [one.what.rpartition(" ")[2] for one in skipped] == ["label", "category"]
 
 
 def test_images_with_a_label_are_whole_ones(tmp_path: Path) -> None:

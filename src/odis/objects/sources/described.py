@@ -22,20 +22,23 @@ from odis.objects.sources.plain_table import NO_LABEL
 from odis.objects.sources.records import is_nothing
 from odis.types import Box
 
-_OBJECTS = ("objects", "annotations", "annotation")
-_BOXES = ("bbox", "bboxes", "boxes", "box")
+OBJECTS = ("objects", "annotations", "annotation")
+"""Names of what holds objects; the others are in it, or beside it if it is missing."""
+
+BOXES = ("bbox", "bboxes", "boxes", "box")
 LABELS = (
     *("category", "categories", "category_id", "category_ids", "label", "labels", "class", "classes", "name"),
 )
-_MASKS = ("segmentation", "segmentations")
-_SCORES = ("score", "scores")
+MASKS = ("segmentation", "segmentations")
+SCORES = ("score", "scores")
+CROWDS = ("iscrowd",)
 
 _MOST = 2**20  # objects of an image
 
 
 def has_objects(row: dict[str, Any]) -> bool:
     """Whether a row has something where objects are described, perhaps an empty list of them."""
-    return any(not is_nothing(row.get(name)) for name in (*_OBJECTS, *_BOXES))
+    return any(not is_nothing(row.get(name)) for name in (*OBJECTS, *BOXES))
 
 
 def described_objects(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -45,18 +48,18 @@ def described_objects(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: Its objects are nothing of what they may be.
     """
-    held = next((found for key in _OBJECTS if not is_nothing(found := _decoded(row.get(key)))), row)
+    held = next((found for key in OBJECTS if not is_nothing(found := _decoded(row.get(key)))), row)
     listed = _columns(held) if isinstance(held, dict) else held
     if not isinstance(listed, list):
         raise DataError(f"objects are {short(held)}, must be lists of one length, or a list of objects")
     for k, one in enumerate(listed[:_MOST], start=1):
         if not isinstance(one, dict):
             raise DataError(f"object {k} is {short(one)}, must be an object with bbox and category")
-        label, score, mask = (first_of(one, names) for names in (LABELS, _SCORES, _MASKS))
+        label, score, mask = (first_of(one, names) for names in (LABELS, SCORES, MASKS))
         label = label_text(label)
         entry: dict[str, Any] = {
             "id": k,
-            "bbox": first_of(one, _BOXES),
+            "bbox": first_of(one, BOXES),
             "iscrowd": one.get("iscrowd", 0),
             "label": label,
         }
@@ -105,7 +108,7 @@ def boxes_of(named: list[tuple[str, CocoAnnotation]]) -> list[Box]:
 
 def _columns(held: dict[str, Any]) -> list[dict[str, Any]]:
     """A list of objects, from lists of one length."""
-    boxes = next((found for key in _BOXES if not is_nothing(found := _decoded(held.get(key)))), None)
+    boxes = next((found for key in BOXES if not is_nothing(found := _decoded(held.get(key)))), None)
     if boxes is None:
         return []
     if not isinstance(boxes, list):
@@ -113,7 +116,7 @@ def _columns(held: dict[str, Any]) -> list[dict[str, Any]]:
     if boxes and not isinstance(boxes[0], list):
         boxes = [boxes]  # of one object
     objects: list[dict[str, Any]] = [{"bbox": box} for box in boxes]
-    for names in (LABELS, _MASKS, _SCORES, ("iscrowd",)):
+    for names in (LABELS, MASKS, SCORES, CROWDS):
         for key in names:
             values = _decoded(held.get(key))
             if isinstance(values, list) and len(values) == len(boxes):

@@ -22,6 +22,12 @@ from odis.objects.clean import Skip, Unread, usable_size
 from odis.objects.sources.coco_entries import stated_size
 from odis.objects.sources.coco_rows import CocoAnnotation, read_objects
 from odis.objects.sources.described import (
+    BOXES,
+    CROWDS,
+    LABELS,
+    MASKS,
+    OBJECTS,
+    SCORES,
     annotations_of,
     boxes_of,
     described_objects,
@@ -40,8 +46,6 @@ if TYPE_CHECKING:
     from odis.objects.storage.image_tables import ImageTable, StoredImage
 
 ENDINGS = (".parquet", ".arrow")
-
-_OBJECTS = ("objects", "annotations", "annotation")
 
 _SIZES = ("width", "height")
 
@@ -127,8 +131,9 @@ class _Columns:
                 f"(a struct of bytes and path)"
             )
         features, others = features_of(schema), [name for name in schema.names if name not in images]
-        objects = [name for name in others if name in (*_OBJECTS, "bbox", "bboxes", "boxes")]
-        beside = [name for name in others if objects and name in (*_SIZES, "category", "categories")]
+        objects = [name for name in others if name in (*OBJECTS, *BOXES)]
+        of_boxes = (*LABELS, *MASKS, *SCORES, *CROWDS) if set(objects) & set(BOXES) else ()
+        beside = [name for name in others if objects and name in (*_SIZES, *of_boxes)]
         typed = [one for one in others if _is_class(features.get(one))]
         named = [name for name in _WHOLE_LABELS if name in others]
         label = next((name for name in [*(n for n in named if n in typed), *typed, *named]), None)
