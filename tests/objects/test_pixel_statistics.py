@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 import yaml
 from PIL import Image
 
@@ -84,6 +85,37 @@ def test_eight_bits_need_no_range_and_others_are_named(tmp_path: Path) -> None:
     (tmp_path / "b" / "z.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"none of its images can be measured; .*z.png"):
         measure_pixels(ObjectIndex.open(tmp_path / "b"))
+
+
+def as_training_reads(folder: Path) -> np.ndarray:
+    """Pixels in 0..1 of grey images by the recipe that is measured of them, and the recipe's mean and std."""
+    found = measure_pixels(ObjectIndex.open(folder))
+    form = PixelFormat(found.channels, found.value_ranges)
+    pixels = [load_pixels(path, None, form).ravel() for path in sorted(folder.iterdir())]
+    read = np.concatenate(pixels) / 255
+    # A pixel is rounded to one of 256 levels, and the recipe's numbers to four digits.
+    assert abs(read.mean() - found.mean[0]) <= 0.5 / 255 + 1e-4
+    assert abs(read.std() - found.std[0]) <= 0.5 / 255 + 1e-4
+    return read
+
+
+def test_numbers_of_eight_bits_with_a_sign_get_a_range(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for k in range(3):
+        tifffile.imwrite(tmp_path / f"{k}.tif", rng.integers(-90, 60, (20, 30), dtype=np.int8))
+    found = measure_pixels(ObjectIndex.open(tmp_path))
+    assert (found.kinds, found.low, found.high) == ({"1 x signed 8-bit": 3}, (-90.0,), (59.0,))
+    assert as_training_reads(tmp_path).std() > 0.2
+    with pytest.raises(DataError, match=r"has signed 8-bit pixels; state views.value_ranges"):
+        load_pixels(tmp_path / "0.tif")
+
+
+def test_eight_bits_are_measured_by_the_range_that_each_file_states(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for k, most in enumerate((15, 255, 63)):
+        values = rng.integers(0, most + 1, (20, 30), dtype=np.uint8)
+        tifffile.imwrite(tmp_path / f"{k}.tif", values, extratags=[(281, 3, 1, most, True)], metadata=None)
+    assert as_training_reads(tmp_path).mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_the_command_writes_a_recipe_that_trains(bands: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 TAILS = (0.1, 99.9)
 """Percentiles of each channel between which its range is measured."""
 
+_PLAIN = (np.dtype(np.uint8), np.dtype(bool))  # what is read without a range
+
 _PIXELS = 2**22  # that are kept of each channel, of all images together
 
 
@@ -90,17 +92,15 @@ def measure_pixels(
     channels: int | None = None,
     most: int = 2000,
     seed: int = 0,
-    value_ranges: ValueRanges | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PixelStatistics:
-    """Measure the pixels of an index's images.
+    """Measure the pixels of an index's images, as training with the settings that come of it reads them.
 
     Args:
         index: The images.
         channels: How many they should have; by default as most of them have. Others are left out.
         most: Images that are drawn at most.
         seed: Of what is drawn.
-        value_ranges: Ranges to normalise by, in place of those that are measured.
         progress: Called with how many images are done, and of how many.
 
     Raises:
@@ -115,12 +115,7 @@ def measure_pixels(
     for done, row in enumerate(rows):
         path = index.image_path(row)
         try:
-            raw = load_raw(path, ranges_stated=value_ranges is not None)
-            raw = select_channels(raw, channels if channels is not None else _usual(raw), path)
-            if channels == 1 and raw.channels == 3:
-                raw = replace(
-                    raw, values=luminance(raw.values), missing=raw.missing_anywhere(), order="bands"
-                )
+            raw = _loaded(path, channels, ranges_stated=True)
             kinds[f"{raw.channels} x {kind_of(raw.values)}"] += 1
             drawn.setdefault(raw.channels, []).append(_Drawn.of(raw, share, rng, path))
         except DataError as error:
@@ -128,14 +123,39 @@ def measure_pixels(
         if progress is not None:
             progress(done + 1, len(rows))
     if not drawn:
-        why = f"; {others[0].what}: {others[0].why}" if others else ""
-        raise DataError(f"{index.path}: none of its images can be measured{why}")
+        raise _none(index, others)
     usual = max(drawn, key=lambda count: len(drawn[count]))
     for count, images in drawn.items():
         if count != usual:
             why = f"has {counted(count, 'channel')}, most images have {usual}"
             others += [Skipped(one.path, why) for one in images]
-    return _measured(drawn[usual], usual, kinds, others, value_ranges)
+    images = drawn[usual]
+    plain = all(one.kind in _PLAIN for one in images)
+    if plain:  # no range is stated then, and each image is read by its own
+        images = []
+        for one in drawn[usual]:
+            try:
+                images.append(
+                    _Drawn.of(_loaded(one.path, usual), share, rng, one.path) if one.windowed else one
+                )
+            except DataError as error:
+                others.append(Skipped(one.path, reason(error, one.path)))
+        if not images:
+            raise _none(index, others)
+    return _measured(images, usual, kinds, others, plain)
+
+
+def _none(index: ObjectIndex, others: Sequence[Skipped]) -> DataError:
+    why = f"; {others[0].what}: {others[0].why}" if others else ""
+    return DataError(f"{index.path}: none of its images can be measured{why}")
+
+
+def _loaded(path: str, channels: int | None, ranges_stated: bool = False) -> RawImage:
+    raw = load_raw(path, ranges_stated=ranges_stated)
+    raw = select_channels(raw, channels if channels is not None else _usual(raw), path)
+    if channels == 1 and raw.channels == 3:
+        return replace(raw, values=luminance(raw.values), missing=raw.missing_anywhere(), order="bands")
+    return raw
 
 
 def _usual(raw: RawImage) -> int:
@@ -155,6 +175,7 @@ class _Drawn:
     high: np.ndarray
     stated: tuple[float, float] | None
     inverted: bool
+    windowed: bool
     kind: np.dtype[Any]
 
     @classmethod
@@ -172,7 +193,7 @@ class _Drawn:
         if len(values) > count:
             chosen = rng.choice(len(values), count, replace=False)
             values, there = values[chosen], there[chosen]
-        return cls(path, values, there, low, high, raw.range, raw.inverted, raw.values.dtype)
+        return cls(path, values, there, low, high, raw.range, raw.inverted, raw.windowed, raw.values.dtype)
 
 
 def _measured(
@@ -180,20 +201,21 @@ def _measured(
     channels: int,
     kinds: Counter[str],
     others: list[Skipped],
-    given: ValueRanges | None,
+    plain: bool,
 ) -> PixelStatistics:
     values = np.concatenate([one.values for one in images]).astype(np.float32)
     there = np.concatenate([one.there for one in images])
     inverted = np.concatenate([np.full(len(one.values), one.inverted) for one in images])
-    plain = all(one.kind.itemsize == 1 for one in images)
-    ranges = given
-    if ranges is None and not plain:
+    ranges = None
+    if plain:
+        counts = [len(one.values) for one in images]
+        own = np.repeat(np.array([one.stated for one in images], np.float64), counts, axis=0).T
+    else:
         whole = all(one.kind.kind in "ui" for one in images)
         ranges = tuple(_range(values[there[:, c], c], whole) for c in range(channels))
-    stated = images[0].stated or (0.0, 255.0)
-    each = [(ranges or (stated,))[0 if ranges is None or len(ranges) == 1 else c] for c in range(channels)]
     means, deviations = [], []
-    for c, (low, high) in enumerate(each):
+    for c in range(channels):
+        low, high = ranges[c] if ranges is not None else own
         pixels = np.clip((values[:, c].astype(np.float64) - low) / (high - low), 0, 1)
         pixels = np.where(inverted, 1 - pixels, pixels)[there[:, c]]
         means.append(round(float(pixels.mean()), 4))

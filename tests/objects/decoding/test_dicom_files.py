@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 from odis.config.pixels import PixelFormat
@@ -13,7 +13,9 @@ from odis.data.pixels.decode import decode
 from odis.errors import DataError
 from odis.objects.clean import usable_size
 from odis.objects.images import header_sizes, load_image
+from odis.objects.index import ObjectIndex
 from odis.objects.listing import IMAGE_SUFFIXES
+from odis.objects.pixel_statistics import measure_pixels
 from odis.objects.pixels import load_pixels
 from odis.types import Skipped
 
@@ -142,3 +144,27 @@ def test_a_file_without_an_image_is_named(tmp_path: Path) -> None:
     data.save_as(tmp_path / "a.dcm")
     with pytest.raises(DataError, match=r"a.dcm: is a DICOM file without an image \(modality SR\)"):
         header_sizes(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("kind", ["sigmoid", "table", "window"])
+def test_dicom_is_measured_as_training_by_the_recipe_reads_it(tmp_path: Path, kind: str, bits: int) -> None:
+    """With a range of its own, training does not look at the window, sigmoid or table of the file."""
+    most, rng = 255 if bits == 8 else 4095, np.random.default_rng(0)
+    numbers = rng.integers(0, most // 2, (3, 40, 50)).astype(f"u{bits // 8}")
+    more: dict[str, object] = {"WindowCenter": most // 8, "WindowWidth": most // 8}
+    if kind == "sigmoid":
+        more["VOILUTFunction"] = "SIGMOID"
+    elif kind == "table":
+        (table := Dataset()).LUTDescriptor = [most + 1, 0, 16]
+        table.LUTData = (np.sqrt(np.arange(most + 1) / most) * 65535).astype("<u2").tobytes()
+        more = {"VOILUTSequence": [table]}
+    for k, one in enumerate(numbers):
+        write(tmp_path / f"{k}.dcm", one, **more)
+    found = measure_pixels(ObjectIndex.open(tmp_path))
+    form = PixelFormat(1, found.value_ranges)
+    read = np.stack([load_pixels(path, None, form) for path in sorted(tmp_path.iterdir())]) / 255
+    # A pixel is rounded to one of 256 levels, and the recipe's numbers to four digits.
+    assert abs(read.mean() - found.mean[0]) <= 0.5 / 255 + 1e-4
+    assert abs(read.std() - found.std[0]) <= 0.5 / 255 + 1e-4
+    assert read.std() > 0.05

@@ -109,3 +109,11 @@ def test_pictures_for_people_show_what_is_there() -> None:
     plain = np.random.default_rng(0).integers(0, 256, (5, 6, 5), np.uint8)
     assert np.array_equal(stretched(RawImage(plain)), plain[..., :3])
     assert stretched(RawImage(np.full((2, 2, 1), 7, np.uint16))).tolist() == [[[0] * 3] * 2] * 2
+
+
+def test_tables_of_ranges_that_are_never_seen_again_do_not_pile_up() -> None:
+    """As those of a data set whose files each have a window of their own."""
+    module._table.cache_clear()
+    for k in range(200):
+        scaled(RAMP[:2, :2], 0.0, 1000.0 + k)
+    assert module._table.cache_info().currsize <= 64

@@ -50,10 +50,12 @@ def read(source: Source, ranges_stated: bool = False) -> RawImage:
     signed = bool(data.PixelRepresentation)
     ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
     rescaled = np.asarray(pixels.apply_modality_lut(values, data))
+    window = _window(data)
+    table = window is None and bool(data.get("VOILUTSequence") or _function(data) == "SIGMOID")
     stated: tuple[float, float] | None = None
     if not ranges_stated:
-        stated = _window(data)
-        if stated is None and (data.get("VOILUTSequence") or _function(data) == "SIGMOID"):
+        stated = window
+        if table:
             rescaled = np.asarray(pixels.apply_voi_lut(rescaled, data))
             if data.get("VOILUTSequence"):
                 stated = 0.0, float(2 ** int(data.VOILUTSequence[0].LUTDescriptor[2]) - 1)
@@ -61,7 +63,12 @@ def read(source: Source, ranges_stated: bool = False) -> RawImage:
                 stated = _rescaled(ends, data)
     if stated is None:
         stated = _rescaled(ends, data)
-    return RawImage(rescaled[..., None], stated=stated, inverted=kind == "MONOCHROME1")
+    return RawImage(
+        rescaled[..., None],
+        stated=stated,
+        inverted=kind == "MONOCHROME1",
+        windowed=ranges_stated and (window is not None or table),
+    )
 
 
 def _rescaled(ends: np.ndarray, data: Any) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from odis.errors import DataError, UnreachableError
@@ -30,6 +31,7 @@ NEEDS = {
 
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _SAMPLES, _DESCRIPTION, _MAX_SAMPLE = 277, 270, 281  # tags of TIFF: numbers a pixel, text, largest number
+_SAMPLE_FORMAT, _SIGNED = 339, 2
 _CUT = {"RGBX"}  # Pillow's mode that leaves a channel out
 
 
@@ -97,10 +99,13 @@ def _tiff_reader(source: Source, whole: bool) -> Reader | None:
     try:
         with quiet_pillow(), Image.open(opened_source(source)) as image:
             tags: Any = image.tag_v2  # type: ignore[attr-defined]
-            if not whole:
+            signed = image.mode in ("L", "LA") and _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
+            if not whole and not signed:
                 return None
             if any(tag in tags for tag in geotiff_files.TAGS):
                 return _GEOTIFF
+            if signed:  # which Pillow takes for 8 bits without a sign
+                return _TIFF
             deep = any(";16" in str(tile[3]) for tile in image.tile) and len(image.getbands()) > 1
             cut = image.mode in _CUT or int(tags.get(_SAMPLES, 1)) > len(image.getbands())
             told = _MAX_SAMPLE in tags or "<OME" in str(tags.get(_DESCRIPTION, ""))

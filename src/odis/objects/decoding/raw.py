@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,8 @@ DARK = 4095
 """The largest number of 12 bits."""
 
 MEASURED = "`odis index stats --pixels` measures them"
+
+_TABLES = 64  # of 64 KiB for 16 bits: windows of DICOM files may be as many as the files
 
 _LUMA = np.array([0.2989, 0.587, 0.114], np.float32)  # ITU-R 601, as in grayscale views
 
@@ -35,6 +37,7 @@ class RawImage:
         missing: bool (H, W) or (H, W, C), where the file has no data; None if it has everywhere.
         inverted: Low numbers are bright (DICOM's MONOCHROME1).
         pages: Values hold pages of a file that does not say what they are: channels, or images.
+        windowed: The file has a window or table of its own, which was not used since ranges were stated.
     """
 
     values: np.ndarray
@@ -44,6 +47,7 @@ class RawImage:
     missing: np.ndarray | None = None
     inverted: bool = False
     pages: bool = False
+    windowed: bool = False
 
     @property
     def channels(self) -> int:
@@ -158,7 +162,7 @@ def scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return _rounded(np.nan_to_num(exact, copy=False, nan=0.0, posinf=255.0, neginf=0.0))
 
 
-@cache
+@lru_cache(maxsize=_TABLES)
 def _table(kind: str, low: float, high: float) -> np.ndarray:
     """`scaled` of all numbers of a type of one or two bytes, in the order of their bits."""
     bits = np.arange(2 ** (8 * np.dtype(kind).itemsize)).astype(f"u{np.dtype(kind).itemsize}")
