@@ -1,7 +1,9 @@
 """Bytes of images from shards and from stores that fail: all of them, or one line that says what is wrong."""
 
+import datetime
 import multiprocessing
 import os
+import ssl
 import sys
 import time
 import zipfile
@@ -37,6 +39,7 @@ shards = st.text(
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "FIRST_WAIT", 0.001)
+    hub_options.cache_clear()
 
 
 @given(shards, st.integers(0, 2**40), st.integers(0, 2**40), names)
@@ -207,6 +210,12 @@ def test_members_of_a_zip_are_read_where_it_lies(tmp_path: Path, image_server: A
             read_bytes(f"zip://a/b.jpg::{tmp_path / name}.zip")
 
 
+def be_hub(image_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HF_ENDPOINT as it is when `huggingface_hub` is imported."""
+    address = f"{image_server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address)
+
+
 @pytest.mark.parametrize(
     ("uri", "asked"),
     [
@@ -219,7 +228,7 @@ def test_members_of_a_zip_are_read_where_it_lies(tmp_path: Path, image_server: A
 def test_a_file_of_the_hub_costs_one_request(
     image_server: Any, monkeypatch: pytest.MonkeyPatch, uri: str, asked: str
 ) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", image_server.url)
+    be_hub(image_server, monkeypatch)
     monkeypatch.setenv("HF_TOKEN", "hf_hunter2")
     target = image_server.folder / unquote(asked).lstrip("/")
     target.parent.mkdir(parents=True)
@@ -235,16 +244,65 @@ def test_a_file_of_the_hub_costs_one_request(
 
 
 def test_the_hub_is_let_know_who_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.delenv("HF_TOKEN_PATH", raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    assert hub_options() == {}
-    (tmp_path / "token").write_text("kept\n")
-    assert hub_options() == {"headers": {"Authorization": "Bearer kept"}}
-    monkeypatch.setenv("HF_TOKEN", "named")
-    assert hub_options() == {"headers": {"Authorization": "Bearer named"}}
-    with pytest.raises(UnreachableError, match=r"hf://set/a\.tar: is no address that can be opened"):
-        read_bytes("hf://set/a.tar")
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    shown = []
+    for kept, named in (("", ""), ("kept\n", ""), ("kept\n", "named")):
+        (tmp_path / "token").write_text(kept)
+        monkeypatch.setenv("HF_TOKEN", named)
+        hub_options.cache_clear()
+        shown.append(hub_options()["headers"].get("authorization"))
+    assert shown == [None, "Bearer kept", "Bearer named"]
+
+
+def test_the_token_of_the_hub_is_read_again_when_it_is_refused(
+    image_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_hub(image_server, monkeypatch)
+    (file := image_server.folder / "me/model/resolve/main/a.jpg").parent.mkdir(parents=True)
+    file.write_bytes(b"abc")
+    for number, token in enumerate(("first", "second")):
+        monkeypatch.setenv("HF_TOKEN", token)
+        image_server.key = f"Bearer {token}"
+        before = len(image_server.asked)
+        assert [read_bytes("hf://me/model/a.jpg") for _ in range(3)] == [b"abc"] * 3
+        assert len(image_server.asked) - before == 3 + number
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("hf://set/a.tar", r"must be hf://datasets/OWNER/NAME\[@REVISION\]/PATH"),
+        ("hf://datasets/me/a set/a.tar", "Repo id must use alphanumeric chars.*"),
+    ],
+)
+def test_a_bad_address_of_the_hub_is_told_what_it_must_be(uri: str, why: str) -> None:
+    with pytest.raises(UnreachableError, match=rf"^{uri}: is no address that can be opened \({why}\)$"):
+        read_bytes(uri)
+
+
+def test_a_certificate_that_nobody_signed_is_called_that(image_server: Any, tmp_path: Path) -> None:
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(1))
+    text = serialization.Encoding.PEM
+    (tmp_path / "a.pem").write_bytes(
+        made.sign(key, hashes.SHA256()).public_bytes(text)
+        + key.private_bytes(text, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "a.pem")
+    plain = image_server.url.replace("http://", "https://")
+    image_server.socket = context.wrap_socket(image_server.socket, server_side=True)
+    with pytest.raises(
+        UnreachableError, match=r": its server's certificate is not trusted \(self.signed certi"
+    ):
+        read_bytes(f"{plain}/a.jpg")
 
 
 @pytest.mark.parametrize(
@@ -272,8 +330,9 @@ def test_a_package_that_is_missing_is_one_line_with_the_command(
 
 
 def test_an_unknown_scheme_is_one_line() -> None:
-    with pytest.raises(UnreachableError, match="nowhere://x: is no address that can be opened"):
-        read_bytes("nowhere://x")
+    for uri in ("nowhere://x", "zip://a.jpg::nowhere://x"):
+        with pytest.raises(UnreachableError, match=r"is no address that can.*; fsspec must know nowhere://$"):
+            read_bytes(uri)
 
 
 def test_a_process_forked_after_the_parent_read_reads_too(image_server: Any) -> None:

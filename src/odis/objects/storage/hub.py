@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
+from functools import cache
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import unquote
 
 HUB = "hf://"
 
@@ -22,23 +21,23 @@ def hub_url(uri: str) -> str:
     Raises:
         ValueError: It is no such address.
     """
+    from huggingface_hub import hf_hub_url
+
     found = _ADDRESS.fullmatch(uri)
     if found is None:
-        raise ValueError("must be hf://datasets/OWNER/NAME/PATH")
+        raise ValueError("must be hf://datasets/OWNER/NAME[@REVISION]/PATH")
     kind, name, revision, path = found.groups()
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    where = revision if revision and "%2F" in revision else quote(revision or "main", safe="")
-    return f"{endpoint}/{kind}{name}/resolve/{where}/{quote(path)}"
+    url: str = hf_hub_url(
+        name, path, repo_type=kind[:-2] or None, revision=None if revision is None else unquote(revision)
+    )
+    return url
 
 
+@cache
 def hub_options() -> dict[str, Any]:
-    """What a request needs to be let in: the token of `HF_TOKEN`, or the one that `hf auth login` kept."""
-    token = os.environ.get("HF_TOKEN", "").strip()
-    if not token:
-        home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-        kept = Path(os.environ.get("HF_TOKEN_PATH") or Path(home) / "token")
-        try:
-            token = kept.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeError):
-            token = ""
-    return {"headers": {"Authorization": f"Bearer {token}"}} if token else {}
+    """What a request needs to be let in: the token of `HF_TOKEN`, or the one that `hf auth login` kept. It is
+    looked for once; `cache_clear` has it looked for again.
+    """
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # its docs name it
+
+    return {"headers": build_hf_headers(library_name="odis")}

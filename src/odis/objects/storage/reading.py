@@ -8,6 +8,8 @@ began is found.
 from __future__ import annotations
 
 import os
+import re
+import ssl
 import threading
 import time
 import zipfile
@@ -207,6 +209,10 @@ class _Request:
                 raise DataError(f"{self.shown}: is a folder of its store") from None
             except (zipfile.BadZipFile, zlib.error):
                 raise DataError(f"{self.shown}: its archive is damaged") from None
+            except ssl.SSLCertVerificationError as error:  # which is a ValueError
+                raise UnreachableError(
+                    f"{self.shown}: its server's certificate is not trusted{_distrust(error)}"
+                ) from None
             except (ImportError, ValueError) as error:
                 raise UnreachableError(f"{self.shown}: {_missing(self.uri, error)}") from None
             except Exception as error:  # each client has errors of its own, and most are not OSErrors
@@ -235,7 +241,9 @@ class _Request:
 
         uri, options = self.uri, {}
         if uri.startswith(HUB):
-            uri, options = hub_url(uri), hub_options()
+            if renew:
+                hub_options.cache_clear()
+            uri, options = self._on_hub(), hub_options()
         with _opening:
             if renew:  # a client that is kept keeps its credentials too
                 fsspec.get_filesystem_class(uri.partition("://")[0]).clear_instance_cache()
@@ -247,6 +255,13 @@ class _Request:
             raise UnreachableError(f"{self.shown}: its server gives no ranges of bytes, only whole files")
         return data
 
+    def _on_hub(self) -> str:
+        try:
+            return hub_url(self.uri)
+        except ValueError as error:
+            why = str(error).splitlines()[0]
+            raise UnreachableError(f"{self.shown}: is no address that can be opened ({why})") from None
+
 
 _opening = threading.Lock()
 
@@ -255,7 +270,17 @@ def _missing(uri: str, error: Exception) -> str:
     scheme = uri.partition("://")[0]
     if isinstance(error, ImportError):
         return f"{scheme}:// needs packages that are not installed; {_INSTALL}"
-    return f"is no address that can be opened ({type(error).__name__}); fsspec must know {scheme}://"
+    from fsspec import available_protocols
+
+    known = set(available_protocols())
+    unknown = [one for one in re.findall(r"(?:^|::)([^:/]+)://", uri) if one not in known]
+    more = f"; fsspec must know {unknown[0]}://" if unknown else ""
+    return f"is no address that can be opened ({type(error).__name__}){more}"
+
+
+def _distrust(error: ssl.SSLCertVerificationError) -> str:
+    said = getattr(getattr(error, "certificate_error", error), "verify_message", "")  # aiohttp wraps it
+    return f" ({said.rstrip('.')})" if said else ""
 
 
 def _status(error: BaseException) -> int | None:
@@ -288,6 +313,8 @@ def _kind(error: Exception) -> str:
         return f"it answers with status {status}"
     if isinstance(error, TimeoutError):
         return f"no answer within {TIMEOUT:.0f} s"
+    if isinstance(error, ssl.SSLError):  # its number is none of the system's
+        return "the connection cannot be secured by TLS"
     number = getattr(error, "errno", None)
     if isinstance(number, int) and number > 0:
         return os.strerror(number).lower()
