@@ -24,6 +24,10 @@ SECRET = (
 """A user in an address, or a parameter that signs it or holds a key."""
 
 
+MOST_PAGE = 2**31
+"""Bytes that a page may unpack to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """A compressed page of a Parquet file, and where a member is in it."""

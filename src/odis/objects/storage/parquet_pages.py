@@ -16,12 +16,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from odis.objects.storage.address import Page
+from odis.config.wording import counted
+from odis.objects.storage.address import MOST_PAGE, Page
 
 _CODECS = {"SNAPPY": "snappy", "GZIP": "gzip", "BROTLI": "brotli", "ZSTD": "zstd", "LZ4": "lz4_raw"}
 """Compressions of Parquet, as pyarrow names them where it unpacks a page alone."""
 
-_DEEPEST = 16  # structs in structs of a page header
+_DEEPEST = 16  # structs and lists in each other of a page header
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +97,21 @@ def _pages(raw: bytes, start: int, codec: str | None) -> Iterator[_PageContent]:
     """The pages of a chunk that begins at `start` of its file."""
     at = 0
     while at < len(raw):
+        where = f"{start + at:,}"
         header, at = _struct(raw, at)
         size, length = header.get(2), header.get(3)
         if not (isinstance(size, int) and isinstance(length, int) and 0 <= length <= len(raw) - at):
-            raise ValueError(f"no page header at {start + at:,}")
+            raise ValueError(f"no page header at {where}")
+        if size > MOST_PAGE:
+            raise ValueError(f"a page says that it unpacks to {counted(size, 'byte')}")
         levels, packed = 0, codec is not None
         if isinstance(second := header.get(8), dict):  # of a page of version 2, levels are never compressed
-            levels = second.get(5, 0) + second.get(6, 0)
-            packed &= second.get(7, True)
+            for part in (second.get(5, 0), second.get(6, 0)):
+                levels += part if isinstance(part, int) and 0 <= part <= length else MOST_PAGE
+            packed = packed and second.get(7) is not False
         first, last = at + levels, at + length
-        if not 0 <= first <= last:
-            raise ValueError(f"no page header at {start + at:,}")
+        if first > last or levels > size:
+            raise ValueError(f"no page header at {where}")
         data = raw[first:last]
         if packed and codec is not None and data:
             data = bytes(pa.Codec(codec).decompress(data, size - levels))
@@ -116,8 +121,6 @@ def _pages(raw: bytes, start: int, codec: str | None) -> Iterator[_PageContent]:
 
 def _struct(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
     """A struct of Thrift's compact protocol by the numbers of its fields, and where it ends."""
-    if depth > _DEEPEST:
-        raise ValueError("a page header is too deep")
     found: dict[int, Any] = {}
     number = 0
     while True:
@@ -133,6 +136,8 @@ def _struct(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
 
 
 def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
+    if depth > _DEEPEST:
+        raise ValueError("a page header is too deep")
     if kind in (1, 2):
         return kind == 1, at
     if kind == 3:
@@ -140,14 +145,17 @@ def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
     if kind in (4, 5, 6):
         return _zigzag(data, at)
     if kind == 7:
+        _byte(data, at + 7)
         return None, at + 8
     if kind == 8:
         length, at = _varint(data, at)
+        if length > len(data) - at:
+            raise ValueError("a page header is cut off")
         return None, at + length  # a text or bytes, of which nothing is needed
     if kind in (9, 10):
         head = _byte(data, at)
         count, at = _varint(data, at + 1) if head >> 4 == 15 else (head >> 4, at + 1)
-        for _ in range(min(count, len(data))):
+        for _ in range(count):  # each takes a byte at least, so the end of the data stops it
             # A boolean in a list takes a byte, in a struct none.
             _, at = _value(data, at, 3 if head & 15 in (1, 2) else head & 15, depth + 1)
         return None, at

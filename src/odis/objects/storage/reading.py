@@ -22,7 +22,14 @@ from typing import Any
 
 from odis.config.wording import counted
 from odis.errors import DataError, UnreachableError
-from odis.objects.storage.address import Member, Page, is_remote, parse_member, without_secrets
+from odis.objects.storage.address import (
+    MOST_PAGE,
+    Member,
+    Page,
+    is_remote,
+    parse_member,
+    without_secrets,
+)
 from odis.objects.storage.byte_cache import ByteCache
 from odis.objects.storage.hub import HUB, hub_options, hub_url
 
@@ -40,8 +47,6 @@ PATIENCE = 90.0
 
 THREADS = 16
 """Requests of one process at a time; as many images again may wait to be read."""
-
-_MOST_PAGE = 2**31  # bytes
 
 _INSTALL = "pip install 'odis[remote]'"
 
@@ -139,7 +144,7 @@ def _unpacked(member: Member, page: Page, data: bytes) -> bytes:
     import pyarrow as pa
 
     try:
-        if page.size > _MOST_PAGE:
+        if page.size > MOST_PAGE:
             raise ValueError(f"says that it unpacks to {counted(page.size, 'byte')}")
         whole = pa.Codec(page.codec).decompress(data, page.size)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
