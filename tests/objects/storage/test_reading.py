@@ -25,7 +25,7 @@ from odis.objects.storage.address import (
     resolve,
     without_secrets,
 )
-from odis.objects.storage.byte_cache import BINS, ByteCache
+from odis.objects.storage.byte_cache import ByteCache
 from odis.objects.storage.hub import hub_options
 from odis.objects.storage.reading import ByteReader, read_bytes
 from odis.objects.storage.tar_shards import ShardWriter, members
@@ -350,28 +350,6 @@ def _read_ahead(given: tuple[ByteReader, str]) -> bytes:
     reader, address = given
     with reader.ahead([address, f"{address}?2"]):
         return reader.read(address) + reader.read(f"{address}?2")
-
-
-def test_the_cache_gives_back_what_it_was_given_and_stays_small(tmp_path: Path) -> None:
-    cache = ByteCache(tmp_path, BINS * 1000)
-    for k in range(200):
-        cache.put(f"s3://b/{k}", bytes([k]) * 300)
-        assert cache.get(f"s3://b/{k}") == bytes([k]) * 300
-    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in kept) <= BINS * 1000
-    cache.put("s3://b/large", bytes(2000))
-    assert cache.get("s3://b/large") is None
-
-
-def test_what_was_used_longest_ago_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("odis.objects.storage.byte_cache.BINS", 1)
-    cache = ByteCache(tmp_path, 1000)
-    for k in range(3):
-        cache.put(f"s3://b/{k}", bytes(300))
-        os.utime(cache._file(f"s3://b/{k}"), (k + 1, k + 1))
-    assert cache.get("s3://b/0") is not None  # used now
-    cache.put("s3://b/3", bytes(300))
-    assert [k for k in range(4) if cache.get(f"s3://b/{k}")] == [0, 2, 3]
 
 
 def test_a_damaged_file_of_the_cache_is_fetched_again(tmp_path: Path, image_server: Any) -> None:

@@ -22,6 +22,8 @@ BINS = 16
 """Parts of the folder: each has an equal share of the size, and a lock of its own."""
 
 _SEAL = 4  # bytes of the checksum behind the content
+_COUNT = 8  # bytes of a bin's total, in the file that is its lock; its checksum follows
+_FREED = 10  # one part in so many of a full bin is freed at once, so that it is seldom gone through
 
 
 class ByteCache:
@@ -38,6 +40,7 @@ class ByteCache:
     def __init__(self, folder: str | Path, size: int) -> None:
         self.folder, self.size = Path(folder), size
         self._warned = False
+        self._seen: set[Path] = set()  # bins whose total was found by looking, after which it is kept
 
     def get(self, address: str) -> bytes | None:
         """The bytes, if they are there."""
@@ -55,12 +58,12 @@ class ByteCache:
     def put(self, address: str, data: bytes) -> None:
         """Keep bytes, and drop others if there is no room."""
         file, needed = self._file(address), len(data) + _SEAL
-        most = self.size // BINS
+        most = self.size // BINS - _COUNT - _SEAL
         if needed > most:
             return
         try:
-            with _alone(file.parent):
-                _make_room(file.parent, most - needed)
+            with _alone(file.parent) as lock:
+                self._take(lock, file.parent, needed, most)
                 with written_whole(file, cache=True) as beside:
                     beside.write_bytes(data + crc32(data).to_bytes(_SEAL, "little"))
         except (DataError, OSError) as error:  # a full disk must not end a run
@@ -71,26 +74,50 @@ class ByteCache:
                 )
                 self._warned = True
 
+    def _take(self, lock: int, folder: Path, needed: int, most: int) -> None:
+        """Count the bytes of a file that will be written, after making room for them.
+
+        They count before they are there: what is killed in between leaves a total that is too large, which
+        the next look corrects, and never one that is too small.
+        """
+        total = _total(lock) if fcntl is not None and folder in self._seen else None
+        if total is None or total + needed > most:
+            total = _make_room(folder, most, needed)
+            self._seen.add(folder)
+        counted = (total + needed).to_bytes(_COUNT, "little")
+        os.lseek(lock, 0, os.SEEK_SET)
+        os.write(lock, counted + crc32(counted).to_bytes(_SEAL, "little"))
+
     def _file(self, address: str) -> Path:
         digest = hashlib.sha256(address.encode("utf-8", "surrogateescape")).hexdigest()
         return self.folder / f"{int(digest[:2], 16) % BINS:02d}" / digest[2:34]
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other process writes to the folder."""
+def _alone(folder: Path) -> Iterator[int]:
+    """No other process writes to the folder; gives the file that is its lock."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if fcntl is not None:
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock
     finally:
         os.close(lock)
 
 
-def _make_room(folder: Path, most: int) -> None:
-    """Remove the files used longest ago until the others have `most` bytes."""
+def _total(lock: int) -> int | None:
+    """Bytes of a bin as its lock's file says; None if it says nothing."""
+    said = os.read(lock, _COUNT + _SEAL)
+    counted = said[:_COUNT]
+    whole = len(said) == _COUNT + _SEAL and crc32(counted) == int.from_bytes(said[_COUNT:], "little")
+    return int.from_bytes(counted, "little") if whole else None
+
+
+def _make_room(folder: Path, most: int, needed: int) -> int:
+    """If there is no room for `needed` bytes among `most`, remove the files used longest ago until there is,
+    and more. Gives the bytes of those that stay.
+    """
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -101,9 +128,11 @@ def _make_room(folder: Path, most: int) -> None:
                     used = 0 if is_temporary(Path(entry.path)) else there.st_mtime_ns
                     found.append((used, there.st_size, entry.path))
     total = sum(size for _, size, _ in found)
+    most = most - needed if total + needed <= most else most - most // _FREED - needed
     for used, size, path in sorted(found):
         if total <= most and used:
             break
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         total -= size
+    return total
