@@ -1,19 +1,27 @@
 """Tiles of slides: which hold tissue, at which magnification, and their pixels."""
 
 import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 import odis
 from odis.cli import run
+from odis.config.training import ViewsConfig
+from odis.data.pixels import shrink
+from odis.data.pixels.decode import decode
+from odis.data.pixels.disk import DiskCache
+from odis.data.pixels.request import ImageRequest
 from odis.errors import ConfigError, DataError
-from odis.objects.decoding.slide_tiles import Tile, parse_tile
+from odis.objects.edit.pack import pack_index
 from odis.objects.images import header_sizes, load_image
 from odis.objects.index import ObjectIndex
 from odis.objects.listing import list_files
+from odis.objects.storage.address import Tile, file_of, parse_tile
 from odis.objects.tiles import Tiling, tile_slides, tiles_of
 from odis.types import Skipped
 
@@ -71,6 +79,35 @@ def test_a_magnification_is_read_from_the_level_next_to_it(slides: Path, tmp_pat
     unsaid = write(tmp_path / "unsaid" / "a.tif", painted(), mpp=None)
     with pytest.raises(DataError, match="does not say its micrometres a pixel; leave out --mpp"):
         tiles_of(unsaid, Tiling(mpp=0.5))
+
+
+def test_tiles_follow_slides_that_move_and_are_not_packed(slides: Path, tmp_path: Path) -> None:
+    tile_slides(slides, out := tmp_path / "i.parquet", Tiling(side=128), lambda one: None)
+    with pytest.raises(DataError, match=r"0\.tif#tile=0,.*: is a tile of a slide, and tiles are not packed"):
+        pack_index(ObjectIndex.open(out), tmp_path / "packed")
+    assert not list((tmp_path / "packed").glob("*"))
+    first = ObjectIndex.open(out).image_path(0)
+    assert file_of(first) == str(slides / "benign" / "0.tif")
+    (tmp_path / "moved").mkdir()
+    slides.rename(tmp_path / "moved" / "slides")
+    index = ObjectIndex.open(out, root=tmp_path / "moved")  # the folder above
+    assert header_sizes(index.image_path(0)) == [(128, 128)]
+
+
+def test_copies_of_tiles_are_kept_on_disk_until_their_slide_changes(
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shrink, "LARGE", 1)  # so that tiles as small as these are copied
+    views = ViewsConfig(global_size=16, local_size=8)
+    address = Tile(str(slides / "benign" / "0.tif"), 0, 0, 0, 256, 256).address
+    request = ImageRequest(0, address, (256, 256), shrink.guaranteed_shrink(256, 256, views))
+    cache = DiskCache(tmp_path / "copies", views)
+    put = cache.put(request, decode(address, request.size, request.shrink))
+    got = cache.get(request)
+    assert got is not None
+    assert torch.equal(got.pixels, put.pixels)
+    os.utime(slides / "benign" / "0.tif", (1, 1))
+    assert cache.get(request) is None
 
 
 def _sum(address: str) -> int:

@@ -15,9 +15,10 @@ from odis.config.wording import counted
 from odis.errors import ConfigError, DataError
 from odis.objects.clean import reason
 from odis.objects.decoding.kinds import SLIDES, TIFF
-from odis.objects.decoding.slide_tiles import Tile, open_slide
+from odis.objects.decoding.slide_tiles import open_slide
 from odis.objects.index import write_index
 from odis.objects.listing import Listing, folder_labels, list_files
+from odis.objects.storage.address import Tile
 from odis.types import ImageObjects, Object, Skipped
 
 _THUMBNAIL = 2048  # pixels of the longer side, on which tissue is looked for

@@ -17,6 +17,7 @@ from odis.objects.decoding import dicom_files, geotiff_files, slide_tiles, tiff_
 from odis.objects.decoding.quiet import quiet_pillow
 from odis.objects.decoding.raw import RawImage
 from odis.objects.decoding.source import Source, opened_source
+from odis.objects.storage.address import parse_tile
 
 HEIF = frozenset({".heic", ".heif", ".hif"})
 TIFF = frozenset({".tif", ".tiff"})
@@ -74,7 +75,7 @@ def reader_of(source: Source, whole: bool = False) -> Reader | None:
         source: The image.
         whole: All channels at their depth are wanted. Else Pillow is asked for whatever it can open.
     """
-    if slide_tiles.parse_tile(source.path) is not None:
+    if parse_tile(source.path) is not None:
         return _TILE
     suffix = os.path.splitext(source.path)[1].lower()
     if suffix in dicom_files.SUFFIXES or (source.data is not None and source.data[128:132] == b"DICM"):

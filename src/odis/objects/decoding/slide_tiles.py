@@ -1,10 +1,8 @@
-"""Tiles of slides by OpenSlide: an address `SLIDE#tile=LEVEL,X,Y,WIDTH,HEIGHT` names one."""
+"""Tiles of slides by OpenSlide, by their addresses (`storage.address.Tile`)."""
 
 from __future__ import annotations
 
 import os
-import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -13,35 +11,12 @@ import numpy as np
 from odis.errors import DataError
 from odis.objects.decoding.raw import RawImage
 from odis.objects.decoding.source import Source
+from odis.objects.storage.address import Tile, parse_tile
 
 SUFFIXES = frozenset({".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide"})
 """Endings of slides. Pyramids in TIFF files (`.tif`, `.tiff`) are slides too where they are given as such."""
 
-_TILE = re.compile(r"(.+)#tile=(\d{1,3}),(\d{1,9}),(\d{1,9}),(\d{1,6}),(\d{1,6})", re.DOTALL)
 _KEPT_OPEN = 8  # slides of a process
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A tile: `x` and `y` of its corner in pixels of the largest level, and its size in those of its own."""
-
-    slide: str
-    level: int
-    x: int
-    y: int
-    width: int
-    height: int
-
-    @property
-    def address(self) -> str:
-        """The tile as one text."""
-        return f"{self.slide}#tile={self.level},{self.x},{self.y},{self.width},{self.height}"
-
-
-def parse_tile(address: str) -> Tile | None:
-    """The tile that an address names; None for any other address."""
-    found = _TILE.fullmatch(address) if "#tile=" in address else None
-    return None if found is None else Tile(found[1], *(int(number) for number in found.groups()[1:]))
 
 
 def size_of(source: Source) -> tuple[int, int]:

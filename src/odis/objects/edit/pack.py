@@ -16,7 +16,7 @@ from odis.errors import ConfigError, DataError
 from odis.machine.files import written_whole
 from odis.objects.clean import reason
 from odis.objects.index import ObjectIndex, write_index
-from odis.objects.storage.address import Member, is_elsewhere
+from odis.objects.storage.address import Member, is_elsewhere, parse_tile
 from odis.objects.storage.reading import read_bytes
 from odis.objects.storage.tar_shards import ShardWriter
 from odis.types import Box, ImageObjects, Skipped
@@ -55,7 +55,8 @@ def pack_index(index: ObjectIndex, out: Path, shard_size: int = SHARD_SIZE) -> P
 
     Raises:
         ConfigError: `shard_size` is below 1.
-        DataError: `out` holds shards, no image can be read, or something cannot be written.
+        DataError: `out` holds shards, an image is a tile of a slide, no image can be read, or something
+            cannot be written.
         UnreachableError: The store of an image does not answer.
     """
     if shard_size < 1:
@@ -84,6 +85,11 @@ def _pack(
         shard: ShardWriter | None = None
         for i in range(len(index)):
             path = index.image_path(i)
+            if parse_tile(path) is not None:
+                raise DataError(
+                    f"{path}: is a tile of a slide, and tiles are not packed; move the slides themselves, "
+                    f"and name their folder by --root"
+                )
             try:
                 row = index[i]
                 data = read_bytes(path) if is_elsewhere(path) else _file(path)

@@ -1,4 +1,4 @@
-"""Addresses of images that are no file of their own: URIs, and members of shards."""
+"""Addresses of images that are no file of their own: URIs, members of shards, and tiles of slides."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ SHARD = "shard://"
 _PAGE = r"(?:@([a-z0-9_]{1,16}):(\d{1,18}):(\d{1,18})\+(\d{1,18}))?"
 
 _MEMBER = re.compile(rf"shard://(.+?)::(\d{{1,18}})\+(\d{{1,18}}){_PAGE}/(.*)", re.DOTALL)
+
+_TILE = re.compile(r"(.+)#tile=(\d{1,3}),(\d{1,9}),(\d{1,9}),(\d{1,6}),(\d{1,6})", re.DOTALL)
 
 SECRET = (
     r"(?i)(^|::)[a-z][a-z0-9+.-]*://[^/?#]*@"
@@ -58,6 +60,25 @@ class Member:
         return f"{SHARD}{self.shard}::{self.offset}+{self.length}{within}/{self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A tile of a slide: `x` and `y` of its corner in pixels of the largest level, its size in those of its
+    level.
+    """
+
+    slide: str
+    level: int
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @property
+    def address(self) -> str:
+        """The tile as one text."""
+        return f"{self.slide}#tile={self.level},{self.x},{self.y},{self.width},{self.height}"
+
+
 def is_elsewhere(address: str | Path) -> bool:
     """Whether this is a URI or a member of a shard rather than a file's path."""
     return isinstance(address, str) and "://" in address
@@ -72,6 +93,12 @@ def parse_member(address: str) -> Member | None:
     return Member(found[1], int(found[2]), int(found[3]), found[8], page)
 
 
+def parse_tile(address: str) -> Tile | None:
+    """The tile that an address names; None for any other address."""
+    found = _TILE.fullmatch(address) if "#tile=" in address else None
+    return None if found is None else Tile(found[1], *(int(number) for number in found.groups()[1:]))
+
+
 def is_remote(address: str | Path) -> bool:
     """Whether reading it asks another machine, as far as the address tells."""
     if not is_elsewhere(address):
@@ -81,9 +108,13 @@ def is_remote(address: str | Path) -> bool:
 
 
 def file_of(address: str) -> str:
-    """The file or URI that must be opened: the shard of a member, else the address itself."""
-    member = parse_member(address)
-    return address if member is None else member.shard
+    """The file or URI that must be opened: the shard of a member, the slide of a tile, else the address
+    itself.
+    """
+    if (member := parse_member(address)) is not None:
+        return member.shard
+    tile = parse_tile(address)
+    return address if tile is None else tile.slide
 
 
 def resolve(root: str | Path, name: str) -> str:

@@ -26,6 +26,7 @@ from odis.objects.storage.address import (
     MOST_PAGE,
     Member,
     Page,
+    file_of,
     is_remote,
     parse_member,
     without_secrets,
@@ -332,9 +333,8 @@ def state_of(address: str) -> tuple[int, ...] | None:
     """
     if is_remote(address):
         return ()
-    member = parse_member(address)
     try:
-        now = os.stat(address if member is None else member.shard)
+        now = os.stat(file_of(address))
     except OSError:
         return None
     return now.st_size, now.st_mtime_ns
