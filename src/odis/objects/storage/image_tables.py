@@ -43,15 +43,6 @@ def image_columns(schema: pa.Schema) -> list[str]:
     return found
 
 
-def read_schema(path: Path) -> pa.Schema:
-    """The columns of a file, with their metadata.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    return open_table(path).schema
-
-
 def open_table(path: Path) -> ImageTable:
     """Open a file by its ending.
 
