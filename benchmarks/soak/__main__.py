@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 import tempfile
@@ -22,45 +23,56 @@ _SHOWN = 10  # faults
 _MOST_RESTARTS = 8  # of one elastic run
 
 
-def soak(kills: int, seed: int, only: Sequence[str] = ()) -> tuple[Counter[str], list[str]]:
-    """Kill the commands in turn, until there were as many kills.
+def soak(
+    kills: int, seed: int, only: Sequence[str] = (), minutes: float = math.inf
+) -> tuple[Counter[str], list[str], list[float]]:
+    """Kill the commands in turn, until there were as many kills or the minutes are over.
 
     Returns:
-        Counts of `kills`, `runs` and `losses`, and a line about each loss.
+        Counts of `kills`, `runs` and `losses`, a line about each loss, and how many seconds each start of an
+        elastic run took to its first step.
     """
     work = Path(tempfile.mkdtemp(prefix="odis-soak-"))
     counts: Counter[str] = Counter()
     faults: list[str] = []
+    began: list[float] = []
     try:
         make_world(work)
         assert run(model(work), work / "log") == 0, (work / "log").read_text()
         undisturbed: dict[str, tuple[dict[str, Any], float]] = {}
         cases = {name: CASES[name] for name in only or CASES}
         rng = np.random.default_rng(seed)
-        while counts["kills"] < kills:
+        until = time.monotonic() + 60 * minutes
+        while counts["kills"] < kills and time.monotonic() < until:
             for name, case in cases.items():
-                if counts["kills"] >= kills:
+                if counts["kills"] >= kills or time.monotonic() >= until:
                     break
                 if name not in undisturbed:
                     undisturbed[name] = _undisturbed(name, case, work)
-                fault, seconds = _kill(name, case, work, undisturbed[name], rng, counts, kills)
+                fault, seconds = _kill(name, case, work, undisturbed[name], rng, counts, kills, began)
                 undisturbed[name] = (undisturbed[name][0], seconds)
                 if fault:
                     faults.append(fault)
                     counts["losses"] += 1
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return counts, faults
+    return counts, faults, began
 
 
 def _undisturbed(name: str, case: Case, work: Path) -> tuple[dict[str, Any], float]:
     """What the command writes, and in how many seconds."""
     out = work / "undisturbed" / name
     out.mkdir(parents=True)
-    began = time.monotonic()
+    start = time.monotonic()
     code = run(case.words(work, out), work / "log", ranks=case.ranks)
+    took = time.monotonic() - start
     assert code == 0, f"{name}: {code}: {(work / 'log').read_text()[-2000:]}"
-    return case.content(out), time.monotonic() - began
+    if case.elastic:  # kills come in training alone, of which a later start has less
+        again, rng = work / "undisturbed-elastic", np.random.default_rng(0)
+        again.mkdir()
+        words = case.words(work, again)
+        took = run_elastic(words, work / "log", ranks=case.ranks, seconds=0, kills=0, rng=rng).trained * 0.7
+    return case.content(out), took
 
 
 def _kill(
@@ -71,6 +83,7 @@ def _kill(
     rng: np.random.Generator,
     counts: Counter[str],
     most: int,
+    began: list[float],
 ) -> tuple[str, float]:
     """Kill a command at random moments until it ends by itself.
 
@@ -85,21 +98,24 @@ def _kill(
     log.unlink(missing_ok=True)
     counts["runs"] += 1
     at: list[float] = []
-    began = time.monotonic()
+    start = time.monotonic()
     if case.elastic:
         left, words = min(_MOST_RESTARTS, most - counts["kills"]), case.words(work, out)
-        code, at = run_elastic(words, log, ranks=case.ranks, seconds=seconds, kills=left, rng=rng)
+        elastic = run_elastic(words, log, ranks=case.ranks, seconds=seconds, kills=left, rng=rng)
+        code, at = elastic.code, elastic.killed
         counts["kills"] += len(at)
+        began += elastic.began
     while not case.elastic:
         after = float(rng.uniform(0, 1.1 * seconds)) if counts["kills"] < most and len(at) < 8 else None
-        began = time.monotonic()
+        start = time.monotonic()
         code = run(case.words(work, out), log, ranks=case.ranks, after=after)
         if code != KILLED:
             break
         counts["kills"] += 1
         at.append(round(after or 0, 3))
-    took = seconds if at else min(seconds, time.monotonic() - began)
+    took = seconds if at or case.elastic else min(seconds, time.monotonic() - start)
     where = f"{name}, killed after {', '.join(map(str, at)) or 'nothing'} s"
+    where += " of training" if case.elastic else ""
     if code:
         said = log.read_text(errors="replace").strip().splitlines()[-1:]
         return f"{where}: ended with {code}: {said[0] if said else ''}", took
@@ -122,9 +138,15 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=list(CASES), help="a command; again for more")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many")
     options = parser.parse_args()
-    counts, faults = soak(options.kills, options.seed, options.only or ())
+    counts, faults, began = soak(options.kills, options.seed, options.only or (), options.minutes)
     print(*faults[:_SHOWN], sep="\n", end="\n" if faults else "")
+    if began:
+        print(
+            f"{len(began)} elastic starts logged their first step after {np.median(began):.1f} s (median; "
+            f"{min(began):.1f} to {max(began):.1f}), and were killed after it"
+        )
     print(
         f"{counts['kills']} kills in {counts['runs']} runs of {len(options.only or CASES)} commands "
         f"(seed {options.seed}): {counts['losses']} losses"

@@ -121,6 +121,10 @@ def _loader(**settings: Any) -> Callable[[Path, Path], list[str]]:
     return lambda world, out: _pretrain(world, out / "run", named)
 
 
+def _every_step(world: Path, out: Path) -> list[str]:
+    return _pretrain(world, out / "run", {"train.log_every": 1})
+
+
 def _disk(world: Path, out: Path) -> list[str]:
     return _pretrain(world, out / "run", {"loader.keep": f"[disk:{world / 'copies'}]", "loader.workers": 1})
 
@@ -146,7 +150,7 @@ CASES: dict[str, Case] = {
     "pretrain-render-device": Case(_loader(workers=1, render="device"), run_content),
     "pretrain-device": Case(_loader(render="device", keep="[device:20MiB]"), run_content),
     "pretrain-two-ranks": Case(_loader(), run_content, ranks=2),
-    "elastic": Case(_loader(), run_content, ranks=2, elastic=True),
+    "elastic": Case(_every_step, run_content, ranks=2, elastic=True),
     "pretrain-rediscover": Case(_rediscover, run_content),
     "index-coco": Case(_words("index coco WORLD/data --split val --out OUT/y.parquet"), files),
     "index-parts": Case(_words("index coco WORLD/data --split val --out OUT/y --part-size 3"), files),

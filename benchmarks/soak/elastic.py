@@ -7,11 +7,13 @@ The agent is torch's own; its ranks are forked from a process that has odis load
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,38 +21,61 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from odis.cli import main
 
+_STEP = re.compile(rb"^step \d+/\d+  loss", re.MULTILINE)
+
+
+@dataclass
+class Elastic:
+    """What became of an elastic run.
+
+    Args:
+        code: The exit code of the agent.
+        began: For each start whose ranks took a step: how many seconds after the first of them was seen its
+            first step was logged.
+        killed: How many seconds after that step a rank was killed.
+        trained: Seconds from the first step of the last start to the end.
+    """
+
+    code: int = 0
+    began: list[float] = field(default_factory=list)
+    killed: list[float] = field(default_factory=list)
+    trained: float = 0.0
+
 
 def run_elastic(
     command: Sequence[str], log: Path, *, ranks: int, seconds: float, kills: int, rng: np.random.Generator
-) -> tuple[int, list[float]]:
-    """Run `odis COMMAND` on some ranks, and kill one of them again and again.
+) -> Elastic:
+    """Run `odis COMMAND` on some ranks, and kill one of them again and again, once it trains.
 
     Args:
         command: The words behind `odis`.
-        log: Gets what is printed.
+        log: Gets what is printed: a line that begins with `step` after each step.
         ranks: Processes.
-        seconds: A kill comes so long after a start, at most.
+        seconds: A kill comes so long after the first step of a start, at most.
         kills: As many at most.
         rng: Draws moments and ranks.
-
-    Returns:
-        The exit code of the agent, and after how many seconds of each start a rank was killed.
     """
     agent = os.fork()
     if agent == 0:
         _become_agent(command, log, ranks, kills)
-    killed: list[float] = []
-    before: set[int] = set()
+    run, before = Elastic(), set[int]()
     while True:
-        # Until the ranks of this start are there, which are others than those of the last.
         after = float(rng.uniform(0, seconds))
-        at = time.monotonic() + after
+        seen, began, printed = 0.0, 0.0, 0
         while True:
             ended, status = os.waitpid(agent, os.WNOHANG)
             if ended:
-                return os.waitstatus_to_exitcode(status), killed
+                run.code = os.waitstatus_to_exitcode(status)
+                run.trained = time.monotonic() - began if began else 0.0
+                return run
+            # The ranks of this start, which are others than those of the last.
             now = _children(agent) - before
-            if len(killed) < kills and len(now) == ranks and time.monotonic() >= at:
+            if len(now) == ranks and not seen:
+                seen, printed = time.monotonic(), log.stat().st_size
+            if seen and not began and _STEP.search(log.read_bytes()[printed:]):
+                began = time.monotonic()
+                run.began.append(round(began - seen, 3))
+            if began and len(run.killed) < kills and len(now) == ranks and time.monotonic() >= began + after:
                 break
             time.sleep(0.01)
         victim = sorted(now)[int(rng.integers(ranks))]
@@ -58,7 +83,7 @@ def run_elastic(
             os.kill(victim, signal.SIGKILL)
         except ProcessLookupError:  # it ended by itself
             continue
-        killed.append(round(after, 3))
+        run.killed.append(round(time.monotonic() - began, 3))
         before |= now
 
 
@@ -79,9 +104,8 @@ def _become_agent(command: Sequence[str], log: Path, ranks: int, restarts: int) 
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-        # More starts than kills: gloo was seen to be refused a connection in a start after a kill.
         config = LaunchConfig(
-            min_nodes=1, max_nodes=1, nproc_per_node=ranks, max_restarts=2 * restarts + 2,
+            min_nodes=1, max_nodes=1, nproc_per_node=ranks, max_restarts=restarts,
             start_method="fork", rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id=str(os.getpid()),
             monitor_interval=0.05,
         )  # fmt: skip
@@ -96,4 +120,8 @@ def _become_agent(command: Sequence[str], log: Path, ranks: int, restarts: int) 
 
 
 def _rank(command: list[str]) -> None:
+    # Forked, it has the agent's handlers; a rank that torchrun starts has none.
+    for one in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(one, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(command)

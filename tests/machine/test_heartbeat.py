@@ -1,5 +1,6 @@
 """Ranks that are silent are named within a stated time; those that say that they leave are not."""
 
+import threading
 import time
 
 import pytest
@@ -15,8 +16,12 @@ class Box:
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
         self.gone = False
+        self.open = threading.Event(), threading.Event()  # whether it answers a rank; else it waits
+        for one in self.open:
+            one.set()
 
     def set(self, key: str, value: str) -> None:
+        self.open[int(key[-1])].wait(60)
         if self.gone:
             raise ConnectionError
         self.values[key] = value
@@ -33,7 +38,8 @@ class Two:
     def __init__(self) -> None:
         self.box, self.lines = Box(), list[str]()
         self.ranks = [
-            Heartbeat(self.box, rank, 2, end=self.lines.append, beat=FAST, limit=SILENCE) for rank in (0, 1)
+            Heartbeat(self.box, rank, 2, "x", end=self.lines.append, beat=FAST, limit=SILENCE)
+            for rank in (0, 1)
         ]
 
     def wait(self, seconds: float) -> None:
@@ -62,6 +68,49 @@ def test_a_silent_rank_is_named_in_the_stated_time() -> None:
     assert "was not heard of for 0.3 s" in line
     assert LIMIT <= 60
     assert BEAT < LIMIT / 10
+
+
+def test_ranks_that_are_stopped_together_are_let_be() -> None:
+    """As by `scontrol suspend`, or a slow store: the first to go on hears nothing new for a while."""
+    two = Two()
+    for rank in two.ranks:
+        rank.start()
+    two.wait(5 * FAST)
+    for one in reversed(two.box.open):
+        one.clear()
+        two.wait(5 * FAST)
+    two.wait(2 * SILENCE)
+    two.box.open[0].set()
+    two.wait(3 * FAST)
+    two.box.open[1].set()
+    two.wait(2 * SILENCE)
+    assert two.lines == []
+    for rank in two.ranks:
+        rank.stop()
+
+
+def test_a_store_that_is_away_for_a_while_makes_nobody_silent() -> None:
+    two = Two()
+    for rank in two.ranks:
+        rank.start()
+    two.wait(5 * FAST)
+    two.box.open[1].clear()
+    two.box.gone = True
+    two.wait(0.75 * SILENCE)
+    two.box.gone = False
+    two.wait(0.5 * SILENCE)
+    two.box.open[1].set()
+    two.wait(2 * SILENCE)
+    assert two.lines == []
+    for rank in two.ranks:
+        rank.stop()
+
+
+def test_a_rank_of_an_earlier_start_says_nothing_to_this_one() -> None:
+    two = Two()
+    dead = Heartbeat(two.box, 1, 2, "earlier", beat=FAST, limit=SILENCE)
+    dead.stop("ValueError: no")
+    assert (two.ranks[0].missing() or "").endswith("is gone")
 
 
 def test_a_store_that_is_gone_is_the_first_node(monkeypatch: pytest.MonkeyPatch) -> None:

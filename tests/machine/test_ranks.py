@@ -104,6 +104,47 @@ def test_two_ranks_follow_one(tmp_path):
             assert error < 1e-4, f"{split}, {name}: {error}"  # rounding, of gradients through small variances
 
 
+STARTS = """
+import os, signal, sys, time
+import torch
+from torch.distributed import TCPStore
+from odis.machine.ranks import ranks
+
+torch.set_num_threads(1)
+store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+last = int(sys.argv[1])
+where = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
+os.environ.update({name: str(value) for name, value in where.items()}, TORCHELASTIC_USE_AGENT_STORE="True")
+
+def begin(start, rank):
+    os.environ["RANK"] = str(rank)
+    time.sleep(0.5 if start and rank == last else 0)
+    with ranks(torch.device("cpu")) as here:
+        here.barrier()
+        if not start:
+            os.kill(os.getpid(), signal.SIGKILL)
+        print(rank, flush=True)
+
+for start in range(2):
+    children = []
+    for rank in range(2):
+        children.append(os.fork())
+        if not children[-1]:
+            begin(start, rank)
+            os._exit(0)
+    for child in children:
+        os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize("last", ["0", "1"])
+def test_ranks_that_start_again_do_not_look_for_those_that_were_killed(last: str) -> None:
+    """torchrun's store lives on with the addresses of the dead."""
+    command = [sys.executable, "-c", STARTS, last]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert sorted(done.stdout.split()) == ["0", "1"], done.stderr
+
+
 def test_what_torchrun_says_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch() == Launch(rank=0, world_size=1, local_rank=0, local_world_size=1)
     names = {"RANK": 5, "WORLD_SIZE": 8, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 4}

@@ -191,7 +191,7 @@ from odis.config.options import load_recipe
 from odis.train import loop
 
 init, train_step, rank = dist.init_process_group, loop.train_step, int(os.environ["RANK"])
-dist.init_process_group = lambda backend: init(backend, timeout=timedelta(seconds=4))
+dist.init_process_group = lambda backend, **more: init(backend, timeout=timedelta(seconds=4), **more)
 
 def evaluate(model, config):
     time.sleep(7)  # longer than the limit of the group

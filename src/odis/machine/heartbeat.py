@@ -26,6 +26,7 @@ LIMIT = 60.0
 """Seconds without a beat after which a rank is given up, and with it the others."""
 
 _LEFT = "left"
+_LOOKS = 4  # in a beat, where a failure is to be explained
 
 
 class Store(Protocol):
@@ -56,21 +57,21 @@ class Heartbeat:
         store: Where the beats are.
         rank: This rank.
         world_size: How many there are.
+        start: Of these ranks, in a word: `torchrun`'s store outlives a start of its ranks.
         end: Called with a line when a rank was silent for too long.
         beat: Seconds between two beats.
-        limit: Seconds of silence.
+        limit: Seconds of silence. They are counted in looks at the store that it answered: while this
+            process is stopped, or the store is away, the others can say nothing.
     """
 
     def __init__(
-        self, store: Store, rank: int, world_size: int, *, end: Callable[[str], None] = end_now,
-        beat: float = BEAT, limit: float = LIMIT,
+        self, store: Store, rank: int, world_size: int, start: str, *,
+        end: Callable[[str], None] = end_now, beat: float = BEAT, limit: float = LIMIT,
     ) -> None:  # fmt: skip
         self._store, self._rank, self._end, self._beat, self._limit = store, rank, end, beat, limit
-        # torchrun's store outlives a start of its ranks.
-        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._keys = [f"odis/beat/{start}/{one}" for one in range(world_size)]
         self._host = socket.gethostname()
-        self._seen: dict[int, tuple[str, float]] = {}
+        self._seen: dict[int, tuple[str, int]] = {}  # what each said last, and in how many looks since
         self._hosts: dict[int, str] = {}
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._set("0")
@@ -96,42 +97,51 @@ class Heartbeat:
 
     def missing(self) -> str | None:
         """Who has ended, after a collective failed, in words: a rank that said so, or has stopped beating.
-        It takes a few beats. None if all are there.
+        It takes four beats at most. None if all are there.
         """
-        before = after = self._read()
-        for _ in range(4):
-            time.sleep(self._beat)
-            after = self._read()
-            if before is None or after is None:
+        first = self._read()
+        changed: set[int] = {self._rank}
+        for _ in range(4 * _LOOKS):
+            time.sleep(self._beat / _LOOKS)
+            now = self._read()
+            if first is None or now is None:
                 return self._store_line()
-            for one, text in after.items():
+            for one, text in now.items():
                 if text.startswith(f"{_LEFT} "):
                     return f"{self._name(one)} ended: {text.removeprefix(_LEFT).strip()}"
-        assert before is not None
-        assert after is not None
-        gone = [one for one in before if one != self._rank and before[one] == after[one]]
+            changed |= {one for one, text in now.items() if text != first[one]}
+        gone = sorted(set(range(len(self._keys))) - changed)
         return f"{self._name(gone[0])} is gone" if gone else None
 
     def _run(self) -> None:
-        count, fails_since = 0, None
+        count, away, before = 0, 0.0, time.monotonic()
         while not self._stopped.wait(self._beat):
             count += 1
             values = self._beat_once(count)
-            now = time.monotonic()
+            took, before = time.monotonic() - before, time.monotonic()
             if values is None:
-                fails_since = fails_since or now
-                if now - fails_since >= self._limit:
+                # One look may be as long as this process was stopped.
+                away += min(took, self._limit / 2 + self._beat)
+                if away >= self._limit:
                     return self._end(self._store_line())
                 continue
-            fails_since = None
-            for one, value in values.items():
-                if one == self._rank or value.startswith(_LEFT) or self._seen.get(one, ("", 0.0))[0] != value:
-                    self._seen[one] = (value, now)
-                elif now - self._seen[one][1] >= self._limit:
-                    return self._end(
-                        f"{self._name(one)} was not heard of for {self._limit:g} s: it or its node is gone. "
-                        f"The same command resumes from the newest checkpoint"
-                    )
+            away = 0.0
+            if (gone := self._silent(values)) is not None:
+                return self._end(
+                    f"{self._name(gone)} was not heard of for {self._limit:g} s: it or its node is gone. "
+                    f"The same command resumes from the newest checkpoint"
+                )
+
+    def _silent(self, values: dict[int, str]) -> int | None:
+        """A rank that has said the same in all looks of the limit, of which this is one."""
+        for one, value in values.items():
+            said, looks = self._seen.get(one, ("", 0))
+            same = said == value and one != self._rank and not value.startswith(_LEFT)
+            self._seen[one] = (value, looks + 1 if same else 0)
+            # A beat is at most one look older than the first look that saw it.
+            if self._seen[one][1] >= max(1, round(self._limit / self._beat) - 1):
+                return one
+        return None
 
     def _beat_once(self, count: int) -> dict[int, str] | None:
         try:

@@ -6,6 +6,7 @@ In one process each collective is the identity, and no process group is needed.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
 from odis.errors import OdisError
 from odis.machine.heartbeat import Heartbeat, is_of_a_peer, open_store
+from odis.machine.meeting import LIMIT, meet
 
 T = TypeVar("T")
 
@@ -117,24 +120,46 @@ def ranks(device: torch.device) -> Iterator[Ranks]:
     if size == 1:
         yield Ranks(0, 1, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=LIMIT)))
+    start = meet(store, rank, size)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=PrefixStore(f"odis/{start}", store), rank=rank, world_size=size,
+    )  # fmt: skip
     try:
         control = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_NO_LIMIT))
-        here = Ranks(dist.get_rank(), size, device, control)
-        beats = Heartbeat(open_store(), here.rank, size)
+        here = Ranks(rank, size, device, control)
+        beats = Heartbeat(open_store(), rank, size, start)
         here.barrier()
         beats.start()
         try:
             yield here
         except BaseException as error:
-            if is_of_a_peer(error) and not isinstance(error, OdisError) and (who := beats.missing()):
-                beats.stop(who)
-                raise OdisError(f"{who}; the same command resumes from the newest checkpoint") from error
+            if is_of_a_peer(error) and not isinstance(error, OdisError):
+                with _without_sigterm():
+                    who = beats.missing()
+                if who:
+                    beats.stop(who)
+                    raise OdisError(f"{who}; the same command resumes from the newest checkpoint") from error
             beats.stop(f"{type(error).__name__}: {error}".strip().splitlines()[0][:200])
             raise
         beats.stop()
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _without_sigterm() -> Iterator[None]:
+    """`torchrun` sends SIGTERM to the others once a rank is dead. They say who it was first."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    except ValueError:  # not the main thread, which alone may handle signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def world_size() -> int:
