@@ -179,10 +179,10 @@ def test_ranks_make_the_batch_of_one_rank_together(index, world_size, accumulate
 def test_workers_share_what_one_of_them_read(index, monkeypatch, tmp_path):
     log, decode = tmp_path / "read", reader.decode
 
-    def counted(path, size, shrink):
+    def counted(path, size, shrink, *more):
         with log.open("a") as file:
             file.write(f"{path}\n")
-        return decode(path, size, shrink)
+        return decode(path, size, shrink, *more)
 
     monkeypatch.setattr(reader, "decode", counted)
     cached = load(

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from odis.data.pixels.decode import decode
 from odis.data.pixels.disk import DiskCache
 from odis.data.pixels.request import ImageRequest
 from odis.errors import ConfigError, DataError
+from odis.objects.decoding import slide_tiles
+from odis.objects.decoding.slide_tiles import open_slide
 from odis.objects.edit.pack import pack_index
 from odis.objects.images import header_sizes, load_image
 from odis.objects.index import ObjectIndex
@@ -92,6 +95,21 @@ def test_tiles_follow_slides_that_move_and_are_not_packed(slides: Path, tmp_path
     slides.rename(tmp_path / "moved" / "slides")
     index = ObjectIndex.open(out, root=tmp_path / "moved")  # the folder above
     assert header_sizes(index.image_path(0)) == [(128, 128)]
+
+
+def test_a_slide_is_asked_for_once_a_tile(slides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def counted(path: str, *more: Any) -> Any:
+        asked.append(path)
+        return open_slide(path, *more)
+
+    monkeypatch.setattr(slide_tiles, "open_slide", counted)
+    tile = Tile(str(slides / "benign" / "0.tif"), 0, 0, 0, 64, 64)
+    decode(tile.address, (64, 64))
+    assert asked == [tile.slide]
+    with pytest.raises(DataError, match="is 64 x 64 pixels, but its objects are for 64 x 32"):
+        decode(tile.address, (64, 32))
 
 
 def test_copies_of_tiles_are_kept_on_disk_until_their_slide_changes(

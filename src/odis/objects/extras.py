@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from odis.errors import DataError
+from odis.objects.decoding.kinds import is_deep
 from odis.objects.decoding.quiet import quiet_pillow
+from odis.objects.decoding.tiff_files import SAMPLES
 from odis.objects.images import opened
 
 LOW_BITS = "lower 8 bits of 16-bit images (views.value_ranges reads them)"
-
-_SAMPLES = 277  # TIFF's tag: numbers a pixel
 
 _UNUSED = {"RGBX": 3}  # bands that are pixels, where not all are
 
@@ -43,17 +43,10 @@ def _further_pages(image: Image.Image) -> int:
 
 def _further_bands(image: Image.Image) -> int:
     try:
-        samples = int(image.tag_v2.get(_SAMPLES, 1))  # type: ignore[attr-defined]
+        samples = int(image.tag_v2.get(SAMPLES, 1))  # type: ignore[attr-defined]
     except Exception:  # a tag of another type
         return 0
     return max(0, samples - _UNUSED.get(image.mode, len(image.getbands())))
-
-
-def is_deep(image: Image.Image) -> bool:
-    """Whether an open image has 16 bits a number, which are read as 8 where no range is stated."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return True
-    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def is_dark(path: str) -> bool:

@@ -13,9 +13,9 @@ from PIL import Image
 
 from odis.config.pixels import RGB
 from odis.errors import DataError, UnreachableError
-from odis.objects.decoding.kinds import HEIF, reader_of, register_heif
+from odis.objects.decoding.kinds import HEIF, Reader, reader_of, register_heif
 from odis.objects.decoding.quiet import quiet_pillow
-from odis.objects.decoding.raw import MEASURED, to_pixels, warn_if_dark
+from odis.objects.decoding.raw import MEASURED, RawImage, to_pixels, warn_if_dark
 from odis.objects.decoding.source import Source
 from odis.objects.headers import MOST_SIDE, header_of, read_header
 from odis.objects.storage.address import is_elsewhere
@@ -95,8 +95,29 @@ def load_image(
     if data is None and is_elsewhere(path):
         data = read_bytes(str(path))
     if (reader := reader_of(source := Source(str(path), data))) is not None:
-        expect_size(path, possible_size(path, reader.size(source)), expected_size)
-        return Image.fromarray(to_pixels(reader.read(source), RGB, str(path)))
+        return Image.fromarray(to_pixels(read_by(reader, source, expected_size), RGB, str(path)))
+    return load_by_pillow(path, expected_size, data)
+
+
+def read_by(
+    reader: Reader, source: Source, expected_size: tuple[int, int] | None, ranges_stated: bool = False
+) -> RawImage:
+    """The numbers of an image of which `reader_of` says that it has a reader of its own.
+
+    Raises:
+        DataError: As `load_image`.
+    """
+
+    def check(width: int, height: int) -> None:
+        expect_size(source.path, possible_size(source.path, (width, height)), expected_size)
+
+    return reader.read(source, check, ranges_stated)
+
+
+def load_by_pillow(
+    path: str | Path, expected_size: tuple[int, int] | None = None, data: bytes | None = None
+) -> Image.Image:
+    """`load_image` of an image of which `reader_of` says that it is Pillow's to read."""
     with opened(path, data) as image:
         try:
             with quiet_pillow():

@@ -11,15 +11,15 @@ from PIL import Image
 from odis.config.pixels import RGB, PixelFormat
 from odis.config.wording import counted
 from odis.errors import DataError
-from odis.objects.decoding.kinds import reader_of
+from odis.objects.decoding.kinds import is_deep, reader_of
 from odis.objects.decoding.quiet import quiet_pillow
 from odis.objects.decoding.raw import RawImage, stretched, to_pixels
 from odis.objects.decoding.source import Source
 from odis.objects.images import (
-    expect_size,
+    load_by_pillow,
     load_image,
     opened,
-    possible_size,
+    read_by,
     reason_of,
     turn_of,
 )
@@ -78,13 +78,15 @@ def load_raw(
         data = read_bytes(str(path))
     source = Source(str(path), data)
     if (reader := reader_of(source, whole=True)) is not None:
-        expect_size(path, possible_size(path, reader.size(source)), expected_size)
-        return reader.read(source, ranges_stated)
-    with opened(path, data) as image:
+        return read_by(reader, source, expected_size, ranges_stated)
+    return _raw_by_pillow(path, source, expected_size)
+
+
+def _raw_by_pillow(path: str | Path, source: Source, expected_size: tuple[int, int] | None) -> RawImage:
+    with opened(path, source.data) as image:
         try:
             orientation = turn_of(image, path, expected_size)
-            deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-            if image.format == "PNG" and deep and len(image.getbands()) > 1:
+            if image.format == "PNG" and is_deep(image) and len(image.getbands()) > 1:
                 raw = _deep_png(source)
             else:
                 with quiet_pillow():
@@ -169,10 +171,12 @@ def load_picture(path: str | Path, expected_size: tuple[int, int] | None = None)
         DataError: As `images.load_image`.
     """
     source = Source(str(path), read_bytes(str(path)) if is_elsewhere(path) else None)
-    if reader_of(source) is None and reader_of(source, whole=True) is None:
+    if (reader := reader_of(source, whole=True)) is not None:
+        raw = read_by(reader, source, expected_size)
+    else:
         with opened(path, source.data) as image:
             plain = image.mode != "F" and not image.mode.startswith("I")
         if plain:
-            return ShownImage(load_image(path, expected_size, source.data), str(path))
-    pixels = stretched(load_raw(path, expected_size, source.data))
-    return ShownImage(Image.fromarray(pixels), str(path), stretched=True)
+            return ShownImage(load_by_pillow(path, expected_size, source.data), str(path))
+        raw = _raw_by_pillow(path, source, expected_size)
+    return ShownImage(Image.fromarray(stretched(raw)), str(path), stretched=True)

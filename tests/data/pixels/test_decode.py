@@ -145,9 +145,9 @@ def settings(*keep: str) -> PretrainConfig:
 def test_training_takes_the_same_views_from_fewer_pixels(photos, monkeypatch):
     shrinks = []
 
-    def recorded(path, size, shrink):
+    def recorded(path, size, shrink, *more):
         shrinks.append(shrink)
-        return decode(path, size, shrink)
+        return decode(path, size, shrink, *more)
 
     monkeypatch.setattr(reader, "decode", recorded)
     dataset = ViewDataset(photos, settings(), 8)

@@ -4,6 +4,7 @@ before.
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,9 +34,9 @@ def files(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """How often a file was decoded, by shrink."""
     read: Counter[int] = Counter()
 
-    def counted(path: str, size: tuple[int, int], shrink: int) -> Decoded:
+    def counted(path: str, size: tuple[int, int], shrink: int, *more: Any) -> Decoded:
         read[shrink] += 1
-        return decode(path, size, shrink)
+        return decode(path, size, shrink, *more)
 
     monkeypatch.setattr(reader_module, "decode", counted)
     return read

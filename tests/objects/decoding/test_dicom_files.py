@@ -1,5 +1,6 @@
 """DICOM: each photometric type has fixed values; rescale, then window, then invert."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from odis.config.pixels import PixelFormat
+from odis.config.pixels import RGB, PixelFormat
 from odis.data.pixels.decode import decode
 from odis.errors import DataError
 from odis.objects.clean import usable_size
@@ -16,7 +17,7 @@ from odis.objects.images import header_sizes, load_image
 from odis.objects.index import ObjectIndex
 from odis.objects.listing import IMAGE_SUFFIXES
 from odis.objects.pixel_statistics import measure_pixels
-from odis.objects.pixels import load_pixels
+from odis.objects.pixels import load_picture, load_pixels
 from odis.types import Skipped
 
 STORED = np.array([[0, 1024, 2048], [3071, 4095, 1000]], np.uint16)
@@ -135,6 +136,19 @@ def test_frames_after_the_first_are_counted(tmp_path: Path) -> None:
     passed: list[Skipped] = []
     assert usable_size(path, passed.append) == (3, 2)
     assert [(one.why, getattr(one, "count", 0)) for one in passed] == [("further frames of DICOM files", 2)]
+
+
+def test_a_file_is_opened_once_an_image(tmp_path: Path, opens: Counter[str]) -> None:
+    path = write(tmp_path / "a.dcm")
+    for form in (GREY, RGB, PixelFormat(1, ((0.0, 99.0),))):
+        opens.clear()
+        decode(path, (3, 2), form=form)
+        assert opens == {"a.dcm": 1}
+    opens.clear()
+    load_picture(path)
+    assert opens == {"a.dcm": 1}
+    with pytest.raises(DataError, match="is 3 x 2 pixels, but its objects are for 2 x 3"):
+        decode(path, (2, 3), form=GREY)
 
 
 def test_a_file_without_an_image_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """GeoTIFF: bands, scale and offset, and pixels without data."""
 
 import warnings
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import rasterio
 
 from odis.config.pixels import PixelFormat
+from odis.errors import DataError
 from odis.objects.images import header_sizes
 from odis.objects.pixels import load_pixels, load_raw
 
@@ -51,6 +53,17 @@ def test_scale_and_offset_are_applied_and_pixels_without_data_are_missing(tmp_pa
     assert np.abs(raw.values - expected).max() <= 10_000 * 2**-23
     pixels = load_pixels(path, None, PixelFormat(2, ((-1000.0, 10_000.0),)))
     assert pixels[0, 0].tolist() == [0, 0]  # not 23, which a stored 0 would be
+
+
+def test_a_file_is_opened_once_to_see_what_it_is_and_once_to_read_it(
+    tmp_path: Path, opens: Counter[str]
+) -> None:
+    path = write(tmp_path / "a.tif", BANDS)
+    opens.clear()
+    load_pixels(path, (9, 6), ALL)
+    assert opens == {"a.tif": 2}
+    with pytest.raises(DataError, match="is 9 x 6 pixels, but its objects are for 6 x 9"):
+        load_pixels(path, (6, 9), ALL)
 
 
 def test_floats_that_are_no_number_are_missing(tmp_path: Path) -> None:

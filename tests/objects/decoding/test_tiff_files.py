@@ -1,5 +1,6 @@
 """TIFF files of many channels: by their axes, whatever the order on disk; what is not read is counted."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import tifffile
 from PIL import Image
 
 from odis.config.pixels import PixelFormat
+from odis.data.pixels.decode import decode
 from odis.errors import DataError
 from odis.objects.clean import Unread, usable_size
 from odis.objects.images import header_sizes, load_image
-from odis.objects.pixels import load_pixels, load_raw
+from odis.objects.pixels import load_picture, load_pixels, load_raw
 from odis.types import Skipped
 
 VALUES = np.random.default_rng(0).integers(0, 4096, (5, 6, 9)).astype(np.uint16)  # (C, H, W)
@@ -62,6 +64,25 @@ def test_bits_that_the_file_states_are_its_range(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "b.tif", white, extratags=[(281, 3, 1, 4095, True)], metadata=None)
     for name in ("a.ome.tif", "b.tif"):
         assert (load_pixels(tmp_path / name, None, PixelFormat(1)) == 255).all()
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("a.tif", {"photometric": "minisblack", "planarconfig": "separate"}), ("a.ome.tif", {}),
+])  # fmt: skip
+def test_a_file_is_opened_once_to_see_what_it_is_and_once_to_read_it(
+    tmp_path: Path, opens: Counter[str], name: str, options: dict
+) -> None:
+    tifffile.imwrite(tmp_path / name, VALUES, metadata={"axes": "CYX"}, **options)
+    tifffile.imwrite(tmp_path / "b.tif", VALUES[0].astype(np.uint8), compression="zlib")
+    opens.clear()
+    decode(tmp_path / name, (9, 6), form=PixelFormat(5))
+    assert opens == {name: 2}
+    load_picture(tmp_path / name)
+    assert opens == {name: 4}
+    load_pixels(tmp_path / "b.tif", form=PixelFormat(1))  # which is Pillow's
+    assert opens["b.tif"] == 2
+    with pytest.raises(DataError, match="is 9 x 6 pixels, but its objects are for 9 x 5"):
+        decode(tmp_path / name, (9, 5), form=PixelFormat(5))
 
 
 def test_planes_that_are_no_channels_are_counted(tmp_path: Path) -> None:

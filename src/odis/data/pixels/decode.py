@@ -16,7 +16,9 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from odis.config.pixels import RGB, PixelFormat
 from odis.data.pixels.scaled import is_plain_jpeg, load_scaled
 from odis.objects.decoding.kinds import reader_of
+from odis.objects.decoding.raw import to_pixels
 from odis.objects.decoding.source import Source
+from odis.objects.images import read_by
 from odis.objects.pixels import load_pixels
 from odis.types import Crop
 
@@ -72,9 +74,10 @@ def decode(
     Raises:
         DataError: Naming the file: missing, empty, truncated, not an image, of another size.
     """
-    if form != RGB or reader_of(Source(str(path), data)) is not None:
-        pixels = torch.from_numpy(load_pixels(path, size, form, data)).permute(2, 0, 1)
-        return Decoded(pixels) if shrink == 1 else Decoded(_averaged(pixels, shrink), shrink)
+    if form != RGB:
+        return _at(shrink, load_pixels(path, size, form, data))
+    if (reader := reader_of(source := Source(str(path), data))) is not None:
+        return _at(shrink, to_pixels(read_by(reader, source, size), form, str(path)))
     if shrink == 1 and is_plain_jpeg(path, size, data):
         file = read_file(str(path)) if data is None else torch.frombuffer(bytearray(data), dtype=torch.uint8)
         try:
@@ -84,6 +87,11 @@ def decode(
             pass  # a broken file: Pillow reads it all the same, or says what is wrong
     scaled = load_scaled(path, size, shrink, data)
     return Decoded(torch.from_numpy(np.array(scaled.image)).permute(2, 0, 1), scaled.shrink, scaled.offset)
+
+
+def _at(shrink: int, values: np.ndarray) -> Decoded:
+    pixels = torch.from_numpy(values).permute(2, 0, 1)
+    return Decoded(pixels) if shrink == 1 else Decoded(_averaged(pixels, shrink), shrink)
 
 
 def _averaged(pixels: Tensor, shrink: int) -> Tensor:

@@ -9,11 +9,10 @@ JPEG where it has three channels of 8 bits.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from odis.config.keep import CachePlace, parse_fetch_cache, parse_keep
 from odis.config.loading import LoaderConfig
-from odis.config.pixels import RGB
 from odis.config.training import ViewsConfig
 from odis.data.pixels.decode import Decoded, decode
 from odis.data.pixels.device import DeviceCache
@@ -85,10 +84,8 @@ class ImageReader:
                 break
             asked.append(cache)
         else:
-            more: dict[str, Any] = {"data": self.bytes.read(path)} if is_elsewhere(path) else {}
-            if self._views.pixels != RGB:
-                more["form"] = self._views.pixels
-            image = decode(path, size, shrink, **more)
+            data = self.bytes.read(path) if is_elsewhere(path) else None
+            image = decode(path, size, shrink, data, self._views.pixels)
         if not image.pixels.is_meta:
             for cache in reversed(asked):
                 image = cache.put(request, image)

@@ -12,7 +12,7 @@ from odis.objects.decoding.quiet import quiet_pillow
 from odis.objects.images import (
     SIDEWAYS,
     TRANSPOSE,
-    load_image,
+    load_by_pillow,
     opened,
     orientation_of,
     reason_of,
@@ -43,8 +43,8 @@ class ScaledImage:
 def load_scaled(
     path: str | Path, expected_size: tuple[int, int], shrink: int, data: bytes | None = None
 ) -> ScaledImage:
-    """`images.load_image` at 1 / `shrink` of the size (rounded up), with the same rules for orientation and
-    colours.
+    """`images.load_by_pillow` at 1 / `shrink` of the size (rounded up), with the same rules for orientation
+    and colours.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 (libjpeg's scaled inverse DCT, Pillow's `draft`), which saves most of
     the work. The rest of the way, and all of it in other formats, pixels are averaged over squares.
@@ -52,14 +52,14 @@ def load_scaled(
     Args:
         path: The image file.
         expected_size: `(width, height)` at full size that its boxes and masks were made for.
-        shrink: 1, 2, 4, 8, ...; 1 gives exactly `load_image`.
+        shrink: 1, 2, 4, 8, ...; 1 gives exactly `load_by_pillow`.
         data: The file's content, if it has been read.
 
     Raises:
-        DataError: As `load_image`.
+        DataError: As `images.load_image`.
     """
     if shrink == 1:
-        return ScaledImage(load_image(path, expected_size, data))
+        return ScaledImage(load_by_pillow(path, expected_size, data))
     with opened(path, data) as image:
         orientation = orientation_of(image)
         stored = image.size

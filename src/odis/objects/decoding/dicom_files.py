@@ -8,7 +8,7 @@ import numpy as np
 
 from odis.errors import DataError
 from odis.objects.decoding.raw import RawImage
-from odis.objects.decoding.source import Source, opened_source
+from odis.objects.decoding.source import Check, Source, opened_source
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
 
@@ -25,15 +25,17 @@ def unread(source: Source) -> list[tuple[str, int]]:
     return [("further frames of DICOM files", frames - 1)] if frames > 1 else []
 
 
-def read(source: Source, ranges_stated: bool = False) -> RawImage:
+def read(source: Source, check: Check, ranges_stated: bool = False) -> RawImage:
     """The first frame: rescaled numbers with the range of the file's window, or colours.
 
     Args:
         source: The file.
+        check: May refuse its size.
         ranges_stated: The caller has ranges of its own, in rescaled numbers (of CT: Hounsfield units), so the
             file's window is not looked at.
     """
     data = _header(source, pixels=True)
+    check(int(data.Columns), int(data.Rows))
     pixels = source.package("pydicom.pixels", "dicom")
     kind = str(data.get("PhotometricInterpretation", ""))
     index = 0 if int(data.get("NumberOfFrames", 1) or 1) > 1 else None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from odis.objects.decoding.raw import RawImage
-from odis.objects.decoding.source import Source
+from odis.objects.decoding.source import Check, Source
 
 TAGS = frozenset({33550, 33922, 34264, 34735, 42112, 42113})
 """Of TIFF: where pixels lie on the ground, GDAL's metadata, GDAL's number for no data."""
@@ -21,11 +21,12 @@ def size_of(source: Source) -> tuple[int, int]:
         return int(file.width), int(file.height)
 
 
-def read(source: Source) -> RawImage:
+def read(source: Source, check: Check) -> RawImage:
     """All bands, as `stored * scale + offset` where the file states these. Pixels without data in a band are
     missing; so are those that a mask of the file says are.
     """
     with _opened(source) as file:
+        check(int(file.width), int(file.height))
         colours = [str(one.name) for one in file.colorinterp]
         values = np.moveaxis(file.read(), 0, 2)
         there = np.moveaxis(file.read_masks(), 0, 2)

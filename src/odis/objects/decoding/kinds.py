@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -16,7 +17,7 @@ from odis.errors import DataError, UnreachableError
 from odis.objects.decoding import dicom_files, geotiff_files, slide_tiles, tiff_files
 from odis.objects.decoding.quiet import quiet_pillow
 from odis.objects.decoding.raw import RawImage
-from odis.objects.decoding.source import Source, opened_source
+from odis.objects.decoding.source import Check, Source
 from odis.objects.storage.address import parse_tile
 
 HEIF = frozenset({".heic", ".heif", ".hif"})
@@ -31,8 +32,7 @@ NEEDS = {
 """Package and extra behind endings that are read with one."""
 
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
-_SAMPLES, _DESCRIPTION, _MAX_SAMPLE = 277, 270, 281  # tags of TIFF: numbers a pixel, text, largest number
-_SAMPLE_FORMAT, _SIGNED = 339, 2
+_DESCRIPTION, _SAMPLE_FORMAT, _SIGNED = 270, 339, 2  # tags of TIFF, and a value of the last
 _CUT = {"RGBX"}  # Pillow's mode that leaves a channel out
 
 
@@ -50,10 +50,10 @@ class Reader:
         found: tuple[int, int] = _guarded(source, self._size)
         return found
 
-    def read(self, source: Source, ranges_stated: bool = False) -> RawImage:
-        """The whole image."""
+    def read(self, source: Source, check: Check, ranges_stated: bool = False) -> RawImage:
+        """The whole image, if `check` does not refuse its size."""
         more = (ranges_stated,) if self.takes_ranges else ()
-        found: RawImage = _guarded(source, self._read, *more)
+        found: RawImage = _guarded(source, self._read, check, *more)
         return found
 
     def unread(self, source: Source) -> list[tuple[str, int]]:
@@ -88,17 +88,18 @@ def reader_of(source: Source, whole: bool = False) -> Reader | None:
 def _tiff_reader(source: Source, whole: bool) -> Reader | None:
     """None for a file of another kind, and one that Pillow reads as it is stored."""
     try:
-        if source.data is None:
-            with open(source.path, "rb") as file:
-                begin = file.read(4)
-        else:
-            begin = source.data[:4]
+        with open(source.path, "rb") if source.data is None else io.BytesIO(source.data) as file:
+            return _reader_of_tiff(source, file, whole)
     except OSError:
         return None
-    if begin not in _TIFF_MARKS:
+
+
+def _reader_of_tiff(source: Source, file: BinaryIO, whole: bool) -> Reader | None:
+    if file.read(4) not in _TIFF_MARKS:
         return None
+    file.seek(0)
     try:
-        with quiet_pillow(), Image.open(opened_source(source)) as image:
+        with quiet_pillow(), Image.open(file) as image:
             tags: Any = image.tag_v2  # type: ignore[attr-defined]
             signed = image.mode in ("L", "LA") and _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
             if not whole and not signed:
@@ -107,26 +108,34 @@ def _tiff_reader(source: Source, whole: bool) -> Reader | None:
                 return _GEOTIFF
             if signed:  # which Pillow takes for 8 bits without a sign
                 return _TIFF
-            deep = any(";16" in str(tile[3]) for tile in image.tile) and len(image.getbands()) > 1
-            cut = image.mode in _CUT or int(tags.get(_SAMPLES, 1)) > len(image.getbands())
-            told = _MAX_SAMPLE in tags or "<OME" in str(tags.get(_DESCRIPTION, ""))
+            deep = is_deep(image) and len(image.getbands()) > 1
+            cut = image.mode in _CUT or int(tags.get(tiff_files.SAMPLES, 1)) > len(image.getbands())
+            told = tiff_files.MAX_SAMPLE in tags or "<OME" in str(tags.get(_DESCRIPTION, ""))
             return _TIFF if cut or deep or told or getattr(image, "n_frames", 1) > 1 else None
     except Image.DecompressionBombError:
         return None
     except Exception:  # of a kind that Pillow does not know, or broken: then Pillow is to say so
-        return _behind_pillow(source)
+        file.seek(0)
+        return _behind_pillow(source, file)
 
 
-def _behind_pillow(source: Source) -> Reader | None:
+def _behind_pillow(source: Source, opened: BinaryIO) -> Reader | None:
     """The reader of a TIFF that Pillow does not open; None if it is no whole TIFF."""
     if find_spec("tifffile") is None:
         return _TIFF  # which says what to install
     try:
-        with tiff_files.opened(source) as file:
+        with tiff_files.opened(source, opened) as file:
             tags = {int(tag.code) for tag in file.pages.first.tags}
     except Exception:
         return None
     return _GEOTIFF if tags & geotiff_files.TAGS else _TIFF
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an open image has 16 bits a number, which are read as 8 where no range is stated."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return True
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _guarded(source: Source, function: Callable[..., Any], *more: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from odis.errors import DataError
 from odis.objects.decoding.raw import RawImage
-from odis.objects.decoding.source import Source
+from odis.objects.decoding.source import Check, Source
 from odis.objects.storage.address import Tile, parse_tile
 
 SUFFIXES = frozenset({".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide"})
@@ -21,7 +21,14 @@ _KEPT_OPEN = 8  # slides of a process
 
 def size_of(source: Source) -> tuple[int, int]:
     """`(width, height)` of the tile, if it is one of the slide."""
-    tile = _tile(source)
+    tile, _ = _opened_tile(source)
+    return tile.width, tile.height
+
+
+def _opened_tile(source: Source) -> tuple[Tile, Any]:
+    """The tile and its slide, if it is one of the slide."""
+    tile = parse_tile(source.path)
+    assert tile is not None, "the reader of tiles is asked for these alone"
     slide = open_slide(tile.slide, source)
     if tile.level >= slide.level_count:
         raise DataError(f"{source.path}: has level {tile.level}, but the slide has {slide.level_count}")
@@ -31,15 +38,15 @@ def size_of(source: Source) -> tuple[int, int]:
     ):
         width, height = slide.dimensions
         raise DataError(f"{source.path}: reaches beyond the slide of {width} x {height} pixels")
-    return tile.width, tile.height
+    return tile, slide
 
 
-def read(source: Source) -> RawImage:
+def read(source: Source, check: Check) -> RawImage:
     """The tile in 8-bit colours; what was not scanned is white."""
-    size = size_of(source)
-    tile = _tile(source)
-    slide = open_slide(tile.slide, source)
-    rgba = np.asarray(slide.read_region((tile.x, tile.y), tile.level, size), dtype=np.uint8)
+    tile, slide = _opened_tile(source)
+    check(tile.width, tile.height)
+    region = slide.read_region((tile.x, tile.y), tile.level, (tile.width, tile.height))
+    rgba = np.asarray(region, dtype=np.uint8)
     opacity = rgba[..., 3:].astype(np.uint16)
     # What was not scanned is transparent.
     over = (rgba[..., :3].astype(np.uint16) * opacity + 255 * (255 - opacity) + 127) // 255
@@ -69,9 +76,3 @@ def _opened(path: str, process: int, size: int, changed: int) -> Any:
     import openslide
 
     return openslide.OpenSlide(path)
-
-
-def _tile(source: Source) -> Tile:
-    tile = parse_tile(source.path)
-    assert tile is not None, "the reader of tiles is asked for these alone"
-    return tile

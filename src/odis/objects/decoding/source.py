@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from odis.errors import DataError
+
+Check = Callable[[int, int], object]
+"""Called with the width and height of an image that is open, before it is decoded; raises what refuses it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from odis.errors import DataError
 from odis.objects.decoding.raw import RawImage
-from odis.objects.decoding.source import Source, opened_source
+from odis.objects.decoding.source import Check, Source, opened_source
 
 if TYPE_CHECKING:
     from tifffile import TiffFile
 
-_MAX_SAMPLE = 281  # TIFF's tag: the largest number there can be
+SAMPLES, MAX_SAMPLE = 277, 281
+"""Tags of TIFF: numbers a pixel, the largest number there can be."""
+
 _EXTRA_SAMPLES, _ASSOCIATED, _UNASSOCIATED = 338, 1, 2
 _COLOUR = (2, 6)  # photometric RGB, YCbCr
 _WHITE_IS_ZERO = 0
@@ -44,10 +46,11 @@ def unread(source: Source) -> list[tuple[str, int]]:
     return found + ([("further images of TIFF files", more)] if more else [])
 
 
-def read(source: Source) -> RawImage:
+def read(source: Source, check: Check) -> RawImage:
     """The numbers of the first image of the file: its channels and samples, at the first depth and time."""
     with opened(source) as file:
         series = _series(file, source)
+        check(_side(series, "X"), _side(series, "Y"))
         page: Any = series.keyframe
         values = np.asarray(series.asarray())
         axes = series.axes
@@ -75,10 +78,10 @@ def read(source: Source) -> RawImage:
         )
 
 
-def opened(source: Source) -> TiffFile:
-    """The file, its metadata read."""
+def opened(source: Source, file: BinaryIO | None = None) -> TiffFile:
+    """The file, its metadata read; from `file` if it is open already."""
     tifffile = source.package("tifffile", "tiff")
-    found: TiffFile = tifffile.TiffFile(opened_source(source))
+    found: TiffFile = tifffile.TiffFile(opened_source(source) if file is None else file)
     return found
 
 
@@ -121,6 +124,6 @@ def _stated(file: TiffFile, page: Any, kind: np.dtype[Any]) -> tuple[float, floa
     bits = int(page.bitspersample)
     if bits < 8 * kind.itemsize:
         return 0.0, float(2**bits - 1)
-    tag = page.tags.get(_MAX_SAMPLE)
+    tag = page.tags.get(MAX_SAMPLE)
     most = float(np.max(tag.value)) if tag is not None else 0.0
     return (0.0, most) if 0 < most < 2 ** (8 * kind.itemsize) - 1 else None
