@@ -1,5 +1,6 @@
 """Samples depend on their seed alone; images and objects that cannot be used are named and passed over."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from odis.config.training import (
 )
 from odis.data.dataset import ViewDataset
 from odis.data.loader import make_loader
+from odis.data.pixels import reader
 from odis.data.raw_batch import RawBatch
 from odis.errors import DataError
 from odis.objects import rle
@@ -167,3 +169,37 @@ def test_what_is_kept_is_not_fetched_from_the_store_again(
             batch.to(torch.device("cpu"))
         asked.append(len(image_server.asked))
     assert asked == [3, 6, 6, 6, 6, 6]
+
+
+def test_what_is_fetched_ahead_is_what_will_be_read(
+    tmp_path: Path, image_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Views of two sizes need a photograph at one scale or another, and memory keeps each of them."""
+    rows, ahead, decoded = [], [], []
+    for k in range(4):
+        Image.new("RGB", (1404, 1001), (k, 2 * k, 40)).save(image_server.folder / f"{k}.jpg")
+        rows.append(ImageObjects(f"{k}.jpg", 1404, 1001, (Object((5.0, 5.0, 900.0, 700.0)),)))
+    write_index(tmp_path / "i.parquet", rows, root=image_server.url, provenance="annotated", classes=[])
+    index = ObjectIndex.open(tmp_path / "i.parquet")
+    dataset = ViewDataset(index, replace(config(), loader=LoaderConfig(workers=0, keep=["memory"])), 4)
+    fetch, decode = dataset.reader.bytes.ahead, reader.decode
+
+    def told(addresses: Iterable[str]) -> Any:
+        ahead.append(list(addresses))
+        return fetch(ahead[-1])
+
+    def seen(path: str, size: tuple[int, int], shrink: int, *more: Any) -> Any:
+        decoded[-1].append(path)
+        return decode(path, size, shrink, *more)
+
+    monkeypatch.setattr(dataset.reader.bytes, "ahead", told)
+    monkeypatch.setattr(reader, "decode", seen)
+    for epoch in range(8):
+        decoded.append([])
+        keys = [(epoch, row) for row in range(4)]
+        with dataset.fetched(keys):
+            for key in keys:
+                dataset[key]
+    assert ahead == decoded
+    assert len(decoded[0]) == 4
+    assert 0 < sum(map(len, decoded[1:])) < 7 * 4

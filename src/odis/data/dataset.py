@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from odis.config.wording import counted
 from odis.data.augment.draw import Photometrics
 from odis.data.pixels.decode import Decoded, decode
 from odis.data.pixels.reader import ImageReader
-from odis.data.pixels.shrink import needed_shrink
+from odis.data.pixels.shrink import LARGE, needed_shrink
 from odis.data.raw_batch import RawSample, make_raw_sample
 from odis.data.views import Plan, draw_all, plan_views, render_views
 from odis.errors import DataError
@@ -73,15 +74,32 @@ class ViewDataset(Dataset[Sample]):
         """Within the block the images of these samples come from their stores at the same time; those that
         `loader.keep` has are left out.
         """
-        return self.reader.bytes.ahead(self._to_fetch(row for _, row in keys))
+        return self.reader.bytes.ahead(self._to_fetch(keys))
 
-    def _to_fetch(self, rows: Iterable[int]) -> Iterator[str]:
-        for row in rows:
-            path = self.index.image_path(row)
-            if is_remote(path):
-                known = self._objects.get(row) or self.index[row]
-                if not self.reader.holds(row, path, (known.width, known.height)):
-                    yield path
+    def _to_fetch(self, keys: Iterable[tuple[int, int]]) -> Iterator[str]:
+        for key in keys:
+            path = self.index.image_path(key[1])
+            if is_remote(path) and not (self.reader.keeps and self._is_kept(key, path)):
+                yield path
+
+    def _is_kept(self, key: tuple[int, int], path: str) -> bool:
+        """Whether a cache has the image of a sample, as small as its views allow."""
+        epoch, row = key
+        try:
+            objects = self._read_objects(row, path)[0]
+            size, shrink = (objects.width, objects.height), 1
+            if min(size) > 0 and math.prod(size) >= LARGE:
+                plan = self._plan(np.random.default_rng([self.config.train.seed, epoch, row]), objects)
+                shrink = needed_shrink(*size, plan.crops, plan.sizes)
+            return self.reader.holds(row, path, size, shrink)
+        except DataError:  # told when the sample is made
+            return False
+
+    def _plan(self, rng: np.random.Generator, objects: ImageObjects) -> Plan:
+        config, size = self.config, (objects.width, objects.height)
+        return plan_views(
+            rng, objects, *size, config.objects, config.views, config.prediction, self.patch_size
+        )
 
     def raw_sample(self, key: tuple[int, int]) -> RawSample:
         """What `__getitem__` would make the sample from: pixels of the image, for the device to render views
@@ -107,9 +125,7 @@ class ViewDataset(Dataset[Sample]):
                 size = objects.width, objects.height
                 if min(size) < 1:
                     decode(path, size)  # no image is as small as that, so this says what is wrong
-                plan = plan_views(
-                    rng, objects, *size, config.objects, config.views, config.prediction, self.patch_size
-                )
+                plan = self._plan(rng, objects)
                 image = self.reader.read(row, path, size, needed_shrink(*size, plan.crops, plan.sizes))
             except DataError as error:
                 if config.strict:

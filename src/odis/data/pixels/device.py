@@ -61,9 +61,8 @@ class DeviceCache:
         return Decoded(nothing, shrunk, (x, y), kept_as=request.shrink)
 
     def holds(self, request: ImageRequest) -> bool:
-        """Whether the image is there, at whatever shrink."""
-        with self._table.lock:
-            return self._table.holds(request.row)
+        """Whether `get` gives the image."""
+        return self.get(request) is not None  # no pixels are read for that
 
     def put(self, request: ImageRequest, image: Decoded) -> Decoded:
         """The image, marked to be sent whole if there is room for it; `shown` then keeps it."""

@@ -64,9 +64,8 @@ class MemoryCache:
         return Decoded(self._at(start, height, width).permute(2, 0, 1), shrunk, (x, y))
 
     def holds(self, request: ImageRequest) -> bool:
-        """Whether the image is there, at whatever shrink."""
-        with self._table.lock:
-            return self._table.holds(request.row)
+        """Whether `get` gives the image."""
+        return self.get(request) is not None  # no pixels are read for that
 
     def put(self, request: ImageRequest, image: Decoded) -> Decoded:
         """Keep an image, unless it is there already or does not fit."""

@@ -60,6 +60,7 @@ class ImageReader:
         self._caches = [_cache(place, views, rows) for place in parse_keep(loader.keep, loader.render)]
         self.device = next((cache for cache in self._caches if isinstance(cache, DeviceCache)), None)
         self.in_memory = any(isinstance(cache, MemoryCache) for cache in self._caches)
+        self.keeps = bool(self._caches)
         self._on_disk = any(isinstance(cache, DiskCache) for cache in self._caches)
 
     def read(self, row: int, path: str, size: tuple[int, int], shrink: int) -> Decoded:
@@ -75,9 +76,7 @@ class ImageReader:
             DataError: Naming the file: missing, empty, truncated, not an image, of another size.
             UnreachableError: The store it is in does not answer.
         """
-        if self._on_disk and 1 < (smallest := guaranteed_shrink(*size, self._views)) < shrink:
-            shrink = smallest  # one copy serves every epoch
-        request, asked = ImageRequest(row, path, size, shrink), []
+        request, asked = self._request(row, path, size, shrink), []
         for cache in self._caches:
             image = cache.get(request)
             if image is not None:
@@ -85,23 +84,23 @@ class ImageReader:
             asked.append(cache)
         else:
             data = self.bytes.read(path) if is_elsewhere(path) else None
-            image = decode(path, size, shrink, data, self._views.pixels)
+            image = decode(path, size, request.shrink, data, self._views.pixels)
         if not image.pixels.is_meta:
             for cache in reversed(asked):
                 image = cache.put(request, image)
         return image
 
-    def holds(self, row: int, path: str, size: tuple[int, int]) -> bool:
-        """Whether a cache has an image, so that `read` will hardly ask for its bytes: only if a view needs
-        a large image at a shrink at which it was not read before, or its copy on disk is broken.
-
-        Args:
-            row: Its row of the index.
-            path: Its file, or its address elsewhere.
-            size: `(width, height)` at full size.
+    def holds(self, row: int, path: str, size: tuple[int, int], shrink: int) -> bool:
+        """Whether a cache has what `read` is asked for, which then asks for no bytes, unless a copy on disk
+        is broken.
         """
-        request = ImageRequest(row, path, size, guaranteed_shrink(*size, self._views))
+        request = self._request(row, path, size, shrink)
         return any(cache.holds(request) for cache in self._caches)
+
+    def _request(self, row: int, path: str, size: tuple[int, int], shrink: int) -> ImageRequest:
+        if self._on_disk and 1 < (smallest := guaranteed_shrink(*size, self._views)) < shrink:
+            shrink = smallest  # one copy serves every epoch
+        return ImageRequest(row, path, size, shrink)
 
 
 def _cache(place: CachePlace, views: ViewsConfig, rows: int) -> ImageCache:

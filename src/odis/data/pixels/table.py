@@ -35,10 +35,6 @@ class CacheTable:
         entry = self._table[row, shrink.bit_length() - 1].tolist() if self.has_level(shrink) else None
         return entry if entry and entry[1] else None
 
-    def holds(self, row: int) -> bool:
-        """Whether an image is there at any shrink. Hold the lock."""
-        return bool(self._table[row]["height"].any())
-
     def set(
         self,
         row: int,
