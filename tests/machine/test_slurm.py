@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,29 @@ from odis.machine.slurm import Job, script
 WORDS = "pretrain --data 'my x.parquet' --out runs/x"
 COMMANDS = ("pretrain", "embed")
 
-# A step that waits until it is signalled, and commands that note what they are asked.
+# Commands that note what they are asked; the step signals the job as SLURM does when its time is up.
 FAKES = {
     "srun": 'echo "srun $*" >>"$NOTES"; [ "$MODE" = ends ] && exit "$CODE"\n'
-    'trap \'echo saved >>"$NOTES"; exit 0\' USR1; echo $$ >"$PID"; kill -USR1 "$PPID"\n'
-    "while :; do sleep 0.05; done",
-    "scancel": 'echo "scancel $*" >>"$NOTES"; while [ ! -s "$PID" ]; do sleep 0.02; done\n'
+    'while [ "${1#-}" != "$1" ]; do shift; done\n'
+    '"$@" & echo $! >"$PID"; kill -USR1 "$PPID"; wait',
+    "scancel": 'echo "scancel $*" >>"$NOTES"; while [ ! -s "$PID" ]; do /bin/sleep 0.02; done\n'
     'kill -USR1 "$(cat "$PID")"',
     "scontrol": 'case "$1" in show) echo node01; echo node02;; *) echo "scontrol $*" >>"$NOTES";; esac',
+    "sleep": "exec /bin/sleep 0.2",  # seconds are as many in the job
 }
+# Ranks that answer the signal once they have started, and lose what comes before.
+RANKS = f"""#!{sys.executable} -SE
+import os, signal, sys, time
+notes = open(os.environ["NOTES"], "a", buffering=1)
+def save(*_):
+    notes.write("saved\\n")
+    os._exit(0)
+ignored = signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+notes.write("the signal is ignored\\n" if ignored else "the signal kills\\n")
+time.sleep(0.5)
+signal.signal(signal.SIGUSR1, save)
+time.sleep(30)
+"""
 
 
 def run(text: str, folder: Path, mode: str, code: int = 0) -> tuple[int, list[str]]:
@@ -31,6 +46,9 @@ def run(text: str, folder: Path, mode: str, code: int = 0) -> tuple[int, list[st
     for name, body in FAKES.items():
         (programs / name).write_text(f"#!/bin/bash\n{body}\n")
         (programs / name).chmod(0o755)
+    for name in ("odis", "torchrun"):
+        (programs / name).write_text(RANKS)
+        (programs / name).chmod(0o755)
     environment = os.environ | {
         "PATH": f"{programs}:{os.environ['PATH']}", "NOTES": str(notes), "PID": str(folder / "pid"),
         "MODE": mode, "CODE": str(code), "SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n",
@@ -39,13 +57,29 @@ def run(text: str, folder: Path, mode: str, code: int = 0) -> tuple[int, list[st
     return done.returncode, notes.read_text().splitlines()
 
 
-def test_a_job_whose_time_is_up_saves_and_is_queued_again(tmp_path: Path) -> None:
-    code, notes = run(script(Job(WORDS, COMMANDS, "1:00:00")), tmp_path, "waits")
+@pytest.mark.parametrize("gpus", [1, 4])
+def test_a_job_whose_time_is_up_saves_and_is_queued_again(tmp_path: Path, gpus: int) -> None:
+    """Ranks that start while the first signal comes get another."""
+    code, notes = run(script(Job(WORDS, COMMANDS, "1:00:00", gpus=gpus)), tmp_path, "waits")
     assert code == 0
-    assert notes == [
-        "srun odis pretrain --data my x.parquet --out runs/x", "scancel --signal=USR1 7.0", "saved",
-        "scontrol requeue 7",
+    asked, *rest = notes
+    launcher = "odis" if gpus == 1 else "torchrun"
+    assert f"bash -c trap '' USR1; exec {launcher} " in asked
+    assert asked.endswith("pretrain --data 'my x.parquet' --out runs/x")
+    signals = [line for line in rest if line == "scancel --signal=USR1 7.0"]
+    assert len(signals) > 1
+    assert [line for line in rest if line not in signals] == [
+        "the signal is ignored", "saved", "scontrol requeue 7",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("gpus", [1, 4])
+def test_a_command_that_does_not_answer_is_ended_by_the_signal(tmp_path: Path, gpus: int) -> None:
+    code, notes = run(script(Job("embed x", COMMANDS, "1:00:00", gpus=gpus)), tmp_path, "waits")
+    assert code == 0
+    assert "trap" not in notes[0]
+    assert "saved" not in notes
+    assert notes[-1] == "scontrol requeue 7"
 
 
 @pytest.mark.parametrize("code", [0, 2])

@@ -1,8 +1,10 @@
 """A SLURM job of a command: it is told before its time is up, saves, ends, and is queued again.
 
 `--signal=B:USR1@N` sends SIGUSR1 to the batch shell alone (sbatch(1)); bash runs its trap once `wait` ends.
-The trap passes it to all processes of the step with `scancel --signal`. torchrun would die of it, so it
-begins with the signal ignored. Its ranks inherit that until odis has a handler of its own.
+The script then passes it to all processes of the step with `scancel --signal`, again and again until they
+end, since those that are still starting lose it. torchrun would die of it, so `pretrain`, the command that
+answers, begins with the signal ignored, and its ranks inherit that until odis has a handler of its own. Other
+commands die of it, and go on from what they wrote.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from dataclasses import dataclass
 from odis.errors import ConfigError, OdisError
 
 _TIME = re.compile(r"(\d+-)?\d{1,3}(:\d{1,2}){0,2}")
+_AGAIN = 5  # seconds between two signals
+_ANSWERS = "pretrain"  # the command that has a handler
 _WORD = re.compile(r"[\w.@+-]+")
 
 
@@ -64,6 +68,7 @@ def script(job: Job) -> str:
         "signal": f"B:USR1@{job.grace}", "open-mode": "append",
     }  # fmt: skip
     lines = ["#!/bin/bash", *(f"#SBATCH --{name}={value}" for name, value in asked.items() if value != "")]
+    lines.append("#SBATCH --requeue")
     command = shlex.join(shlex.split(job.words))
     ranks = max(job.gpus, 1)
     many = job.nodes * ranks > 1
@@ -75,28 +80,30 @@ def script(job: Job) -> str:
             f"-m odis {command}"
         )
         lines += [
-            "#SBATCH --requeue",
             'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
             "export head SLURM_RESTART_COUNT=${SLURM_RESTART_COUNT:-0}",
         ]
-        inner = shlex.quote(f"trap '' USR1; exec {launcher}")
-        run = f"srun --kill-on-bad-exit=1 bash -c {inner} &"
     else:
-        lines.append("#SBATCH --requeue")
-        run = f"srun odis {command} &"
+        launcher = f"odis {command}"
+    words = shlex.split(job.words)
+    ignored = "trap '' USR1; " if words[0] == _ANSWERS else ""
+    exits = "--kill-on-bad-exit=1 " if many else ""
+    run = f"srun {exits}bash -c {shlex.quote(f'{ignored}exec {launcher}')} &"
     return "\n".join(
         [
             *lines,
             "again=",
-            "# The time is up: save and end.",
-            """trap 'again=1; scancel --signal=USR1 "$SLURM_JOB_ID.0"' USR1""",
+            "# The time is up. What is still starting loses the signal, so it is sent until all end.",
+            """trap 'if [ -z "$again" ]; then""",
+            f"""  while :; do scancel --signal=USR1 "$SLURM_JOB_ID.0"; sleep {_AGAIN}; done & again=$!""",
+            "fi' USR1",
             run,
             "step=$!",
             'wait "$step"; code=$?',
             "# A signal ends a wait early.",
             'while kill -0 "$step" 2>/dev/null; do wait "$step"; code=$?; done',
             "# A run that is complete does nothing when it is queued again.",
-            'if [ -n "$again" ]; then scontrol requeue "$SLURM_JOB_ID"; exit 0; fi',
+            'if [ -n "$again" ]; then kill "$again"; scontrol requeue "$SLURM_JOB_ID"; exit 0; fi',
             'exit "$code"',
             "",
         ]
