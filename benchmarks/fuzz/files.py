@@ -166,12 +166,13 @@ def check_checkpoint(root: Path, out: Path, rng: np.random.Generator) -> str:
             whole.append(step)
         except DataError:
             continue
-    state, faults = newest_whole(root)
+    newest = newest_whole(root)
+    state = None if newest is None else newest.state
     if (None if state is None else state["step"]) != (max(whole) if whole else None):
         return f"of {there}, whole {whole}, {state and state['step']} was taken"
-    if state is None:
+    if newest is None or state is None:
         return ""
-    if len(faults) < sum(step > state["step"] for step in there):
+    if len(newest.damaged) < sum(step > state["step"] for step in there):
         return "a damaged checkpoint was passed over in silence"
     same = all(state["teacher"][f"backbone.{k}"].equal(v) for k, v in _vit().state_dict().items())
     return "" if same else "another state was read"

@@ -15,7 +15,6 @@ from odis.config.training import HeadConfig
 from odis.machine.ranks import (
     Launch,
     Ranks,
-    gather_over_ranks,
     launch,
     max_over_ranks,
     ranks,
@@ -75,8 +74,8 @@ def check_reductions(rank: int) -> None:
     total = sum_over_ranks(x)
     assert total.tolist() == [3, 9]
     assert max_over_ranks(x).tolist() == [2, 5]
-    assert gather_over_ranks([f"{rank}"] * (1 + rank)) == ["0", "1", "1"]
     here = Ranks(rank, 2, torch.device("cpu"))
+    assert here.gather([f"{rank}"] * (1 + rank)) == [["0"], ["1", "1"]]
     assert here.from_first(lambda: f"asked of {rank}") == "asked of 0"
     ((1 + rank) * total).sum().backward()
     assert x.grad.tolist() == [3, 3]

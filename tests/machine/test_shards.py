@@ -50,3 +50,4 @@ def test_a_whole_tensor_is_sharded_as_another_is(sharded: Tensor) -> None:
     step = torch.tensor(5.0)
     assert shard_like(step, sharded) is step, "of another shape"
     torch.testing.assert_close(norms([again, sharded]), torch.stack([full.norm(), whole(sharded).norm()]))
+    assert norms([]).shape == (0,)

@@ -1,6 +1,8 @@
 """What is kept of a run whose steps stop being finite, and how it goes on."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
+from odis.backbones.build import build_vit
 from odis.config.options import load_recipe
-from odis.errors import ConfigError, DataError, OdisError
+from odis.errors import ConfigError, DataError, OdisError, Preempted
 from odis.inference import load
 from odis.machine.locks import sole_owner
 from odis.objects.index import write_index
 from odis.train import loop, update
-from odis.train.checkpoint import checkpoints, load_checkpoint, step_of
+from odis.train.checkpoint import checkpoints, consolidate, load_checkpoint, step_of
 from odis.train.run_folder import read_config
+from odis.train.saved_state import filled_backbone
 from odis.types import ImageObjects, Object
 
 TINY: dict[str, Any] = {
@@ -107,6 +111,8 @@ def test_a_restart_goes_on_with_other_settings_once(
     with pytest.raises(ConfigError, match=r"model\.drop_path: 0\.0 -> 0\.5"):
         pretrain(index, run, 4, **settings, **lower, model__drop_path=0.5)
     assert steps(run) == [2, 4, 6, 8], "a refusal changes nothing"
+    consolidate(run, run / "checkpoints" / "step-00000008.pt")
+    (run / "checkpoints" / "step-00000008.sharded").mkdir()  # a step may have both kinds
     with monkeypatch.context() as patch:  # killed on the way
         patch.setattr(loop, "train_step", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("killed")))
         with pytest.raises(RuntimeError, match="killed"):
@@ -121,6 +127,52 @@ def test_a_restart_goes_on_with_other_settings_once(
     states = [load_checkpoint(checkpoints(out / "checkpoints")[-1]) for out in (run, tmp_path / "straight")]
     rates = [state["optimizer"]["param_groups"][0]["lr"] for state in states]
     assert 0 < rates[0] < rates[1]
+
+
+def test_a_signal_in_the_evaluation_of_a_complete_run_is_the_same_as_in_any(
+    index: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The run was killed before the scores of its last step were written."""
+    config = load_recipe("debug", data=index, **TINY, train__steps=2, train__checkpoint_every=0)
+    loop.pretrain(config, tmp_path / "run")
+
+    def evaluate(*_: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return {"score": 1.0}
+
+    with pytest.raises(Preempted):
+        loop.pretrain(config, tmp_path / "run", evaluate=evaluate)
+    assert "stopped after step 2; the same command resumes" in capsys.readouterr().err
+    loop.pretrain(config, tmp_path / "run", evaluate=lambda *_: {"score": 2.0})
+    assert "the run is complete (2 steps)" in capsys.readouterr().err
+    assert '{"step": 2, "score": 2.0}' in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "beit_base_patch16_224",
+        "vit_small_patch16_dinov3",
+        "vit_small_patch16_18x2_224",
+    ],
+)
+def test_a_backbone_is_filled_without_drawing_or_copying_weights(name: str) -> None:
+    """What it computes is the same, so that no buffer is forgotten which is not among its weights."""
+    tokens = "read-only" if name.startswith("beit") else "single"
+    given = TINY | {"model__name": name, "model__patch_size": 8, "model__num_heads": 2}
+    config = load_recipe("debug", data="x", **given, model__object_tokens=tokens)
+    views = config.views
+    backbone = build_vit(config.model, views.global_size, drop_path=0.0, channels=views.channels).eval()
+    state = backbone.state_dict()
+    before = torch.get_rng_state()
+    found = filled_backbone(config, backbone, state)
+    assert torch.equal(torch.get_rng_state(), before), "nothing is drawn"
+    assert all(value.data_ptr() == state[key].data_ptr() for key, value in found.state_dict().items())
+    assert not any(x.is_meta for x in (*found.parameters(), *found.buffers()))
+    images = torch.rand(2, 3, views.global_size, views.global_size)
+    with torch.no_grad():
+        assert torch.equal(found(images).patches, backbone(images).patches)
 
 
 def test_a_folder_without_a_run_cannot_be_restarted(index: str, tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from odis.errors import ConfigError, DataError
 from odis.inference.load import load
 from odis.machine.ranks import Ranks
 from odis.machine.shards import mesh_of
+from odis.train import shard_files
 from odis.train.checkpoint import (
     checkpoints,
+    consolidate,
     load_checkpoint,
     newest_step,
     newest_whole,
@@ -109,11 +111,12 @@ def test_what_is_missing_or_foreign_is_one_line_and_the_one_before_it_is_taken(r
     shutil.copy(files[0], newest / "shard-00002-model-00001-of-00001.safetensors")
     with pytest.raises(DataError, match="is no shard of this checkpoint"):
         load_checkpoint(newest)
-    found, faults = newest_whole(run / "checkpoints")
+    found = newest_whole(run / "checkpoints")
     assert found is not None
-    same(found, 2)
-    assert len(faults) == 1
-    set_aside(run / "checkpoints", 2)
+    same(found.state, 2)
+    assert found.path == before
+    assert list(found.damaged) == [newest]
+    set_aside(found.damaged)
     assert checkpoints(run / "checkpoints") == [before]
     assert (run / "checkpoints" / "step-00000003.sharded.damaged").is_dir()
 
@@ -188,9 +191,60 @@ def test_a_run_with_both_kinds_goes_by_steps(run: Path) -> None:
     folder = run / "checkpoints"
     write_checkpoint(folder / "step-00000005.pt", state(5, lambda x: x))
     assert newest_step(folder) == 5
-    found, _ = newest_whole(folder)
+    found = newest_whole(folder)
     assert found is not None
-    same(found, 5)
+    same(found.state, 5)
+
+
+def test_of_two_checkpoints_of_a_step_the_damaged_one_is_set_aside(run: Path) -> None:
+    folder = run / "checkpoints"
+    before, shards = checkpoints(folder)
+    whole = consolidate(shards, folder / "step-00000003.pt")
+    (shards / "state.pt").unlink()
+    found = newest_whole(folder)
+    assert found is not None
+    assert found.path == whole
+    set_aside(found.damaged)
+    assert checkpoints(folder) == [before, whole]
+
+
+def test_ranks_share_the_work_of_verifying_and_all_take_the_same(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shard of a checkpoint is read once for its checksum; what the rank that reads it finds is
+    everybody's finding.
+    """
+    folder = run / "checkpoints"
+    before, newest = checkpoints(folder)
+    (shard,) = newest.glob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    read: list[Path] = []
+    crc_of = shard_files.crc_of
+    monkeypatch.setattr(shard_files, "crc_of", lambda path: (read.append(path), crc_of(path))[1])
+    load_checkpoint(newest, share=(1, 2))  # the other one verifies it
+    assert not read
+    with pytest.raises(DataError, match="checksum"):
+        load_checkpoint(newest, share=(0, 2))
+
+    answers = ["", f"{newest}: is damaged"]  # of the first rank, for the one before and for this one
+
+    class Second(Ranks):
+        """The second of two ranks, which reads no shard for its checksum here."""
+
+        def from_first(self, value: Callable[[], Any]) -> Any:
+            return value()
+
+        def gather(self, item: Any) -> list[Any]:
+            return [answers.pop(), item]
+
+    read.clear()
+    ranks = Second(1, 2, torch.device("cpu"))
+    found = newest_whole(folder, ranks=ranks)
+    assert found is not None
+    assert found.path == before
+    assert list(found.damaged) == [newest]
 
 
 def test_what_a_run_has_no_place_for_is_refused(saved: Path) -> None:

@@ -272,9 +272,10 @@ def _restore(run: Finetuning) -> list[str]:
         DataError: There are checkpoints, and none is whole or fits.
     """
     folder = run.folder / "checkpoints"
-    state, faults = newest_whole(folder, PARTS)
-    if state is None:
+    newest = newest_whole(folder, PARTS)
+    if newest is None:
         return []
+    state = newest.state
     try:
         run.module.load_state_dict(state["module"])
         run.optimizer.load_state_dict(state["optimizer"])
@@ -283,5 +284,5 @@ def _restore(run: Finetuning) -> list[str]:
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         written = f"odis {state.get('odis_version')} wrote it, this is {__version__}"
         raise DataError(f"{folder}: does not fit ({written}): {str(error).splitlines()[0]}") from error
-    set_aside(folder, run.step)
-    return [f"{fault}; it goes on from step {run.step}" for fault in faults]
+    set_aside(newest.damaged)
+    return [f"{fault}; it goes on from step {run.step}" for fault in newest.damaged.values()]

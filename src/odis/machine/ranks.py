@@ -183,15 +183,6 @@ def max_over_ranks(x: Tensor) -> Tensor:
     return x
 
 
-def gather_over_ranks(items: list[Any]) -> list[Any]:
-    """The items of all ranks, the first rank's first. Items are pickled."""
-    if world_size() == 1:
-        return items
-    lists: list[Any] = [None] * world_size()
-    dist.all_gather_object(lists, items)
-    return [item for part in lists for item in part]
-
-
 def gather_rows(x: Tensor) -> Tensor:
     """The rows of `x` (R, ...) of all ranks in order. Ranks may hold unequal numbers of rows, or none.
     Differentiable: each rank gets its rows' gradient from every rank.

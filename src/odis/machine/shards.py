@@ -74,6 +74,8 @@ def shard_like(full: Tensor, like: Tensor) -> Tensor:
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:
     """The 2-norm of each tensor, (n,). Of sharded ones it is that of the whole, and all ranks call it."""
+    if not tensors:
+        return torch.zeros(0)
     if not any(is_sharded(x) for x in tensors):
         return torch.stack(torch._foreach_norm(list(tensors)))
     parts = torch.stack(torch._foreach_norm([local(x) for x in tensors]))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +97,14 @@ def consolidate(source: Path, out: Path) -> Path:
     if out.suffix != ".pt":
         raise ConfigError(f"--out: is {out}, must end in .pt")
     if _NAME.fullmatch(source.name) or source.suffix == ".pt":
-        state: dict[str, Any] | None = load_checkpoint(source)
+        state = load_checkpoint(source)
     else:
         check_readable(source, "run or checkpoint")
-        state, faults = newest_whole(source / "checkpoints")
-        for fault in faults:
-            warnings.warn(f"{fault}; an earlier checkpoint is taken", OdisWarning, stacklevel=2)
-    if state is None:
-        raise DataError(f"{source}: holds no checkpoint")
+        if (newest := newest_whole(source / "checkpoints")) is None:
+            raise DataError(f"{source}: holds no checkpoint")
+        for fault in newest.damaged.values():
+            warnings.warn(f"{fault}; {newest.path.name} is taken", OdisWarning, stacklevel=2)
+        state = newest.state
     write_checkpoint(out, state)
     return out
 
@@ -130,43 +131,81 @@ def remove_checkpoint(path: Path) -> None:
     remove_folder(path) if path.is_dir() else path.unlink()
 
 
-def verify_checkpoint(path: Path) -> None:
-    """Compare a checkpoint with its checksums.
+def require_whole(paths: Sequence[Path]) -> None:
+    """Compare checkpoints of one step with their checksums.
 
     Raises:
-        DataError: They differ.
+        DataError: None is whole.
     """
-    verify_shards(path) if path.is_dir() else verify_archive(path)
+    faults = []
+    for path in paths:
+        try:
+            return verify_shards(path) if path.is_dir() else verify_archive(path)
+        except DataError as error:
+            faults.append(error)
+    raise faults[-1]
+
+
+@dataclass(frozen=True)
+class Newest:
+    """The newest checkpoint of a folder that is whole.
+
+    Args:
+        state: What it holds.
+        path: Where it is.
+        damaged: Those after it, which are not whole, and what is wrong with each.
+    """
+
+    state: dict[str, Any]
+    path: Path
+    damaged: dict[Path, str]
 
 
 def newest_whole(
-    folder: Path, parts: Sequence[str] = PARTS, target: Target | None = None
-) -> tuple[dict[str, Any] | None, list[str]]:
-    """The state in the newest checkpoint that is whole, and what is wrong with those after it; no state if
-    there is no checkpoint. For `target` see `load_checkpoint`.
+    folder: Path, parts: Sequence[str] = PARTS, target: Target | None = None, ranks: Ranks | None = None
+) -> Newest | None:
+    """The newest checkpoint that is whole, None if there is no checkpoint. For `target` see
+    `load_checkpoint`.
+
+    Args:
+        folder: Where the checkpoints are.
+        parts: What they must hold.
+        target: Where tensors of a folder of shards are read to.
+        ranks: All of these call it, share the work of verifying, and take the same one.
 
     Raises:
         DataError: if there are checkpoints, and none is whole.
     """
-    faults: list[str] = []
-    for path in reversed(checkpoints(folder)):
+    damaged: dict[Path, str] = {}
+    there = checkpoints(folder) if ranks is None else ranks.from_first(lambda: checkpoints(folder))
+    share = (0, 1) if ranks is None else (ranks.rank, ranks.world_size)
+    for path in reversed(there):
+        state, fault = None, ""
         try:
-            return load_checkpoint(path, parts, target), faults
+            state = load_checkpoint(path, parts, target, share)
         except DataError as error:
-            faults.append(str(error))
-    if faults:
-        raise DataError(f"{faults[0]}; no other is whole: remove {folder} to begin again")
-    return None, []
+            fault = str(error)
+        faults = [one for one in ([fault] if ranks is None else ranks.gather(fault)) if one]
+        if state is not None and not faults:
+            return Newest(state, path, damaged)
+        damaged[path] = faults[0]
+    if damaged:
+        raise DataError(f"{next(iter(damaged.values()))}; no other is whole: remove {folder} to begin again")
+    return None
 
 
-def set_aside(folder: Path, step: int) -> None:
-    """Rename the checkpoints after `step`, which are damaged: `.damaged` is put behind the name."""
-    for path in checkpoints(folder):
-        if step_of(path) > step:
-            move_whole(path, path.with_name(f"{path.name}.damaged"))
+def set_aside(damaged: Iterable[Path]) -> None:
+    """Rename checkpoints which are damaged: `.damaged` is put behind the name."""
+    for path in damaged:
+        move_whole(path, path.with_name(f"{path.name}.damaged"))
 
 
-def load_checkpoint(path: Path, parts: Sequence[str] = PARTS, target: Target | None = None) -> dict[str, Any]:
+def load_checkpoint(
+    path: Path,
+    parts: Sequence[str] = PARTS,
+    target: Target | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> dict[str, Any]:
     """The state in `path`, on the CPU, with these parts. Names of earlier versions ("centres") are
     translated.
 
@@ -174,6 +213,7 @@ def load_checkpoint(path: Path, parts: Sequence[str] = PARTS, target: Target | N
         path: A file, or a folder of shards.
         parts: What it must hold.
         target: Where tensors of a folder of shards are read to, see `shard_files.Target`.
+        share: Of its shards those are verified that are the first of two numbers, modulo the second.
 
     Raises:
         DataError: if it is not a whole odis checkpoint.
@@ -181,7 +221,7 @@ def load_checkpoint(path: Path, parts: Sequence[str] = PARTS, target: Target | N
     check_readable(path)
     try:
         if path.is_dir():
-            state = read_shards(path, target)
+            state = read_shards(path, target, share)
         else:
             verify_archive(path)
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -163,33 +163,10 @@ def _train(
     evaluate: Evaluate | None,
     settled: Settled,
 ) -> None:
-    train, total = run.config.train, run.schedules.total_steps
-    if run.step >= total:
-        with stop_signals(run.ranks) as stop:
-            _evaluate_if_due(run, log, evaluate, stop)
-        log.say(f"{out}: the run is complete ({counted(total, 'step')})")
-        return
-    chosen = f" (auto: {settled.why})" if settled.why else ""
-    resumed = f", resumed after step {run.step}" if run.step else ""
-    log.say(
-        f"{counted(len(index), 'image')} ({run.provenance}), {counted(total, 'step')} of {train.batch_size} "
-        f"({run.schedules.steps_per_epoch:.1f} an epoch), lr {run.schedules.lr:.3g}, "
-        f"{train.precision}{chosen} on {describe_device(run.ranks.device)}{resumed}"
-    )
-    if settled.note:
-        log.say(settled.note)
-    if (start := start_weights(run.config.model)) is not None:
-        log.say(f"starts from {start.source}: {start.line()}")
-        say_default_tag(start, ", or give views.mean and views.std")
-    if (
-        not run.config.loader.keep
-        and total > 2 * run.schedules.steps_per_epoch
-        and are_large(index, run.config.views)
-    ):
-        log.say(
-            "these are large photographs: --loader.keep '[disk:DIR]' keeps smaller copies of them, which are "
-            "read faster from the second epoch on"
-        )
+    total = run.schedules.total_steps
+    complete = run.step >= total
+    if not complete:
+        _introduce(run, index, log, settled)
     rounds = Rounds(run, index, out)
     with stop_signals(run.ranks) as stop:
         try:
@@ -215,12 +192,41 @@ def _train(
                 _save_if_good(run, log, out)
             _say_stopped(run, log, out)
             raise
+    if complete:
+        log.say(f"{out}: the run is complete ({counted(total, 'step')})")
+        return
     skipped = (
         f"; {counted(log.skipped, 'file or object', 'files or objects')} skipped, named in skipped.jsonl"
         if log.skipped
         else ""
     )
     log.say(f"done: {out / 'model.safetensors'}{skipped}")
+
+
+def _introduce(run: TrainState, index: ObjectIndex, log: RunLog, settled: Settled) -> None:
+    """Say what is trained, and how."""
+    train, total = run.config.train, run.schedules.total_steps
+    chosen = f" (auto: {settled.why})" if settled.why else ""
+    resumed = f", resumed after step {run.step}" if run.step else ""
+    log.say(
+        f"{counted(len(index), 'image')} ({run.provenance}), {counted(total, 'step')} of {train.batch_size} "
+        f"({run.schedules.steps_per_epoch:.1f} an epoch), lr {run.schedules.lr:.3g}, "
+        f"{train.precision}{chosen} on {describe_device(run.ranks.device)}{resumed}"
+    )
+    if settled.note:
+        log.say(settled.note)
+    if (start := start_weights(run.config.model)) is not None:
+        log.say(f"starts from {start.source}: {start.line()}")
+        say_default_tag(start, ", or give views.mean and views.std")
+    if (
+        not run.config.loader.keep
+        and total > 2 * run.schedules.steps_per_epoch
+        and are_large(index, run.config.views)
+    ):
+        log.say(
+            "these are large photographs: --loader.keep '[disk:DIR]' keeps smaller copies of them, which are "
+            "read faster from the second epoch on"
+        )
 
 
 def _train_on(
@@ -254,9 +260,9 @@ def _train_on(
         # The flag of the step before: reading it does not wait for this step.
         _check_finite(run, before, log, out)
         log.advance(run.step)
-        if train.loggers and train.pictures_every and run.step % train.pictures_every == 0:
+        if log.shows_pictures(run.step, train.pictures_every):
             teacher = whole_backbone(run)
-            if log.shows_pictures(run.step, train.pictures_every):
+            if teacher is not None and run.ranks.is_first:
                 log.pictures(run.step, step_pictures(micro_batches[0], teacher, run.config))
         if logs:
             log.name_skipped()
@@ -286,11 +292,10 @@ def _evaluate_if_due(run: TrainState, log: RunLog, evaluate: Evaluate | None, st
     Raises:
         Interrupted: A signal ended it.
     """
-    every, at_end = run.config.train.knn_every, run.step == run.schedules.total_steps
-    if evaluate is None or not run.step or not (at_end or (every and run.step % every == 0)):
+    if evaluate is None or not _is_due(run, log):
         return False
     interrupted, teacher = False, whole_backbone(run)
-    if run.ranks.is_first and not log.has_scores(run.step):
+    if run.ranks.is_first and teacher is not None:
         try:
             with stop.at_once(alone=True):
                 scores = evaluate(teacher, run.config)
@@ -302,6 +307,14 @@ def _evaluate_if_due(run: TrainState, log: RunLog, evaluate: Evaluate | None, st
     if run.ranks.any(interrupted):
         raise Interrupted
     return True
+
+
+def _is_due(run: TrainState, log: RunLog) -> bool:
+    """Whether an evaluation belongs after this step, and its scores were not written. All ranks call it."""
+    every, at_end = run.config.train.knn_every, run.step == run.schedules.total_steps
+    if not run.step or not (at_end or (every and run.step % every == 0)):
+        return False
+    return run.ranks.from_first(lambda: not log.has_scores(run.step))
 
 
 def _next(batches: Iterator[Batch], count: int, throughput: Throughput) -> list[Batch]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from odis.machine.files import append_line, write_text_whole
-from odis.machine.ranks import gather_over_ranks, sum_over_ranks, world_size
+from odis.machine.ranks import Ranks, sum_over_ranks, world_size
 
 
 def entropy(probabilities: Tensor) -> Tensor:
@@ -90,10 +90,10 @@ class Meters:
         self._sums, self._counts = {}, {}
         return dict(zip(names, values))
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """Sums and counts of each rank, on the CPU. All ranks call it."""
+    def state_dict(self, ranks: Ranks | None = None) -> list[dict[str, Any]]:
+        """Sums and counts of each rank, on the CPU. All ranks call it. Without ranks there is this one."""
         mine = {"sums": {name: value.cpu() for name, value in self._sums.items()}, "counts": self._counts}
-        return gather_over_ranks([mine])
+        return [mine] if ranks is None else ranks.gather(mine)
 
     def load_state_dict(self, state: list[dict[str, Any]], rank: int, device: torch.device) -> None:
         """Take over this rank's sums; if there were other ranks, the same share of all sums."""

@@ -116,6 +116,7 @@ class Rounds:
         config = self.run.config
         views, discover = config.views, config.discover
         backbone = whole_backbone(self.run, everywhere=True)
+        assert backbone is not None
         finder = Discoverer(
             backbone, *views.statistics, discover, name="teacher", image_size=views.global_size
         )

@@ -19,7 +19,7 @@ from odis.config.wording import counted
 from odis.errors import ConfigError, DataError, OdisWarning
 from odis.machine.devices import DTYPES
 from odis.machine.files import is_temporary, write_text_whole
-from odis.train.checkpoint import checkpoints, newest_step, remove_checkpoint, step_of, verify_checkpoint
+from odis.train.checkpoint import checkpoints, newest_step, remove_checkpoint, require_whole, step_of
 from odis.train.schedules import Schedules
 
 FREE = {
@@ -153,13 +153,14 @@ def _forget_after(out: Path, step: int) -> None:
         ConfigError: There is no checkpoint of that step.
         DataError: It is damaged.
     """
-    saved = {step_of(path): path for path in checkpoints(out / "checkpoints")}
-    if step not in saved:
-        there = f"those of {', '.join(map(str, saved))}" if saved else "none"
-        raise ConfigError(f"restart-from: {out} has no checkpoint of step {step}; it has {there}")
-    verify_checkpoint(saved[step])
-    found = {step_of(path): path for path in (out / "objects").glob("step-????????.parquet")}
-    for path in [path for by_step in (saved, found) for at, path in by_step.items() if at > step]:
+    saved = checkpoints(out / "checkpoints")  # of a step perhaps two: a file, and a folder of shards
+    if not (there := [path for path in saved if step_of(path) == step]):
+        steps = ", ".join(map(str, sorted({step_of(path) for path in saved})))
+        found = f"those of {steps}" if steps else "none"
+        raise ConfigError(f"restart-from: {out} has no checkpoint of step {step}; it has {found}")
+    require_whole(there)
+    found_objects = (out / "objects").glob("step-????????.parquet")
+    for path in [path for path in (*saved, *found_objects) if step_of(path) > step]:
         remove_checkpoint(path)
 
 

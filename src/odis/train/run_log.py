@@ -12,7 +12,7 @@ from rich.text import Text
 
 from odis.machine.files import bring_to_disk
 from odis.machine.progress import ProgressBar, error_console
-from odis.machine.ranks import Ranks, gather_over_ranks
+from odis.machine.ranks import Ranks
 from odis.train.loggers import maker
 from odis.train.loggers.guard import GuardedLogger, LoggedRun
 from odis.train.loggers.sent import SentLines
@@ -54,7 +54,7 @@ class RunLog:
         self._skipped: set[str] = set()
         self._bar = ProgressBar(self.console, keep=True, shown=ranks.is_first, lines=False)
         self._loggers: list[GuardedLogger] = []
-        self._at = start_step
+        self._at, self._shows = start_step, bool(loggers)
         if not ranks.is_first:
             return
         self._lines = JsonLines(out / "metrics.jsonl", from_step=start_step)
@@ -84,7 +84,7 @@ class RunLog:
         """Name each file or object that any rank skipped, once, on the console and in `skipped.jsonl`. All
         ranks must call it.
         """
-        found, self._found = gather_over_ranks(self._found), []
+        found, self._found = [one for part in self.ranks.gather(self._found) for one in part], []
         if not self.ranks.is_first:
             return
         for step, s in found:
@@ -126,8 +126,8 @@ class RunLog:
         self._bar("step", step, self.total_steps)
 
     def shows_pictures(self, step: int, every: int) -> bool:
-        """Whether the loggers of this rank are to get pictures after `step` steps."""
-        return bool(self._loggers) and every > 0 and step % every == 0
+        """Whether the loggers, which are the first rank's, are to get pictures after `step` steps."""
+        return self._shows and every > 0 and step % every == 0
 
     def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
         """Hand pictures, uint8 (height, width, 3), to the loggers."""

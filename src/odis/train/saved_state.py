@@ -16,17 +16,10 @@ from odis.backbones.saved import save_model
 from odis.config.pixels import PixelFormat
 from odis.config.training import PretrainConfig, as_dict
 from odis.errors import ConfigError, DataError
-from odis.machine.shards import is_sharded, local, map_tensors, shard_like, whole_state
+from odis.machine.shards import local, map_tensors, shard_like, whole_state
 from odis.method.vit import ObjectViT
-from odis.train.checkpoint import (
-    checkpoints,
-    newest_whole,
-    save_checkpoint,
-    save_sharded,
-    set_aside,
-    step_of,
-)  # fmt: skip
-from odis.train.shard_files import Target, has_shards
+from odis.train.checkpoint import newest_whole, save_checkpoint, save_sharded, set_aside
+from odis.train.shard_files import Target
 from odis.train.update import TrainState
 
 _PARTS = ("student", "teacher", "optimizer", "centers", "scaler")
@@ -63,16 +56,16 @@ def save_state(run: TrainState, out: Path) -> None:
     state |= {
         "step": run.step,
         "nonfinite": run.nonfinite,
-        "meters": run.meters.state_dict(),
+        "meters": run.meters.state_dict(run.ranks),
         "config": as_dict(run.config),
         "card": model_card(run),
         "odis_version": __version__,
     }
     backbone, folder, keep = whole_backbone(run), out / "checkpoints", run.config.train.keep
     # The model first: if the run is killed in between, the resume writes it again with the checkpoint.
-    if run.ranks.is_first:
+    if backbone is not None and run.ranks.is_first:
         save_model(out / "model.safetensors", backbone, model_card(run))
-    if has_shards(state):
+    if run.sharded:
         save_sharded(folder, run.step, state, keep, run.ranks)
     elif run.ranks.is_first:
         save_checkpoint(folder, run.step, state, keep)
@@ -93,10 +86,10 @@ def restore_state(run: TrainState, out: Path) -> list[str]:
         DataError: if there are checkpoints and none is whole, or of a run with other settings.
     """
     folder = out / "checkpoints"
-    state, faults = newest_whole(folder, target=_places(run))
-    if state is None:
+    newest = newest_whole(folder, target=_places(run), ranks=run.ranks)
+    if newest is None:
         return []
-    path = next(one for one in reversed(checkpoints(folder)) if step_of(one) == state["step"])
+    state, path = newest.state, newest.path
     try:
         for name in _PARTS:
             part = getattr(run, name)
@@ -109,10 +102,10 @@ def restore_state(run: TrainState, out: Path) -> list[str]:
         raise DataError(
             f"{path}: does not fit the run's settings ({written}): {str(e).splitlines()[0]}"
         ) from e
-    run.ranks.barrier()  # all have read
-    if faults and run.ranks.is_first:
-        set_aside(folder, run.step)
-    return [f"{fault}; the run goes on from {path.name}" for fault in faults]
+    if run.ranks.is_first:
+        set_aside(newest.damaged)
+    run.ranks.barrier()
+    return [f"{fault}; the run goes on from {path.name}" for fault in newest.damaged.values()]
 
 
 def _parts_of(state: dict[str, Any], holder: Any) -> dict[str, Any]:
@@ -133,9 +126,9 @@ def _parts_of(state: dict[str, Any], holder: Any) -> dict[str, Any]:
 
 def _places(run: TrainState) -> Target | None:
     """Where a folder of shards is read to: if the run is sharded, to this rank's parts alone."""
-    student, teacher = run.student.state_dict(), run.teacher.state_dict()
-    if not has_shards(student):
+    if not run.sharded:
         return None
+    student, teacher = run.student.state_dict(), run.teacher.state_dict()
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
 
     def target(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -152,26 +145,38 @@ def _places(run: TrainState) -> Target | None:
     return target
 
 
-def whole_backbone(run: TrainState, *, everywhere: bool = False) -> ObjectViT:
+def whole_backbone(run: TrainState, *, everywhere: bool = False) -> ObjectViT | None:
     """The teacher's backbone, to evaluate or to write. All ranks call it.
 
     Args:
         run: If its teacher is sharded, this is another network, with its weights as they are now.
-        everywhere: All ranks want it, not the first one only; the others get a network that must not be used.
+        everywhere: All ranks want it, not the first one only; the others get None if it is sharded.
     """
     backbone = run.teacher.backbone
-    if not any(is_sharded(parameter) for parameter in backbone.parameters()):
+    if not run.sharded:
         return backbone
     keep = everywhere or run.ranks.is_first
     state = whole_state(backbone.state_dict(), keep)
-    if not keep:
-        return backbone
-    model = replace(run.config.model, weights=None, grad_checkpointing=False)
-    network = build_vit(
-        model, run.config.views.global_size, drop_path=0.0, channels=run.config.views.channels
-    )
-    network.load_state_dict(state)
-    return network.to(run.ranks.device).eval().requires_grad_(False)
+    return filled_backbone(run.config, backbone, state).to(run.ranks.device) if keep else None
+
+
+def filled_backbone(config: PretrainConfig, like: ObjectViT, state: dict[str, Tensor]) -> ObjectViT:
+    """A backbone as a config trains it, which takes these weights over: none are drawn, and none are copied.
+
+    Args:
+        config: The run's config.
+        like: A backbone of it, of which the buffers that are not saved are taken.
+        state: The weights.
+    """
+    model = replace(config.model, weights=None, grad_checkpointing=False)
+    with torch.device("meta"):
+        network = build_vit(model, config.views.global_size, drop_path=0.0, channels=config.views.channels)
+    network.load_state_dict(state, assign=True)
+    for name, buffer in like.named_buffers():
+        if name not in state:
+            holder, _, own = name.rpartition(".")
+            network.get_submodule(holder)._buffers[own] = local(buffer)
+    return network.eval().requires_grad_(False)
 
 
 def model_card(run: TrainState) -> dict[str, Any]:

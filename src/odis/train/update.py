@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from odis.config.training import PretrainConfig
 from odis.machine.devices import DTYPES
 from odis.machine.ranks import Ranks, sum_over_ranks
+from odis.machine.shards import is_sharded
 from odis.method.pair import Network, update_teacher
 from odis.method.step import (
     Centers,
@@ -87,6 +88,11 @@ class TrainState:
     def patch_size(self) -> int:
         return int(self.student.backbone.patch_embed.patch_size[0])
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank holds a part only of student, teacher and moments."""
+        return is_sharded(next(self.student.parameters()))
+
 
 def train_step(run: TrainState, micro_batches: list[Batch], *, meters: bool = False) -> None:
     """One update of student, teacher and centers from one batch (in `train.accumulate` parts)."""
@@ -139,7 +145,7 @@ def train_step(run: TrainState, micro_batches: list[Batch], *, meters: bool = Fa
 def _forward(run: TrainState, batch: Batch, temp: float) -> tuple[Losses, TeacherOutput, StudentOutput]:
     dtype = DTYPES[run.config.train.precision]
     # Its cache keeps a copy of every weight until the end of the passes: all that is gathered, on each rank.
-    keeps = run.config.train.parallel == "ddp" or not run.config.model.grad_checkpointing
+    keeps = not (run.sharded and run.config.model.grad_checkpointing)
     with torch.autocast(
         run.ranks.device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=keeps
     ):
