@@ -4,7 +4,7 @@ another.
 `python forked_ranks.py JOBS.json` runs each job as `torchrun --nproc-per-node RANKS` would run `pretrain`. A
 job has `out`, `ranks`, the `settings` of a config, and perhaps `goes_on`: the folder of a run that is copied
 without its newest checkpoint. Each rank writes what it holds of the state into `out/held-RANK.json`. After
-two steps the rank `killed` is, and the rank `fails` raises.
+two steps the rank `killed` is, of which the others are told by SIGTERM, and the rank `fails` raises.
 """
 
 import json
@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,13 @@ def fork_ranks(job: dict[str, Any]) -> bool:
                 os._exit(1)
             os._exit(0)
         children.append(child)
-    ends = [os.waitpid(child, 0)[1] for child in children]
+    ends = []
+    if "killed" in job:  # as torchrun does, soon after; here while they find out who it was
+        ends.append(os.waitpid(children.pop(job["killed"]), 0)[1])
+        time.sleep(1)
+        for child in children:
+            os.kill(child, signal.SIGTERM)
+    ends += [os.waitpid(child, 0)[1] for child in children]
     return not any(ends)
 
 
