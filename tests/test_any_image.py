@@ -19,12 +19,12 @@ from PIL import Image
 import odis
 from odis.cli import run
 from odis.config.pixels import PixelFormat
+from odis.data.pixels import shrink
 from odis.errors import OdisError
 from odis.explorer.network import ExploredNetwork
 from odis.explorer.pictures import PictureStore
 from odis.explorer.settings import ExploreSettings
 from odis.inference import Encoder
-from odis.inference.colours import require_colours
 from odis.objects.index import ObjectIndex
 from odis.objects.pixel_statistics import PixelStatistics, measure_pixels
 from odis.objects.pixels import load_pixels
@@ -41,7 +41,8 @@ KINDS = {"geotiff": ".tif", "grey16": ".png", "dicom": ".dcm"}
 def write_geotiff(path: Path, values: np.ndarray) -> None:
     """Thirteen bands, each a little brighter than the one before."""
     bands = np.stack([values * (1 + band / 13) for band in range(13)]).astype(np.uint16)
-    profile = {"driver": "GTiff", "width": WIDTH, "height": HEIGHT, "count": 13, "dtype": "uint16"}
+    height, width = values.shape
+    profile = {"driver": "GTiff", "width": width, "height": height, "count": 13, "dtype": "uint16"}
     place = rasterio.transform.from_origin(0, 10, 1, 1)
     with rasterio.open(path, "w", transform=place, nodata=0, **profile) as file:
         file.write(bands)
@@ -79,15 +80,14 @@ class Trained:
     encoder: Encoder
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    kind, folder = request.param, tmp_path_factory.mktemp(request.param)
-    rng = np.random.default_rng(0)
-    for name, bright in (("dark", 0), ("bright", 900)):
+def write_images(folder: Path, kind: str, seed: int, times: int = 1) -> Path:
+    """The index of four dark and four bright images, each side `times` as long."""
+    rng = np.random.default_rng(seed)
+    for name, bright in (("dark", 0), ("bright", 3000)):
         (folder / "images" / name).mkdir(parents=True)
         for k in range(4):
-            values = rng.integers(200, 3000, (HEIGHT, WIDTH))
-            values[8:28, 8:28] += bright
+            values = rng.integers(200, 1000, (HEIGHT * times, WIDTH * times))
+            values[8 * times : 28 * times, 8 * times : 28 * times] += bright
             path = folder / "images" / name / f"{k}{KINDS[kind]}"
             if kind == "geotiff":
                 write_geotiff(path, values)
@@ -96,6 +96,13 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             else:
                 Image.fromarray(values.astype(np.uint16)).save(path)
     odis.index("folder", folder / "images", index := folder / "index.parquet")
+    return index
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    kind, folder = request.param, tmp_path_factory.mktemp(request.param)
+    index = write_images(folder, kind, 0)
     found = measure_pixels(ObjectIndex.open(index))
     views = {f"views__{name}": value for name, value in found.settings().items()}
     made = odis.pretrain("debug", folder / "run", data=str(index), **TINY, **views)
@@ -120,12 +127,17 @@ def test_a_path_and_its_pixels_are_embedded_alike(trained: Trained) -> None:
 
 
 def test_it_trains_alike_from_memory_from_copies_and_with_views_that_the_device_renders(
-    trained: Trained, tmp_path: Path
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if trained.kind != "geotiff":
         pytest.skip("one channel goes the same way")
+    index = write_images(tmp_path / "larger", trained.kind, 0, times=3)
     views = {f"views__{name}": value for name, value in trained.found.settings().items()}
-    settings: dict[str, Any] = {**TINY, **views, "data": str(trained.index)}
+    # Every crop has two to four times the sides of its view, so whatever is drawn, images are read at half
+    # their size, and a copy on disk is made of each.
+    crops = {"views__global_scale": [0.5, 1.0], "views__local_scale": [0.3, 0.5]}
+    settings: dict[str, Any] = {**TINY, **views, **crops, "data": str(index)}
+    monkeypatch.setattr(shrink, "LARGE", 1)
 
     def losses(out: str, **more: Any) -> list[float]:
         odis.pretrain("debug", tmp_path / out, **settings | more)
@@ -134,6 +146,12 @@ def test_it_trains_alike_from_memory_from_copies_and_with_views_that_the_device_
 
     first = losses("plain")
     assert losses("kept", loader__keep=["memory"]) == first
+    written = []
+    for out in ("copying", "copied"):
+        assert losses(out, loader__keep=[f"disk:{tmp_path / 'copies'}"]) == first
+        written.append({file: file.stat().st_mtime_ns for file in (tmp_path / "copies").rglob("*.zlib")})
+    assert written[0] == written[1]
+    assert len(written[0]) == 8
     on_device = losses("device", loader__render="device", loader__keep=["device:1MiB"])
     # Its views differ by the rounding to 8 bits in between.
     assert on_device == pytest.approx(first, rel=0.02)
@@ -143,12 +161,11 @@ def test_embedding_and_neighbours(trained: Trained, tmp_path: Path) -> None:
     out = str(tmp_path / "f.parquet")
     run(["embed", str(trained.index), "--model", str(trained.run), "--out", out, "--device", "cpu"])
     assert pq.read_table(tmp_path / "f.parquet").num_rows == 8
-    found = odis.evaluate(
-        "knn", trained.encoder, train=trained.index, test=trained.index, mode="whole-image", k=1
-    )
+    test = write_images(tmp_path / "test", trained.kind, 1)  # others of each class
+    found = odis.evaluate("knn", trained.encoder, train=trained.index, test=test, mode="whole-image", k=3)
     assert found["skipped"] == []
-    # Each image is its own nearest neighbour.
-    assert found["rows"][0]["scores"]["k=1"]["value"] == 100.0
+    # The middle of a bright image is brighter than anything in a dark one.
+    assert found["rows"][0]["scores"]["k=3"]["value"] == 100.0
 
 
 def test_report_pictures_and_explorer(trained: Trained, tmp_path: Path) -> None:
@@ -203,8 +220,15 @@ def test_export_and_its_program(
     assert torch.cosine_similarity(torch.as_tensor(made["image"])[0], expected, dim=0) > 0.99
 
 
-def test_what_works_on_colours_alone_says_so(trained: Trained) -> None:
-    with pytest.raises(
-        OdisError, match=r"reads images of \d+ channels? of stated ranges, but discovery takes"
-    ):
-        require_colours(trained.encoder, "discovery")
+def test_what_works_on_colours_alone_says_so(trained: Trained, tmp_path: Path) -> None:
+    if trained.kind != "geotiff":
+        pytest.skip("one channel goes the same way")
+    images, network, out = str(trained.index), str(trained.run), tmp_path / "out"
+    reads = r"run: reads images of 13 channels of stated ranges, but {} takes networks of 8-bit RGB"
+    with pytest.raises(OdisError, match=reads.format("discovery")):
+        run(["objects", "discover", images, "--with", network, "--out", f"{out}.parquet", "--device", "cpu"])
+    for task in ("classification", "detection"):
+        with pytest.raises(OdisError, match=reads.format("fine-tuning")):
+            run(
+                ["finetune", task, "--train", images, "--test", images, "--model", network, "--out", str(out)]
+            )

@@ -1,5 +1,6 @@
 """The `usage.py` of a folder: its few lines that make masks of boxes do what odis does."""
 
+import ast
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from odis.config.pixels import RGB
+from odis.config.pixels import RGB, PixelFormat
 from odis.data.geometry.patches import object_shapes, objects_on_grid
-from odis.exporting.usage import onnx_usage, program_usage
+from odis.exporting.usage import library_usage, onnx_usage, program_usage
 
-side = st.floats(0, 95, allow_nan=False)
+side = st.integers(0, 95 * 64).map(lambda n: n / 64)  # areas without rounding: ties are ties in both
 
 
 def patches_of(coverage: float, margin: int, shape: str) -> Any:
@@ -49,3 +50,23 @@ def test_programs_are_python_and_short(objects: str):
         assert ("patches_of" in text) == (objects == "masks")
         assert max(map(len, text.splitlines())) <= 110
         assert len(text.splitlines()) < 60
+
+
+@pytest.mark.parametrize("program", ["timm", "native", "own", "onnx", "torch"])
+def test_programs_for_arrays_open_no_photograph(program: str):
+    pixels = {"mean": (0.5,) * 5, "std": (0.2,) * 5, "pixels": PixelFormat(5, ((0.0, 4095.0),))}
+    encoder = SimpleNamespace(mask_coverage=0.5, mask_margin=1, mask_shape="area", patch_size=16, **pixels)
+    text = (
+        onnx_usage("boxes", encoder) if program == "onnx"
+        else program_usage("boxes", encoder, 224) if program == "torch"
+        else library_usage(program, encoder, 224)
+    )  # fmt: skip
+    names = {
+        node.attr if isinstance(node, ast.Attribute) else node.id
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute | ast.Name)
+    }
+    assert {"load", "prepare"} <= names
+    assert not {"open", "convert", "processor", "transform"} & names
+    assert "pixels.npy: uint8 (height, width, 5)\n\nIts numbers are those of the files from 0 to 4095" in text
+    assert "photo.jpg" not in text

@@ -8,20 +8,18 @@ from textwrap import fill
 from odis.config.pixels import RGB
 from odis.inference.encoder import Encoder
 
-_TIMM = '''"""This folder with timm: python usage.py photo.jpg"""
+_TIMM = '''"""This folder with timm: python usage.py {argument}"""
 
 import sys
 from pathlib import Path
 
 import timm
-import torch
+{numpy}import torch
 from PIL import Image
-
-here = Path(__file__).resolve().parent
-model = timm.create_model(f"local-dir:{here}", pretrained=True, num_classes=0).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-
-pixels = transform(Image.open(sys.argv[1]).convert("RGB")).unsqueeze(0)
+{prepare}here = Path(__file__).resolve().parent
+model = timm.create_model(f"local-dir:{{here}}", pretrained=True, num_classes=0).eval()
+{reader}
+{read}
 with torch.inference_mode():
     tokens = model.forward_features(pixels)
     image = model.forward_head(tokens, pre_logits=True)  # (1, D)
@@ -29,44 +27,40 @@ patches = tokens[:, model.num_prefix_tokens :]  # (1, P, D), row by row
 print(tuple(image.shape), tuple(patches.shape))
 '''
 
-_NATIVE = '''"""This folder with transformers, without odis: python usage.py photo.jpg"""
+_NATIVE = '''"""This folder with transformers, without odis: python usage.py {argument}"""
 
 import sys
 from pathlib import Path
 
-import torch
+{numpy}import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel
+from transformers import {classes}
+{prepare}here = Path(__file__).resolve().parent
+{reader}model = AutoModel.from_pretrained(here).eval()
 
-here = Path(__file__).resolve().parent
-processor = AutoImageProcessor.from_pretrained(here)
-model = AutoModel.from_pretrained(here).eval()
-
-inputs = processor(images=Image.open(sys.argv[1]).convert("RGB"), return_tensors="pt")
+{read}
 with torch.inference_mode():
-    out = model(**inputs)
+    out = model({given})
 image = out.pooler_output  # (1, D)
 first = 1 + getattr(model.config, "num_register_tokens", 0)
 patches = out.last_hidden_state[:, first:]  # (1, P, D), row by row
 print(tuple(image.shape), tuple(patches.shape))
 '''
 
-_OWN = '''"""This folder with transformers and odis, objects too: python usage.py photo.jpg"""
+_OWN = '''"""This folder with transformers and odis, objects too: python usage.py {argument}"""
 
 import sys
 from pathlib import Path
 
-import torch
+{numpy}import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel
+from transformers import {classes}
 
 import odis.exporting.transformers_model  # registers the class
+{prepare}here = Path(__file__).resolve().parent
+{reader}model = AutoModel.from_pretrained(here).eval()
 
-here = Path(__file__).resolve().parent
-processor = AutoImageProcessor.from_pretrained(here)
-model = AutoModel.from_pretrained(here).eval()
-
-pixels = processor(images=Image.open(sys.argv[1]).convert("RGB"), return_tensors="pt").pixel_values
+{read}
 patch = model.config.card["patch_size"]
 rows, columns = pixels.shape[2] // patch, pixels.shape[3] // patch
 masks = torch.zeros(1, 2, rows, columns, dtype=torch.bool)  # the patches of two objects
@@ -113,7 +107,7 @@ def patches_of(box, rows, columns, patch):
 
 '''
 
-_ONNX = '''"""This folder with ONNX Runtime: python usage.py photo.jpg"""
+_ONNX = '''"""This folder with ONNX Runtime: python usage.py {argument}"""
 
 import sys
 from pathlib import Path
@@ -128,17 +122,17 @@ about = session.get_modelmeta().custom_metadata_map
 size, patch = int(about["image_size"]), int(about["patch_size"])
 mean, std = (np.array(about[name].split(), np.float32) for name in ("mean", "std"))
 
-photo = Image.open(sys.argv[1])
+{read}
 pixels = prepare(photo, size, mean, std)
-box = np.array([0, 0, photo.width / 2, photo.height / 2])  # the upper left quarter of the photograph
-box *= np.array([size / photo.width, size / photo.height] * 2)  # in pixels of the resized image
+box = np.array([0, 0, {width} / 2, {height} / 2])  # the upper left quarter of the photograph
+box *= np.array([size / {width}, size / {height}] * 2)  # in pixels of the resized image
 {given}
 inputs = {{"pixel_values": pixels, {name!r}: given}}
 objects, image, patches = session.run(["objects", "image", "patches"], inputs)
 print(objects.shape, image.shape, patches.shape)  # (1, Q, D), (1, D), (1, P, D)
 '''
 
-_PROGRAM = '''"""This folder with torch alone: python usage.py photo.jpg"""
+_PROGRAM = '''"""This folder with torch alone: python usage.py {argument}"""
 
 import sys
 from pathlib import Path
@@ -151,10 +145,10 @@ size, patch = {size}, {patch}
 mean, std = np.array({mean}, np.float32), np.array({std}, np.float32)
 program = torch.export.load(Path(__file__).resolve().parent / "model.pt2").module()
 
-photo = Image.open(sys.argv[1])
+{read}
 pixels = prepare(photo, size, mean, std)
-box = np.array([0, 0, photo.width / 2, photo.height / 2])  # the upper left quarter of the photograph
-box *= np.array([size / photo.width, size / photo.height] * 2)  # in pixels of the resized image
+box = np.array([0, 0, {width} / 2, {height} / 2])  # the upper left quarter of the photograph
+box *= np.array([size / {width}, size / {height}] * 2)  # in pixels of the resized image
 {given}
 with torch.inference_mode():
     objects, image, patches = program(torch.from_numpy(pixels), torch.from_numpy(given))
@@ -162,39 +156,50 @@ print(tuple(objects.shape), tuple(image.shape), tuple(patches.shape))  # (1, Q, 
 '''
 
 
-def _of_arrays(text: str, encoder: Encoder, size: int | None = None) -> str:
-    """A program for photographs, as one for arrays of other channels, which no library of images reads alike.
+# Where a program reads a photograph; or an array of other channels, which no library of images reads alike.
+_PHOTO = {
+    "argument": "photo.jpg",
+    "prepare": _PREPARE,
+    "read": "photo = Image.open(sys.argv[1])",
+    "width": "photo.width",
+    "height": "photo.height",
+}
+_ARRAY = {
+    "prepare": _PREPARE_ARRAY,
+    "read": "array = np.load(sys.argv[1])\nheight, width, _ = array.shape\nphoto = array.transpose(2, 0, 1)",
+    "width": "width",
+    "height": "height",
+}
 
-    Args:
-        text: The program.
-        encoder: What it is for; that of colours of 8 bits is handed back as it is.
-        size: Side in pixels, where `text` leaves resizing to a library for photographs.
-    """
-    if encoder.pixels == RGB:
-        return text
+# How a library reads a photograph, in its programs.
+_PROCESSOR = "processor = AutoImageProcessor.from_pretrained(here)\n"
+_PROCESSED = 'processor(images=Image.open(sys.argv[1]).convert("RGB"), return_tensors="pt")'
+_READERS = {
+    "timm": "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), "
+    "is_training=False)\n",
+    "native": _PROCESSOR,
+    "own": _PROCESSOR,
+}
+_READS = {
+    "timm": 'pixels = transform(Image.open(sys.argv[1]).convert("RGB")).unsqueeze(0)',
+    "native": f"inputs = {_PROCESSED}",
+    "own": f"pixels = {_PROCESSED}.pixel_values",
+}
+
+
+def _input(encoder: Encoder) -> dict[str, str]:
+    """What the templates of programs without a library for images hold."""
+    return _PHOTO if encoder.pixels == RGB else _ARRAY | {"argument": _argument(encoder)}
+
+
+def _argument(encoder: Encoder) -> str:
+    """The array that a program takes, and what its numbers are."""
     channels, ranges = encoder.pixels.channels, encoder.pixels.ranges
-    numbers = "" if ranges is None else ", ".join(f"{low:g} to {high:g}" for low, high in ranges)
-    said = fill(f"Its numbers are those of the files from {numbers}, as 0 to 255.", _WIDTH)
-    said = f"\n\n{said}\n" if numbers else ""
-    text = text.replace('photo.jpg"""', f'pixels.npy: uint8 (height, width, {channels}){said}"""', 1)
-    if size is None:
-        given = (
-            "array = np.load(sys.argv[1])\nheight, width, _ = array.shape\nphoto = array.transpose(2, 0, 1)\n"
-        )
-        text = text.replace("photo = Image.open(sys.argv[1])\n", given)
-        return text.replace("photo.width", "width").replace("photo.height", "height")
-    given = (
-        f"mean = {_listed(encoder.mean)}\nstd = {_listed(encoder.std)}\n"
-        f"array = np.load(sys.argv[1]).transpose(2, 0, 1)\n"
-        f"pixels = torch.from_numpy(prepare(array, {size}, mean, std))\n"
-    )
-    for line in _LIBRARIES:
-        text = text.replace(line, "")
-    for line in _READS:
-        text = text.replace(line, given)
-    text = text.replace("import torch\n", "import numpy as np\nimport torch\n", 1)
-    text = text.replace("model(**inputs)", "model(pixels)")
-    return text.replace("\nhere = ", f"{_PREPARE_ARRAY}here = ", 1)
+    text = f"pixels.npy: uint8 (height, width, {channels})"
+    if ranges is None:
+        return text
+    numbers = ", ".join(f"{low:g} to {high:g}" for low, high in ranges)
+    return f"{text}\n\n{fill(f'Its numbers are those of the files from {numbers}, as 0 to 255.', _WIDTH)}\n"
 
 
 def _listed(values: Sequence[float]) -> str:
@@ -205,31 +210,32 @@ def _listed(values: Sequence[float]) -> str:
 
 _WIDTH = 100  # of a line
 
-_LIBRARIES = (
-    "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), "
-    "is_training=False)\n",
-    "processor = AutoImageProcessor.from_pretrained(here)\n",
-)
-_READS = (
-    'pixels = transform(Image.open(sys.argv[1]).convert("RGB")).unsqueeze(0)\n',
-    'inputs = processor(images=Image.open(sys.argv[1]).convert("RGB"), return_tensors="pt")\n',
-    'pixels = processor(images=Image.open(sys.argv[1]).convert("RGB"), return_tensors="pt").pixel_values\n',
-)
 _OF_LIBRARY = {"timm": _TIMM, "native": _NATIVE, "own": _OWN}
 
 
 def library_usage(library: str, encoder: Encoder, size: int) -> str:
     """For a folder of `timm`, of transformers alone (`native`), or of transformers with odis (`own`)."""
-    text = _of_arrays(_OF_LIBRARY[library], encoder, size)
-    return text if encoder.pixels == RGB else text.replace("AutoImageProcessor, ", "")
+    if encoder.pixels == RGB:
+        return _OF_LIBRARY[library].format(
+            argument="photo.jpg", numpy="", classes="AutoImageProcessor, AutoModel", prepare="\n",
+            reader=_READERS[library], read=_READS[library], given="**inputs",
+        )  # fmt: skip
+    read = (
+        f"mean = {_listed(encoder.mean)}\nstd = {_listed(encoder.std)}\n"
+        f"array = np.load(sys.argv[1]).transpose(2, 0, 1)\n"
+        f"pixels = torch.from_numpy(prepare(array, {size}, mean, std))"
+    )
+    return _OF_LIBRARY[library].format(
+        argument=_argument(encoder), numpy="import numpy as np\n", classes="AutoModel",
+        prepare=_PREPARE_ARRAY, reader="", read=read, given="pixels",
+    )  # fmt: skip
 
 
 def onnx_usage(objects: str, encoder: Encoder) -> str:
     """For a folder with `model.onnx`; `objects` is what the graph takes."""
     mask, given = _objects(objects, encoder)
     name = "object_masks" if objects == "masks" else "boxes"
-    text = _ONNX.format(prepare=_prepare(encoder), mask=mask, given=given, name=name)
-    return _of_arrays(text, encoder)
+    return _ONNX.format(mask=mask, given=given, name=name, **_input(encoder))
 
 
 def program_usage(objects: str, encoder: Encoder, size: int) -> str:
@@ -237,12 +243,7 @@ def program_usage(objects: str, encoder: Encoder, size: int) -> str:
     mask, given = _objects(objects, encoder)
     pixels = {"mean": list(encoder.mean), "std": list(encoder.std)}
     numbers = {"size": size, "patch": encoder.patch_size, **pixels}
-    text = _PROGRAM.format(prepare=_prepare(encoder), mask=mask, given=given, **numbers)
-    return _of_arrays(text, encoder)
-
-
-def _prepare(encoder: Encoder) -> str:
-    return _PREPARE if encoder.pixels == RGB else _PREPARE_ARRAY
+    return _PROGRAM.format(mask=mask, given=given, **numbers, **_input(encoder))
 
 
 def _objects(objects: str, encoder: Encoder) -> tuple[str, str]:

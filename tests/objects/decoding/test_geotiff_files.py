@@ -77,6 +77,10 @@ def test_floats_that_are_no_number_are_missing(tmp_path: Path) -> None:
 def test_bits_that_are_stated_are_the_range(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", np.full((2, 6, 9), 4095, np.uint16), nbits=12)
     assert (load_pixels(path, None, PixelFormat(2)) == 255).all()
+    grey = write(tmp_path / "b.tif", np.full((1, 6, 9), 4095, np.uint16), nbits=12, nodata=4095)
+    assert (load_pixels(grey, None, PixelFormat(1)) == 0).all()
+    # Of three channels without a range Pillow is asked, which knows neither.
+    assert (load_pixels(grey) == round(4095 * 255 / 65535)).all()
 
 
 def _sum(path: Path) -> int:

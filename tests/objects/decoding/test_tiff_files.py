@@ -64,6 +64,9 @@ def test_bits_that_the_file_states_are_its_range(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "b.tif", white, extratags=[(281, 3, 1, 4095, True)], metadata=None)
     for name in ("a.ome.tif", "b.tif"):
         assert (load_pixels(tmp_path / name, None, PixelFormat(1)) == 255).all()
+        # Of three channels without a range Pillow is asked, which has no more than the type.
+        assert (load_pixels(tmp_path / name) == round(4095 * 255 / 65535)).all()
+        assert (load_pixels(tmp_path / name, None, PixelFormat(3, ((0.0, 4095.0),))) == 255).all()
 
 
 @pytest.mark.parametrize(("name", "options"), [
