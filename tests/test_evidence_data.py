@@ -116,6 +116,21 @@ def test_pixels_come_from_the_images_they_should(root: Path, tmp_path: Path, spl
     assert len(behind) == 4
 
 
+def test_shares_of_the_pictures_have_none_in_common(root: Path) -> None:
+    def pictures(share: tuple[float, float]) -> set[str]:
+        found = photographs.gather(root, "train", 4, share)
+        cut = {cutting.image for kind in found.cuttings for cutting in kind}
+        return cut | {name for kind in found.backgrounds for name in kind}
+
+    first, last, all_of_them = pictures((0.0, 0.7)), pictures((0.7, 1.0)), pictures((0.0, 1.0))
+    assert not first & last
+    assert first | last == all_of_them
+    # Of six that can be cut out and eight that can lie behind, in each of four classes.
+    assert len(last) == 4 * (2 + 2)
+    with pytest.raises(DataError, match="has no box in train that can be used"):
+        pictures((0.99, 1.0))
+
+
 def test_objects_keep_their_aspect_and_do_not_cover_one_another(root: Path) -> None:
     _, found = scenes(root, "train", 150)
     assert {len(scene.boxes) for scene in found} == {2, 3, 4}

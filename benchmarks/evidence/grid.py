@@ -255,6 +255,21 @@ WIDER: dict[str, dict[str, Any]] = {
 """The same for images of one object that fills most of them."""
 
 
+def rates(scale: tuple[float, float]) -> dict[str, dict[str, Any]]:
+    """What every method chooses from where views show a fixed share of an image (from, to): the rate, and how
+    hard KoLeo pulls. One weight for all cost iBOT more than ODIS.
+    """
+    return {
+        f"{name}-{weight:g}": {
+            "optim.base_lr": rate,
+            "loss.koleo_weight": weight,
+            "views.global_scale": list(scale),
+        }
+        for name, rate in (("slow", 4.0e-3), ("fast", 8.0e-3))
+        for weight in (0.1, 0.25)
+    }
+
+
 def cells(study: str) -> list[Cell]:
     """The cells of a study.
 

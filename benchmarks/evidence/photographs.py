@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,8 @@ from odis.objects.images import load_image
 from odis.objects.index import write_index
 from odis.objects.sources import tiny_imagenet
 from odis.types import ImageObjects, Object
+
+T = TypeVar("T")
 
 SPLITS = ("train", "val")
 
@@ -96,6 +99,7 @@ def write_photograph_scenes(
     height: tuple[int, int] = (36, 64),
     classes: int | Sequence[str] = 10,
     context: float = 0.0,
+    share: tuple[float, float] = (0.0, 1.0),
 ) -> None:
     """Compose scenes, write them as `FOLDER/SPLIT/NUMBER.png`, and write their object index (boxes and
     labels, no masks).
@@ -116,12 +120,14 @@ def write_photograph_scenes(
         classes: How many classes are pasted, evenly spaced in the sorted order of their WordNet ids, which
             puts like beside like; or the ids themselves.
         context: Share of scenes, 0..1, that have a theme.
+        share: From where to where in 0..1 the pictures of each class are used, in the order of the split:
+            scenes of two shares that do not overlap have no picture in common.
 
     Raises:
         DataError: Something asked for is not there or impossible, or the folder cannot be written.
     """
     _check(count, seed, size, objects, height, context)
-    photographs = gather(root, split, classes)
+    photographs = gather(root, split, classes, share)
     if context and not photographs.partners:
         raise DataError(
             f"{root}: context needs a class for the background of each of {len(photographs.names)} classes, "
@@ -148,9 +154,11 @@ def write_photograph_scenes(
         raise DataError(f"{out}: scenes cannot be written ({error.strerror or error})") from error
 
 
-def gather(root: str | Path, split: str, classes: int | Sequence[str]) -> Photographs:
-    """Boxes to cut out and images to lie behind, of one split of Tiny-ImageNet. Boxes too small or too long
-    are left out.
+def gather(
+    root: str | Path, split: str, classes: int | Sequence[str], share: tuple[float, float] = (0.0, 1.0)
+) -> Photographs:
+    """Boxes to cut out and images to lie behind, of one split of Tiny-ImageNet, and of that a share. Boxes
+    too small or too long are left out.
 
     A theme's background comes from one of the last classes in the order of WordNet ids: they are places and
     food, whose images look alike all over.
@@ -179,7 +187,8 @@ def gather(root: str | Path, split: str, classes: int | Sequence[str]) -> Photog
             x0, y0, x1, y1 = cutting.box
             if min(x1 - x0, y1 - y0) >= _LEAST_SIDE and _NARROWEST <= cutting.aspect <= _WIDEST:
                 cuttings[wnid].append(cutting)
-    backgrounds = [images[wnid] for wnid in others if images[wnid]]
+    cuttings = {wnid: _part(found, share) for wnid, found in cuttings.items()}
+    backgrounds = [part for wnid in others if (part := _part(images[wnid], share))]
     for wnid, found in cuttings.items():
         if not found:
             raise DataError(f"{root}: class {wnid} has no box in {split} that can be used")
@@ -190,6 +199,11 @@ def gather(root: str | Path, split: str, classes: int | Sequence[str]) -> Photog
     return Photographs(
         root, names, list(cuttings.values()), backgrounds, partners if partners[0] >= 0 else []
     )
+
+
+def _part(items: list[T], share: tuple[float, float]) -> list[T]:
+    start, end = (round(edge * len(items)) for edge in share)
+    return items[start:end]
 
 
 def compose(

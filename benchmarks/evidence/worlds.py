@@ -2,8 +2,9 @@
 what is tested once.
 
 A world is a folder of three object indexes. `train` is trained on, and its objects are the neighbours of the
-k-NN. `choose` are images that no run is trained on (of composed scenes: from the same source pictures as
-`train`); settings are chosen on them. `test` is composed from source pictures that are nowhere else.
+k-NN. `choose` are images that no run is trained on; settings are chosen on them. Composed scenes to choose on
+are of the same source pictures as `train`, but those of `photographs-50`. `test` is composed from source
+pictures that are nowhere else.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from grid import CANDIDATES, WIDER
+from grid import CANDIDATES, WIDER, rates
 from photographs import write_photograph_scenes
 
 from odis.config.options import load_recipe
@@ -229,9 +230,18 @@ def _scenes(**fixed: Any) -> Callable[..., None]:
     return write
 
 
-def _photographs(root: Path, **fixed: Any) -> Callable[..., None]:
+def _photographs(root: Path, *, held_out: float = 0.0, **fixed: Any) -> Callable[..., None]:
+    """Scenes of photographs. Those that settings are chosen on are made of the share `held_out` of the
+    pictures of each class, which is in no training scene; of 0 they are made of the same pictures.
+    """
+
     def write(folder: Path, index: Path, *, count: int, split: str, seed: int) -> None:
-        write_photograph_scenes(folder, index, root=root, count=count, split=split, seed=seed, **fixed)
+        share = (0.0, 1.0)
+        if held_out and split == "train":
+            share = (0.0, 1 - held_out) if seed == 0 else (1 - held_out, 1.0)
+        write_photograph_scenes(
+            folder, index, root=root, count=count, split=split, seed=seed, share=share, **fixed
+        )
 
     return write
 
@@ -305,11 +315,13 @@ def worlds(roots: Roots | None = None) -> Mapping[str, World]:
             name="photographs-50",
             says="scenes of photographs of 50 classes",
             base=PATCHES_8,
-            write=_photographs(root, classes=50),
+            write=_photographs(root, held_out=0.1, classes=50),
             train=10_000,
+            choose=1000,
             test=2500,
             images=_LENGTH,
             choose_share=1.0,
+            candidates=rates((0.15, 0.5)),
         )
         found["tiny-imagenet"] = World(
             "tiny-imagenet",
@@ -338,6 +350,7 @@ def worlds(roots: Roots | None = None) -> Mapping[str, World]:
             images=_LENGTH,
             maps=devkit,
             choose_share=1.0,
+            candidates=rates((0.25, 1.0)),
             photographed=True,
         )
     return found

@@ -27,6 +27,11 @@ def known_worlds():
     return worlds.worlds(worlds.Roots(photographs=Path("somewhere"), voc=Path("elsewhere")))
 
 
+def first(world):
+    """One of its candidates."""
+    return next(iter(world.candidates))
+
+
 @pytest.mark.parametrize("base", ["scenes", "photographs", "photographs-50", "tiny-imagenet", "voc"])
 def test_every_cell_can_train_and_changes_what_it_says(base):
     import cell as one
@@ -37,7 +42,7 @@ def test_every_cell_can_train_and_changes_what_it_says(base):
     assert set(worlds.worlds()) == {"scenes", "scenes-context", "scenes-one"}
     assert set(known) - set(worlds.worlds()) == {"photographs", "photographs-50", "tiny-imagenet", "voc"}
     world = known[base]
-    candidate = "middle"
+    candidate = first(world)
     by_length = {cell.name for cell in grid.cells("patches")}
     plain = flat(as_dict(one.config_of(world, grid.Cell("plain", "odis-single"), candidate, "x.parquet", 3)))
     for name, cell in cells().items():
@@ -131,12 +136,26 @@ def test_a_length_in_images_is_what_a_run_sees(base):
     known, world = cells(), known_worlds()[base]
     for name, images in grid.LENGTHS.items():
         for size in (world, world.of_size(world.train // 10)):
-            config = one.config_of(size, known[f"ibot.{name}"], "near", "x.parquet", 0)
+            config = one.config_of(size, known[f"ibot.{name}"], first(size), "x.parquet", 0)
             steps = Schedules(config, size.train).total_steps
             assert steps * 64 * world.train / size.train == pytest.approx(images, rel=0.02)
             assert config.optim.warmup_epochs == pytest.approx(0.06 * config.train.epochs, rel=1e-3)
-    trial = one.config_of(world, grid.Cell("ibot", "ibot"), "near", "x.parquet", 0)
+    trial = one.config_of(world, grid.Cell("ibot", "ibot"), first(world), "x.parquet", 0)
     assert trial.train.epochs * world.train == pytest.approx(30_000, rel=1e-3)
+
+
+def test_candidates_of_photographs_differ_in_rate_and_weight_alone():
+    import cell as one
+    import grid
+
+    for name, scale in (("photographs-50", [0.15, 0.5]), ("voc", [0.25, 1.0])):
+        world, seen = known_worlds()[name], set()
+        assert set(world.candidates) == {"slow-0.1", "slow-0.25", "fast-0.1", "fast-0.25"}
+        for candidate in world.candidates:
+            config = one.config_of(world, grid.Cell("ibot", "ibot"), candidate, "x.parquet", 0)
+            assert list(config.views.global_scale) == scale
+            seen.add((config.optim.base_lr, config.loss.koleo_weight))
+        assert seen == {(rate, weight) for rate in (0.004, 0.008) for weight in (0.1, 0.25)}
 
 
 def test_whole_images_are_shown_as_large_as_in_training(tmp_path):
@@ -147,7 +166,7 @@ def test_whole_images_are_shown_as_large_as_in_training(tmp_path):
     world = known_worlds()["voc"]
     assert (world.side_of(64), world.side_of(96), world.side_of(128)) == (128, 192, 256)
     for cell in grid.cells("patches"):
-        config = one.config_of(world, cell, "near", "x.parquet", 0)
+        config = one.config_of(world, cell, first(world), "x.parquet", 0)
         assert world.side_of(config.views.global_size) % config.model.patch_size == 0
 
 
@@ -156,5 +175,5 @@ def test_all_objects_are_as_many_as_an_image_of_the_world_has():
     import grid
 
     for world in known_worlds().values():
-        config = one.config_of(world, grid.Cell("all", "odis-read-only-all"), "far", "x.parquet", 0)
+        config = one.config_of(world, grid.Cell("all", "odis-read-only-all"), first(world), "x.parquet", 0)
         assert config.objects.per_image == world.most_objects
