@@ -4,7 +4,9 @@ another.
 `python forked_ranks.py JOBS.json` runs each job as `torchrun --nproc-per-node RANKS` would run `pretrain`. A
 job has `out`, `ranks`, the `settings` of a config, and perhaps `goes_on`: the folder of a run that is copied
 without its newest checkpoint. Each rank writes what it holds of the state into `out/held-RANK.json`. After
-two steps the rank `killed` is, of which the others are told by SIGTERM, and the rank `fails` raises.
+two steps the rank `killed` is, of which the others are told by SIGTERM, the rank `fails` raises, and the rank
+`signalled` gets SIGUSR1. The rank `dies_saving` is killed when it has written its part of the last
+checkpoint, and all others with it.
 """
 
 import json
@@ -22,11 +24,16 @@ import torch
 
 from odis.config.options import load_recipe
 from odis.data.loader import make_loader
+from odis.machine.checksums import crc_of
 from odis.machine.shards import local
 from odis.objects.index import ObjectIndex
-from odis.train import loop, update
+from odis.objects.storage import reading
+from odis.train import loop, shard_files, update
 from odis.train.checkpoint import checkpoints
 from odis.train.update import TrainState
+
+ENDS = {"killed", "fails", "signalled", "dies_saving", "attempts"}
+"""With one of these a job does not end well."""
 
 
 def held(run: TrainState) -> dict[str, float]:
@@ -48,9 +55,18 @@ def run_rank(job: dict[str, Any], rank: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if job.get("fails") == rank and run.step == 2:
             raise MemoryError("a fault of its own")
+        if job.get("signalled") == rank and run.step == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
         runs[:] = [run]
 
+    def checked(path: Path) -> int:
+        if job.get("dies_saving") == rank and runs[0].step == job["settings"]["train__steps"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return crc_of(path)
+
     setattr(loop, "train_step", kept)  # noqa: B010
+    setattr(shard_files, "crc_of", checked)  # noqa: B010
+    reading.ATTEMPTS = job.get("attempts", reading.ATTEMPTS)
     out = Path(job["out"])
     loop.pretrain(load_recipe("debug", **job["settings"]), out)
     (out / f"held-{rank}.json").write_text(json.dumps(held(runs[0])))
@@ -82,11 +98,12 @@ def fork_ranks(job: dict[str, Any]) -> bool:
             os._exit(0)
         children.append(child)
     ends = []
-    if "killed" in job:  # as torchrun does, soon after; here while they find out who it was
-        ends.append(os.waitpid(children.pop(job["killed"]), 0)[1])
-        time.sleep(1)
+    if (first := job.get("killed", job.get("dies_saving"))) is not None:
+        ends.append(os.waitpid(children.pop(first), 0)[1])
+        if "killed" in job:
+            time.sleep(1)  # as torchrun does, soon after; here while they find out who it was
         for child in children:
-            os.kill(child, signal.SIGTERM)
+            os.kill(child, signal.SIGTERM if "killed" in job else signal.SIGKILL)
     ends += [os.waitpid(child, 0)[1] for child in children]
     return not any(ends)
 
@@ -101,5 +118,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     jobs = json.loads(Path(sys.argv[1]).read_text())
     warm_up(jobs[0])
-    went_well = [fork_ranks(job) != bool({"killed", "fails"} & job.keys()) for job in jobs]
+    went_well = [fork_ranks(job) != bool(ENDS & job.keys()) for job in jobs]
     sys.exit(0 if all(went_well) else 1)

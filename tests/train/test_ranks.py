@@ -1,6 +1,7 @@
 """Ranks with parts of the batch, and of the state too, follow one process with all of it to rounding."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from odis.backbones.build import build_vit
 from odis.backbones.saved import load_model
 from odis.config.training import ModelConfig
 from odis.objects.index import write_index
-from odis.train.checkpoint import checkpoints, load_checkpoint
+from odis.train.checkpoint import checkpoints, load_checkpoint, step_of
 from odis.types import ImageObjects, Object
 
 TINY: dict[str, Any] = {
@@ -77,11 +78,14 @@ RUNS: dict[tuple[str, str], dict[str, Any]] = {
     # Where nothing is taken from a micro-batch alone, each rank takes its half in parts.
     ("center", "ddp 2"): {"ranks": 2, "settings": {"train__accumulate": 2}},
     ("center", "fsdp 2"): {"ranks": 2, "settings": FSDP | {"train__accumulate": 2}},
+    ("center", "fsdp 4"): {"ranks": 4, "settings": FSDP},
+    ("center", "fsdp 4, then fsdp 2"): {"ranks": 2, "settings": FSDP, "goes_on": "fsdp 4"},
     ("sinkhorn", "one"): {"ranks": 1},
     ("sinkhorn", "ddp 2"): {"ranks": 2},
     ("sinkhorn", "fsdp 4"): {"ranks": 4, "settings": FSDP},
     ("sinkhorn", "fsdp 4, then one"): {"ranks": 1, "goes_on": "fsdp 4"},
     ("sinkhorn", "fsdp 4, then fsdp 2"): {"ranks": 2, "settings": FSDP, "goes_on": "fsdp 4"},
+    ("sinkhorn", "killed in a save, then fsdp 2"): {"ranks": 2, "settings": FSDP, "dies_saving": 1},
     ("dropping", "ddp 2"): {"ranks": 2},
     ("dropping", "fsdp 2"): {"ranks": 2, "settings": FSDP},
     **{(name, "one"): {"ranks": 1} for name in ("parallel", "relative", "rotary", "bf16")},
@@ -100,13 +104,16 @@ def runs(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = ModelConfig(name="vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=2, num_heads=2)
     torch.save(build_vit(weights, 32).state_dict(), root / "start.pth")
     lost: dict[str, Any] = {"ranks": 2, "settings": TINY | {"train__steps": 9, "data": str(index)}}
-    jobs = [lost | {"out": str(root / kind), kind: 1} for kind in ("killed", "fails")]
+    jobs = [lost | {"out": str(root / kind), kind: 1} for kind in ("killed", "fails", "signalled")]
     for (settings, name), job in RUNS.items():
         given = TINY | SETTINGS[settings] | job.get("settings", {}) | {"data": str(index)}
         if "model__weights" in given:
             given["model__weights"] = str(root / given["model__weights"])
         more = {"goes_on": str(root / settings / job["goes_on"])} if "goes_on" in job else {}
-        jobs.append({"out": str(root / settings / name), "ranks": job["ranks"], "settings": given, **more})
+        all_of_it = {"out": str(root / settings / name), "ranks": job["ranks"], "settings": given, **more}
+        if "dies_saving" in job:
+            jobs.append(all_of_it | {"dies_saving": job["dies_saving"]})
+        jobs.append(all_of_it)
     (root / "jobs.json").write_text(json.dumps(jobs))
     script = Path(__file__).with_name("forked_ranks.py")
     command = [sys.executable, str(script), str(root / "jobs.json")]
@@ -122,6 +129,42 @@ def test_the_others_say_who_is_gone(runs: Path, kind: str) -> None:
     why = "is gone" if kind == "killed" else "ended: MemoryError: a fault of its own"
     who = f"rank 1 of 2, on {socket.gethostname()},"
     assert last == f"odis.errors.OdisError: {who} {why}; the same command resumes from the newest checkpoint"
+
+
+def test_a_signal_to_one_rank_ends_all_after_the_same_step(runs: Path) -> None:
+    out = runs / "signalled"
+    for rank in range(2):
+        assert (out / f"said-{rank}.txt").read_text().strip().endswith("odis.errors.Preempted")
+    assert [step_of(path) for path in checkpoints(out / "checkpoints")] == [2]
+
+
+def test_a_save_in_which_ranks_are_killed_leaves_the_checkpoint_before(runs: Path) -> None:
+    """Its run has gone on from there to the end."""
+    out = runs / "sinkhorn" / "killed in a save, then fsdp 2"
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 7))
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == [
+        "step-00000003.sharded", "step-00000006.sharded",
+    ]  # fmt: skip
+
+
+def test_a_store_that_is_gone_ends_all_ranks(image_server: Any, index: Path, tmp_path: Path) -> None:
+    """The one that asked says why; the other has asked too, or hears it from that one."""
+    for path in index.parent.glob("*.png"):
+        (image_server.folder / path.name).write_bytes(path.read_bytes())
+    image_server.fault = lambda number, path: "500" if number > 8 else ""
+    given = TINY | {"train__steps": 9, "data": str(index), "root": image_server.url}
+    job = {"out": str(tmp_path / "run"), "ranks": 2, "settings": given, "attempts": 2}
+    (tmp_path / "jobs.json").write_text(json.dumps([job]))
+    command = [sys.executable, str(Path(__file__).with_name("forked_ranks.py")), str(tmp_path / "jobs.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    last = [(tmp_path / "run" / f"said-{rank}.txt").read_text().splitlines()[-1] for rank in range(2)]
+    why = re.compile(
+        rf"{re.escape(image_server.url)}/\d+\.png: cannot be reached: it answers with status 500"
+    )
+    assert all(why.search(line) for line in last), last
+    assert any(line.startswith("odis.errors.UnreachableError: ") for line in last), last
 
 
 def losses(out: Path) -> list[list[float]]:
