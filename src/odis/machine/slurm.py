@@ -93,10 +93,12 @@ def script(job: Job) -> str:
         [
             *lines,
             "again=",
-            "# The time is up. What is still starting loses the signal, so it is sent until all end.",
-            """trap 'if [ -z "$again" ]; then""",
-            f"""  while :; do scancel --signal=USR1 "$SLURM_JOB_ID.0"; sleep {_AGAIN}; done & again=$!""",
-            "fi' USR1",
+            "# The time is up. What is still starting loses the signal, so it is sent until all end; from a",
+            "# shell of its own, since $! is the step's.",
+            """trap 'if [ -z "$again" ]; then again=$(""",
+            """  while :; do scancel --signal=USR1 "$SLURM_JOB_ID.0"; """
+            f"sleep {_AGAIN}; done >/dev/null & echo $!",
+            "); fi' USR1",
             run,
             "step=$!",
             'wait "$step"; code=$?',

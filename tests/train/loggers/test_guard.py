@@ -228,7 +228,7 @@ def test_the_first_rank_alone_has_loggers_and_they_get_every_line(
         log = RunLog(
             tmp_path, here, total_steps=20, start_step=0, prototypes=8, loggers=["wandb", "mlflow"], config={}
         )
-        assert log.shows_pictures(10, 5) == (rank == 0)
+        assert log.shows_pictures(10, 5)  # all ranks know, since the network may be in parts
         assert not log.shows_pictures(10, 0)
         log.advance(20)
         log.write(20, {"loss": 2.0})
