@@ -119,6 +119,7 @@ def test_bases_of_photographs_differ_in_what_they_say():
     )
     assert {key for key in fine if fine[key] != coarse[key]} == {
         "model.patch_size",
+        "loss.koleo_weight",
         "train.precision",
         "train.epochs",  # said by the length of a cell
         "optim.warmup_epochs",
