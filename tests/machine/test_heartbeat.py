@@ -32,6 +32,19 @@ class Box:
         return [self.values[key].encode() for key in keys]
 
 
+class Pausable(threading.Event):
+    """An event whose waits go on only while the process does, as it seems."""
+
+    def __init__(self, running: threading.Event) -> None:
+        super().__init__()
+        self._running = running
+
+    def wait(self, timeout: float | None = None) -> bool:
+        found = super().wait(timeout)
+        self._running.wait(60)
+        return found
+
+
 class Two:
     """Two ranks, and the lines with which they end."""
 
@@ -41,6 +54,10 @@ class Two:
             Heartbeat(self.box, rank, 2, "x", end=self.lines.append, beat=FAST, limit=SILENCE)
             for rank in (0, 1)
         ]
+        self.running = threading.Event(), threading.Event()  # whether the process of a rank runs
+        for rank, one in zip(self.ranks, self.running):
+            one.set()
+            rank._stopped, rank._left = Pausable(one), Pausable(one)
 
     def wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -71,18 +88,18 @@ def test_a_silent_rank_is_named_in_the_stated_time() -> None:
 
 
 def test_ranks_that_are_stopped_together_are_let_be() -> None:
-    """As by `scontrol suspend`, or a slow store: the first to go on hears nothing new for a while."""
+    """As by `scontrol suspend`: the first to go on hears nothing new for a while."""
     two = Two()
     for rank in two.ranks:
         rank.start()
     two.wait(5 * FAST)
-    for one in reversed(two.box.open):
+    for one in reversed(two.running):
         one.clear()
         two.wait(5 * FAST)
     two.wait(2 * SILENCE)
-    two.box.open[0].set()
+    two.running[0].set()
     two.wait(3 * FAST)
-    two.box.open[1].set()
+    two.running[1].set()
     two.wait(2 * SILENCE)
     assert two.lines == []
     for rank in two.ranks:
@@ -94,12 +111,12 @@ def test_a_store_that_is_away_for_a_while_makes_nobody_silent() -> None:
     for rank in two.ranks:
         rank.start()
     two.wait(5 * FAST)
-    two.box.open[1].clear()
+    two.running[1].clear()
     two.box.gone = True
     two.wait(0.75 * SILENCE)
     two.box.gone = False
     two.wait(0.5 * SILENCE)
-    two.box.open[1].set()
+    two.running[1].set()
     two.wait(2 * SILENCE)
     assert two.lines == []
     for rank in two.ranks:
@@ -122,6 +139,19 @@ def test_a_store_that_is_gone_is_the_first_node(monkeypatch: pytest.MonkeyPatch)
     assert two.lines[0].startswith("the first node (node01) does not answer")
     assert (two.ranks[1].missing() or "").startswith("the first node (node01)")
     two.ranks[1].stop("said to nobody")
+
+
+def test_a_store_that_never_answers_is_gone_too() -> None:
+    """As one behind a cable that was pulled: the look at it does not return."""
+    two = Two()
+    two.ranks[1].start()
+    two.wait(5 * FAST)
+    two.box.open[1].clear()
+    two.wait(60)
+    (line,) = two.lines
+    assert "does not answer" in line
+    two.box.open[1].set()
+    two.ranks[1].stop()
 
 
 def test_after_a_failed_collective_it_is_told_who_is_missing() -> None:

@@ -51,7 +51,7 @@ def end_now(line: str) -> None:
 
 
 class Heartbeat:
-    """A thread that beats, and looks at the beats of the others.
+    """A thread that beats, and looks at the beats of the others; and one that sees whether the store answers.
 
     Args:
         store: Where the beats are.
@@ -60,8 +60,9 @@ class Heartbeat:
         start: Of these ranks, in a word: `torchrun`'s store outlives a start of its ranks.
         end: Called with a line when a rank was silent for too long.
         beat: Seconds between two beats.
-        limit: Seconds of silence. They are counted in looks at the store that it answered: while this
-            process is stopped, or the store is away, the others can say nothing.
+        limit: Seconds of silence. Those of a rank are counted in looks at the store that it answered: while
+            this process is stopped, or the store is away, the others can say nothing. Those of the store are
+            counted in beats of this process.
     """
 
     def __init__(
@@ -73,13 +74,16 @@ class Heartbeat:
         self._host = socket.gethostname()
         self._seen: dict[int, tuple[str, int]] = {}  # what each said last, and in how many looks since
         self._hosts: dict[int, str] = {}
-        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._lock, self._stopped, self._left = threading.Lock(), threading.Event(), threading.Event()
+        self._answers = 0
         self._set("0")
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def start(self) -> None:
         """Beat from now on. All ranks have been made."""
         self._thread.start()
+        self._watcher.start()
 
     def stop(self, why: str = "") -> None:
         """Beat no more. This rank is missed by nobody then.
@@ -94,6 +98,8 @@ class Heartbeat:
             self._set(f"{_LEFT} {why}".strip())
         except Exception:  # the store is gone: nobody is there to be told
             return
+        finally:
+            self._left.set()
 
     def missing(self) -> str | None:
         """Who has ended, after a collective failed, in words: a rank that said so, or has stopped beating.
@@ -114,23 +120,28 @@ class Heartbeat:
         return f"{self._name(gone[0])} is gone" if gone else None
 
     def _run(self) -> None:
-        count, away, before = 0, 0.0, time.monotonic()
+        count = 0
         while not self._stopped.wait(self._beat):
             count += 1
-            values = self._beat_once(count)
-            took, before = time.monotonic() - before, time.monotonic()
-            if values is None:
-                # One look may be as long as this process was stopped.
-                away += min(took, self._limit / 2 + self._beat)
-                if away >= self._limit:
-                    return self._end(self._store_line())
+            if (values := self._beat_once(count)) is None:
                 continue
-            away = 0.0
+            self._answers += 1
             if (gone := self._silent(values)) is not None:
                 return self._end(
                     f"{self._name(gone)} was not heard of for {self._limit:g} s: it or its node is gone. "
                     f"The same command resumes from the newest checkpoint"
                 )
+
+    def _watch(self) -> None:
+        """End this process if the store has not answered for so many beats. A look at one that is cut off may
+        take minutes, whatever its timeout.
+        """
+        beats, before = 0, -1
+        while not self._left.wait(self._beat):
+            beats = beats + 1 if self._answers == before else 0
+            before = self._answers
+            if beats * self._beat >= self._limit:
+                return self._end(self._store_line())
 
     def _silent(self, values: dict[int, str]) -> int | None:
         """A rank that has said the same in all looks of the limit, of which this is one."""
