@@ -54,6 +54,9 @@ def soak(
                 if fault:
                     faults.append(fault)
                     counts["losses"] += 1
+                print(
+                    f"{name}: {counts['kills']} kills, {counts['losses']} losses", file=sys.stderr, flush=True
+                )
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return counts, faults, began

@@ -22,6 +22,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from odis.cli import main
 
 _STEP = re.compile(rb"^step \d+/\d+  loss", re.MULTILINE)
+_DONE = re.compile(rb"^done: ", re.MULTILINE)
+_LAST = 60.0  # seconds after that line in which all must have ended
 
 
 @dataclass
@@ -47,6 +49,9 @@ def run_elastic(
 ) -> Elastic:
     """Run `odis COMMAND` on some ranks, and kill one of them again and again, once it trains.
 
+    None is killed that is done: torch's agent, which has forked it, would wait for it forever (its event for
+    the ends of all waits for each waiter to wake; an agent that starts commands has none).
+
     Args:
         command: The words behind `odis`.
         log: Gets what is printed: a line that begins with `step` after each step.
@@ -61,7 +66,7 @@ def run_elastic(
     run, before = Elastic(), set[int]()
     while True:
         after = float(rng.uniform(0, seconds))
-        seen, began, printed = 0.0, 0.0, 0
+        seen, began, done, printed = 0.0, 0.0, 0.0, 0
         while True:
             ended, status = os.waitpid(agent, os.WNOHANG)
             if ended:
@@ -75,7 +80,13 @@ def run_elastic(
             if seen and not began and _STEP.search(log.read_bytes()[printed:]):
                 began = time.monotonic()
                 run.began.append(round(began - seen, 3))
-            if began and len(run.killed) < kills and len(now) == ranks and time.monotonic() >= began + after:
+            if not done and _DONE.search(log.read_bytes()):
+                done = time.monotonic()
+            if done and time.monotonic() > done + _LAST:
+                for one in (agent, *_children(agent)):
+                    os.kill(one, signal.SIGKILL)
+            may = began and not done and len(run.killed) < kills and len(now) == ranks
+            if may and time.monotonic() >= began + after:
                 break
             time.sleep(0.01)
         victim = sorted(now)[int(rng.integers(ranks))]
