@@ -80,7 +80,7 @@ def run_elastic(
             if seen and not began and _STEP.search(log.read_bytes()[printed:]):
                 began = time.monotonic()
                 run.began.append(round(began - seen, 3))
-            if not done and _DONE.search(log.read_bytes()):
+            if seen and not done and _DONE.search(log.read_bytes()):
                 done = time.monotonic()
             if done and time.monotonic() > done + _LAST:
                 for one in (agent, *_children(agent)):
