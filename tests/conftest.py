@@ -27,8 +27,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Two processes share the files of the suite in this order: what takes longest comes first, so that neither
 # waits for the other at the end.
 LONGEST = (
-    "test_benchmarks", "train/test_ranks", "test_notebooks", "test_house", "benchmark/test_command", "benchmark/test_measure",
-    "benchmark/test_many_objects", "train/test_golden", "soak/test_soak", "train/test_loop", "test_site",
+    "test_benchmarks", "train/test_ranks", "test_notebooks", "test_house", "benchmark/test_command",
+    "benchmark/test_measure", "benchmark/test_many_objects", "train/test_golden", "soak/test_soak",
+    "train/test_loop", "test_site",
     "exporting/test_write", "evidence/test_tables", "evidence/test_run", "evidence/test_grid",
     "finding/detect/test_torchvision_models", "commands/test_detect", "method/test_vit_selected",
 )  # fmt: skip

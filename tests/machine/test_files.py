@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from odis.errors import DataError
+from odis.errors import DataError, OdisWarning
 from odis.machine import files
 from odis.machine.files import (
     SUFFIX,
     check_readable,
     move_whole,
+    told_if_slow,
     write_json_whole,
     write_text_whole,
     written_whole,
@@ -284,6 +286,24 @@ def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest
         write_text_whole(tmp_path / "out", "first")
         other.write_text("second")
     assert (tmp_path / "out").read_text() == "second"
+
+
+def test_a_disk_that_does_not_answer_is_told_of_while_it_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SLOW", 0.05)
+    with pytest.warns(OdisWarning, match="writing step 7 has taken 0.05 s so far, and goes on") as said:
+        with told_if_slow(tmp_path, "step 7"):
+            until = time.monotonic() + 30
+            while not said and time.monotonic() < until:
+                time.sleep(0.01)
+    assert str(said[0].message).startswith(f"{tmp_path}: ")
+    monkeypatch.setattr(files, "SLOW", 0.2)
+    with warnings.catch_warnings(record=True) as none:
+        with told_if_slow(tmp_path, "step 8"):
+            pass
+        time.sleep(0.4)
+    assert none == []
 
 
 def test_json_is_read_back_as_it_was_also_names_that_are_no_text(tmp_path: Path) -> None:

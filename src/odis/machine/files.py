@@ -13,11 +13,13 @@ import os
 import secrets
 import shutil
 import stat
+import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from odis.errors import DataError
+from odis.errors import DataError, OdisWarning
 from odis.machine.checksums import Seal
 
 try:
@@ -26,6 +28,9 @@ except ImportError:  # Windows: no locks, and leftovers of killed processes stay
     fcntl = None  # type: ignore[assignment]
 
 SUFFIX = ".partial"
+SLOW = 60.0
+"""Seconds after which a write is said to take long."""
+
 _LONGEST = 150  # bytes of the target's name in a temporary name; file systems allow 255 in all
 
 
@@ -89,6 +94,25 @@ def written_whole(
         if beside is not None:
             with contextlib.suppress(OSError):  # it is gone if all went well
                 beside.unlink()
+
+
+@contextlib.contextmanager
+def told_if_slow(path: Path, what: str) -> Iterator[None]:
+    """Within the block something is written to `path`. If it takes long, a warning says so while it does:
+    nothing else tells of a disk behind a network that is away, and all ranks wait.
+
+    Args:
+        path: Where it is written.
+        what: What is, in words.
+    """
+    text = f"{path}: writing {what} has taken {SLOW:g} s so far, and goes on: is its disk there?"
+    timer = threading.Timer(SLOW, warnings.warn, (text, OdisWarning))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def is_temporary(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from odis.backbones.saved import save_model
 from odis.config.pixels import PixelFormat
 from odis.config.training import PretrainConfig, as_dict
 from odis.errors import ConfigError, DataError
+from odis.machine.files import told_if_slow
 from odis.machine.shards import local, map_tensors, shard_like, whole_state
 from odis.method.vit import ObjectViT
 from odis.train.checkpoint import newest_whole, save_checkpoint, save_sharded, set_aside
@@ -61,15 +63,17 @@ def save_state(run: TrainState, out: Path) -> None:
         "card": model_card(run),
         "odis_version": __version__,
     }
-    backbone, folder, keep = whole_backbone(run), out / "checkpoints", run.config.train.keep
-    # The model first: if the run is killed in between, the resume writes it again with the checkpoint.
-    if backbone is not None and run.ranks.is_first:
-        save_model(out / "model.safetensors", backbone, model_card(run))
-    if run.sharded:
-        save_sharded(folder, run.step, state, keep, run.ranks)
-    elif run.ranks.is_first:
-        save_checkpoint(folder, run.step, state, keep)
-    run.ranks.barrier()
+    slow = told_if_slow(out, f"step {run.step}") if run.ranks.is_first else contextlib.nullcontext()
+    with slow:
+        backbone, folder, keep = whole_backbone(run), out / "checkpoints", run.config.train.keep
+        # The model first: if the run is killed in between, the resume writes it again with the checkpoint.
+        if backbone is not None and run.ranks.is_first:
+            save_model(out / "model.safetensors", backbone, model_card(run))
+        if run.sharded:
+            save_sharded(folder, run.step, state, keep, run.ranks)
+        elif run.ranks.is_first:
+            save_checkpoint(folder, run.step, state, keep)
+        run.ranks.barrier()
 
 
 def restore_state(run: TrainState, out: Path) -> list[str]:
