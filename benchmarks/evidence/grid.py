@@ -257,7 +257,7 @@ WIDER: dict[str, dict[str, Any]] = {
 
 def rates(scale: tuple[float, float]) -> dict[str, dict[str, Any]]:
     """What every method chooses from where views show a fixed share of an image (from, to): the rate, and how
-    hard KoLeo pulls. One weight for all cost iBOT more than ODIS.
+    hard KoLeo pulls. One weight for all may cost one method more than another.
     """
     return {
         f"{name}-{weight:g}": {
