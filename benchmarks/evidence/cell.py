@@ -9,7 +9,7 @@ import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from grid import ALL_OBJECTS, METHODS, REFERENCE, Cell
 from measure import ASKED, Parts, measured, object_knn
@@ -151,7 +151,7 @@ def run_cell(place: Place, world: World, cell: Cell, seed: int) -> None:
         config = config_of(
             world, cell, next(iter(world.candidates)), world.index("train", place.work).path, seed
         )
-        figures = trained(place, world, cell.name, config, seed, labels=True)
+        figures = trained(place, world, cell.name, config, seed, labels=cell.labels)
         encoder = figures.pop("encoder")
         figures |= {"candidate": "-", "asked": asked_best(place, world, encoder), "objects": cell.objects}
     else:
@@ -217,12 +217,18 @@ def run_trial(place: Place, world: World, method: str, candidate: str) -> None:
 
 
 def trained(
-    place: Place, world: World, name: str, config: PretrainConfig, seed: int, *, labels: bool = False
+    place: Place,
+    world: World,
+    name: str,
+    config: PretrainConfig,
+    seed: int,
+    *,
+    labels: Literal["crops", "masks"] | None = None,
 ) -> dict[str, Any]:
     """The run of a config, made or gone on with: its encoder, and what its folder says of it."""
     run = world.folder(place.work) / "runs" / f"{name}-seed{seed}"
     if labels:
-        train_with_labels(config, run)
+        train_with_labels(config, run, labels)
     else:
         pretrain(config, run, recipe=name)
     figures = described(run)

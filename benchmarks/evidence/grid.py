@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 READ_ONLY = {"model.object_tokens": "read-only"}
 
@@ -32,8 +32,8 @@ class Cell:
         compute: Length of the run as a share of the arithmetic of `REFERENCE`; None for as many images as the
             reference sees.
         images: Length of the run in images, in worlds whose runs are of several lengths.
-        labels: Whether it is trained with the labels (`supervised.py`), to see how much there is to be
-            gained.
+        labels: How it is trained with the labels (`supervised.py`), to see how much there is to be gained;
+            None without them.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Cell:
     objects: str = "annotated"
     compute: float | None = None
     images: int | None = None
-    labels: bool = False
+    labels: Literal["crops", "masks"] | None = None
 
 
 BESIDE = {"model.object_tokens": "beside"}
@@ -152,8 +152,20 @@ ACROSS = ("ibot", "odis-read-only-all", "crop-only", "odis-single")
 """The methods that are compared at several numbers of patches across an object."""
 
 
-def _supervised(length: str) -> Cell:
-    return Cell(f"supervised.{length}", REFERENCE, images=LENGTHS[length], labels=True)
+SUPERVISED: dict[str, tuple[Literal["crops", "masks"], str]] = {
+    "supervised": ("crops", REFERENCE),
+    "supervised-masks": ("masks", BEST),
+}
+"""The networks that are trained with labels: what reads them, and the method whose network and views it
+has.
+"""
+
+
+def _supervised(length: str) -> list[Cell]:
+    return [
+        Cell(f"{name}.{length}", method, images=LENGTHS[length], labels=labels)
+        for name, (labels, method) in SUPERVISED.items()
+    ]
 
 
 STUDIES: dict[str, list[Cell]] = {
@@ -197,7 +209,7 @@ STUDIES: dict[str, list[Cell]] = {
         for method in ("dino", "ibot", "crop-only", REFERENCE, BEST)
         for name, rate in (("rate-half", 4.0e-3), ("rate-double", 16.0e-3))
     ],
-    "headroom": [UNTRAINED, *map(_supervised, LENGTHS)],
+    "headroom": [UNTRAINED, *(cell for length in LENGTHS for cell in _supervised(length))],
     **{
         length: [Cell(f"{name}.{length}", name, images=images) for name in TABLE]
         for length, images in LENGTHS.items()

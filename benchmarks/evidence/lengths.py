@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from figures import Measure, Results, knn, score
-from grid import ACROSS, GEOMETRIES, LENGTHS, REFERENCE, STUDIES, TABLE, UNTRAINED
+from grid import ACROSS, GEOMETRIES, LENGTHS, REFERENCE, STUDIES, SUPERVISED, TABLE, UNTRAINED
 from markdown import NOT_RUN, rows
 from measure import ASKED, WINDOW
 
@@ -34,18 +34,24 @@ BASE = "8-64"
 """Side of a patch and of a view of the base settings."""
 
 
-def longest(results: Results) -> str:
-    """The longest length at which the network was trained with labels; the longest of all without one."""
-    labelled = [length for length in LENGTHS if f"supervised.{length}" in results.cells]
-    return labelled[-1] if labelled else list(LENGTHS)[-1]
+def top(results: Results, measure: Measure) -> str:
+    """Of the networks that were trained with labels for longest, the one that is best by a measure: by crops
+    or by masks. Empty without one.
+    """
+    ran = [
+        there[-1]
+        for name in SUPERVISED
+        if (there := [cell for length in LENGTHS if (cell := f"{name}.{length}") in results.cells])
+    ]
+    measured = [cell for cell in ran if results.of(cell, measure).seeds]
+    return max(measured, key=lambda cell: results.of(cell, measure).mean, default="")
 
 
 def share(results: Results, cell: str, measure: Measure) -> str:
-    """Of the headroom of a measure the share that a cell has, in %: 0 is the untrained network, 100 the one
-    that was trained with labels for longest.
+    """Of the headroom of a measure the share that a cell has, in %: 0 is the untrained network, 100 the best
+    one of those that were trained with labels for longest.
     """
-    low = results.of(UNTRAINED.name, measure)
-    high = results.of(f"supervised.{longest(results)}", measure)
+    low, high = results.of(UNTRAINED.name, measure), results.of(top(results, measure), measure)
     found = results.of(cell, measure)
     if not (low.seeds and high.seeds and found.seeds) or high.mean <= low.mean:
         return "-"
@@ -55,7 +61,7 @@ def share(results: Results, cell: str, measure: Measure) -> str:
 def curves(results: Results) -> str:
     """Object k-NN of every method against images seen, and its share of the headroom."""
     body = []
-    for name in (*TABLE, "supervised"):
+    for name in (*TABLE, *SUPERVISED):
         cells = {length: f"{name}.{length}" for length in LENGTHS}
         there = [cell for cell in cells.values() if cell in results.cells]
         if not there:
@@ -79,7 +85,7 @@ def _named(results: Results, cell: str, name: str) -> str:
 
 def everything(results: Results) -> str:
     """Every measure of every method at every length."""
-    names = [UNTRAINED.name, *(f"{name}.{length}" for length in LENGTHS for name in (*TABLE, "supervised"))]
+    names = [UNTRAINED.name, *(f"{name}.{length}" for length in LENGTHS for name in (*TABLE, *SUPERVISED))]
     body = [
         [
             _named(results, name, name),
@@ -94,7 +100,7 @@ def everything(results: Results) -> str:
 
 def asked(results: Results) -> str:
     """Object k-NN of every method and length in every way to ask."""
-    names = [UNTRAINED.name, *(f"{name}.{length}" for length in LENGTHS for name in (*TABLE, "supervised"))]
+    names = [UNTRAINED.name, *(f"{name}.{length}" for length in LENGTHS for name in (*TABLE, *SUPERVISED))]
     body = [
         [f"`{name}`", *(str(results.of(name, knn(way))) for way in ASKED)]
         for name in names
@@ -134,10 +140,10 @@ def _half(result: dict[str, Any], measure: Measure) -> float:
 
 def headroom(results: Results) -> str:
     """What there is to be gained by each measure, and whether that is enough to decide a claim."""
-    top = f"supervised.{longest(results)}"
     body = []
     for name, measure in MEASURES.items():
-        low, high = results.of(UNTRAINED.name, measure), results.of(top, measure)
+        best = top(results, measure)
+        low, high = results.of(UNTRAINED.name, measure), results.of(best, measure)
         if not (low.seeds and high.seeds):
             continue
         half, over = interval(results, measure)
@@ -148,23 +154,24 @@ def headroom(results: Results) -> str:
                 name,
                 str(low),
                 str(high),
+                f"`{best}`",
                 f"{room:+.1f}",
                 f"± {half:.1f} over {over}",
                 f"{room / half:.1f}" if half > 0 else "-",
                 "yes" if enough else "no",
             ]
         )
-    header = ["measure", "untrained", f"`{top}`", "headroom", "interval", "headroom over it"]
+    header = ["measure", "untrained", "with labels", "which is", "headroom", "interval", "headroom over it"]
     return rows([*header, "decides claims"], body)
 
 
 def decides(results: Results) -> str:
     """One line: which measures of this world can decide a claim."""
-    low, top = UNTRAINED.name, f"supervised.{longest(results)}"
     can, cannot = [], []
     for name, measure in MEASURES.items():
-        if low in results.cells and top in results.cells:
-            room = results.of(top, measure).mean - results.of(low, measure).mean
+        low, high = results.of(UNTRAINED.name, measure), results.of(top(results, measure), measure)
+        if low.seeds and high.seeds:
+            room = high.mean - low.mean
             enough = room > 0 and room >= ENOUGH * interval(results, measure)[0]
             (can if enough else cannot).append(name)
     if not can + cannot:

@@ -8,7 +8,7 @@ from typing import Any
 
 from figures import Measure, Results, knn, score
 from grid import ACROSS, BEST, LENGTHS, STUDIES, TABLE, UNTRAINED
-from lengths import MEASURES, across, by_patches, geometry_cell, longest, ran_curves, ran_patches
+from lengths import MEASURES, across, by_patches, geometry_cell, ran_curves, ran_patches, top
 
 _ACCENT, _OTHER, _SEED = "#1b6ca8", "#555555", "#b0b0b0"
 
@@ -78,7 +78,7 @@ def _curves(results: Results, path: Path) -> Path:
             for images, found in at:
                 if not math.isnan(found.half):
                     axis.plot([images] * 2, [found.low, found.high], "-", color=colour, linewidth=1)
-        for cell, style in ((UNTRAINED.name, ":"), (f"supervised.{longest(results)}", "--")):
+        for cell, style in ((UNTRAINED.name, ":"), (top(results, measure), "--")):
             level = results.of(cell, measure)
             if level.seeds:
                 axis.axhline(level.mean, color="#999999", linestyle=style, linewidth=1)

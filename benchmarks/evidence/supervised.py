@@ -1,8 +1,12 @@
 """The network of a world trained with the labels of its objects: what there is to be gained.
 
 As much as can be is that of the methods: network, images seen, two views of an image, photometrics, optimizer
-and schedules. A view is a random resized crop of an object's box; cross-entropy of a linear classifier on
-`[CLS]` is what is trained. The network is then measured as any other.
+and schedules. What is trained is the cross-entropy of a linear classifier, in one of two ways:
+
+- `crops`: a view is a random resized crop of an object's box, which `[CLS]` reads;
+- `masks`: a view is what the method shows, and each `[OBJ]` reads the object of its mask.
+
+The network is then measured as any other.
 """
 
 from __future__ import annotations
@@ -10,8 +14,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -27,7 +32,7 @@ from odis.data.augment.draw import apply_photometrics, draw_photometrics
 from odis.data.geometry.crops import clip_boxes, propose_crops
 from odis.data.loader import sample_order
 from odis.data.pixels.reader import ImageReader
-from odis.data.views import resized_crop
+from odis.data.views import draw_all, plan_views, render_views, resized_crop
 from odis.machine.devices import DTYPES, describe_device, peak_memory, resolve_device, resolve_precision
 from odis.machine.files import written_whole
 from odis.objects.index import ObjectIndex
@@ -55,36 +60,62 @@ _STATE = "state.pt"
 _SAVE_EVERY = 500  # steps
 
 
+NO_LABEL = -100
+"""Of an object token that stands for nothing, or for an object without a class: it is not learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a step learns from.
+
+    Args:
+        views: float32 (B, 3, S, S).
+        masks: bool (B, Q, P), patches of the objects; None where `[CLS]` reads the view.
+        labels: int64 (B, Q), their classes, or `NO_LABEL`; (B, 1) without masks.
+    """
+
+    views: Tensor
+    masks: Tensor | None
+    labels: Tensor
+
+
+class Shows(Protocol):
+    """Views of (epoch, row) and what they show: always the same, as `ViewDataset` has it."""
+
+    def __len__(self) -> int: ...
+    def views(self, epoch: int, position: int) -> Shown: ...
+
+
 class Classifier(nn.Module):
-    """A backbone whose `[CLS]` a linear layer classifies."""
+    """A backbone whose `[CLS]`, or each `[OBJ]`, a linear layer classifies."""
 
     def __init__(self, config: PretrainConfig, classes: int) -> None:
         super().__init__()
         self.backbone = build_vit(config.model, config.views.global_size)
         self.last = nn.Linear(self.backbone.embed_dim, classes)
 
-    def forward(self, views: Tensor) -> Tensor:
-        read = self.backbone(views).image
-        assert read is not None
+    def forward(self, views: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Logits (B, Q, classes)."""
+        tokens = self.backbone(views, masks)
+        read = tokens.image.unsqueeze(1) if masks is None else tokens.objects
         logits: Tensor = self.last(read)
         return logits
 
 
 class Crops:
-    """Views of objects and their classes: of (epoch, row) always the same, as `ViewDataset` has it."""
+    """Views of one object each."""
 
     def __init__(self, index: ObjectIndex, config: PretrainConfig) -> None:
-        self.index, self.config = index, config
+        self.index, self.config, self.rows = index, config, labelled_rows(index)
         self.reader = ImageReader(config.loader, config.views, len(index))
-        self.rows = [i for i, row in enumerate(index) if any(item.label is not None for item in row.objects)]
         views = config.views
         self.offset, self.scale = (np.array(v, dtype=np.float32) * 255 for v in views.statistics)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def views(self, epoch: int, position: int) -> tuple[np.ndarray, int]:
-        """float32 (V, 3, S, S) of one object of an image, drawn uniformly, and its class."""
+    def views(self, epoch: int, position: int) -> Shown:
+        """V views of one object of an image, drawn uniformly."""
         views, i = self.config.views, self.rows[position]
         row, rng = self.index[i], np.random.default_rng([self.config.train.seed, epoch, i])
         labelled = [item for item in row.objects if item.label is not None]
@@ -104,7 +135,44 @@ class Crops:
             apply_photometrics(pixels, photometrics, self.offset, self.scale, made[v])
         label = labelled[k].label
         assert label is not None
-        return made, label
+        return Shown(torch.from_numpy(made), None, torch.full((len(made), 1), label))
+
+
+class MaskedViews:
+    """Views as the method has them, of all objects it has tokens for."""
+
+    def __init__(self, index: ObjectIndex, config: PretrainConfig, patch_size: int) -> None:
+        self.index, self.config, self.rows = index, config, labelled_rows(index)
+        self.reader = ImageReader(config.loader, config.views, len(index))
+        self.patch_size = patch_size
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def views(self, epoch: int, position: int) -> Shown:
+        """V global views of an image; an object that a view does not show has no label there."""
+        config, i = self.config, self.rows[position]
+        row, rng = self.index[i], np.random.default_rng([config.train.seed, epoch, i])
+        size = row.width, row.height
+        plan = plan_views(rng, row, *size, config.objects, config.views, config.prediction, self.patch_size)
+        image = self.reader.read(i, self.index.image_path(i), size, 1)
+        shown = render_views(plan, image, config.views, draw_all(rng, plan, config.views))[0]
+        labels = torch.full((config.objects.per_image,), NO_LABEL)
+        for slot, members in enumerate(plan.chosen.members):
+            known = {row.objects[k].label for k in members} - {None}
+            if known:  # a whole image has no members
+                labels[slot] = known.pop()
+        visible = torch.stack([view.visible for view in shown])
+        return Shown(
+            torch.stack([view.pixels for view in shown]),
+            torch.stack([view.object_masks for view in shown]),
+            torch.where(visible, labels, NO_LABEL),
+        )
+
+
+def labelled_rows(index: ObjectIndex) -> list[int]:
+    """Rows with an object whose class is known."""
+    return [i for i, row in enumerate(index) if any(item.label is not None for item in row.objects)]
 
 
 def widened(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
@@ -116,7 +184,7 @@ def widened(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, in
     return left, top, max(right, left + 2), max(bottom, top + 2)
 
 
-def train_with_labels(config: PretrainConfig, run: Path) -> None:
+def train_with_labels(config: PretrainConfig, run: Path, labels: Literal["crops", "masks"] = "crops") -> None:
     """Train in a folder until the run is complete, from its newest state if it has one; its files are named
     as those of `odis pretrain`.
 
@@ -128,8 +196,8 @@ def train_with_labels(config: PretrainConfig, run: Path) -> None:
     if train.threads:
         torch.set_num_threads(train.threads)
     torch.manual_seed(train.seed)
-    crops, schedules = Crops(index, config), Schedules(config, len(index))
-    network, total = Classifier(config, len(index.classes)).to(device), schedules.total_steps
+    network, schedules = Classifier(config, len(index.classes)).to(device), Schedules(config, len(index))
+    total, shows = schedules.total_steps, _shows(labels, index, config, network)
     optimizer = build_optimizer(network, config.optim)
     resolved = {
         "images": len(index),
@@ -142,16 +210,18 @@ def train_with_labels(config: PretrainConfig, run: Path) -> None:
     step = _restored(run, network, optimizer)
     dtype = DTYPES[resolve_precision(train.precision, device, "train.precision").name]
     log, throughput, losses = JsonLines(run / "metrics.jsonl", from_step=step), Throughput(), []
-    drawn = batches(crops, config, step, total)
+    drawn = batches(shows, config, step, total)
     try:
         while step < total:
             before = time.perf_counter()
-            views, labels = next(drawn)
+            shown = next(drawn)
             throughput.waited(time.perf_counter() - before)
             apply_settings(optimizer, schedules.at(step))
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                logits = network(views.to(device))
-            loss = cross_entropy(logits.float(), labels.to(device), label_smoothing=SMOOTHING)
+                logits = network(
+                    shown.views.to(device), None if shown.masks is None else shown.masks.to(device)
+                )
+            loss = loss_of(logits, shown.labels.to(device))
             loss.backward()
             clip_gradients(network, config.optim.clip_grad, config.optim.clip)
             optimizer.step()
@@ -173,6 +243,23 @@ def train_with_labels(config: PretrainConfig, run: Path) -> None:
     save_model(run / "model.safetensors", network.backbone, card_of(config, index, network))
 
 
+def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (B, Q, classes) over the tokens that have a label (B, Q)."""
+    return cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL, label_smoothing=SMOOTHING
+    )
+
+
+def _shows(labels: str, index: ObjectIndex, config: PretrainConfig, network: Classifier) -> Shows:
+    if labels == "crops":
+        return Crops(index, config)
+    return MaskedViews(index, config, _patch_size(network))
+
+
+def _patch_size(network: Classifier) -> int:
+    return int(network.backbone.patch_embed.patch_size[0])
+
+
 def _save(run: Path, step: int, network: Classifier, optimizer: torch.optim.Optimizer) -> None:
     with written_whole(run / _STATE) as beside:
         torch.save(
@@ -190,13 +277,17 @@ def _restored(run: Path, network: Classifier, optimizer: torch.optim.Optimizer) 
     return int(saved["step"])
 
 
-def batches(crops: Crops, config: PretrainConfig, start: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views (V * B, 3, S, S) and the class of each, of the steps that are left."""
+def batches(shows: Shows, config: PretrainConfig, start: int, steps: int) -> Iterator[Shown]:
+    """What the steps that are left learn from: V views of each of the images of a batch."""
     size = config.train.batch_size
     for step in range(start, steps):
-        drawn = [crops.views(*key) for key in sample_order(len(crops), config.train.seed, step * size, size)]
-        views = torch.from_numpy(np.concatenate([made for made, _ in drawn]))
-        yield views, torch.tensor([label for made, label in drawn for _ in made])
+        drawn = [shows.views(*key) for key in sample_order(len(shows), config.train.seed, step * size, size)]
+        masks = [shown.masks for shown in drawn if shown.masks is not None]
+        yield Shown(
+            torch.cat([shown.views for shown in drawn]),
+            torch.cat(masks) if masks else None,
+            torch.cat([shown.labels for shown in drawn]),
+        )
 
 
 def card_of(config: PretrainConfig, index: ObjectIndex, network: Classifier) -> dict[str, Any]:
@@ -205,7 +296,7 @@ def card_of(config: PretrainConfig, index: ObjectIndex, network: Classifier) -> 
     return {
         "model": model | {"weights": None},
         "image_size": views.global_size,
-        "patch_size": int(network.backbone.patch_embed.patch_size[0]),
+        "patch_size": _patch_size(network),
         "mean": list(views.statistics[0]),
         "std": list(views.statistics[1]),
         "mask_coverage": views.mask_coverage,

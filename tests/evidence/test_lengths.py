@@ -83,7 +83,7 @@ def test_a_world_decides_by_measures_with_headroom_of_ten_intervals(results):
 
     table = lengths.headroom(results)
     assert line(table, "| object k-NN") == (
-        "| object k-NN | 20.0 | 60.0 | +40.0 | ± 2.5 over seeds | 16.1 | yes |"
+        "| object k-NN | 20.0 | 60.0 | `supervised.100k` | +40.0 | ± 2.5 over seeds | 16.1 | yes |"
     )
     assert line(table, "| by masked attention |").endswith("| +20.0 | ± 1.2 over seeds | 16.1 | yes |")
     assert line(table, "| CorLoc").endswith("| +0.0 | ± 0.0 over seeds | - | no |")
@@ -94,6 +94,20 @@ def test_a_world_decides_by_measures_with_headroom_of_ten_intervals(results):
         results.cells[name] = {0: results.cells[name][0]}
     assert "± 1.0 over test images" in lengths.headroom(results)
     assert lengths.decides(results.at("300k")) == "*Not run yet.*\n"
+
+
+def test_headroom_is_up_to_the_better_of_the_networks_trained_with_labels(results):
+    """By masks, the one that has read its objects by masks; each at its longest."""
+    import lengths
+
+    results.cells["supervised-masks.30k"] = {0: result(90.0, asked="masked-attention")}
+    results.cells["supervised-masks.100k"] = {0: result(50.0, asked="masked-attention")}
+    table = lengths.headroom(results)
+    masked = line(table, "| by masked attention |")
+    assert masked.startswith("| by masked attention | 10.0 | 50.0 | `supervised-masks.100k` | +40.0 |")
+    assert line(table, "| by crop |").startswith("| by crop | 20.0 | 60.0 | `supervised.100k` | +40.0 |")
+    assert lengths.share(results, "ibot.30k", lengths.MEASURES["by masked attention"]) == "6"  # 2.5 of 40
+    assert "| `supervised-masks` | masked-attention | 90.0 |" in lengths.curves(results)
 
 
 def test_patches_across_an_object_are_ordered_and_compared(results):

@@ -1,5 +1,6 @@
 """Training with labels: what is shown, that it learns, and that an interrupted run goes on bit for bit."""
 
+import copy
 import json
 
 import numpy as np
@@ -80,14 +81,82 @@ def test_views_show_an_object_of_their_class(config):
 
     index = ObjectIndex.open(config.data)
     crops = supervised.Crops(index, config)
-    drawn = {crops.views(epoch, 0)[1] for epoch in range(60)}
+    drawn = {crops.views(epoch, 0).labels[0].item() for epoch in range(60)}
     assert drawn == {item.label for item in index[0].objects}
-    views, label = crops.views(3, 5)
-    again, same = crops.views(3, 5)
-    assert views.shape == (2, 3, 48, 48)
-    assert label == same
-    assert (views == again).all()
-    assert not (views[0] == views[1]).all()
+    shown, again = crops.views(3, 5), crops.views(3, 5)
+    assert shown.views.shape == (2, 3, 48, 48)
+    assert shown.masks is None
+    assert shown.labels.shape == (2, 1)
+    assert (shown.labels == again.labels).all()
+    assert (shown.views == again.views).all()
+    assert not (shown.views[0] == shown.views[1]).all()
+
+
+@pytest.fixture(scope="module")
+def masked(config):
+    settings = copy.deepcopy(config)
+    settings.model.object_tokens, settings.objects.per_image = "read-only", 5
+    return settings
+
+
+def test_masked_views_are_those_of_the_method_and_know_each_objects_class(masked):
+    """The oracle is the method's own data set; a label is that of the one object whose box is in the mask."""
+    import supervised
+
+    from odis.data.dataset import ViewDataset
+    from odis.objects.index import ObjectIndex
+
+    index = ObjectIndex.open(masked.data)
+    shows, method = supervised.MaskedViews(index, masked, 12), ViewDataset(index, masked, 12)
+    for position in range(len(shows)):
+        shown, sample = shows.views(2, position), method[2, shows.rows[position]]
+        for v, view in enumerate(sample.global_views):
+            assert torch.equal(shown.views[v], view.pixels)
+            assert torch.equal(shown.masks[v], view.object_masks)
+            assert ((shown.labels[v] == supervised.NO_LABEL) == ~view.visible).all()
+            for label, mask in zip(shown.labels[v][view.visible], view.object_masks[view.visible]):
+                boxes = [item.box for item in index[shows.rows[position]].objects if item.label == label]
+                assert any(touches(box, view.crop, mask.view(4, 4)) for box in boxes)
+    assert any((shows.views(2, k).labels >= 0).sum() > 2 for k in range(len(shows)))
+
+
+def touches(box, crop, mask):
+    """Whether every patch of the mask shows some of the box."""
+    rows, columns = mask.nonzero(as_tuple=True)
+    columns = 3 - columns if crop.flip else columns
+    width, height = (crop.x1 - crop.x0) / 4, (crop.y1 - crop.y0) / 4
+    left, top = crop.x0 + columns * width, crop.y0 + rows * height
+    x0, y0, x1, y1 = box
+    return ((left < x1) & (left + width > x0) & (top < y1) & (top + height > y0)).all()
+
+
+def test_a_network_learns_from_masks(masked, tmp_path):
+    import supervised
+
+    from odis.inference import load
+
+    supervised.train_with_labels(masked, tmp_path / "run", "masks")
+    losses = [line["loss"] for line in lines(tmp_path / "run")]
+    assert losses[-1] < losses[0]
+    assert load(tmp_path / "run", device="cpu").model.object_tokens == "read-only"
+
+
+def test_what_has_no_label_is_not_learned_from(masked):
+    """The loss of a batch is the same when tokens without an object read other patches."""
+    import supervised
+
+    from odis.objects.index import ObjectIndex
+
+    index = ObjectIndex.open(masked.data)
+    shown = next(supervised.batches(supervised.MaskedViews(index, masked, 12), masked, 0, 1))
+    assert (shown.labels == supervised.NO_LABEL).any()
+    network = supervised.Classifier(masked, len(index.classes))
+    other = torch.where((shown.labels >= 0)[..., None], shown.masks, torch.zeros_like(shown.masks[:1, :1]))
+    assert not torch.equal(other, shown.masks)
+    torch.testing.assert_close(
+        supervised.loss_of(network(shown.views, shown.masks), shown.labels),
+        supervised.loss_of(network(shown.views, other), shown.labels),
+    )
 
 
 @given(
