@@ -57,7 +57,8 @@ def figure(values: list[float]) -> Figure:
 class Results:
     """The figures of one world: `cells[name][seed]` is the JSON of a cell, `cost` what `cost.py` measured,
     `measured` how, `on` what `evaluate.py` measured on other data, `findings` what
-    `findings.py` found, `first` runs that were made before the study's own and measured otherwise.
+    `findings.py` found, `first` runs that were made before the study's own and measured otherwise, `widths`
+    what `mask_widths.py` measured.
     """
 
     world: str
@@ -68,6 +69,7 @@ class Results:
     on: list[dict[str, Any]] = field(default_factory=list)
     findings: dict[str, Any] = field(default_factory=dict)
     first: list[dict[str, Any]] = field(default_factory=list)
+    widths: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def read(folder: Path) -> Results:
@@ -86,6 +88,8 @@ class Results:
         found.first = [json.loads(path.read_text()) for path in sorted((folder / "first").glob("*.json"))]
         if (folder / "findings.json").exists():
             found.findings = json.loads((folder / "findings.json").read_text())
+        if (folder / "widths.json").exists():
+            found.widths = json.loads((folder / "widths.json").read_text())
         return found
 
     def at(self, length: str) -> Results:

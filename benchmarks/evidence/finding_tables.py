@@ -58,11 +58,13 @@ def leak(results: Results) -> str:
         [
             f"`{name}`",
             str(run["objects"]),
+            f"{100 * run['attention']['share_of_patches']:.0f}",
             *(f"{100 * run['leak'][way]:.0f}" for way in ("masked", "unmasked")),
         ]
         for name, run in _runs(results).items()
     ]
-    return rows(["network", "objects", "asked with the mask, %", "about the whole window, %"], body)
+    header = ["network", "objects", "mask's share of the window, %"]
+    return rows([*header, "change asked with the mask, %", "about the whole window, %"], body)
 
 
 def targets(results: Results) -> str:

@@ -59,13 +59,13 @@ IMAGES = 400
 STOPPED = 0.05
 """A loss has stopped falling when this share of its fall is left."""
 
-GEOMETRIES: dict[str, tuple[int, int, tuple[float, float]]] = {
-    "patches of 16, views of 64": (16, 64, (0.25, 1.0)),
-    "patches of 8, views of 64": (8, 64, (0.25, 1.0)),
-    "patches of 8, views of 96": (8, 96, (0.25, 1.0)),
-    "patches of 16, views of 224 (recipes)": (16, 224, (0.25, 1.0)),
+GEOMETRIES: dict[str, tuple[int, int]] = {
+    "patches of 16, views of 64": (16, 64),
+    "patches of 8, views of 64": (8, 64),
+    "patches of 8, views of 96": (8, 96),
+    "patches of 16, views of 224 (recipes)": (16, 224),
 }
-"""Side of a patch, side of a view, and area of crops, for the count of patches."""
+"""Side of a patch and of a view, for the count of patches. Crops are as large as those of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,9 +279,10 @@ def patch_counts(config: PretrainConfig, train: ObjectIndex) -> dict[str, Any]:
     """
     found = {}
     rows = np.random.default_rng(0).permutation(len(train))[:IMAGES]
-    for name, (patch, view, scale) in GEOMETRIES.items():
+    for name, (patch, view) in GEOMETRIES.items():
         views = load_recipe(None).views
-        views.global_size, views.global_scale, views.local_views = view, scale, 0
+        views.global_size, views.local_views = view, 0
+        views.global_scale = config.views.global_scale
         views.min_coverage, views.mask_coverage = config.views.min_coverage, config.views.mask_coverage
         objects = load_recipe(None).objects
         objects.sampling, objects.min_visible = "uniform", config.objects.min_visible

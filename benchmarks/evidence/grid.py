@@ -94,10 +94,9 @@ BEST = "odis-read-only-all"
 """What the smaller studies are around."""
 
 
-def _around(name: str, objects: str = "annotated", **settings: Any) -> Cell:
-    return Cell(
-        f"{BEST}.{name}", BEST, {key.replace("__", "."): value for key, value in settings.items()}, objects
-    )
+def _around(name: str, objects: str = "annotated", images: int | None = None, **settings: Any) -> Cell:
+    dotted = {key.replace("__", "."): value for key, value in settings.items()}
+    return Cell(f"{BEST}.{name}", BEST, dotted, objects, images=images)
 
 
 UNTRAINED_RUN = {"train.steps": 1, "train.log_every": 1}
@@ -138,6 +137,15 @@ READ_ONLY_SETTINGS: dict[str, dict[str, Any]] = {
     "keep-object-1": {"prediction__keep_object": 1},
 }
 """New settings of read-only tokens."""
+
+MASK_WIDTHS: dict[str, dict[str, Any]] = {
+    "whole-patches": {"views__mask_coverage": 1.0},
+    "any-pixel": {"views__mask_coverage": 0.0},
+    "margin-1": {"views__mask_margin": 1},
+}
+"""Which patches stand for an object, beside the base's: those of which it covers half of what it covers
+most.
+"""
 
 GEOMETRIES: dict[str, dict[str, int]] = {
     "16-64": {"model.patch_size": 16, "views.global_size": 64},
@@ -228,6 +236,9 @@ STUDIES: dict[str, list[Cell]] = {
         ),
         *(_around(name, **settings) for name, settings in READ_ONLY_SETTINGS.items()),
     ],
+    "mask-widths": [
+        _around(f"{name}.100k", images=LENGTHS["100k"], **settings) for name, settings in MASK_WIDTHS.items()
+    ],
     "patches": [
         *(
             Cell(f"{name}.{geometry}.100k", name, sides, images=LENGTHS["100k"])
@@ -241,7 +252,7 @@ STUDIES: dict[str, list[Cell]] = {
     ],
 }
 
-BY_LENGTH = ("headroom", *LENGTHS, "authors-one-by-one", "patches")
+BY_LENGTH = ("headroom", *LENGTHS, "authors-one-by-one", "mask-widths", "patches")
 """Studies of worlds whose runs have several lengths."""
 
 ONE_SEED = (

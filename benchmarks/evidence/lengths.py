@@ -12,6 +12,7 @@ from typing import Any
 from figures import Measure, Results, knn, score
 from grid import ACROSS, GEOMETRIES, LENGTHS, REFERENCE, STUDIES, SUPERVISED, TABLE, UNTRAINED
 from markdown import NOT_RUN, rows
+from mask_widths import WAYS, WIDTHS
 from measure import ASKED, WINDOW
 
 MEASURES: dict[str, Measure] = {
@@ -314,6 +315,20 @@ def first_runs(results: Results) -> str:
     return rows(["method", "images seen", "crop", "masked-attention", WINDOW], body)
 
 
+def widths(results: Results) -> str:
+    """Object k-NN of kept backbones asked with masks of several widths (`mask_widths.py`)."""
+    body = []
+    for name, row in results.widths.items():
+        named = {sides: width for width, sides in WIDTHS.items()}
+        coverage, margin = row["trained_at"]
+        trained = named.get((coverage, margin), f"{coverage:g}, {margin}".replace("0.", "."))
+        for way in WAYS:
+            scores = [row["scores"][width][way] for width in WIDTHS]
+            shown = [f"{one['value']:.1f} ± {(one['high'] - one['low']) / 2:.1f}" for one in scores]
+            body.append([f"`{name}`", trained, way, *shown])
+    return rows(["network", "trained with", "asked by", *WIDTHS], body)
+
+
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "curves": curves,
     "curves-plot": curves_plot,
@@ -327,4 +342,5 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "transfer": transfer,
     "readouts": readouts,
     "first-runs": first_runs,
+    "mask-widths": widths,
 }

@@ -1,6 +1,8 @@
 """Kept backbones on other data: what is measured, what is left out and named, what is not measured again."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -111,3 +113,34 @@ def test_mistakes_are_one_line(kept, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", empty)
     with pytest.raises(SystemExit, match="holds no kept backbone"):
         evaluate.main()
+
+
+def test_a_network_is_asked_with_masks_of_every_width(kept, tmp_path):
+    """At the width it was trained with that is the measure of the study, to the bit."""
+    import mask_widths
+    import measure
+    import tables
+    from figures import Results
+
+    from odis.inference import load
+
+    folder, train, test = kept
+    beside = tmp_path / "digits"
+    shutil.copytree(folder, beside)
+    said = []
+    found = mask_widths.measure_widths(beside, train, test, ["read-only"], said.append)
+    assert list(found) == ["odis-read-only-all.100k-seed0"]
+    row = found["odis-read-only-all.100k-seed0"]
+    encoder = load(beside / "odis-read-only-all.100k-seed0.safetensors", device="auto")
+    assert row["trained_at"] == [encoder.mask_coverage, 0] == [0.3, 0]
+    encoder = replace(encoder, mask_coverage=0.5)
+    for way in mask_widths.WAYS:
+        usual = measure.knn_of(encoder, train, test, 2 * encoder.image_size, way, "obj")
+        assert row["scores"]["half"][way] == usual
+    mask_widths.measure_widths(beside, train, test, say=said.append)
+    assert said == ["odis-read-only-all.100k-seed0: measured", "ibot.100k-seed0: measured"]
+    table = tables.made("mask-widths digits", {"digits": Results.read(beside)})
+    assert len(table.splitlines()) == 2 + 2 * 2
+    assert "| `ibot.100k-seed0` | .3, 0 | masked-attention |" in table
+    with pytest.raises(mask_widths.OdisError, match="holds no kept backbone"):
+        mask_widths.measure_widths(beside, train, test, ["dino"])

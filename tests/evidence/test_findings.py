@@ -1,5 +1,6 @@
 """What is measured of trained networks, on networks and data of which the answer is known."""
 
+import copy
 import json
 import math
 
@@ -115,9 +116,10 @@ def test_twice_the_patches_across_a_view_are_four_times_those_of_an_object(train
     import findings
 
     run, train, _ = trained
-    sides = {"few": (8, 256, (0.3, 0.8)), "many": (4, 256, (0.3, 0.8))}
-    monkeypatch.setattr(findings, "GEOMETRIES", sides)
-    found = findings.patch_counts(run.config, train)
+    monkeypatch.setattr(findings, "GEOMETRIES", {"few": (8, 256), "many": (4, 256)})
+    config = copy.deepcopy(run.config)
+    config.views.global_scale = (0.3, 0.8)
+    found = findings.patch_counts(config, train)
     assert (found["few"]["patches_a_view"], found["many"]["patches_a_view"]) == (1024, 4096)
     few, many = (sum(found[name]["counts"]) for name in ("few", "many"))
     assert 3.2 < many / few < 4.8  # patches at the edge of an object are the difference to 4

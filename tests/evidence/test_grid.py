@@ -43,7 +43,7 @@ def test_every_cell_can_train_and_changes_what_it_says(base):
     assert set(known) - set(worlds.worlds()) == {"photographs", "photographs-50", "tiny-imagenet", "voc"}
     world = known[base]
     candidate = first(world)
-    by_length = {cell.name for cell in grid.cells("patches")}
+    by_length = {cell.name for study in ("patches", "mask-widths") for cell in grid.cells(study)}
     plain = flat(as_dict(one.config_of(world, grid.Cell("plain", "odis-single"), candidate, "x.parquet", 3)))
     for name, cell in cells().items():
         there = name in by_length if base == "photographs-50" else base == "scenes" and not cell.images
