@@ -59,7 +59,7 @@ def measure_widths(
     for path in kept:
         if path.stem in found:
             continue
-        encoder = load(path, device="auto")
+        encoder = load(path, device="auto", precision=_precision(path.with_suffix(".json")))
         scores = {}
         for width, (coverage, margin) in WIDTHS.items():
             asked = replace(encoder, mask_coverage=coverage, mask_margin=margin)
@@ -71,6 +71,14 @@ def measure_widths(
         }
         write_results(out, found)
         say(f"{path.stem}: measured")
+    return found
+
+
+def _precision(result: Path) -> str:
+    """That of the run, in which the study measures it; `auto` where nothing lies beside a backbone."""
+    if not result.exists():
+        return "auto"
+    found: str = json.loads(result.read_text())["config"]["train"]["precision"]
     return found
 
 

@@ -54,6 +54,13 @@ KEEPING: dict[str, dict[str, Any]] = {
 }
 """Means against forgetting, each on top of a method at the rate that was chosen without them."""
 
+WHOLE = "whole-patches"
+
+MASKS: dict[str, dict[str, Any]] = {WHOLE: {"views.mask_coverage": 1.0}}
+"""Narrower masks, with read-only tokens, at the rate that was chosen without them: an object has the patches
+that it covers whole.
+"""
+
 SEEDS = (0, 1, 2)
 """Of the cells that claims are about; the others have the first."""
 
@@ -84,17 +91,17 @@ class Target:
         """What is trained, with its seed: first one seed of all methods, then means against forgetting, then
         the other seeds.
         """
-        for seed in SEEDS[:1]:
-            yield from ((self.cell(method), seed) for method in METHODS)
+        compared = [*map(self.cell, METHODS), *(self.cell("read-only", name) for name in MASKS)]
+        yield from ((cell, SEEDS[0]) for cell in compared)
         for method, means in self.kept.items():
             yield from ((self.cell(method, name), SEEDS[0]) for name in means)
         for seed in SEEDS[1:]:
-            yield from ((self.cell(method), seed) for method in METHODS)
+            yield from ((cell, seed) for cell in compared)
 
-    def cell(self, method: str, means: str | None = None) -> Cell:
-        """A method of `METHODS`, perhaps with one of `KEEPING`."""
-        name = method if means is None else f"{method}.{means}"
-        return Cell(name, METHODS[method], KEEPING[means] if means else {}, images=LENGTH)
+    def cell(self, method: str, more: str | None = None) -> Cell:
+        """A method of `METHODS`, perhaps with one of `KEEPING` or `MASKS`."""
+        name = method if more is None else f"{method}.{more}"
+        return Cell(name, METHODS[method], (KEEPING | MASKS)[more] if more else {}, images=LENGTH)
 
     def labelled(self, part: str, work: Path) -> LabelledImages:
         """The images of a part with a class for every pixel; of `choose` by boxes where labels are maps."""
@@ -115,7 +122,7 @@ def targets(roots: Roots) -> dict[str, Target]:
     everything = tuple(KEEPING)
     if roots.voc is not None:
         voc = replace(worlds(roots)["voc"], candidates=_rates([0.25, 1.0]))
-        kept = {"read-only": everything, "beside": everything, "ibot": ("decay-anchor",)}
+        kept = {"read-only": everything, "beside": ("decay-anchor",), "ibot": ("decay-anchor",)}
         found["voc"] = Target(voc, "knn", kept)
     if (root := roots.nuclei) is not None:
         # A nucleus of 20 of 160 px is as large in such a view as an object of Pascal VOC in one of a whole

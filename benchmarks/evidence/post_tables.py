@@ -8,7 +8,8 @@ from typing import Any
 
 from figures import Figure, Measure, Results, figure, verdict
 from markdown import NOT_RUN, rows
-from post_grid import KEEPING, LENGTH, METHODS, PUBLIC, RATES
+from measure import WINDOW
+from post_grid import KEEPING, LENGTH, MASKS, METHODS, PUBLIC, RATES, WHOLE
 
 START = PUBLIC.name
 """The cell that nothing is trained in."""
@@ -23,6 +24,15 @@ def objects(result: dict[str, Any]) -> float:
     """
     found = result["scores"].get("knn", {}).get(result.get("asked"), {})
     return float(found.get("value", math.nan))
+
+
+WAYS = ("crop", "masked-attention", WINDOW)
+"""How objects are asked about."""
+
+
+def by(way: str) -> Measure:
+    """Object k-NN in one way to ask, in percent."""
+    return lambda result: float(result["scores"].get("knn", {}).get(way, {}).get("value", math.nan))
 
 
 def of(name: str) -> Measure:
@@ -47,11 +57,14 @@ def since(results: Results, cell: str, measure: Measure) -> Figure:
     return figure([value for value in values if not math.isnan(value)])
 
 
+CELLS = [START, *METHODS, *(f"{method}.{name}" for method in METHODS for name in (*MASKS, *KEEPING))]
+"""All that may have been trained, in the order of tables."""
+
+
 def scores(results: Results) -> str:
     """Every cell, and what it gained over the public network."""
-    names = [START, *METHODS, *(f"{method}.{name}" for method in METHODS for name in KEEPING)]
     body = []
-    for name in names:
+    for name in CELLS:
         cells = results.cells.get(name)
         if not cells:
             continue
@@ -64,6 +77,22 @@ def scores(results: Results) -> str:
     header = ["cell", "seeds", "rate", "asked by"]
     for name in MEASURES:
         header += [name, "gained"]
+    return rows(header, body)
+
+
+def asked(results: Results) -> str:
+    """Object k-NN of every cell in every way to ask, and what it gained over the public network."""
+    body = []
+    for name in CELLS:
+        if results.of(name, objects).seeds:
+            line = [f"`{name}`", str(len(results.cells[name]))]
+            for way in WAYS:
+                gained = "-" if name == START else since(results, name, by(way)).signed()
+                line += [str(results.of(name, by(way))), gained]
+            body.append(line)
+    header = ["cell", "seeds"]
+    for way in WAYS:
+        header += [way, "gained"]
     return rows(header, body)
 
 
@@ -95,6 +124,17 @@ def claims(results: Results) -> str:
                 f"{method}.{means} - {method}, Tiny-ImageNet",
                 less,
             )
+    whole = f"read-only.{WHOLE}"
+    for way in WAYS if by_objects == "object k-NN" else ():
+        for ours, theirs in (("read-only", "ibot"), (whole, "ibot"), (whole, "read-only")):
+            gap = results.paired(ours, theirs, by(way))
+            add(f"{ours} is above {theirs}, by {way}", f"{ours} - {theirs}, by {way}", gap)
+    if by_objects == "dense k-NN":
+        add(
+            f"{whole} is above read-only",
+            f"{whole} - read-only, {by_objects}",
+            results.paired(whole, "read-only", target),
+        )
     return rows(["claim", "compared", "measured", "verdict"], body) if results.cells else NOT_RUN
 
 
@@ -137,6 +177,7 @@ def public(results: Results) -> str:
 
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "post-scores": scores,
+    "post-asked": asked,
     "post-claims": claims,
     "post-choices": choices,
     "post-made": public,

@@ -28,6 +28,7 @@ def kept(tmp_path_factory):
         encoder.card = supervised.card_of(config, world.index("train", folder.parent), network)
         cell.keep_backbone(encoder, folder / f"{name}.safetensors")
     about = {"cell": "ibot.100k", "seed": 0, "asked": "crop", "images_seen": 99968}
+    about["config"] = {"train": {"precision": "bf16"}}
     (folder / "ibot.100k-seed0.json").write_text(json.dumps(about))
     return folder, world.index("train", folder.parent), world.index("test", folder.parent)
 

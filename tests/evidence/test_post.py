@@ -91,9 +91,10 @@ def test_what_is_done_is_not_done_again_and_stages_wait_for_each_other(tmp_path,
     trials, cells = post.trials_of(place, target), post.cells_of(place, target)
     assert len(trials) == 9
     assert [job.name.split(".", 1)[1] for job in cells] == [
-        "public", "ibot-seed0", "read-only-seed0", "beside-seed0", "read-only.decay-seed0",
-        "read-only.anchor-seed0", "read-only.decay-anchor-seed0", "ibot-seed1", "read-only-seed1",
-        "beside-seed1", "ibot-seed2", "read-only-seed2", "beside-seed2",
+        "public", "ibot-seed0", "read-only-seed0", "beside-seed0", "read-only.whole-patches-seed0",
+        "read-only.decay-seed0", "read-only.anchor-seed0", "read-only.decay-anchor-seed0", "ibot-seed1",
+        "read-only-seed1", "beside-seed1", "read-only.whole-patches-seed1", "ibot-seed2", "read-only-seed2",
+        "beside-seed2", "read-only.whole-patches-seed2",
     ]  # fmt: skip
     ran = []
 
@@ -123,7 +124,7 @@ def test_what_is_done_is_not_done_again_and_stages_wait_for_each_other(tmp_path,
     with pytest.raises(SystemExit, match=f"failed: {trials[3].name}"):
         post.main()
     assert ran == ["public", *(job.name for job in trials)]  # cells wait for the trials
-    assert "13 runs are left; the same command goes on" in capsys.readouterr().out
+    assert "16 runs are left; the same command goes on" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", [*arguments, "--targets", "moon"])
     with pytest.raises(SystemExit):
         post.main()
@@ -176,6 +177,10 @@ def test_tables_are_the_cells_figures():
         line.split("|")[1].strip(): line.split("|")[4].strip()
         for line in post_tables.claims(results).splitlines()
     }
+    assert said["read-only is above ibot, by crop"] == "held"
+    assert said["read-only.whole-patches is above read-only, by crop"] == "not run"
+    ways = post_tables.asked(results).splitlines()
+    assert "| `read-only` | 3 | 38.0 ± 2.5 | +8.0 ± 2.5 | 0.0 ± 0.0 |" in ways[4]
     assert said["objects (read-only) beat continued iBOT by 3 points"] == "held"
     assert said["read-only loses at most 1 point of what was known"] == "held"
     assert said["objects (beside) beat the public network"] == "not run"
