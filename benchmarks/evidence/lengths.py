@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from figures import Measure, Results, knn, score
-from grid import ACROSS, GEOMETRIES, LENGTHS, REFERENCE, STUDIES, SUPERVISED, TABLE, UNTRAINED
+from grid import ACROSS, BEST, GEOMETRIES, LENGTHS, REFERENCE, STUDIES, SUPERVISED, TABLE, UNTRAINED
 from markdown import NOT_RUN, rows
 from mask_widths import WAYS, WIDTHS
 from measure import ASKED, WINDOW
@@ -186,26 +186,32 @@ def decides(results: Results) -> str:
 
 def one_by_one(results: Results) -> str:
     """Each choice of the authors on top of the reference, against the reference of that length."""
+    return _changed(results, "authors-one-by-one", REFERENCE, ("object k-NN", *_WAYS, "Hummingbird"))
+
+
+def trained_widths(results: Results) -> str:
+    """Read-only tokens trained with masks of other widths, against those of the base's."""
+    return _changed(results, "mask-widths", BEST, (*_WAYS, "linear probe"))
+
+
+_WAYS = ("by crop", "by masked attention", "by masked attention, window")
+
+
+def _changed(results: Results, study: str, of: str, measured: Sequence[str]) -> str:
+    """Cells of a study that each change one thing, and the difference to that of the method `of` of the same
+    length.
+    """
     body = []
-    for item in STUDIES["authors-one-by-one"]:
+    for item in STUDIES[study]:
         if item.name in results.cells:
-            other = f"{REFERENCE}.{item.name.rsplit('.', 1)[1]}"
-            body.append(
-                [
-                    f"`{item.name}`",
-                    str(len(results.cells[item.name])),
-                    *(
-                        text
-                        for measure in (knn(), knn("crop"), knn("masked-attention"), score("hummingbird"))
-                        for text in (
-                            str(results.of(item.name, measure)),
-                            results.paired(item.name, other, measure).signed(),
-                        )
-                    ),
-                ]
-            )
+            other = f"{of}.{item.name.rsplit('.', 1)[1]}"
+            line = [f"`{item.name}`", str(len(results.cells[item.name]))]
+            for measure in map(MEASURES.__getitem__, measured):
+                line += [str(results.of(item.name, measure))]
+                line += [results.paired(item.name, other, measure).signed()]
+            body.append(line)
     header = ["cell", "seeds"]
-    for name in ("object k-NN", "by crop", "by masked attention", "Hummingbird"):
+    for name in measured:
         header += [name, "against it"]
     return rows(header, body)
 
@@ -343,4 +349,5 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "readouts": readouts,
     "first-runs": first_runs,
     "mask-widths": widths,
+    "trained-widths": trained_widths,
 }

@@ -24,6 +24,21 @@ def test_only_keeps_all_but_a_context_that_does_not_go_with_the_mode():
     assert both.only("crop") == QueryConfig(("crop",), size=64)
 
 
+def test_only_keeps_how_wide_masks_are_with_modes_that_have_some():
+    wide = QueryConfig(modes=MODES, mask_coverage=1.0, mask_margin=2)
+    for mode in MODES:
+        kept = (1.0, 2) if mode in ("masked-attention", "mean-pool") else (None, None)
+        only = wide.only(mode)
+        assert (only.mask_coverage, only.mask_margin) == kept
+        only.check()
+
+
+def test_widths_of_masks_are_those_that_are_set_and_else_the_models():
+    assert QueryConfig().widths(0.3, 1) == (0.3, 1)
+    assert QueryConfig(mask_coverage=0.0).widths(0.3, 1) == (0.0, 1)
+    assert QueryConfig(mask_coverage=1.0, mask_margin=0).widths(0.3, 1) == (1.0, 0)
+
+
 def test_the_unit_is_what_a_feature_stands_for():
     assert (QueryConfig().unit, QueryConfig(images=True).unit) == ("objects", "images")
 
@@ -39,6 +54,15 @@ def test_the_unit_is_what_a_feature_stands_for():
         (QueryConfig(readout="mean"), "readout 'mean' is none of obj, cls, both"),
         (QueryConfig(context=float("inf")), "context inf must be 1 or more"),
         (QueryConfig(context=float("nan")), "context nan must be 1 or more"),
+        (QueryConfig(mask_coverage=1.5), "mask-coverage 1.5 must be between 0 and 1"),
+        (QueryConfig(mask_coverage=float("nan")), "mask-coverage nan must be between 0 and 1"),
+        (QueryConfig(mask_margin=-1), "mask-margin -1 must be 0 or more"),
+        (
+            QueryConfig(modes=("crop", "blackout"), mask_margin=1),
+            "mask-margin 1 goes with modes masked-attention and mean-pool, which are not among crop, bl",
+        ),
+        (QueryConfig(modes=("crop",), mask_coverage=0.0), "mask-coverage 0 goes with modes masked-attention"),
+        (QueryConfig(images=True, mask_coverage=1.0), "mask-coverage 1 is of the patches of an object"),
         (ReadConfig(batch_size=0), "batch-size 0 must be 1 or more"),
         (ReadConfig(workers=-1), "workers -1 must be 0 or more"),
     ],
@@ -50,7 +74,7 @@ def test_what_cannot_be_is_refused_in_one_line(settings: QueryConfig | ReadConfi
 
 
 def test_what_can_be_passes():
-    QueryConfig(modes=MODES, size=64, context=1.0).check()
+    QueryConfig(modes=MODES, size=64, context=1.0, mask_coverage=0.0, mask_margin=0).check()
     QueryConfig(modes=("whole-image",), images=True).check()
     ReadConfig(batch_size=1, workers=0).check()
 
@@ -73,7 +97,7 @@ OTHER_OPTIONS = {
 # Fields of the same name that are no settings: what a model is, what a file says, how large a picture is.
 OTHER_FIELDS = {
     "QueryBuilder": {"mode", "size", "context", "readout"},  # resolved for one model
-    "Encoder": {"precision"},
+    "Encoder": {"precision", "mask_coverage", "mask_margin"},
     "IndexFeatures": {"images"},
     "Landmarks": {"images"},
     "ResultRow": {"mode", "size", "precision"},

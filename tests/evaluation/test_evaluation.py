@@ -14,6 +14,7 @@ import pytest
 from odis.cli import main
 from odis.config.arguments import add_arguments
 from odis.config.options import new_parser
+from odis.config.query import QueryConfig
 from odis.evaluation import EVALUATIONS, TITLES
 from odis.evaluation.evaluation import Evaluation, Titles
 from odis.evaluation.runner import EvaluationRun
@@ -23,7 +24,7 @@ from odis.evaluation.subset import Subset
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "odis" / "evaluation"
 
-QUERY = {"--mode", "--images", "--size", "--context", "--readout"}
+QUERY = {"--mode", "--images", "--size", "--context", "--readout", "--mask-coverage", "--mask-margin"}
 READ = {"--batch-size", "--workers", "--device", "--precision", "--strict"}
 DRAWN = {"--max-train", "--max-test", "--seed"}
 GRID = {"--lrs", "--weight-decays", "--steps", "--batch", "--held-out"}
@@ -74,7 +75,7 @@ def test_default_settings_pass_their_own_check_and_are_written_without_how_image
     settings.check()
     written = settings.as_dict()
     own = {one.name for one in dataclasses.fields(settings)} - {"query", "read"}
-    assert set(written) == own | {"modes", "images", "size", "context", "readout"}
+    assert set(written) == own | {one.name for one in dataclasses.fields(QueryConfig)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,8 @@ def test_a_new_evaluation_is_its_statement_and_one_entry_in_the_list(
     assert [row["scores"]["count"]["value"] for row in written["rows"]] == [12.0, 12.0]
     assert written["settings"] == {
         "modes": ["crop", "whole-image"], "images": False, "size": None, "context": None, "readout": "obj",
-        "max_train": None, "max_test": 3, "seed": 0, "factor": 2.0,
+        "mask_coverage": None, "mask_margin": None, "max_train": None, "max_test": 3, "seed": 0,
+        "factor": 2.0,
     }  # fmt: skip
     assert written["complete"] is True
     main(["evaluate", "--help"])

@@ -89,7 +89,9 @@ def test_results_say_what_was_compared(
 ) -> None:
     train, test = indexes
     settings = KnnSettings(
-        query=QueryConfig(modes=["whole-image", "masked-attention"], context=1.5), k=[3], max_train=5
+        query=QueryConfig(modes=["whole-image", "masked-attention"], context=1.5, mask_coverage=1.0),
+        k=[3],
+        max_train=5,
     )
     results = evaluate_knn([encoder("one"), encoder("two")], train, test, settings)
     assert results["train"] == {
@@ -105,7 +107,8 @@ def test_results_say_what_was_compared(
     assert results["test"]["objects"] == 12
     assert results["settings"] == {
         "modes": ["whole-image", "masked-attention"], "images": False, "k": [3], "temperature": 0.07,
-        "size": None, "context": 1.5, "readout": "obj", "max_train": 5, "max_test": None, "seed": 0,
+        "size": None, "context": 1.5, "readout": "obj",
+        "mask_coverage": 1.0, "mask_margin": None, "max_train": 5, "max_test": None, "seed": 0,
     }  # fmt: skip
     one, _, two, _ = results["rows"]
     assert (one["model"], one["provenance"], one["size"], one["mode"]) == (
@@ -125,7 +128,7 @@ def test_results_say_what_was_compared(
         "two",
         "annotated",
         "masked-attention",
-        "window 1.5 x box",
+        "window 1.5 x box, mask coverage 1",
         f"{best:.2f}",
         f"{low:.1f} - ",
         "k=3",

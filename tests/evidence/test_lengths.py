@@ -128,6 +128,15 @@ def test_choices_one_by_one_are_against_the_reference_of_their_length(results):
     )
 
 
+def test_masks_of_another_width_are_against_read_only_tokens_of_the_same_length(results):
+    import lengths
+
+    results.cells["odis-read-only-all.whole-patches.100k"] = {0: result(39.0)}
+    row = line(lengths.trained_widths(results), "| `odis-read-only-all.whole-patches.100k`")
+    assert row.startswith("| `odis-read-only-all.whole-patches.100k` | 1 | 39.0 | +4.0 | 19.5 | +2.0 |")
+    assert row.endswith("| 40.0 | +4.0 |")
+
+
 def test_blocks_may_name_a_length(results):
     import tables
 

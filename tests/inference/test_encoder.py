@@ -83,6 +83,28 @@ def test_masked_attention_is_the_backbone_asked_by_hand(object_tokens: str) -> N
     close(enc.embed([image], [BOXES[:3]])[0].objects, torch.stack(expected))
 
 
+@pytest.mark.parametrize("object_tokens", ["read-only", "single", "beside"])
+def test_masks_are_as_wide_as_they_are_asked_for(object_tokens: str) -> None:
+    """The box has .56 of patches 1 and 2 in the first row, and .66 of those in the second."""
+    enc, image = encoder(object_tokens), picture(128, 32)
+    x, box = network_input(image, 16, 64), BOXES[3:4]
+    both_rows = [(row, column) for row in (0, 1) for column in (1, 2)]
+    ring = [(row, column) for row in (0, 1) for column in (0, 1, 2, 3)]
+    for asked, cells in (
+        ({"mask_coverage": 1.0}, both_rows[2:]),
+        ({"mask_coverage": 0.5}, both_rows),
+        ({}, both_rows),
+        ({"mask_coverage": 1.0, "mask_margin": 1}, ring),
+        ({"mask_margin": 1}, ring),
+    ):
+        mask = patches((2, 8), *cells)
+        close(enc.embed([image], [box], **asked)[0].objects, enc.model(x, mask[None, None]).objects[0])
+        tokens = enc.embed([image], [box], **asked)[0].patches
+        close(enc.embed([image], [box], "mean-pool", **asked)[0].objects[0], tokens[mask].mean(0))
+    with pytest.raises(OdisError, match="mask-margin 1 goes with modes masked-attention and mean-pool"):
+        enc.embed([image], [box], "crop", mask_margin=1)
+
+
 def test_read_only_asks_all_objects_in_one_pass_and_the_others_in_one_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -356,6 +378,14 @@ def test_an_index_is_embedded_as_its_images_are(tmp_path: Path) -> None:
             -1 if o.label is None else o.label for items in objects for o in items
         ]
         assert (found.images, found.skipped, seen) == (9, [], list(range(1, 10)))
+
+
+def test_an_index_is_asked_with_masks_of_any_width(tmp_path: Path) -> None:
+    index, enc = write_pictures(tmp_path, [[Object((0, 0, 9, 9), label=1)]] * 2), encoder()
+    for asked in ({"mask_coverage": 1.0}, {"mask_coverage": 0.0, "mask_margin": 1}):
+        images = [Image.open(index.image_path(i)) for i in range(2)]
+        expected = enc.embed(images, [[Object((0, 0, 9, 9))]] * 2, **asked)
+        close(embed_index(enc, index, **asked).features, torch.cat([one.objects for one in expected]))
 
 
 def test_workers_and_chosen_rows(tmp_path: Path) -> None:

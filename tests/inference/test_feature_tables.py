@@ -113,10 +113,14 @@ def test_a_readout_makes_a_table_of_its_own_and_older_tables_hold_objects(
     export_features(encoder, index, tmp_path / "old", FeatureTableConfig())
     about = json.loads((tmp_path / "old" / export.ABOUT).read_text())
     assert about.pop("readout") == "obj"
+    assert (about.pop("mask_coverage"), about.pop("mask_margin")) == (None, None)
     (tmp_path / "old" / export.ABOUT).write_text(json.dumps(about))
     export_features(encoder, index, tmp_path / "old", FeatureTableConfig())
     with pytest.raises(OdisError, match="readout: obj -> cls"):
         export_features(encoder, index, tmp_path / "old", FeatureTableConfig(QueryConfig(readout="cls")))
+    narrow = FeatureTableConfig(QueryConfig(mask_coverage=1.0))
+    with pytest.raises(OdisError, match=r"mask_coverage: None -> 1\.0"):
+        export_features(encoder, index, tmp_path / "old", narrow)
 
 
 def test_a_second_call_makes_only_what_is_missing(

@@ -16,6 +16,9 @@ Mode = Literal["masked-attention", "crop", "blackout", "mean-pool", "whole-image
 MODES: tuple[Mode, ...] = get_args(Mode)
 """Ways to query an object; `inference/queries.py` says what each shows the network."""
 
+MASKED: tuple[Mode, ...] = ("masked-attention", "mean-pool")
+"""Those that read the patches of an object."""
+
 Readout = Literal["obj", "cls", "both"]
 READOUTS: tuple[Readout, ...] = get_args(Readout)
 """What stands for an object: what the mode reads, `[CLS]` of the same pass, or both side by side."""
@@ -38,6 +41,10 @@ class QueryConfig:
             longer side; by default in the whole image.
         readout: What stands for an object: obj, what the mode reads; cls, [CLS] of the same pass; both,
             concatenated. A model whose [CLS] is its object token has no row for cls and both.
+        mask_coverage: With masked-attention and mean-pool, share of a patch that an object must cover for
+            the patch to be its own, relative to the patch that it covers most: 1 takes whole patches alone, 0
+            any that it touches; by default as the model was trained.
+        mask_margin: With these, patches by which masks are widened; by default as the model was trained.
     """
 
     modes: Sequence[str] = field(default=("masked-attention",), metadata={"option": "mode"})
@@ -45,6 +52,8 @@ class QueryConfig:
     size: int | None = None
     context: float | None = None
     readout: Readout = "obj"
+    mask_coverage: float | None = None
+    mask_margin: int | None = None
 
     @property
     def mode(self) -> str:
@@ -62,9 +71,25 @@ class QueryConfig:
         """What a feature stands for: `images` or `objects`."""
         return "images" if self.images else "objects"
 
+    def widths(self, coverage: float, margin: int) -> tuple[float, int]:
+        """`mask_coverage` and `mask_margin`, those of a model where they are not set."""
+        return (
+            coverage if self.mask_coverage is None else self.mask_coverage,
+            margin if self.mask_margin is None else self.mask_margin,
+        )
+
     def only(self, mode: str) -> QueryConfig:
-        """The same query in one mode; the context goes with masked-attention alone."""
-        return replace(self, modes=(mode,), context=self.context if mode == "masked-attention" else None)
+        """The same query in one mode, without what does not go with it: the context with masked-attention
+        alone, how wide masks are with modes that have some.
+        """
+        windowed, masked = mode == "masked-attention", mode in MASKED
+        return replace(
+            self,
+            modes=(mode,),
+            context=self.context if windowed else None,
+            mask_coverage=self.mask_coverage if masked else None,
+            mask_margin=self.mask_margin if masked else None,
+        )
 
     def check(self) -> None:
         """Refuse values that exclude each other.
@@ -79,6 +104,7 @@ class QueryConfig:
                 raise OdisError(f"mode {mode!r} is none of {', '.join(MODES)}")
         if self.readout not in READOUTS:
             raise OdisError(f"readout {self.readout!r} is none of {', '.join(READOUTS)}")
+        self._check_masks()
         if self.context is None:
             return
         if not 1 <= self.context < float("inf"):
@@ -90,6 +116,23 @@ class QueryConfig:
             )
         if self.images:
             raise OdisError(f"context {self.context:g} is a window around an object, but images are queried")
+
+    def _check_masks(self) -> None:
+        coverage, margin = self.mask_coverage, self.mask_margin
+        if coverage is not None and not 0 <= coverage <= 1:
+            raise OdisError(f"mask-coverage {coverage:g} must be between 0 and 1")
+        if margin is not None and margin < 0:
+            raise OdisError(f"mask-margin {margin} must be 0 or more")
+        for name, value in (("mask-coverage", coverage), ("mask-margin", margin)):
+            if value is None:
+                continue
+            if not set(MASKED) & set(self.modes):
+                raise OdisError(
+                    f"{name} {value:g} goes with modes {' and '.join(MASKED)}, which are not among "
+                    f"{', '.join(self.modes)}"
+                )
+            if self.images:
+                raise OdisError(f"{name} {value:g} is of the patches of an object, but images are queried")
 
 
 @dataclass(frozen=True, slots=True)

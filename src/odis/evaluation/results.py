@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from odis.config.query import MASKED
 from odis.config.wording import counted
 from odis.errors import DataError
 from odis.evaluation import TITLES
@@ -66,7 +67,7 @@ def results_table(results: dict[str, Any]) -> RenderableType:
             table.add_column(name, justify="right", overflow="fold", min_width=12)
         for row in results["rows"]:
             shown = (_shown(row["scores"].get(name), decimals) for name in names[start : start + _ABREAST])
-            table.add_row(_described(row, results["settings"].get("context")), *shown)
+            table.add_row(_described(row, results["settings"]), *shown)
         tables.append(table)
     notes = [f"{unit}, with 95 % bootstrap intervals over {results.get('resampled', 'test images')}"]
     notes += results.get("notes", [])
@@ -106,10 +107,14 @@ def _digits(figure: float | None) -> int:
     return 0 if figure is None else len(f"{figure:g}".partition(".")[2])
 
 
-def _described(row: dict[str, Any], context: float | None) -> str:
-    window = (
-        f", window {context:g} x box" if context is not None and row["mode"] == "masked-attention" else ""
-    )
+def _described(row: dict[str, Any], settings: dict[str, Any]) -> str:
+    context, window = settings.get("context"), ""
+    if context is not None and row["mode"] == "masked-attention":
+        window = f", window {context:g} x box"
+    if row["mode"] in MASKED:
+        for name in ("mask_coverage", "mask_margin"):
+            if settings.get(name) is not None:
+                window += f", {name.replace('_', ' ')} {settings[name]:g}"
     if str(row.get("readout")).startswith("[CLS]"):
         window += f", {row['readout']}"
     if row["size"] is None:  # no model: an index

@@ -174,8 +174,8 @@ class Encoder:
         )
         fill = tuple(round(255 * m) for m in self.mean)
         return QueryBuilder(
-            known, size, context, self.patch_size, self.mask_coverage, self.mask_margin, self.mask_shape,
-            one_each, fill, square, self.interpolation, query.readout, self.pixels,
+            known, size, context, self.patch_size, *query.widths(self.mask_coverage, self.mask_margin),
+            self.mask_shape, one_each, fill, square, self.interpolation, query.readout, self.pixels,
         )  # fmt: skip
 
     def embed(
@@ -189,6 +189,8 @@ class Encoder:
         size: int | None = None,
         context: float | None = None,
         readout: Readout = "obj",
+        mask_coverage: float | None = None,
+        mask_margin: int | None = None,
         batch_size: int = 64,
     ) -> Any:
         """Features of the objects of each image.
@@ -211,6 +213,8 @@ class Encoder:
                 reads objects in the whole image.
             readout: What stands for an object, and for the image as one: `obj`, what the mode reads; `cls`,
                 `[CLS]` of the same pass; `both`, concatenated.
+            mask_coverage: Share of a patch that an object must cover (`QueryConfig`); None as in training.
+            mask_margin: Patches by which masks are widened; None as in training.
             batch_size: Queries in one forward pass.
 
         Returns:
@@ -229,9 +233,10 @@ class Encoder:
             picture: Any = images
             return self.embed(
                 [picture], one[0], mode, boxes=one[1], masks=one[2], size=size, context=context,
-                readout=readout, batch_size=batch_size,
+                readout=readout, mask_coverage=mask_coverage, mask_margin=mask_margin, batch_size=batch_size,
             )[0]  # fmt: skip
-        builder = self.query_builder(QueryConfig((mode,), size=size, context=context, readout=readout))
+        asked = QueryConfig((mode,), False, size, context, readout, mask_coverage, mask_margin)
+        builder = self.query_builder(asked)
         pictures: list[Any] = list(images)  # type: ignore[arg-type]  # one picture was ruled out
         if objects is not None and (boxes is not None or masks is not None):
             raise OdisError("objects were given, and boxes or masks beside them; give one of the two")

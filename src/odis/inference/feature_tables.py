@@ -166,6 +166,8 @@ def describe(encoder: Encoder, index: ObjectIndex, settings: FeatureTableConfig)
         "dtype": settings.dtype,
         "size": encoder.image_size if query.size is None else query.size,
         "context": query.context,
+        "mask_coverage": query.mask_coverage,
+        "mask_margin": query.mask_margin,
         "part_images": settings.part_images,
         "readout": query.readout,
         "width": encoder.width(query.mode, query.readout),

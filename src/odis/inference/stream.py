@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -167,15 +167,15 @@ def embed_index(
         mode: One of `MODES`.
         rows: See `stream_index`.
         progress: See `stream_index`.
-        settings: Fields of `QueryConfig` (`images`, `size`, `context`, `readout`) and of `ReadConfig`
-            (`batch_size`, `workers`, `strict`).
+        settings: Fields of `QueryConfig` (`images`, `size`, `context`, `readout`, `mask_coverage`,
+            `mask_margin`) and of `ReadConfig` (`batch_size`, `workers`, `strict`).
 
     Raises:
         DataError: see `stream_index`.
         OdisError: see `stream_index`.
     """
-    names = ("images", "size", "context", "readout")
-    query = QueryConfig((mode,), **{name: settings.pop(name) for name in names if name in settings})
+    names = {one.name for one in fields(QueryConfig)} - {"modes"}
+    query = QueryConfig((mode,), **{name: settings.pop(name) for name in names & settings.keys()})
     chunks = stream_index(encoder, index, query, ReadConfig(**settings), rows=rows, progress=progress)
     return concat(list(chunks), encoder.width(mode, query.readout))
 
