@@ -237,7 +237,7 @@ def across(geometry: str) -> int:
 def patches(results: Results) -> str:
     """Object k-NN by patches across a view, as a crop and by masked attention, and what masks bring."""
     body = []
-    for geometry in by_patches():
+    for geometry in (one for one in by_patches() if ran_at(results, one)):
         patch, view = geometry.split("-")
         for way in ("crop", "masked-attention", WINDOW):
             found = [
@@ -294,9 +294,14 @@ def ran_curves(results: Results) -> bool:
     return any(f"{name}.{length}" in results.cells for name in TABLE for length in LENGTHS)
 
 
+def ran_at(results: Results, geometry: str) -> bool:
+    """Whether a method was trained at a side of patches and views."""
+    return any(geometry_cell(name, geometry) in results.cells for name in ACROSS)
+
+
 def ran_patches(results: Results) -> bool:
     """Whether there is a side of patches beside the base."""
-    return any(geometry_cell(name, one) in results.cells for name in ACROSS for one in GEOMETRIES)
+    return any(ran_at(results, one) for one in GEOMETRIES)
 
 
 def curves_plot(results: Results) -> str:

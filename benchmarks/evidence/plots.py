@@ -8,7 +8,7 @@ from typing import Any
 
 from figures import Measure, Results, knn, score
 from grid import ACROSS, BEST, LENGTHS, STUDIES, TABLE, UNTRAINED
-from lengths import MEASURES, across, by_patches, geometry_cell, ran_curves, ran_patches, top
+from lengths import MEASURES, across, by_patches, geometry_cell, ran_at, ran_curves, ran_patches, top
 
 _ACCENT, _OTHER, _SEED = "#1b6ca8", "#555555", "#b0b0b0"
 
@@ -112,7 +112,7 @@ def _patches(results: Results, path: Path) -> Path:
     """Object k-NN by patches across a view, by crop and by masked attention."""
     from matplotlib import pyplot as plt
 
-    geometries = by_patches()
+    geometries = [one for one in by_patches() if ran_at(results, one)]
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
     for axis, way in zip(axes, ("crop", "masked-attention")):
         for name in (UNTRAINED.name, *ACROSS):
