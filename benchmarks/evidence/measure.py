@@ -28,6 +28,14 @@ CONTEXT = 1.6
 
 WINDOW = "masked-attention, window"
 
+WHOLE_PATCHES = ", whole patches"
+"""Ends ways to ask whose masks have the patches alone that an object covers whole, whatever a network was
+trained with.
+"""
+
+NARROW = tuple(way + WHOLE_PATCHES for way in ("masked-attention", WINDOW))
+"""Such ways to ask."""
+
 ASKED = (*MODES, WINDOW)
 """How objects are asked about: the five modes on images of the world's size, and masked attention in a
 window.
@@ -82,13 +90,21 @@ def both_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, side: int)
 def knn_of(
     encoder: Encoder, train: ObjectIndex, test: ObjectIndex, side: int, asked: str, readout: Readout
 ) -> dict[str, Any]:
-    """k-NN accuracy of objects in one of `ASKED`, with its interval over test images."""
+    """k-NN accuracy of objects in one of `ASKED` or `NARROW`, with its interval over test images."""
+    coverage = 1.0 if asked.endswith(WHOLE_PATCHES) else None
+    asked = asked.removesuffix(WHOLE_PATCHES)
     window = asked == WINDOW
     mode = "masked-attention" if window else asked
     # A box that is cut out, and a window, are resized to the size of a view; whole images are asked about at
     # their own.
     size = None if window or mode == "crop" else side
-    query = QueryConfig(modes=(mode,), size=size, context=CONTEXT if window else None, readout=readout)
+    query = QueryConfig(
+        modes=(mode,),
+        size=size,
+        context=CONTEXT if window else None,
+        readout=readout,
+        mask_coverage=coverage,
+    )
     settings = KnnSettings(query=query, k=(K,), max_train=NEIGHBOURS)
     found: dict[str, Any] = evaluate_knn(encoder, train, test, settings)["rows"][0]["scores"][f"k={K}"]
     return found

@@ -24,7 +24,7 @@ from typing import Any
 
 from cell import CHOOSE_SEED, KEPT_SEED, Place, config_of, keep_backbone, trained
 from grid import Cell
-from measure import DENSE_TEST, MEMORY, NEIGHBOURS, WINDOW, K, knn_of
+from measure import DENSE_TEST, MEMORY, NARROW, NEIGHBOURS, WINDOW, K, knn_of
 from post_grid import METHODS, PUBLIC, TRIAL, Target, known, targets
 from run import HERE, Job, work_through
 from worlds import Roots, World
@@ -38,7 +38,10 @@ from odis.evaluation.results import write_results
 from odis.inference import Encoder, load
 
 ASKED = ("crop", "masked-attention", WINDOW)
-"""How objects are asked about."""
+"""How objects are asked about, one of which is chosen on held-out images."""
+
+MEASURED = (*ASKED, *NARROW)
+"""How they are asked about on test images."""
 
 KNOWN = (5000, 2000)
 """Images of Tiny-ImageNet that are neighbours, and that are classified."""
@@ -84,7 +87,8 @@ def target_scores(encoder: Encoder, place: Place, target: Target, part: str) -> 
     world, scores = target.world, {}
     train, test = world.index("train", place.work), world.index(part, place.work)
     if len(train.classes) > 1:
-        scores["knn"] = {way: knn_of(encoder, train, test, world.side, way, "obj") for way in ASKED}
+        ways = MEASURED if part == "test" else ASKED
+        scores["knn"] = {way: knn_of(encoder, train, test, world.side, way, "obj") for way in ways}
     if part == "test" or target.chosen_by == "dense_knn":
         dense = evaluate_dense_knn(
             encoder,

@@ -8,7 +8,7 @@ from typing import Any
 
 from figures import Figure, Measure, Results, figure, verdict
 from markdown import NOT_RUN, rows
-from measure import WINDOW
+from measure import NARROW, WINDOW
 from post_grid import KEEPING, LENGTH, MASKS, METHODS, PUBLIC, RATES, WHOLE
 
 START = PUBLIC.name
@@ -26,7 +26,7 @@ def objects(result: dict[str, Any]) -> float:
     return float(found.get("value", math.nan))
 
 
-WAYS = ("crop", "masked-attention", WINDOW)
+WAYS = ("crop", "masked-attention", WINDOW, *NARROW)
 """How objects are asked about."""
 
 

@@ -10,6 +10,7 @@ import pytest
 def small(tmp_path_factory):
     """A public network of scenes of one digit, and a target of scenes of several; two steps of each run."""
     import cell
+    import measure
     import post
     import post_grid
     import worlds
@@ -28,6 +29,7 @@ def small(tmp_path_factory):
         patch.setattr(post_grid, "LENGTH", 128)
         patch.setattr(post, "TRIAL", 64)
         patch.setattr(post, "ASKED", ("crop", "masked-attention"))
+        patch.setattr(post, "MEASURED", ("crop", "masked-attention", measure.NARROW[0]))
         post.run_public(place, tiny)
         yield place, target, tiny
 
@@ -56,12 +58,30 @@ def test_a_cell_starts_from_the_public_network_and_is_measured_on_both(small):
     assert (config["optim"]["base_lr"], config["optim"]["layer_decay"]) == (2.0e-3, 0.9)
     assert config["loss"]["gram_weight"] == 2.0
     assert set(found["scores"]) == {"knn", "dense_knn", "known"}
-    assert set(found["scores"]["knn"]) == {"crop", "masked-attention"}
+    assert set(found["scores"]["knn"]) == {"crop", "masked-attention", "masked-attention, whole patches"}
     post.run_start(place, target, tiny)
     start = json.loads((place.results / "post-scenes" / "public-seed0.json").read_text())
     assert start["images_seen"] == 0
+    lacks_a_way_to_ask(place, only, "read-only.decay-anchor-seed2", "public-seed0")
     # The public network itself, but for its weights in 16 bits.
     assert start["scores"]["known"]["value"] == pytest.approx(made["scores"]["known"]["value"], abs=9)
+
+
+def lacks_a_way_to_ask(place, target, *names):
+    """What a result lacks is measured as it was, and nothing else is touched."""
+    import post_ways
+
+    paths = [place.results / target.name / f"{name}.json" for name in sorted(names)]
+    before = [path.read_text() for path in paths]
+    for path in paths:
+        result = json.loads(path.read_text())
+        assert result["scores"]["knn"].pop("masked-attention, whole patches")["value"] >= 0
+        path.write_text(json.dumps(result))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(post_ways, "MEASURED", ("crop", "masked-attention", "masked-attention, whole patches"))
+        assert set(post_ways.complete(place, target)) == set(names)
+        assert post_ways.complete(place, target) == []
+    assert [json.loads(path.read_text()) for path in paths] == list(map(json.loads, before))
 
 
 def test_the_rate_and_the_way_to_ask_are_the_best_on_held_out_images(small, tmp_path):
