@@ -182,7 +182,8 @@ def run_cell(place: Place, target: Target, tiny: World, cell: Cell, seed: int) -
 
 def _trained(place: Place, target: Target, name: str, config: PretrainConfig, seed: int) -> dict[str, Any]:
     figures = trained(place, target.world, name, config, seed)
-    figures["config"]["model"]["weights"] = weights(place).name  # no path of the machine it was made on
+    name_of_start = weights(place).name  # no path of the machine it was made on
+    figures["config"]["model"]["weights"] = figures["resolved"]["start_weights"]["source"] = name_of_start
     return figures
 
 

@@ -53,7 +53,8 @@ def test_a_cell_starts_from_the_public_network_and_is_measured_on_both(small):
     found = json.loads((place.results / "post-scenes" / "read-only.decay-anchor-seed2.json").read_text())
     assert (found["candidate"], found["seed"], found["images_seen"]) == ("rate-1-4", 2, 128)
     config = found["config"]
-    assert config["model"]["weights"] == "public-seed0.safetensors"  # no path of the machine it was made on
+    assert config["model"]["weights"] == "public-seed0.safetensors"
+    assert str(place.work.parent) not in json.dumps(found)  # no path of the machine it was made on
     assert config["model"]["object_tokens"] == "read-only"
     assert (config["optim"]["base_lr"], config["optim"]["layer_decay"]) == (2.0e-3, 0.9)
     assert config["loss"]["gram_weight"] == 2.0
@@ -62,26 +63,8 @@ def test_a_cell_starts_from_the_public_network_and_is_measured_on_both(small):
     post.run_start(place, target, tiny)
     start = json.loads((place.results / "post-scenes" / "public-seed0.json").read_text())
     assert start["images_seen"] == 0
-    lacks_a_way_to_ask(place, only, "read-only.decay-anchor-seed2", "public-seed0")
     # The public network itself, but for its weights in 16 bits.
     assert start["scores"]["known"]["value"] == pytest.approx(made["scores"]["known"]["value"], abs=9)
-
-
-def lacks_a_way_to_ask(place, target, *names):
-    """What a result lacks is measured as it was, and nothing else is touched."""
-    import post_ways
-
-    paths = [place.results / target.name / f"{name}.json" for name in sorted(names)]
-    before = [path.read_text() for path in paths]
-    for path in paths:
-        result = json.loads(path.read_text())
-        assert result["scores"]["knn"].pop("masked-attention, whole patches")["value"] >= 0
-        path.write_text(json.dumps(result))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(post_ways, "MEASURED", ("crop", "masked-attention", "masked-attention, whole patches"))
-        assert set(post_ways.complete(place, target)) == set(names)
-        assert post_ways.complete(place, target) == []
-    assert [json.loads(path.read_text()) for path in paths] == list(map(json.loads, before))
 
 
 def test_the_rate_and_the_way_to_ask_are_the_best_on_held_out_images(small, tmp_path):
