@@ -9,9 +9,9 @@ import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from grid import ALL_OBJECTS, METHODS, REFERENCE, Cell
+from grid import ALL_OBJECTS, METHODS, REFERENCE, Cell, Labels
 from measure import ASKED, Parts, measured, object_knn
 from supervised import train_with_labels
 from worlds import World
@@ -223,7 +223,7 @@ def trained(
     config: PretrainConfig,
     seed: int,
     *,
-    labels: Literal["crops", "masks"] | None = None,
+    labels: Labels | None = None,
 ) -> dict[str, Any]:
     """The run of a config, made or gone on with: its encoder, and what its folder says of it."""
     run = world.folder(place.work) / "runs" / f"{name}-seed{seed}"

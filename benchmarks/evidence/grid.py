@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Labels = Literal["crops", "masks"]
+"""What the labels are learned by (`supervised.py`)."""
+
 READ_ONLY = {"model.object_tokens": "read-only"}
 
 ALL_OBJECTS = "all"
@@ -42,7 +45,7 @@ class Cell:
     objects: str = "annotated"
     compute: float | None = None
     images: int | None = None
-    labels: Literal["crops", "masks"] | None = None
+    labels: Labels | None = None
 
 
 BESIDE = {"model.object_tokens": "beside"}
@@ -160,7 +163,7 @@ ACROSS = ("ibot", "odis-read-only-all", "crop-only", "odis-single")
 """The methods that are compared at several numbers of patches across an object."""
 
 
-SUPERVISED: dict[str, tuple[Literal["crops", "masks"], str]] = {
+SUPERVISED: dict[str, tuple[Labels, str]] = {
     "supervised": ("crops", REFERENCE),
     "supervised-masks": ("masks", BEST),
 }

@@ -15,7 +15,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +60,9 @@ def measure_widths(
             continue
         encoder = load(path, device="auto", precision=_precision(path.with_suffix(".json")))
         scores = {}
-        for width, (coverage, margin) in WIDTHS.items():
-            asked = replace(encoder, mask_coverage=coverage, mask_margin=margin)
-            side = RATIO * encoder.image_size
-            scores[width] = {way: knn_of(asked, train, test, side, way, "obj") for way in WAYS}
+        side = RATIO * encoder.image_size
+        for name, width in WIDTHS.items():
+            scores[name] = {way: knn_of(encoder, train, test, side, way, "obj", width) for way in WAYS}
         found[path.stem] = {
             "trained_at": [encoder.mask_coverage, encoder.mask_margin],
             "scores": scores,

@@ -88,11 +88,22 @@ def both_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, side: int)
 
 
 def knn_of(
-    encoder: Encoder, train: ObjectIndex, test: ObjectIndex, side: int, asked: str, readout: Readout
+    encoder: Encoder,
+    train: ObjectIndex,
+    test: ObjectIndex,
+    side: int,
+    asked: str,
+    readout: Readout,
+    width: tuple[float | None, int | None] = (None, None),
 ) -> dict[str, Any]:
-    """k-NN accuracy of objects in one of `ASKED` or `NARROW`, with its interval over test images."""
-    coverage = 1.0 if asked.endswith(WHOLE_PATCHES) else None
-    asked = asked.removesuffix(WHOLE_PATCHES)
+    """k-NN accuracy of objects in one of `ASKED` or `NARROW`, with its interval over test images.
+
+    Args:
+        width: `mask_coverage` and `mask_margin` of the question; None as the network was trained.
+    """
+    coverage, margin = width
+    if asked.endswith(WHOLE_PATCHES):
+        asked, coverage = asked.removesuffix(WHOLE_PATCHES), 1.0
     window = asked == WINDOW
     mode = "masked-attention" if window else asked
     # A box that is cut out, and a window, are resized to the size of a view; whole images are asked about at
@@ -104,6 +115,7 @@ def knn_of(
         context=CONTEXT if window else None,
         readout=readout,
         mask_coverage=coverage,
+        mask_margin=margin,
     )
     settings = KnnSettings(query=query, k=(K,), max_train=NEIGHBOURS)
     found: dict[str, Any] = evaluate_knn(encoder, train, test, settings)["rows"][0]["scores"][f"k={K}"]

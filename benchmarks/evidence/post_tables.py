@@ -117,7 +117,7 @@ def claims(results: Results) -> str:
             lost,
             -1.0,
         )
-        for means in KEEPING:
+        for means in (name for name in KEEPING if f"{method}.{name}" in results.cells):
             less = results.paired(f"{method}.{means}", method, kept)
             add(
                 f"{means} keeps more of what was known ({method})",

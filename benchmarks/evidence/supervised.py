@@ -16,10 +16,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from grid import Labels
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -184,7 +185,7 @@ def widened(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, in
     return left, top, max(right, left + 2), max(bottom, top + 2)
 
 
-def train_with_labels(config: PretrainConfig, run: Path, labels: Literal["crops", "masks"] = "crops") -> None:
+def train_with_labels(config: PretrainConfig, run: Path, labels: Labels = "crops") -> None:
     """Train in a folder until the run is complete, from its newest state if it has one; its files are named
     as those of `odis pretrain`.
 
@@ -250,7 +251,7 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
     )
 
 
-def _shows(labels: str, index: ObjectIndex, config: PretrainConfig, network: Classifier) -> Shows:
+def _shows(labels: Labels, index: ObjectIndex, config: PretrainConfig, network: Classifier) -> Shows:
     if labels == "crops":
         return Crops(index, config)
     return MaskedViews(index, config, _patch_size(network))
