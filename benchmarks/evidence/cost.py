@@ -96,7 +96,7 @@ def main() -> None:
         "--results", type=Path, default=HERE / "results", help="figures (default: beside this file)"
     )
     parser.add_argument(
-        "--photographs", type=Path, help="Tiny-ImageNet's folder, for photographs, -50 and tiny-imagenet"
+        "--photographs", type=Path, help="Tiny-ImageNet's folder, for photographs, its kin and tiny-imagenet"
     )
     parser.add_argument("--voc", type=Path, help="the folder VOCdevkit/VOC2012, for voc")
     parser.add_argument(

@@ -130,8 +130,10 @@ class Results:
 
 
 def knn(asked: str | None = None) -> Measure:
-    """k-NN accuracy in percent; by default as the method asks best on held-out train images."""
-    return lambda result: result["scores"]["knn"][asked or result["asked"]]["value"]
+    """k-NN accuracy in percent; by default as the method asks best on held-out train images. NaN where a
+    way to ask was not measured.
+    """
+    return lambda result: result["scores"]["knn"].get(asked or result["asked"], _MISSING)["value"]
 
 
 def score(name: str) -> Measure:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from figures import Measure, Results, knn, score
-from grid import ACROSS, BEST, GEOMETRIES, LENGTHS, REFERENCE, STUDIES, SUPERVISED, TABLE, UNTRAINED
+from grid import ACROSS, BEST, COMPARED, GEOMETRIES, LENGTHS, REFERENCE, STUDIES, SUPERVISED, UNTRAINED
 from markdown import NOT_RUN, rows
-from mask_widths import WAYS, WIDTHS
-from measure import ASKED, WINDOW
+from mask_widths import MASKED, WIDTHS
+from measure import WAYS, WINDOW
 
 MEASURES: dict[str, Measure] = {
     "object k-NN": knn(),
@@ -62,7 +62,7 @@ def share(results: Results, cell: str, measure: Measure) -> str:
 def curves(results: Results) -> str:
     """Object k-NN of every method against images seen, and its share of the headroom."""
     body = []
-    for name in (*TABLE, *SUPERVISED):
+    for name in (*COMPARED, *SUPERVISED):
         cells = {length: f"{name}.{length}" for length in LENGTHS}
         there = [cell for cell in cells.values() if cell in results.cells]
         if not there:
@@ -86,7 +86,7 @@ def _named(results: Results, cell: str, name: str) -> str:
 
 def everything(results: Results) -> str:
     """Every measure of every method at every length."""
-    names = [UNTRAINED.name, *(f"{name}.{length}" for length in LENGTHS for name in (*TABLE, *SUPERVISED))]
+    names = [UNTRAINED.name, *(f"{name}.{length}" for length in LENGTHS for name in (*COMPARED, *SUPERVISED))]
     body = [
         [
             _named(results, name, name),
@@ -101,13 +101,13 @@ def everything(results: Results) -> str:
 
 def asked(results: Results) -> str:
     """Object k-NN of every method and length in every way to ask."""
-    names = [UNTRAINED.name, *(f"{name}.{length}" for length in LENGTHS for name in (*TABLE, *SUPERVISED))]
+    names = [UNTRAINED.name, *(f"{name}.{length}" for length in LENGTHS for name in (*COMPARED, *SUPERVISED))]
     body = [
-        [f"`{name}`", *(str(results.of(name, knn(way))) for way in ASKED)]
+        [f"`{name}`", *(str(results.of(name, knn(way))) for way in WAYS)]
         for name in names
         if name in results.cells
     ]
-    return rows(["cell", *ASKED], body)
+    return rows(["cell", *WAYS], body)
 
 
 def interval(results: Results, measure: Measure) -> tuple[float, str]:
@@ -291,7 +291,7 @@ def both(way: str) -> Measure:
 
 def ran_curves(results: Results) -> bool:
     """Whether there is something to draw curves of."""
-    return any(f"{name}.{length}" in results.cells for name in TABLE for length in LENGTHS)
+    return any(f"{name}.{length}" in results.cells for name in COMPARED for length in LENGTHS)
 
 
 def ran_at(results: Results, geometry: str) -> bool:
@@ -333,7 +333,7 @@ def widths(results: Results) -> str:
         named = {sides: width for width, sides in WIDTHS.items()}
         coverage, margin = row["trained_at"]
         trained = named.get((coverage, margin), f"{coverage:g}, {margin}".replace("0.", "."))
-        for way in WAYS:
+        for way in MASKED:
             scores = [row["scores"][width][way] for width in WIDTHS]
             shown = [f"{one['value']:.1f} ± {(one['high'] - one['low']) / 2:.1f}" for one in scores]
             body.append([f"`{name}`", trained, way, *shown])

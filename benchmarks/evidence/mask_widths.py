@@ -34,7 +34,7 @@ WIDTHS: dict[str, tuple[float, int]] = {
 }
 """`mask_coverage` and `mask_margin`, from narrow to wide."""
 
-WAYS = ("masked-attention", WINDOW)
+MASKED = ("masked-attention", WINDOW)
 
 
 def measure_widths(
@@ -62,7 +62,7 @@ def measure_widths(
         scores = {}
         side = RATIO * encoder.image_size
         for name, width in WIDTHS.items():
-            scores[name] = {way: knn_of(encoder, train, test, side, way, "obj", width) for way in WAYS}
+            scores[name] = {way: knn_of(encoder, train, test, side, way, "obj", width) for way in MASKED}
         found[path.stem] = {
             "trained_at": [encoder.mask_coverage, encoder.mask_margin],
             "scores": scores,

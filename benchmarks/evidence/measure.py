@@ -38,8 +38,11 @@ NARROW = tuple(way + WHOLE_PATCHES for way in ("masked-attention", WINDOW))
 
 ASKED = (*MODES, WINDOW)
 """How objects are asked about: the five modes on images of the world's size, and masked attention in a
-window.
+window. Of these a method chooses.
 """
+
+WAYS = (*ASKED, *NARROW)
+"""All that are measured on the test part."""
 
 RATIO = 2
 """Side at which whole images of other data are shown, over that of a view: as for scenes and VOC."""
@@ -76,9 +79,11 @@ class Parts:
     side: int
 
 
-def object_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, side: int) -> dict[str, Any]:
-    """k-NN accuracy of objects in every way to ask, with its interval over test images."""
-    return {asked: knn_of(encoder, train, test, side, asked, "obj") for asked in ASKED}
+def object_knn(
+    encoder: Encoder, train: ObjectIndex, test: ObjectIndex, side: int, ways: Sequence[str] = ASKED
+) -> dict[str, Any]:
+    """k-NN accuracy of objects in several ways to ask, with its interval over test images."""
+    return {asked: knn_of(encoder, train, test, side, asked, "obj") for asked in ways}
 
 
 def both_knn(encoder: Encoder, train: ObjectIndex, test: ObjectIndex, side: int) -> dict[str, Any]:
@@ -96,7 +101,7 @@ def knn_of(
     readout: Readout,
     width: tuple[float | None, int | None] = (None, None),
 ) -> dict[str, Any]:
-    """k-NN accuracy of objects in one of `ASKED` or `NARROW`, with its interval over test images.
+    """k-NN accuracy of objects in one of `WAYS`, with its interval over test images.
 
     Args:
         width: `mask_coverage` and `mask_margin` of the question; None as the network was trained.
@@ -125,7 +130,7 @@ def knn_of(
 def objects(encoder: Encoder, parts: Parts) -> dict[str, Any]:
     """`knn` of objects, and `knn_both` where the network has the two tokens."""
     asked = encoder, parts.train, parts.test, parts.side
-    return {"knn": object_knn(*asked), "knn_both": both_knn(*asked)}
+    return {"knn": object_knn(*asked, WAYS), "knn_both": both_knn(*asked)}
 
 
 def probes(encoder: Encoder, parts: Parts) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from figures import Measure, Results, knn, score
-from grid import ACROSS, BEST, LENGTHS, STUDIES, TABLE, UNTRAINED
+from grid import ACROSS, BEST, COMPARED, LENGTHS, STUDIES, UNTRAINED, WHOLE
 from lengths import MEASURES, across, by_patches, geometry_cell, ran_at, ran_curves, ran_patches, top
 
 _ACCENT, _OTHER, _SEED = "#1b6ca8", "#555555", "#b0b0b0"
@@ -54,6 +54,7 @@ _COLOURS = {
     "authors": "#2a9d63",
     "odis-single": "#6fa8dc",
     "odis-read-only-all": _ACCENT,
+    WHOLE: "#123f66",
 }
 
 
@@ -67,7 +68,7 @@ def _curves(results: Results, path: Path) -> Path:
     figure, axes = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
     for axis, label in zip(axes.flat, names):
         measure = MEASURES[label]
-        for name in TABLE:
+        for name in COMPARED:
             at = [(images, results.of(f"{name}.{length}", measure)) for length, images in LENGTHS.items()]
             at = [(images, found) for images, found in at if found.seeds]
             if not at:

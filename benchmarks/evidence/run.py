@@ -145,7 +145,8 @@ def main() -> None:
     parser.add_argument(
         "--world",
         default="scenes",
-        help="the data: scenes, scenes-context, scenes-one, photographs, photographs-50, tiny-imagenet, voc "
+        help="the data: scenes, scenes-context, scenes-one, photographs, photographs-50, "
+        "photographs-wide, tiny-imagenet, voc "
         "(default: scenes)",
     )
     parser.add_argument(
@@ -171,7 +172,7 @@ def main() -> None:
         "--results", type=Path, default=HERE / "results", help="figures (default: beside this file)"
     )
     parser.add_argument(
-        "--photographs", type=Path, help="Tiny-ImageNet's folder, for photographs, -50 and tiny-imagenet"
+        "--photographs", type=Path, help="Tiny-ImageNet's folder, for photographs, its kin and tiny-imagenet"
     )
     parser.add_argument("--voc", type=Path, help="the folder VOCdevkit/VOC2012, for voc")
     parser.add_argument(
@@ -188,7 +189,7 @@ def main() -> None:
     args = parser.parse_args()
     known = worlds(Roots(photographs=args.photographs, voc=args.voc))
     if args.world not in known:
-        missing = "" if args.photographs else "; photographs, -50 and tiny-imagenet need --photographs"
+        missing = "" if args.photographs else "; photographs, -50, -wide and tiny-imagenet need --photographs"
         missing += "" if args.voc else "; voc needs --voc"
         parser.error(f"no world {args.world!r}; there are {', '.join(known)}{missing}")
     world, place = known[args.world], Place(args.work.resolve(), args.results.resolve())

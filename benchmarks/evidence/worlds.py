@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from grid import CANDIDATES, WIDER, rates
+from grid import CANDIDATES, WIDE, WIDER, rates
 from photographs import write_photograph_scenes
 
 from odis.config.options import load_recipe
@@ -322,6 +322,20 @@ def worlds(roots: Roots | None = None) -> Mapping[str, World]:
             images=_LENGTH,
             choose_share=1.0,
             candidates=rates((0.15, 0.5)),
+        )
+        # As many objects to train and to test on, each as large, in half as many wider scenes.
+        found["photographs-wide"] = replace(
+            found["photographs-50"],
+            name="photographs-wide",
+            says="wide scenes of photographs of 50 classes",
+            write=_photographs(root, held_out=0.1, classes=50, size=192, objects=(4, 8)),
+            train=5000,
+            choose=500,
+            test=1250,
+            side=192,
+            most_objects=8,
+            choose_share=0.5,
+            candidates=WIDE,
         )
         found["tiny-imagenet"] = World(
             "tiny-imagenet",

@@ -135,7 +135,7 @@ def test_a_network_is_asked_with_masks_of_every_width(kept, tmp_path):
     encoder = load(beside / "odis-read-only-all.100k-seed0.safetensors", device="auto")
     assert row["trained_at"] == [encoder.mask_coverage, 0] == [0.3, 0]
     encoder = replace(encoder, mask_coverage=0.5)
-    for way in mask_widths.WAYS:
+    for way in mask_widths.MASKED:
         usual = measure.knn_of(encoder, train, test, 2 * encoder.image_size, way, "obj")
         assert row["scores"]["half"][way] == usual
     mask_widths.measure_widths(beside, train, test, say=said.append)

@@ -40,7 +40,10 @@ def test_every_cell_can_train_and_changes_what_it_says(base):
 
     known = known_worlds()
     assert set(worlds.worlds()) == {"scenes", "scenes-context", "scenes-one"}
-    assert set(known) - set(worlds.worlds()) == {"photographs", "photographs-50", "tiny-imagenet", "voc"}
+    assert set(known) - set(worlds.worlds()) == {
+        *("photographs", "photographs-50", "photographs-wide"),
+        *("tiny-imagenet", "voc"),
+    }
     world = known[base]
     candidate = first(world)
     by_length = {cell.name for study in ("patches", "mask-widths") for cell in grid.cells(study)}
@@ -126,7 +129,7 @@ def test_bases_of_photographs_differ_in_what_they_say():
     }
 
 
-@pytest.mark.parametrize("base", ["photographs-50", "voc"])
+@pytest.mark.parametrize("base", ["photographs-50", "photographs-wide", "voc"])
 def test_a_length_in_images_is_what_a_run_sees(base):
     """Whatever an epoch is; and a world of a tenth of the size has runs of a tenth of the length."""
     import cell as one
@@ -142,7 +145,7 @@ def test_a_length_in_images_is_what_a_run_sees(base):
             assert steps * 64 * world.train / size.train == pytest.approx(images, rel=0.02)
             assert config.optim.warmup_epochs == pytest.approx(0.06 * config.train.epochs, rel=1e-3)
     trial = one.config_of(world, grid.Cell("ibot", "ibot"), first(world), "x.parquet", 0)
-    assert trial.train.epochs * world.train == pytest.approx(30_000, rel=1e-3)
+    assert trial.train.epochs * world.train == pytest.approx(30_000, rel=1e-3)  # of which a trial has a share
 
 
 def test_candidates_of_photographs_differ_in_rate_and_weight_alone():
@@ -157,6 +160,23 @@ def test_candidates_of_photographs_differ_in_rate_and_weight_alone():
             assert list(config.views.global_scale) == scale
             seen.add((config.optim.base_lr, config.loss.koleo_weight))
         assert seen == {(rate, weight) for rate in (0.004, 0.008) for weight in (0.1, 0.25)}
+
+
+def test_wide_scenes_have_as_many_objects_as_large_in_half_as_many_images():
+    """So that a view of `near` shows as much of its surroundings as one on the smaller scenes."""
+    import cell as one
+    import grid
+
+    small, wide = (known_worlds()[name] for name in ("photographs-50", "photographs-wide"))
+    assert 2 * wide.train == small.train
+    assert 2 * wide.test == small.test
+    assert wide.candidates == grid.WIDE
+    sides = []
+    for world, candidate in ((small, "slow-0.25"), (wide, "near")):
+        config = one.config_of(world, grid.Cell("ibot", "ibot"), candidate, "x.parquet", 0)
+        assert (config.optim.base_lr, config.loss.koleo_weight) == (0.004, 0.25)
+        sides.append([share**0.5 * world.side for share in config.views.global_scale])
+    assert sides[1] == pytest.approx(sides[0], rel=0.03)
 
 
 def test_whole_images_are_shown_as_large_as_in_training(tmp_path):

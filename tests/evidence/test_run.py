@@ -37,7 +37,7 @@ def test_a_cell_writes_what_its_figures_depend_on(small):
         4,
         "near",
     )
-    assert set(result["scores"]["knn"]) == set(measure.ASKED)
+    assert set(result["scores"]["knn"]) == set(measure.WAYS)
     assert all(score["low"] <= score["value"] <= score["high"] for score in result["scores"]["knn"].values())
     assert {"linear", "images_map", "dense_knn"} <= set(result["scores"])
     assert result["scores"]["knn_both"] == {}  # its [CLS] is its object token
@@ -148,7 +148,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
     for arguments, said in (
         (
             ("--world", "moon"),
-            "no world 'moon'; there are scenes, scenes-context, scenes-one; photographs, -50 and "
+            "no world 'moon'; there are scenes, scenes-context, scenes-one; photographs, -50, -wide and "
             "tiny-imagenet need --photographs; voc needs --voc",
         ),
         (("--processes", "0"), "--processes 0 must be 1 or more"),
