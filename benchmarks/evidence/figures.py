@@ -58,7 +58,7 @@ class Results:
     """The figures of one world: `cells[name][seed]` is the JSON of a cell, `cost` what `cost.py` measured,
     `measured` how, `on` what `evaluate.py` measured on other data, `findings` what
     `findings.py` found, `first` runs that were made before the study's own and measured otherwise, `widths`
-    what `mask_widths.py` measured.
+    what `mask_widths.py` measured, `agreement` what `agreement.py` did.
     """
 
     world: str
@@ -70,6 +70,7 @@ class Results:
     findings: dict[str, Any] = field(default_factory=dict)
     first: list[dict[str, Any]] = field(default_factory=list)
     widths: dict[str, Any] = field(default_factory=dict)
+    agreement: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def read(folder: Path) -> Results:
@@ -90,6 +91,8 @@ class Results:
             found.findings = json.loads((folder / "findings.json").read_text())
         if (folder / "widths.json").exists():
             found.widths = json.loads((folder / "widths.json").read_text())
+        if (folder / "agreement.json").exists():
+            found.agreement = json.loads((folder / "agreement.json").read_text())
         return found
 
     def at(self, length: str) -> Results:

@@ -1,4 +1,4 @@
-"""Tables of what `findings.py` measured."""
+"""Tables of what `findings.py` and `agreement.py` measured."""
 
 from __future__ import annotations
 
@@ -96,6 +96,23 @@ def patch_counts(results: Results) -> str:
     return rows([*header, "4 or fewer, %", "all hidden, %"], body)
 
 
+def same_object(results: Results) -> str:
+    """Of pairs of random crops, those that have an object in common, by how much of an image a crop shows."""
+    scales: list[list[float]] = []
+    for one in results.agreement.values():
+        scales += [at["scale"] for at in one["scales"] if at["scale"] not in scales]
+    body = []
+    for name, one in results.agreement.items():
+        by_scale = {tuple(at["scale"]): at for at in one["scales"]}
+        line = [f"`{name}`", f"{one['images']:,}", f"{one['objects'] / one['images']:.1f}"]
+        for scale in scales:
+            at = by_scale.get(tuple(scale))
+            line.append(f"{at['same']:.0f} ({at['kept']:.0f})" if at else "-")
+        body.append(line)
+    shown = [f"{low:g} to {high:g}".replace("0.", ".") for low, high in scales]
+    return rows(["data", "images", "objects an image", *shown], body)
+
+
 def picture(name: str, says: str) -> Callable[[Results], str]:
     """The picture of `finding_plots.py`, for a page that lies beside it."""
     return lambda results: f"![{says}](finding-{name}.png)\n" if results.findings else NOT_RUN
@@ -108,6 +125,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "object-loss-picture": picture("loss", "Object loss of each network against images seen"),
     "leak": leak,
     "targets": targets,
+    "same-object": same_object,
     "patch-counts": patch_counts,
     "patch-counts-picture": picture("patches", "Share of views with so many patches of the object or fewer"),
 }
