@@ -125,7 +125,6 @@ class Server:
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.seconds()  # the first step allocates
 
     def seconds(self) -> float:
         """Time of `args.steps` steps."""
@@ -153,7 +152,9 @@ def measure(args: argparse.Namespace, device: torch.device) -> tuple[dict[str, l
     """
     views = configure("ibot", args).views
     shape = {"rows": args.batch * views.global_views * (views.global_size // 16) ** 2, "width": 384}
-    servers = {variant: Server(variant, args) for variant in args.only}
+    servers = {variant: Server(variant, args) for variant in args.only}  # they start side by side
+    for server in servers.values():
+        server.seconds()  # the first step allocates
     rates: dict[str, list[float]] = {variant: [] for variant in args.only}
     products: list[float] = []
     for i in range(args.rounds):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from figures import Figure, Results, knn
-from grid import BEST
+from grid import BEST, WHOLE
 
 POST = "author's post on ODIS"
 PAPER = "arXiv 2506.05409"
@@ -100,6 +100,18 @@ CLAIMS = [
         OURS,
         f"{BEST} - odis-single",
         lambda r: r.paired(BEST, "odis-single", knn()),
+    ),
+    Claim(
+        "read-only tokens that read whole patches beat the image",
+        OURS,
+        f"{WHOLE} - ibot",
+        lambda r: r.paired(WHOLE, "ibot", knn()),
+    ),
+    Claim(
+        "they beat crops alone",
+        OURS,
+        f"{WHOLE} - crop-only",
+        lambda r: r.paired(WHOLE, "crop-only", knn()),
     ),
     Claim(
         "the same at equal arithmetic",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from figures import Measure, Results, knn, score
-from grid import ACROSS, BEST, COMPARED, GEOMETRIES, LENGTHS, REFERENCE, STUDIES, SUPERVISED, UNTRAINED
+from grid import ACROSS, BEST, COMPARED, GEOMETRIES, LENGTHS, REFERENCE, STUDIES, SUPERVISED, UNTRAINED, WHOLE
 from markdown import NOT_RUN, rows
 from mask_widths import MASKED, WIDTHS
 from measure import WAYS, WINDOW
@@ -108,6 +108,29 @@ def asked(results: Results) -> str:
         if name in results.cells
     ]
     return rows(["cell", *WAYS], body)
+
+
+AGAINST = (
+    (WHOLE, "ibot"),
+    (WHOLE, "crop-only"),
+    (BEST, "ibot"),
+    ("odis-single", "ibot"),
+    ("crop-only", "ibot"),
+)
+"""Pairs of methods whose differences are shown in every way to ask."""
+
+
+def against(results: Results) -> str:
+    """Differences of methods in every way to ask and by every other measure, at one length."""
+    ways = {way: knn(way) for way in WAYS}
+    others = {name: MEASURES[name] for name in ("linear probe", "image mAP", "dense k-NN", "Hummingbird")}
+    pairs = [pair for pair in AGAINST if all(name in results.cells for name in pair)]
+    body = []
+    for name, measure in (ways | others).items():
+        found = [results.paired(*pair, measure) for pair in pairs]
+        if any(figure.seeds for figure in found):
+            body.append([name, *(figure.signed() for figure in found)])
+    return rows(["measured", *(f"{one} - {other}" for one, other in pairs)], body)
 
 
 def interval(results: Results, measure: Measure) -> tuple[float, str]:
@@ -346,6 +369,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "patches-plot": patches_plot,
     "everything": everything,
     "asked": asked,
+    "against": against,
     "headroom": headroom,
     "decides": decides,
     "one-by-one": one_by_one,

@@ -137,6 +137,26 @@ def test_masks_of_another_width_are_against_read_only_tokens_of_the_same_length(
     assert row.endswith("| 40.0 | +4.0 |")
 
 
+def test_methods_are_against_each_other_in_every_way_to_ask(results):
+    import tables
+
+    at = {seed: result(39.0 + 2 * seed, asked="masked-attention") for seed in range(2)}
+    at[1]["scores"]["knn"]["masked-attention, whole patches"] = {"value": 44.0}
+    results.cells["odis-read-only-all.whole-patches.100k"] = at
+    results.cells["ibot.100k"][1]["scores"]["knn"]["masked-attention, whole patches"] = {"value": 40.0}
+    table = tables.made("against voc 100k", {"voc": results})
+    pairs = table.splitlines()[0]
+    assert (
+        "whole-patches - ibot | odis-read-only-all.whole-patches - crop-only | odis-read-only-all - ibot"
+        in pairs
+    )
+    row = line(table, "| crop |").split("|")[2:4]  # 19.5, 20.5 against 30, 31; and 19.5 against 33
+    assert row == [" -10.5 ± 0.0 ", " -13.5 "]
+    assert line(table, "| masked-attention, whole patches |").split("|")[2:4] == [" +4.0 ", " - "]
+    assert line(table, "| linear probe |").split("|")[2] == " +9.5 ± 6.4 "  # 9 and 10
+    assert "whole-patches" not in tables.made("against voc 30k", {"voc": results})
+
+
 def test_blocks_may_name_a_length(results):
     import tables
 
