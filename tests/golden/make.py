@@ -143,7 +143,8 @@ def fixed_batches(
             hidden[:, 1] |= even  # one at least
             samples.append(Sample(shown[:2], shown[2:], hidden, index=i, path=f"{i}"))
         share = IMAGES // parts
-        batches.append([collate(samples[k * share : (k + 1) * share]) for k in range(parts)])
+        parted = [samples[k * share : (k + 1) * share] for k in range(parts)]
+        batches.append([collate(part, config.loss.missing_pairs) for part in parted])
     return batches
 
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.models.vision_transformer import Attention
@@ -185,3 +186,22 @@ def test_attention_dropout_acts_in_training_only():
     assert torch.equal(
         object_attention(attn, x, keys, "read-only"), object_attention(attn, x, keys, "read-only")
     )
+
+
+@pytest.mark.parametrize("kind", ["single", "read-only", "beside"])
+def test_no_mask_is_as_tall_as_the_tokens(kind: ObjectTokens, monkeypatch) -> None:
+    """Of three views with 30 patches and 1 or 4 objects: a row for each object query, and no other."""
+    import odis.method.attention as module
+
+    masks = torch.rand(3, 4 if kind == "read-only" else 1, 30) < 0.5
+    keys = keys_of(masks, kind, sees=kind == "beside")
+    shapes: list[tuple[int, ...] | None] = []
+    attention = F.scaled_dot_product_attention
+
+    def noted(*qkv: Tensor, attn_mask: Tensor | None = None, **more: float) -> Tensor:
+        shapes.append(None if attn_mask is None else tuple(attn_mask.shape))
+        return attention(*qkv, attn_mask=attn_mask, **more)
+
+    monkeypatch.setattr(module.F, "scaled_dot_product_attention", noted)
+    object_attention(Attention(D, num_heads=2), torch.randn(3, keys.shape[2], D), keys, kind)
+    assert shapes == [(3, 1, *keys.shape[1:]), None]
