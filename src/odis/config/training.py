@@ -235,7 +235,8 @@ class LossConfig:
         missing_pairs: A pair of views of which one does not show the object: `skip` takes the mean of the
             object term over the other pairs of the batch; `zero` takes it over all, this one as 0.
         koleo_weight: Weight of the KoLeo regularizer, which keeps the objects of a batch apart: a sum over
-            global views, as in DINOv2. It helps small batches.
+            global views, as in DINOv2, of unit vectors of the head over all ranks (DINOv2: of `[CLS]`, of one
+            rank). It helps small batches.
         gram_weight: Weight of the Gram anchor (DINOv3): the similarities of all patches of a global view
             stay near those in the network that the run starts from. It costs a pass of that network.
         student_temp: Student temperature.
