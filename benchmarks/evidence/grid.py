@@ -171,6 +171,9 @@ ACROSS = ("ibot", "odis-read-only-all", "crop-only", "odis-single")
 """The methods that are compared at several numbers of patches across an object."""
 
 
+CARRIED_RATE = 4.0e-3
+"""The rate that four of five methods chose on `photographs-50`, with the weight of KoLeo of its base."""
+
 SUPERVISED: dict[str, tuple[Labels, str]] = {
     "supervised": ("crops", REFERENCE),
     "supervised-masks": ("masks", BEST),
@@ -250,6 +253,10 @@ STUDIES: dict[str, list[Cell]] = {
         ),
         *(_around(name, **settings) for name, settings in READ_ONLY_SETTINGS.items()),
     ],
+    "rates": [
+        Cell(f"ibot.slow.{length}", "ibot", {"optim.base_lr": CARRIED_RATE}, images=LENGTHS[length])
+        for length in ("100k", "300k")
+    ],
     "mask-widths": [
         _around(f"{name}.100k", images=LENGTHS["100k"], **settings) for name, settings in MASK_WIDTHS.items()
     ],
@@ -266,7 +273,7 @@ STUDIES: dict[str, list[Cell]] = {
     ],
 }
 
-BY_LENGTH = ("headroom", *LENGTHS, "authors-one-by-one", "mask-widths", "patches")
+BY_LENGTH = ("headroom", *LENGTHS, "authors-one-by-one", "rates", "mask-widths", "patches")
 """Studies of worlds whose runs have several lengths."""
 
 ONE_SEED = (
@@ -290,9 +297,6 @@ WIDER: dict[str, dict[str, Any]] = {
     "farther": {"views.global_scale": [0.4, 1.0]},
 }
 """The same for images of one object that fills most of them."""
-
-CARRIED_RATE = 4.0e-3
-"""The rate that four of five methods chose on `photographs-50`, with the weight of KoLeo of its base."""
 
 WIDE: dict[str, dict[str, Any]] = {
     name: {"optim.base_lr": CARRIED_RATE, "views.global_scale": scale}

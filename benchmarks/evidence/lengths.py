@@ -212,6 +212,11 @@ def one_by_one(results: Results) -> str:
     return _changed(results, "authors-one-by-one", REFERENCE, ("object k-NN", *_WAYS, "Hummingbird"))
 
 
+def rates(results: Results) -> str:
+    """iBOT at the rate that the other methods chose, against iBOT at its own."""
+    return _changed(results, "rates", "ibot", (*_WAYS, "linear probe"))
+
+
 def trained_widths(results: Results) -> str:
     """Read-only tokens trained with masks of other widths, against those of the base's."""
     return _changed(results, "mask-widths", BEST, (*_WAYS, "linear probe"))
@@ -373,6 +378,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "headroom": headroom,
     "decides": decides,
     "one-by-one": one_by_one,
+    "rates": rates,
     "patches-across": patches,
     "transfer": transfer,
     "readouts": readouts,

@@ -108,7 +108,7 @@ def knn_of(
     """
     coverage, margin = width
     if asked.endswith(WHOLE_PATCHES):
-        asked, coverage = asked.removesuffix(WHOLE_PATCHES), 1.0
+        asked, coverage, margin = asked.removesuffix(WHOLE_PATCHES), 1.0, 0
     window = asked == WINDOW
     mode = "masked-attention" if window else asked
     # A box that is cut out, and a window, are resized to the size of a view; whole images are asked about at

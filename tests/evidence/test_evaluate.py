@@ -138,6 +138,10 @@ def test_a_network_is_asked_with_masks_of_every_width(kept, tmp_path):
     for way in mask_widths.MASKED:
         usual = measure.knn_of(encoder, train, test, 2 * encoder.image_size, way, "obj")
         assert row["scores"]["half"][way] == usual
+        # Whole patches have no ring, whatever a network was trained with.
+        ringed, narrow = replace(encoder, mask_margin=1), way + measure.WHOLE_PATCHES
+        whole = measure.knn_of(ringed, train, test, 2 * encoder.image_size, narrow, "obj")
+        assert row["scores"]["whole patches"][way] == whole
     mask_widths.measure_widths(beside, train, test, say=said.append)
     assert said == ["odis-read-only-all.100k-seed0: measured", "ibot.100k-seed0: measured"]
     table = tables.made("mask-widths digits", {"digits": Results.read(beside)})

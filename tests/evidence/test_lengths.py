@@ -157,6 +157,15 @@ def test_methods_are_against_each_other_in_every_way_to_ask(results):
     assert "whole-patches" not in tables.made("against voc 30k", {"voc": results})
 
 
+def test_ibot_at_the_others_rate_is_against_ibot_at_its_own(results):
+    import lengths
+
+    results.cells["ibot.slow.100k"] = {0: result(29.0)}
+    assert line(lengths.rates(results), "| `ibot.slow.100k`").startswith(
+        "| `ibot.slow.100k` | 1 | 29.0 | -1.0 |"
+    )
+
+
 def test_blocks_may_name_a_length(results):
     import tables
 
