@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from markdown import rows
-from measure import ASKED, RATIO, Parts, objects, patches, probes
+from measure import RATIO, WAYS, Parts, objects, patches, probes
 from worlds import Roots, transfers
 
 from odis.errors import OdisError
@@ -32,6 +32,7 @@ from odis.objects.index import ObjectIndex
 
 SCORES = {
     "linear": "linear probe",
+    "linear_narrow": "linear probe, whole patches",
     "images_map": "image mAP",
     "dense_knn": "dense k-NN",
     "hummingbird": "Hummingbird",
@@ -121,10 +122,10 @@ def table(found: dict[str, Any]) -> str:
         knn = scores.get("knn")
         asked = row["asked"] or "-"
         line = [f"`{name}`", asked]
-        line += ["-" if knn is None else _shown(knn[way]) for way in ASKED]
+        line += ["-" if knn is None else _shown(knn.get(way)) for way in WAYS]
         line += [_shown(scores.get(score)) for score in SCORES]
         body.append(line)
-    return rows(["backbone", "asked by", *ASKED, *SCORES.values()], body)
+    return rows(["backbone", "asked by", *WAYS, *SCORES.values()], body)
 
 
 def _shown(score: dict[str, float] | None) -> str:

@@ -252,6 +252,7 @@ STUDIES: dict[str, list[Cell]] = {
             if name != "beside"
         ),
         *(_around(name, **settings) for name, settings in READ_ONLY_SETTINGS.items()),
+        _around("whole-patches", **MASK_WIDTHS["whole-patches"]),
     ],
     "rates": [
         Cell(f"ibot.slow.{length}", "ibot", {"optim.base_lr": CARRIED_RATE}, images=LENGTHS[length])

@@ -13,14 +13,16 @@ from figures import Measure, Results, knn, score
 from grid import ACROSS, BEST, COMPARED, GEOMETRIES, LENGTHS, REFERENCE, STUDIES, SUPERVISED, UNTRAINED, WHOLE
 from markdown import NOT_RUN, rows
 from mask_widths import MASKED, WIDTHS
-from measure import WAYS, WINDOW
+from measure import NARROW, WAYS, WINDOW
 
 MEASURES: dict[str, Measure] = {
     "object k-NN": knn(),
     "by crop": knn("crop"),
     "by masked attention": knn("masked-attention"),
     "by masked attention, window": knn(WINDOW),
+    **{f"by {way.replace('-', ' ', 1)}": knn(way) for way in NARROW},
     "linear probe": score("linear"),
+    "linear probe, whole patches": score("linear_narrow"),
     "image mAP": score("images_map"),
     "dense k-NN": score("dense_knn"),
     "Hummingbird": score("hummingbird"),
@@ -123,7 +125,7 @@ AGAINST = (
 def against(results: Results) -> str:
     """Differences of methods in every way to ask and by every other measure, at one length."""
     ways = {way: knn(way) for way in WAYS}
-    others = {name: MEASURES[name] for name in ("linear probe", "image mAP", "dense k-NN", "Hummingbird")}
+    others = {name: one for name, one in MEASURES.items() if not name.startswith(("object", "by", "CorLoc"))}
     pairs = [pair for pair in AGAINST if all(name in results.cells for name in pair)]
     body = []
     for name, measure in (ways | others).items():

@@ -134,15 +134,17 @@ def objects(encoder: Encoder, parts: Parts) -> dict[str, Any]:
 
 
 def probes(encoder: Encoder, parts: Parts) -> dict[str, Any]:
-    """Linear probes: `linear` of objects by masked attention, `images_map` of the classes of whole images."""
+    """Linear probes: `linear` of objects by masked attention, `images_map` of the classes of whole images,
+    `linear_narrow` of objects by whole patches.
+    """
     torch.manual_seed(0)
     grid = Grid(steps=PROBE_STEPS)
-    linear = evaluate_linear(
-        encoder,
-        parts.train,
-        parts.test,
-        LinearSettings(query=QueryConfig(size=parts.side), grid=grid, max_train=NEIGHBOURS),
-    )
+
+    def of_objects(query: QueryConfig) -> Any:
+        settings = LinearSettings(query=query, grid=grid, max_train=NEIGHBOURS)
+        return evaluate_linear(encoder, parts.train, parts.test, settings)["rows"][0]["scores"]["top-1"]
+
+    linear = of_objects(QueryConfig(size=parts.side))
     images = evaluate_linear(
         encoder,
         parts.train,
@@ -155,8 +157,9 @@ def probes(encoder: Encoder, parts: Parts) -> dict[str, Any]:
         ),
     )
     return {
-        "linear": linear["rows"][0]["scores"]["top-1"],
+        "linear": linear,
         "images_map": images["rows"][0]["scores"]["mAP"],
+        "linear_narrow": of_objects(QueryConfig(size=parts.side, mask_coverage=1.0, mask_margin=0)),
     }
 
 
