@@ -215,7 +215,7 @@ def one_by_one(results: Results) -> str:
 
 
 def rates(results: Results) -> str:
-    """iBOT at the rate that the other methods chose, against iBOT at its own."""
+    """iBOT at the rate of its own choice, against iBOT at that of all methods."""
     return _changed(results, "rates", "ibot", (*_WAYS, "linear probe"))
 
 
