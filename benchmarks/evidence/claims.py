@@ -108,7 +108,7 @@ CLAIMS = [
         lambda r: r.paired(WHOLE, "ibot", knn()),
     ),
     Claim(
-        "they beat crops alone",
+        "read-only tokens that read whole patches beat crops alone",
         OURS,
         f"{WHOLE} - crop-only",
         lambda r: r.paired(WHOLE, "crop-only", knn()),
