@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from odis.data.geometry.crops import coverage, propose_crops
-from odis.errors import OdisError
+from odis.errors import DataError, OdisError
 from odis.evaluation.results import write_results
 from odis.objects.index import ObjectIndex
 
@@ -35,9 +35,14 @@ PAIRS = 20_000
 def agreement(index: ObjectIndex, scale: tuple[float, float], seed: int = 0) -> dict[str, Any]:
     """Of pairs of random crops of images with objects, in percent: `same`, those that have an object in
     common; `kept`, how many of the objects of one are in the other; and `objects`, how many one has.
+
+    Raises:
+        DataError: No image has an object.
     """
     rng = np.random.default_rng(seed)
     rows = [row for row in index if row.objects]
+    if not rows:
+        raise DataError(f"{index.path}: no image has an object, so that no two crops can show the same")
     each = -(-PAIRS // len(rows))
     same, both, one = 0, 0, 0
     for row in rows:

@@ -76,3 +76,7 @@ def test_the_command_writes_what_the_table_shows(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["agreement.py", "nowhere.parquet", *command[2:], "--out", str(out)])
     with pytest.raises(SystemExit, match=r"nowhere\.parquet"):
         agreement.main()
+    empty = index_of(tmp_path, [[]]).path
+    monkeypatch.setattr("sys.argv", ["agreement.py", str(empty), *command[2:], "--out", str(out)])
+    with pytest.raises(SystemExit, match=r"x\.parquet: no image has an object"):
+        agreement.main()
