@@ -16,9 +16,15 @@ Measure = Callable[[dict[str, Any]], float]
 """A number of one cell's JSON."""
 
 
+ENOUGH_SEEDS = 3
+"""From which on there is an interval over seeds, and a verdict."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A mean over seeds and half of its 95 % interval (Student's t); NaN for the interval of one seed."""
+    """A mean over seeds and half of its 95 % interval (Student's t), NaN for fewer than three seeds: two may
+    lie beside each other by chance.
+    """
 
     mean: float
     half: float
@@ -46,9 +52,9 @@ def figure(values: list[float]) -> Figure:
     """Mean and interval of one value a seed."""
     if not values:
         return Figure(math.nan, math.nan, 0)
-    if len(values) == 1:
-        return Figure(values[0], math.nan, 1)
     n = len(values)
+    if n < ENOUGH_SEEDS:
+        return Figure(statistics.mean(values), math.nan, n)
     half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
     return Figure(statistics.mean(values), half, n)
 
@@ -152,7 +158,7 @@ def verdict(difference: Figure, bound: float = 0.0) -> str:
     if not difference.seeds:
         return "not run"
     if math.isnan(difference.half):
-        return "one seed, not decided"
+        return f"{'one seed' if difference.seeds == 1 else 'two seeds'}, not decided"
     if difference.low > bound:
         return "held"
     return "the reverse" if difference.high < bound else "not decided"

@@ -77,7 +77,7 @@ def _curves(results: Results, path: Path) -> Path:
             x = [images for images, _ in at]
             axis.plot(x, [found.mean for _, found in at], "o-", color=colour, markersize=4, label=name)
             for images, found in at:
-                if found.seeds >= 3:  # two say little of their spread
+                if not math.isnan(found.half):
                     axis.plot([images] * 2, [found.low, found.high], "-", color=colour, linewidth=1)
         for cell, style in ((UNTRAINED.name, ":"), (top(results, measure), "--")):
             level = results.of(cell, measure)

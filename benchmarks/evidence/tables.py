@@ -140,6 +140,7 @@ def short(results: Results) -> str:
         "held": [],
         "the reverse": [],
         "not decided": [],
+        "two seeds, not decided": [],
         "one seed, not decided": [],
         "not run": [],
     }
