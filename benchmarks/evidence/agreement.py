@@ -4,8 +4,9 @@ granted.
     python benchmarks/evidence/agreement.py INDEX [INDEX ...] --names NAME [NAME ...] --scale .08 .25 --scale
     .15 .5 --out benchmarks/evidence/results/photographs-50/agreement.json
 
-Two crops are drawn as DINO draws them, at each scale, for the images of each index. An object is in a crop
-that shows at least half of its box, or lies half inside it.
+Two crops are drawn as DINO draws them, in the aspect ratios that all runs of the study have, at each scale,
+for the images of each index. An object is in a crop that shows at least half of its box, or lies half inside
+it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from odis.config.training import ViewsConfig
 from odis.data.geometry.crops import coverage, propose_crops
 from odis.errors import DataError, OdisError
 from odis.evaluation.results import write_results
 from odis.objects.index import ObjectIndex
-
-RATIO = (3 / 4, 4 / 3)
-"""Aspect ratios of crops: those of all runs of the study."""
 
 SHOWN = 0.5
 """How well a crop shows an object that is in it (`coverage`): a crop inside an object shows it whole."""
@@ -47,7 +46,7 @@ def agreement(index: ObjectIndex, scale: tuple[float, float], seed: int = 0) -> 
     same, both, one = 0, 0, 0
     for row in rows:
         boxes = np.array([item.box for item in row.objects])
-        crops = propose_crops(rng, row.width, row.height, (each, 2), scale, RATIO)
+        crops = propose_crops(rng, row.width, row.height, (each, 2), scale, ViewsConfig().ratio)
         there = coverage(crops, boxes) >= SHOWN  # (each, 2, n)
         together = there.all(axis=1)
         same += int(together.any(axis=-1).sum())

@@ -93,12 +93,9 @@ class Results:
             found.trials.setdefault(result["cell"], {})[result["candidate"]] = result
         found.on = [json.loads(path.read_text()) for path in sorted((folder / "on").glob("*.json"))]
         found.first = [json.loads(path.read_text()) for path in sorted((folder / "first").glob("*.json"))]
-        if (folder / "findings.json").exists():
-            found.findings = json.loads((folder / "findings.json").read_text())
-        if (folder / "widths.json").exists():
-            found.widths = json.loads((folder / "widths.json").read_text())
-        if (folder / "agreement.json").exists():
-            found.agreement = json.loads((folder / "agreement.json").read_text())
+        for name in ("findings", "widths", "agreement"):
+            if (path := folder / f"{name}.json").exists():
+                setattr(found, name, json.loads(path.read_text()))
         return found
 
     def at(self, length: str) -> Results:

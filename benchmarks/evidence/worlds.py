@@ -3,8 +3,8 @@ what is tested once.
 
 A world is a folder of three object indexes. `train` is trained on, and its objects are the neighbours of the
 k-NN. `choose` are images that no run is trained on; settings are chosen on them. Composed scenes to choose on
-are of the same source pictures as `train`, but those of `photographs-50`. `test` is composed from source
-pictures that are nowhere else.
+are of the same source pictures as `train`, but those of `photographs-50` and -wide. `test` is composed from
+source pictures that are nowhere else.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def test_pairs_are_counted_as_by_hand(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     same = kept = shown = 0
     for image in boxes[:2]:  # one without objects says nothing
-        for pair in agreement.propose_crops(rng, 100, 80, (150, 2), (0.1, 0.4), agreement.RATIO):
+        for pair in agreement.propose_crops(rng, 100, 80, (150, 2), (0.1, 0.4), (3 / 4, 4 / 3)):
             one, two = ({k for k, box in enumerate(image) if overlap(crop, box) >= 0.5} for crop in pair)
             same += bool(one & two)
             kept += 2 * len(one & two)
