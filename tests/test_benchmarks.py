@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -193,9 +194,13 @@ def test_input_compares_all_views_with_the_published_pipeline(tmp_path: Path):
     figures = json.loads(file.read_text())
     times = figures["milliseconds"]
     assert figures["images"] == 3
-    assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in times.values())
+    assert all(len(rounds) == 2 for rounds in times.values())
+    # A processor's clock may tick every 10 ms: a part can be 0 there, or a tick more than what it is a part of.
+    tick = 1000 * max(time.get_clock_info("process_time").resolution, 0.01) / 3
+    assert min(sum(times[pipeline]) for pipeline in ("odis", "ibot", "pil")) > 0
     parts = ("decoding", "objects", "crops", "resizing", "photometrics")
-    assert all(sum(times[part][k] for part in parts) < times["odis"][k] for k in range(2))
+    assert set(parts) < set(times)
+    assert all(sum(times[part][k] for part in parts) < times["odis"][k] + tick for k in range(2))
     value, low, high = figures["pil_over_odis"]
     assert low <= value <= high
     assert f"{value:.2f} ({low:.2f} - {high:.2f})" in done.stdout

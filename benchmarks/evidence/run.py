@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument(
         "--world",
         default="scenes",
-        help="the data: scenes, scenes-context, scenes-one, photographs, photographs-50, "
+        help="the data: scenes, digits, scenes-context, scenes-one, photographs, photographs-50, "
         "photographs-wide, tiny-imagenet, voc "
         "(default: scenes)",
     )

@@ -39,7 +39,7 @@ def test_every_cell_can_train_and_changes_what_it_says(base):
     import worlds
 
     known = known_worlds()
-    assert set(worlds.worlds()) == {"scenes", "scenes-context", "scenes-one"}
+    assert set(worlds.worlds()) == {"scenes", "digits", "scenes-context", "scenes-one"}
     assert set(known) - set(worlds.worlds()) == {
         *("photographs", "photographs-50", "photographs-wide"),
         *("tiny-imagenet", "voc"),

@@ -148,8 +148,8 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
     for arguments, said in (
         (
             ("--world", "moon"),
-            "no world 'moon'; there are scenes, scenes-context, scenes-one; photographs, -50, -wide and "
-            "tiny-imagenet need --photographs; voc needs --voc",
+            "no world 'moon'; there are scenes, digits, scenes-context, scenes-one; photographs, -50, "
+            "-wide and tiny-imagenet need --photographs; voc needs --voc",
         ),
         (("--processes", "0"), "--processes 0 must be 1 or more"),
         (("--images", "3"), "--images 3 must be 20 or more"),
