@@ -6,7 +6,6 @@ import os
 import ssl
 import sys
 import threading
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
