@@ -6,6 +6,11 @@
 #   DATA=index.parquet benchmarks/gpu.sh       # input of your images, not of scenes that are made for it
 #   TINY=1 DEVICE=cpu benchmarks/gpu.sh        # small and on any machine, to see that the script runs
 #   PARTS="agree step-bf16" benchmarks/gpu.sh  # these only
+#   PARTS=photographs PHOTOGRAPHS=tiny-imagenet-100 benchmarks/gpu.sh
+#
+# `photographs` trains iBOT and read-only tokens for all objects on Tiny-ImageNet at 64 px (ViT-S, patches of 8), on
+# 30,000 images each, then on 100,000, then on 300,000, as far as the time lasts, and measures what was trained. It is
+# made where PHOTOGRAPHS names the folder; a call with the same OUT goes on.
 #
 # PYTHON names the interpreter (default: python), MINUTES the limit. Every part prints its table and writes
 # OUT/PART.log and OUT/PART.json. The exit status is 1 if a part failed or was left out for want of time.
@@ -16,17 +21,20 @@ out=${1:-gpu-results}
 python=${PYTHON:-python}
 device=${DEVICE:-cuda}
 limit=$((60 * ${MINUTES:-8}))
-parts=${PARTS:-agree step-bf16 step-fp32 objects embed input-cpu input-device}
+parts=${PARTS:-agree step-bf16 step-fp32 objects embed input-cpu input-device ${PHOTOGRAPHS:+photographs}}
 data=${DATA:-$out/scenes.parquet}
 mkdir -p "$out" || exit 1
 
 if [ -n "${TINY:-}" ]; then
   small=(--tiny) large=(--batch 2 --rounds 1) full=(--batch 2 --rounds 1) checked=(--batch 2)
   embedded=(--images 2 --rounds 1) seconds=1 scenes=8 side=96
+  world=scenes trained=(--images 24 --candidates near) cells=(ibot.30k) studies=(30k)
   settings=(--recipe debug --views.global_size 32 --views.local_size 16 --train.batch_size 2 --loader.workers 0)
 else
   small=() large=(--batch 64 --steps 3 --rounds 5) full=(--batch 32 --steps 2 --rounds 3) checked=(--batch 8)
   embedded=(--rounds 5) seconds=30 scenes=512 side=480
+  world=tiny-imagenet trained=(--photographs "${PHOTOGRAPHS:-}" --candidates far) studies=(30k 100k 300k)
+  cells=("${studies[@]/#/ibot.}" "${studies[@]/#/odis-read-only-all.}")
   settings=(--recipe odis-vits16 --train.batch_size 64)
 fi
 
@@ -90,6 +98,17 @@ write_scenes(f"{folder}/scenes", f"{folder}/scenes.parquet", count=count, split=
 esac
 input input-cpu cpu
 input input-device device
+
+minutes=$(((limit - SECONDS) / 60))
+part photographs "$limit" "$python" "$here/evidence/run.py" --world "$world" "${trained[@]}" --processes 1 \
+  --study "${studies[@]}" --cells "${cells[@]}" \
+  --minutes "$minutes" --work "$out/evidence" --results "$out/evidence-results"
+case " $parts " in *" photographs "*)
+  printf '<!-- made: %s -->\n<!-- end -->\n' "curves $world" "everything $world" >"$out/photographs.md"
+  "$python" "$here/evidence/tables.py" --results "$out/evidence-results" --doc "$out/photographs.md" &&
+    grep -v '^<!--' "$out/photographs.md"
+  ;;
+esac
 
 echo "== $SECONDS seconds; figures in $out"
 if [ ${#bad[@]} -gt 0 ]; then

@@ -278,6 +278,42 @@ def test_the_script_for_gpus_runs_on_any_machine(tmp_path: Path):
     assert "Kernels against the reference" in (tmp_path / "out" / "agree.log").read_text()
 
 
+@pytest.mark.parametrize("tiny", ["1", ""])
+def test_the_script_for_gpus_asks_for_runs_that_there_are(
+    tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Its words, kept by what stands for Python here, are taken by the script that they are for."""
+    python, kept = tmp_path / "python", tmp_path / "kept.txt"
+    python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>{kept}\n')
+    python.chmod(0o755)
+    folder = tmp_path / "tiny-imagenet-100"
+    done = run_gpu_script(
+        tmp_path / "out", TINY=tiny, PARTS="photographs", PYTHON=str(python), PHOTOGRAPHS=str(folder)
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.syspath_prepend(BENCHMARKS / "evidence")
+    (words,) = (line.split() for line in kept.read_text().splitlines() if "run.py" in line)
+    runner = module("evidence/run")
+    jobs: list[str] = []
+
+    def work_through(given, *rest):
+        jobs.extend(job.name for job in given)
+        return [], 0
+
+    monkeypatch.setattr(runner, "work_through", work_through)
+    if not tiny:
+        (folder / "train").mkdir(parents=True)
+        world = runner.worlds(runner.Roots(photographs=folder))["tiny-imagenet"]
+        monkeypatch.setattr(type(world), "training_index", lambda *_: None)
+        monkeypatch.setattr(type(world), "index", lambda *_: None)
+        monkeypatch.setattr(type(world), "boxes", lambda *_: None)
+    monkeypatch.setattr("sys.argv", words)
+    runner.main()
+    lengths = ("30k",) if tiny else ("30k", "100k", "300k")
+    methods = ("ibot",) if tiny else ("ibot", "odis-read-only-all")
+    assert jobs == [f"{method}.{length}-seed0" for length in lengths for method in methods]
+
+
 def test_the_script_for_gpus_fails_if_a_part_does_or_the_time_is_up(tmp_path: Path):
     done = run_gpu_script(tmp_path / "out", DEVICE="cuda:4000")
     assert (done.returncode, "not done: agree" in done.stdout) == (1, True)

@@ -64,12 +64,15 @@ def measure(
             batch.to(device)
             for batch in itertools.islice(batches_of(configs[name], index, run.patch_size), _STEPS)
         ]
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     rates: dict[str, list[float]] = {name: [] for name in configs}
     for turn in range(rounds + 1):
         for name in list(configs)[:: 1 if turn % 2 else -1]:
+            wait()
             began = time.perf_counter()
             for batch in ready[name]:
                 train_step(runs[name], [batch])
+            wait()
             if turn:  # the first round warms up
                 rates[name].append(_STEPS * configs[name].train.batch_size / (time.perf_counter() - began))
     found = {
