@@ -144,13 +144,13 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path, content: str
 
 def test_aliases_may_not_grow_without_end(tmp_path: Path) -> None:
     levels = "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 15))
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(DataError, match="has more than 100,000 values when its aliases"):
         load(tmp_path, f"a0: &a0 [x]\n{levels}names: [a]\n")
     merges = "".join(f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 1}'] * 9)}]}}\n" for k in range(1, 15))
     with pytest.raises(DataError, match="has more than 100,000 values when its aliases"):
         load(tmp_path, f"a0: &a0 {{x: y}}\n{merges}names: [a]\n")
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_the_file_is_found(tmp_path: Path) -> None:
