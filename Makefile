@@ -30,10 +30,10 @@ evidence: install
 
 EVIDENCE = docs/evidence.md docs/evidence/photographs.md docs/evidence/findings.md docs/evidence/post-training.md
 
-# The same on photographs: PHOTOGRAPHS is Tiny-ImageNet's folder, VOC is VOCdevkit/VOC2012; more than half a day on 2 CPU cores.
+# The same on photographs: PHOTOGRAPHS is Tiny-ImageNet's folder, VOC is VOCdevkit/VOC2012; more than a day on 2 CPU cores.
 evidence-photographs: install
 	$(BIN)/python benchmarks/evidence/run.py --world photographs-50 --photographs $(PHOTOGRAPHS) \
-		--candidates slow-0.25 --study headroom 100k 300k 30k rates
+		--candidates slow-0.25 --study headroom 100k 300k 30k rates patches authors-one-by-one
 	$(BIN)/python benchmarks/evidence/run.py --world photographs-wide --photographs $(PHOTOGRAPHS) --study headroom 100k
 	$(BIN)/python benchmarks/evidence/run.py --world voc --voc $(VOC) --candidates slow-0.25 --study headroom 100k
 	$(BIN)/python benchmarks/evidence/tables.py --doc $(EVIDENCE) --plots docs/evidence

@@ -268,11 +268,13 @@ def across(geometry: str) -> int:
 
 
 def patches(results: Results) -> str:
-    """Object k-NN by patches across a view, as a crop and by masked attention, and what masks bring."""
+    """Object k-NN by patches across a view, as a crop and by masks as wide as in training and of whole
+    patches, and what masks bring.
+    """
     body = []
     for geometry in (one for one in by_patches() if ran_at(results, one)):
         patch, view = geometry.split("-")
-        for way in ("crop", "masked-attention", WINDOW):
+        for way in ("crop", "masked-attention", WINDOW, *NARROW):
             found = [
                 results.of(geometry_cell(name, geometry), knn(way)) for name in (UNTRAINED.name, *ACROSS)
             ]
