@@ -28,7 +28,7 @@ evidence: install
 	$(BIN)/python benchmarks/evidence/run.py --world scenes --study core
 	$(BIN)/python benchmarks/evidence/tables.py --doc $(EVIDENCE) --plots docs/evidence
 
-EVIDENCE = docs/evidence.md docs/evidence/photographs.md docs/evidence/findings.md docs/evidence/post-training.md
+EVIDENCE = docs/evidence.md docs/evidence/digits.md docs/evidence/photographs.md docs/evidence/findings.md docs/evidence/post-training.md
 
 # The same on photographs: PHOTOGRAPHS is Tiny-ImageNet's folder, VOC is VOCdevkit/VOC2012; more than a day on 2 CPU cores.
 evidence-photographs: install
