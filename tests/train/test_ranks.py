@@ -251,7 +251,7 @@ config = load_recipe("debug", data=sys.argv[1], val="x", **settings)
 try:
     loop.pretrain(config, Path(sys.argv[2]), evaluate=evaluate)
 except KeyboardInterrupt:
-    print(f"rank {rank} stopped", flush=True)
+    os.write(1, f"rank {rank} stopped\\n".encode())  # at once: torchrun's ranks share one unbuffered stream
 """
 
 
