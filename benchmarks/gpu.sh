@@ -10,9 +10,10 @@
 #
 # `photographs` trains iBOT and read-only tokens for all objects on Tiny-ImageNet at 64 px (ViT-S, patches of 8), on
 # 30,000 images each, then on 100,000, then on 300,000, as far as the time lasts, and measures what was trained. It is
-# made where PHOTOGRAPHS names the folder; a call with the same OUT goes on.
+# made where PHOTOGRAPHS names the folder, on the GPU if there is one, and ends when its time is up: what is measured by
+# then is in OUT/photographs.md and OUT/evidence-results. A call with the same OUT goes on.
 #
-# PYTHON names the interpreter (default: python), MINUTES the limit. Every part prints its table and writes
+# PYTHON names the interpreter (default: python), MINUTES the limit. Every other part prints its table and writes
 # OUT/PART.log and OUT/PART.json. The exit status is 1 if a part failed or was left out for want of time.
 set -uo pipefail
 
@@ -105,8 +106,9 @@ part photographs "$limit" "$python" "$here/evidence/run.py" --world "$world" "${
   --minutes "$minutes" --work "$out/evidence" --results "$out/evidence-results"
 case " $parts " in *" photographs "*)
   printf '<!-- made: %s -->\n<!-- end -->\n' "curves $world" "everything $world" >"$out/photographs.md"
-  "$python" "$here/evidence/tables.py" --results "$out/evidence-results" --doc "$out/photographs.md" &&
-    grep -v '^<!--' "$out/photographs.md"
+  "$python" "$here/evidence/tables.py" --results "$out/evidence-results" --doc "$out/photographs.md" ||
+    bad+=(photographs.md)
+  sed '/^<!--/d' "$out/photographs.md"
   ;;
 esac
 
