@@ -254,7 +254,7 @@ STUDIES: dict[str, list[Cell]] = {
         *(
             Cell(f"{REFERENCE}.{name}", REFERENCE, settings)
             for name, settings in {**AUTHORS, **OTHER_SETTINGS}.items()
-            if name != "beside"
+            if name not in ("beside", "margin-1")  # a method above; digits have masks, which it leaves alone
         ),
         *(_around(name, **settings) for name, settings in READ_ONLY_SETTINGS.items()),
         _around("whole-patches", **MASK_WIDTHS["whole-patches"]),

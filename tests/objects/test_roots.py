@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from odis.errors import DataError
-from odis.objects.check import require_labels, require_objects
+from odis.objects import rle
+from odis.objects.check import all_have_masks, require_labels, require_objects
 from odis.objects.index import ObjectIndex, write_index
 from odis.objects.roots import images_moved_to, moved_root
 from odis.types import ImageObjects, Object
@@ -90,3 +92,21 @@ def test_classes_need_an_object_with_a_label(tmp_path: Path) -> None:
     require_labels(ObjectIndex.open(tmp_path / "d"))  # a folder a class: x, y
     with pytest.raises(DataError, match="none of its objects has a label"):
         require_labels(ObjectIndex.open(tmp_path / "d" / "x"))
+
+
+def test_masks_of_all_objects_are_told_from_those_of_some(tmp_path: Path) -> None:
+    indexed(tmp_path / "i.parquet", tmp_path / "d")
+    box = (0.0, 0.0, 4.0, 4.0)
+    mask, none = Object(box, mask=rle.encode(np.ones((6, 8), bool))), Object(box)
+    for objects, expected in (
+        ([(mask,), (mask, mask)], True),
+        ([(mask,), ()], True),
+        ([(mask,), (mask, none)], False),
+        ([(mask,), (none,)], False),
+        ([(none,), (none,)], False),
+        ([(), ()], False),
+    ):
+        rows = [ImageObjects("x/a.png", 8, 6, found) for found in objects]
+        write_index(tmp_path / "j.parquet", rows, root=tmp_path / "d", provenance="annotated", classes=[])
+        assert all_have_masks(ObjectIndex.open(tmp_path / "j.parquet")) == expected
+    assert not all_have_masks(ObjectIndex.open(tmp_path / "d"))

@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from odis.cli import main
 from odis.config.options import load_recipe
 from odis.errors import OdisError
+from odis.objects import rle
 from odis.objects.index import write_index
 from odis.train import loop, update
 from odis.train.checkpoint import checkpoints, load_checkpoint
@@ -469,3 +470,22 @@ def test_large_photographs_are_worth_a_word(tmp_path: Path, capsys: pytest.Captu
     assert said("copies", **{"loader.keep": f"[disk:{tmp_path / 'copies'}]"}) == 0
     assert said("cache", **{"loader.keep": "[memory]"}) == 0
     assert said("short", **{"train.steps": 2}) == 0
+
+
+def test_a_margin_that_widens_nothing_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Masks that objects have of their own are widened as boxes of their components alone."""
+    Image.new("RGB", (48, 40)).save(tmp_path / "0.png")
+    square = Object((4.0, 5.0, 30.0, 30.0))
+    masked = replace(square, mask=rle.encode(np.eye(40, 48, dtype=bool)))
+
+    def told(name: str, *objects: Object, **more: Any) -> bool:
+        path = tmp_path / f"{name}.parquet"
+        rows = [ImageObjects("0.png", 48, 40, objects)] * 4
+        write_index(path, rows, root=tmp_path, provenance="annotated", classes=[])
+        main(["pretrain", *options(str(path), tmp_path / name, train__steps=1, **more)])
+        return "views.mask_margin 1 does nothing here" in capsys.readouterr().err
+
+    assert told("masks", masked, views__mask_margin=1)
+    assert not told("no-margin", masked)
+    assert not told("a-box", masked, square, views__mask_margin=1)
+    assert not told("components", masked, views__mask_margin=1, **{"views.mask_shape": "component-boxes"})

@@ -62,6 +62,12 @@ def require_labels(index: ObjectIndex) -> None:
         )
 
 
+def all_have_masks(index: ObjectIndex) -> bool:
+    """Whether an index has objects and each has a mask of its own; a folder's whole images have none."""
+    masks = sum(len(batch.column("masks").flatten().drop_null()) for batch in index.batches())
+    return 0 < masks == index.count_objects()
+
+
 def _labels_of(batch: pa.RecordBatch) -> int:
     return len(batch.column("labels").flatten().drop_null())
 

@@ -25,7 +25,7 @@ from odis.machine.files import remove_leftovers
 from odis.machine.locks import sole_owner
 from odis.machine.ranks import Ranks, launch, ranks
 from odis.method.vit import ObjectViT
-from odis.objects.check import require_labels, require_objects
+from odis.objects.check import all_have_masks, require_labels, require_objects
 from odis.objects.index import ObjectIndex
 from odis.train.checkpoint import checkpoints, newest_step
 from odis.train.fingerprints import fingerprints
@@ -218,15 +218,24 @@ def _introduce(run: TrainState, index: ObjectIndex, log: RunLog, settled: Settle
     if (start := start_weights(run.config.model)) is not None:
         log.say(f"starts from {start.source}: {start.line()}")
         say_default_tag(start, ", or give views.mean and views.std")
-    if (
-        not run.config.loader.keep
-        and total > 2 * run.schedules.steps_per_epoch
-        and are_large(index, run.config.views)
-    ):
+    views = run.config.views
+    if _margin_is_idle(run.config, index):
+        log.say(
+            f"views.mask_margin {views.mask_margin} does nothing here: it widens boxes, and all objects have "
+            "masks; --views.mask_shape component-boxes widens those too"
+        )
+    if not run.config.loader.keep and total > 2 * run.schedules.steps_per_epoch and are_large(index, views):
         log.say(
             "these are large photographs: --loader.keep '[disk:DIR]' keeps smaller copies of them, which are "
             "read faster from the second epoch on"
         )
+
+
+def _margin_is_idle(config: PretrainConfig, index: ObjectIndex) -> bool:
+    """Whether there is nothing that `views.mask_margin` widens."""
+    views, objects = config.views, config.objects
+    reads_masks = objects.use and views.object_masks and not objects.rediscover_every
+    return reads_masks and views.mask_margin > 0 and views.mask_shape == "area" and all_have_masks(index)
 
 
 def _train_on(
