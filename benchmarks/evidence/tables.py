@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import finding_tables
@@ -19,9 +19,9 @@ import lengths
 import post_tables
 from claims import BESIDE_CLAIMS, CLAIMS, Claim
 from figures import Figure, Measure, Results, knn, score, verdict
-from grid import BY_LENGTH, LENGTHS, METHODS, REFERENCE, STUDIES
+from grid import BEST, BY_LENGTH, LENGTHS, METHODS, REFERENCE, STUDIES
 from markdown import NOT_RUN, rows
-from measure import ASKED
+from measure import ASKED, WAYS
 from plots import draw
 
 HERE = Path(__file__).parent
@@ -74,20 +74,23 @@ def core(results: Results) -> str:
     return rows(header, body)
 
 
-def modes(results: Results) -> str:
+def modes(results: Results, names: Sequence[str] = CORE, ways: Sequence[str] = ASKED) -> str:
     """Object k-NN of every method in every way to ask."""
-    header = ["method", *ASKED]
     body = [
-        [f"`{name}`", *(str(results.of(name, knn(asked))) for asked in ASKED)]
-        for name in CORE
+        [f"`{name}`", *(str(results.of(name, knn(asked))) for asked in ways)]
+        for name in names
         if name in results.cells
     ]
-    return rows(header, body)
+    return rows(["method", *ways], body)
+
+
+CHOICES = ["ibot", REFERENCE, BEST, *(cell.name for cell in STUDIES["authors-digits"])]
+"""The choices on digits, after the methods that they are on top of."""
 
 
 def study(results: Results, name: str) -> str:
     """One of the smaller studies: its cells, and their difference from their method's core cell (equal
-    arithmetic: from the reference).
+    arithmetic, and methods themselves: from the reference).
     """
     header = [
         "cell",
@@ -104,7 +107,7 @@ def study(results: Results, name: str) -> str:
     for item in STUDIES[name]:
         if item.name not in results.cells:
             continue
-        other = REFERENCE if name == "compute" else item.method
+        other = REFERENCE if name == "compute" or item.name == item.method else item.method
         arithmetic = (
             results.of(item.name, lambda r: r["flops"]).mean / results.of(other, lambda r: r["flops"]).mean
         )
@@ -227,6 +230,7 @@ def cost(results: Results) -> str:
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "core": core,
     "modes": modes,
+    "modes-authors": lambda results: modes(results, CHOICES, WAYS),
     "claims": claims,
     "claims-authors": lambda results: claims(results, BESIDE_CLAIMS),
     "short": short,

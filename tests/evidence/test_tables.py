@@ -116,10 +116,31 @@ def test_a_cell_is_compared_with_what_it_differs_from(tmp_path):
         "odis-single": 20.0,
         "odis-read-only-all": 30.0,
         "ibot.compute": 14.0,
+        "odis-beside": 23.0,
+        "odis-read-only-all.sees-cls": 31.0,
     }
     found = Results("small", {name: result(accuracy) for name, accuracy in accuracies.items()})
     assert "| `ibot` 10.0 | +3.0 |" in tables.study(found, "longer")
     assert "| `odis-single` 20.0 | -6.0 |" in tables.study(found, "compute")
+    digits = tables.study(found, "authors-digits")
+    assert "| `odis-single` 20.0 | +3.0 |" in digits  # not `odis-beside` with itself
+    assert "| `odis-read-only-all` 30.0 | +1.0 |" in digits
+
+
+def test_choices_on_digits_are_shown_in_every_way_to_ask_beside_what_they_are_on_top_of():
+    import tables
+    from figures import Results
+    from measure import WAYS
+
+    def asked(first):
+        return {0: {"scores": {"knn": {way: {"value": first + k} for k, way in enumerate(WAYS)}}}}
+
+    names = ["odis-read-only-all.sees-cls", "authors", "odis-single", "dino"]
+    cells = {name: asked(10.0 * (1 + number)) for number, name in enumerate(names)}
+    lines = tables.BLOCKS["modes-authors"](Results("small", cells)).splitlines()
+    assert lines[0] == f"| method | {' | '.join(WAYS)} |"
+    assert [line.split("`")[1] for line in lines[2:]] == [names[2], names[1], names[0]]
+    assert lines[2].endswith("| 30.0 | 31.0 | 32.0 | 33.0 | 34.0 | 35.0 | 36.0 | 37.0 |")
 
 
 def test_protocols_have_columns_where_every_cell_was_measured_by_them():
