@@ -112,6 +112,11 @@ class Results:
         values = [measure(result) for _, result in sorted(self.cells.get(cell, {}).items())]
         return figure([value for value in values if not math.isnan(value)])  # NaN: it was not measured
 
+    def best(self, cell: str, measure: Measure) -> float:
+        """A measure of the best seed of a cell; NaN if none was measured."""
+        values = [measure(result) for result in self.cells.get(cell, {}).values()]
+        return max((value for value in values if not math.isnan(value)), default=math.nan)
+
     def paired(self, ours: str, theirs: str, measure: Measure, other: Measure | None = None) -> Figure:
         """Difference of two cells within each seed that both have; `other` measures `theirs`, if it is
         measured otherwise.

@@ -37,28 +37,29 @@ BASE = "8-64"
 """Side of a patch and of a view of the base settings."""
 
 
-def top(results: Results, measure: Measure) -> str:
-    """Of the networks that were trained with labels for longest, the one that is best by a measure: by crops
-    or by masks. Empty without one.
+def ceiling(results: Results, measure: Measure) -> tuple[str, float]:
+    """Of the networks that were trained with labels for longest, by crops or by masks, the best one by a
+    measure, and what its best seed has: one that learned nothing does not say that there is less to be
+    gained. Empty and NaN without one.
     """
     ran = [
         there[-1]
         for name in SUPERVISED
         if (there := [cell for length in LENGTHS if (cell := f"{name}.{length}") in results.cells])
     ]
-    measured = [cell for cell in ran if results.of(cell, measure).seeds]
-    return max(measured, key=lambda cell: results.of(cell, measure).mean, default="")
+    found = [(cell, value) for cell in ran if not math.isnan(value := results.best(cell, measure))]
+    return max(found, key=lambda one: one[1], default=("", math.nan))
 
 
 def share(results: Results, cell: str, measure: Measure) -> str:
     """Of the headroom of a measure the share that a cell has, in %: 0 is the untrained network, 100 the best
     one of those that were trained with labels for longest.
     """
-    low, high = results.of(UNTRAINED.name, measure), results.of(top(results, measure), measure)
+    low, (_, high) = results.of(UNTRAINED.name, measure), ceiling(results, measure)
     found = results.of(cell, measure)
-    if not (low.seeds and high.seeds and found.seeds) or high.mean <= low.mean:
+    if not (low.seeds and found.seeds and high > low.mean):
         return "-"
-    return f"{100 * (found.mean - low.mean) / (high.mean - low.mean):.0f}"
+    return f"{100 * (found.mean - low.mean) / (high - low.mean):.0f}"
 
 
 def curves(results: Results) -> str:
@@ -171,18 +172,18 @@ def headroom(results: Results) -> str:
     """What there is to be gained by each measure, and whether that is enough to decide a claim."""
     body = []
     for name, measure in MEASURES.items():
-        best = top(results, measure)
-        low, high = results.of(UNTRAINED.name, measure), results.of(best, measure)
-        if not (low.seeds and high.seeds):
+        best, high = ceiling(results, measure)
+        low = results.of(UNTRAINED.name, measure)
+        if not low.seeds or math.isnan(high):
             continue
         half, over = interval(results, measure)
-        room = high.mean - low.mean
+        room = high - low.mean
         enough = room > 0 and room >= ENOUGH * half
         body.append(
             [
                 name,
                 str(low),
-                str(high),
+                f"{high:.1f}",
                 f"`{best}`",
                 f"{room:+.1f}",
                 f"± {half:.1f} over {over}",
@@ -198,9 +199,9 @@ def decides(results: Results) -> str:
     """One line: which measures of this world can decide a claim."""
     can, cannot = [], []
     for name, measure in MEASURES.items():
-        low, high = results.of(UNTRAINED.name, measure), results.of(top(results, measure), measure)
-        if low.seeds and high.seeds:
-            room = high.mean - low.mean
+        low, (_, high) = results.of(UNTRAINED.name, measure), ceiling(results, measure)
+        if low.seeds and not math.isnan(high):
+            room = high - low.mean
             enough = room > 0 and room >= ENOUGH * interval(results, measure)[0]
             (can if enough else cannot).append(name)
     if not can + cannot:

@@ -8,7 +8,7 @@ from typing import Any
 
 from figures import Measure, Results, knn, score
 from grid import ACROSS, BEST, COMPARED, LENGTHS, STUDIES, UNTRAINED, WHOLE
-from lengths import MEASURES, across, by_patches, geometry_cell, ran_at, ran_curves, ran_patches, top
+from lengths import MEASURES, across, by_patches, ceiling, geometry_cell, ran_at, ran_curves, ran_patches
 
 _ACCENT, _OTHER, _SEED = "#1b6ca8", "#555555", "#b0b0b0"
 
@@ -79,12 +79,12 @@ def _curves(results: Results, path: Path) -> Path:
             for images, found in at:
                 if not math.isnan(found.half):
                     axis.plot([images] * 2, [found.low, found.high], "-", color=colour, linewidth=1)
-        for cell, style in ((UNTRAINED.name, ":"), (top(results, measure), "--")):
-            level = results.of(cell, measure)
-            if level.seeds:
-                axis.axhline(level.mean, color="#999999", linestyle=style, linewidth=1)
+        untrained = UNTRAINED.name, results.of(UNTRAINED.name, measure).mean
+        for (cell, level), style in ((untrained, ":"), (ceiling(results, measure), "--")):
+            if not math.isnan(level):
+                axis.axhline(level, color="#999999", linestyle=style, linewidth=1)
                 axis.annotate(
-                    cell, (1, level.mean), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                    cell, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom",
                     fontsize=7, color="#777777",
                 )  # fmt: skip
         _images_seen(axis)

@@ -109,6 +109,10 @@ def test_headroom_is_up_to_the_better_of_the_networks_trained_with_labels(result
     assert line(table, "| by crop |").startswith("| by crop | 20.0 | 60.0 | `supervised.100k` | +40.0 |")
     assert lengths.share(results, "ibot.30k", lengths.MEASURES["by masked attention"]) == "6"  # 2.5 of 40
     assert "| `supervised-masks` | masked-attention | 90.0 |" in lengths.curves(results)
+    results.cells["supervised-masks.100k"][1] = result(20.0, asked="masked-attention")  # that learned nothing
+    assert line(lengths.headroom(results), "| by masked attention |").startswith(
+        "| by masked attention | 10.0 | 50.0 | `supervised-masks.100k` | +40.0 |"
+    )
 
 
 def test_patches_across_an_object_are_ordered_and_compared(results):
