@@ -64,12 +64,19 @@ def measured_row(encoder: Encoder, parts: Parts) -> dict[str, Any]:
         try:
             scores.update(how())
         except OdisError as error:
-            left_out[name] = str(error)
+            left_out[name] = _named(str(error), parts)
 
     measure("knn", lambda: objects(encoder, parts))
     measure("probes", lambda: probes(encoder, parts))
     measure("patches", lambda: patches(encoder, parts))
     return {"scores": scores, "left_out": left_out}
+
+
+def _named(said: str, parts: Parts) -> str:
+    """A line in which indexes go by their names: a file of results is read on other machines."""
+    for index in (parts.train, parts.test):
+        said = said.replace(index.path, Path(index.path).name)
+    return said
 
 
 def evaluate(
@@ -115,17 +122,20 @@ def evaluate(
 
 
 def table(found: dict[str, Any]) -> str:
-    """The rows, a backbone each: object k-NN in every way to ask, then the other scores."""
-    body = []
-    for name, row in found["rows"].items():
-        scores = row["scores"]
-        knn = scores.get("knn")
-        asked = row["asked"] or "-"
-        line = [f"`{name}`", asked]
-        line += ["-" if knn is None else _shown(knn.get(way)) for way in WAYS]
-        line += [_shown(scores.get(score)) for score in SCORES]
-        body.append(line)
-    return rows(["backbone", "asked by", *WAYS, *SCORES.values()], body)
+    """The rows, a backbone each: object k-NN in every way to ask, then the other scores; none that no row
+    has.
+    """
+    scores = {
+        name: {way: row["scores"].get("knn", {}).get(way) for way in WAYS}
+        | {said: row["scores"].get(score) for score, said in SCORES.items()}
+        for name, row in found["rows"].items()
+    }
+    there = [one for one in (*WAYS, *SCORES.values()) if any(row[one] for row in scores.values())]
+    body = [
+        [f"`{name}`", found["rows"][name]["asked"] or "-", *(_shown(row[one]) for one in there)]
+        for name, row in scores.items()
+    ]
+    return rows(["backbone", "asked by", *there], body)
 
 
 def _shown(score: dict[str, float] | None) -> str:
