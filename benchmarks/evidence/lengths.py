@@ -215,7 +215,8 @@ def decides(results: Results) -> str:
 
 def one_by_one(results: Results) -> str:
     """Each choice of the authors on top of the reference, against the reference of that length."""
-    return _changed(results, "authors-one-by-one", REFERENCE, ("object k-NN", *_WAYS, "Hummingbird"))
+    measures = (*_WAYS, "by masked attention, whole patches", "linear probe, whole patches", "Hummingbird")
+    return _changed(results, "authors-one-by-one", REFERENCE, measures)
 
 
 def rates(results: Results) -> str:
