@@ -88,18 +88,25 @@ def _named(results: Results, cell: str, name: str) -> str:
 
 
 def everything(results: Results) -> str:
-    """Every measure of every method at every length."""
+    """Every measure of every method at every length, and the arithmetic of its steps for an image."""
     names = [UNTRAINED.name, *(f"{name}.{length}" for length in LENGTHS for name in (*COMPARED, *SUPERVISED))]
     body = [
         [
             _named(results, name, name),
             str(len(results.cells[name])),
             *(str(results.of(name, measure)) for measure in MEASURES.values()),
+            _gflop(results, name),
         ]
         for name in names
         if name in results.cells
     ]
-    return rows(["cell", "seeds", *MEASURES], body)
+    return rows(["cell", "seeds", *MEASURES, "GFLOP an image"], body)
+
+
+def _gflop(results: Results, cell: str) -> str:
+    """Of a training step for each image; a dash where it was not counted."""
+    found = results.of(cell, lambda result: result.get("flops_per_image", math.nan) / 1e9)
+    return f"{found.mean:.3f}" if found.seeds else "-"
 
 
 def asked(results: Results) -> str:
