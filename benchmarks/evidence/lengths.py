@@ -112,12 +112,17 @@ def _gflop(results: Results, cell: str) -> str:
 def asked(results: Results) -> str:
     """Object k-NN of every method and length in every way to ask."""
     names = [UNTRAINED.name, *(f"{name}.{length}" for length in LENGTHS for name in (*COMPARED, *SUPERVISED))]
+    return in_ways(results, names, WAYS, "cell")
+
+
+def in_ways(results: Results, names: Sequence[str], ways: Sequence[str], what: str) -> str:
+    """Object k-NN of the cells that ran of some, in some ways to ask; `what` is the head of their column."""
     body = [
-        [f"`{name}`", *(str(results.of(name, knn(way))) for way in WAYS)]
+        [f"`{name}`", *(str(results.of(name, knn(way))) for way in ways)]
         for name in names
         if name in results.cells
     ]
-    return rows(["cell", *WAYS], body)
+    return rows([what, *ways], body)
 
 
 AGAINST = (

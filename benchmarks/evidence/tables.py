@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import finding_tables
@@ -72,16 +72,6 @@ def core(results: Results) -> str:
             ]
         )
     return rows(header, body)
-
-
-def modes(results: Results, names: Sequence[str] = CORE, ways: Sequence[str] = ASKED) -> str:
-    """Object k-NN of every method in every way to ask."""
-    body = [
-        [f"`{name}`", *(str(results.of(name, knn(asked))) for asked in ways)]
-        for name in names
-        if name in results.cells
-    ]
-    return rows(["method", *ways], body)
 
 
 CHOICES = ["ibot", REFERENCE, BEST, *(cell.name for cell in STUDIES["authors-digits"])]
@@ -229,8 +219,8 @@ def cost(results: Results) -> str:
 
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "core": core,
-    "modes": modes,
-    "modes-authors": lambda results: modes(results, CHOICES, WAYS),
+    "modes": lambda results: lengths.in_ways(results, CORE, ASKED, "method"),
+    "modes-authors": lambda results: lengths.in_ways(results, CHOICES, WAYS, "method"),
     "claims": claims,
     "claims-authors": lambda results: claims(results, BESIDE_CLAIMS),
     "short": short,
