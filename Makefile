@@ -25,7 +25,7 @@ notebooks: install
 
 # Hours, in slices if wanted: `benchmarks/evidence/run.py --minutes 9`. What is done is not done again.
 evidence: install
-	$(BIN)/python benchmarks/evidence/run.py --world scenes --study core
+	$(BIN)/python benchmarks/evidence/run.py --world digits --study core authors-digits
 	$(BIN)/python benchmarks/evidence/tables.py --doc $(EVIDENCE) --plots docs/evidence
 
 EVIDENCE = docs/evidence.md docs/evidence/digits.md docs/evidence/photographs.md docs/evidence/findings.md docs/evidence/post-training.md
